@@ -1,0 +1,4 @@
+//! Named event loops with their own threads for virtual devices, compatible with GLib.
+#![deny(missing_docs)]
+
+pub use gsource::{Error, ErrorKind, Result};

@@ -1,0 +1,4 @@
+//! The `qctx` program.
+#![forbid(unsafe_code)]
+
+fn main() {}
