@@ -276,5 +276,5 @@ fn open_engine(
     {
         return Engine::Uring(Uring::new(queue));
     }
-    Engine::Threads(Threads::new(Arc::clone(file), aio, sink))
+    Engine::Threads(Threads::new(Arc::clone(file), aio, &sink))
 }

@@ -58,13 +58,20 @@ struct Work {
 }
 
 impl Threads {
-    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: Arc<dyn IoSink>) -> Self {
+    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: &Arc<dyn IoSink>) -> Self {
+        // The sink usually owns this pool.
+        let sink = Arc::downgrade(sink);
+        let ready = move || {
+            if let Some(sink) = sink.upgrade() {
+                sink.complete(&[]);
+            }
+        };
         let shared = Shared {
             file,
             work: Mutex::default(),
             wanted: Condvar::new(),
             finished: Mutex::default(),
-            ready: aio.bh("block-threads", move || sink.complete(&[])),
+            ready: aio.bh("block-threads", ready),
         };
         Threads {
             shared: Arc::new(shared),

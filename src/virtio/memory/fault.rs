@@ -264,7 +264,14 @@ mod tests {
             let protection = libc::PROT_READ;
             // SAFETY: a new mapping replaces nothing.
             let page = unsafe {
-                libc::mmap(ptr::null_mut(), 4096, protection, libc::MAP_SHARED, empty, 0)
+                libc::mmap(
+                    ptr::null_mut(),
+                    4096,
+                    protection,
+                    libc::MAP_SHARED,
+                    empty,
+                    0,
+                )
             };
             // SAFETY: mapped, but beyond the end of the file: this is the fault.
             unsafe { page.cast::<u8>().read_volatile() };
