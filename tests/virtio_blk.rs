@@ -1,7 +1,7 @@
 //! The virtio disk as a guest sees it: a mock driver over memfd memory, every engine, friendly and hostile.
 #![allow(unsafe_code)] // eventfds and cachestat
 #![cfg(feature = "vhost-user")]
-#![allow(missing_docs)] // a test program
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;

@@ -270,10 +270,10 @@ mod tests {
             (aligned.wrapping_add(1), 512, true),
             (aligned, 511, true),
         ];
-        for (start, len, misaligned) in cases {
+        for (at, len, misaligned) in cases {
             let mut request = Request::new();
             // SAFETY: within the buffer, which outlives the request.
-            unsafe { request.push_segment(start, len) };
+            unsafe { request.push_segment(at, len) };
             assert_eq!(request.is_misaligned(512), misaligned);
         }
     }

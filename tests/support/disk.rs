@@ -1,6 +1,6 @@
 //! A virtio disk with a mock driver on it, driven by the test's own thread.
 #![allow(unsafe_code)] // eventfds
-#![allow(dead_code)] // every test program uses a part
+#![allow(dead_code, clippy::unwrap_used)] // every test program uses a part
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -29,7 +29,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn eventfd() -> OwnedFd {
     // SAFETY: creates an fd of our own.
-    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) }
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    // SAFETY: just created.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 pub fn signal(fd: &OwnedFd, value: u64) {
@@ -370,13 +372,13 @@ impl Client {
 
 /// Header, data and status in descriptors of their own.
 fn plain(buffers: &mut Vec<Buffer>, (data, out, writable): (u64, usize, usize)) {
-    let mut push = |address, len: usize, writable| {
+    let mut push = |address, len: usize, write| {
         if len > 0 {
             let len = u32::try_from(len).unwrap();
             buffers.push(Buffer {
                 address,
                 len,
-                writable,
+                writable: write,
             });
         }
     };

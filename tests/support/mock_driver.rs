@@ -3,7 +3,7 @@
 //! Used by unit tests of the queue and by black-box tests of devices. Knows nothing of the code under test.
 #![allow(unsafe_code)] // memory shared with the device
 #![allow(dead_code, unreachable_pub)] // every test program uses a part, and one of them is a library
-#![allow(missing_docs)] // names say it
+#![allow(missing_docs, clippy::unwrap_used)] // test support
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering, fence};

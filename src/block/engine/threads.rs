@@ -35,6 +35,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Threads {
     shared: Arc<Shared>,
     /// Submitted since the last flush.
+    #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
     fresh: Vec<Box<Request>>,
     /// Swapped with the list of finished requests, so that both keep their memory.
     spare: Vec<Finished>,
@@ -108,7 +109,9 @@ impl Threads {
 
     /// Appends what the workers finished.
     pub(super) fn reap(&mut self, finished: &mut Vec<Finished>) {
-        mem::swap(&mut *lock(&self.shared.finished), &mut self.spare);
+        let mut list = lock(&self.shared.finished);
+        mem::swap(&mut *list, &mut self.spare);
+        drop(list);
         finished.append(&mut self.spare);
     }
 }
@@ -136,6 +139,10 @@ impl Shared {
         }
     }
 
+    #[expect(
+        clippy::significant_drop_tightening,
+        reason = "the loop gives the lock up to wait"
+    )]
     fn next(&self) -> Option<Box<Request>> {
         let mut work = lock(&self.work);
         loop {

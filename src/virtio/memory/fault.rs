@@ -162,8 +162,10 @@ fn install() {
 extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let code = unsafe { (*info).si_code };
-    // SAFETY: as above; si_addr is set for the faults that the kernel raises, and only those are looked up.
-    let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: as above.
+    let info = unsafe { &*info };
+    // SAFETY: si_addr is set for the faults that the kernel raises, and only those are looked up.
+    let address = unsafe { info.si_addr() }.addr();
     if code > 0 && repair(address) {
         return;
     }

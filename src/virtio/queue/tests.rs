@@ -307,11 +307,11 @@ fn readable_after_writable_and_jumping_indices_break_the_queue() {
     pair.add(&[buffer(1, true), buffer(1, false)]);
     let reason = "readable descriptor after a writable one";
     assert_eq!(pair.pop(), Err(Broken(reason)));
-    let mut pair = Pair::new(4, false, false);
-    pair.driver.avail_index = 5;
-    pair.driver.publish(&pair.ram);
-    let reason = "available index jumped by more than the queue size";
-    assert_eq!(pair.pop(), Err(Broken(reason)));
+    let mut jumping = Pair::new(4, false, false);
+    jumping.driver.avail_index = 5;
+    jumping.driver.publish(&jumping.ram);
+    let jumped = "available index jumped by more than the queue size";
+    assert_eq!(jumping.pop(), Err(Broken(jumped)));
 }
 
 #[test]
