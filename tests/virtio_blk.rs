@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qcontext::virtio::Device;
 
@@ -576,4 +577,121 @@ fn large_and_inline_reads_on_one_queue_do_not_starve_its_neighbour() {
             finished == depth
         });
     }
+}
+
+#[test]
+fn long_misaligned_requests_go_through_bounce_buffers() {
+    const LEN: usize = 300 * 1024;
+    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+        let mut model = vec![0; 48 * LEN];
+        Random(5).fill(&mut model);
+        let image = Image::new(DISK_DIR, &model);
+        let shape = Shape {
+            slots: 48,
+            ..Shape::default()
+        };
+        let mut disk = Disk::new(open(&image, options), shape);
+        let mut starts = BTreeMap::new();
+        for number in 0..48 {
+            let start = number * LEN;
+            let sector = (start / 512) as u64;
+            // Three pieces at random borders are practically never aligned.
+            let head = if number % 2 == 0 {
+                disk.put(0, (IN, sector), &[], LEN, 3)
+            } else {
+                disk.random.fill(&mut model[start..start + LEN]);
+                disk.put(0, (OUT, sector), &model[start..start + LEN], 0, 3)
+            };
+            starts.insert(head, start);
+        }
+        disk.kick(0);
+        disk.wait(|disk| {
+            while let Some((head, done)) = disk.take_done(0) {
+                let start = starts.remove(&head).unwrap();
+                assert_eq!(done.status, 0);
+                assert!(done.data == model[start..start + done.data.len()]);
+            }
+            starts.is_empty()
+        });
+        assert!(std::fs::read(&image.0).unwrap() == model, "{options}");
+    }
+}
+
+#[test]
+fn data_memory_that_is_taken_away_fails_the_request_and_stops_the_queue() {
+    for (directory, options) in STORES {
+        let image = Image::new(directory, &[1; 65536]);
+        let mut disk = Disk::new(open(&image, options), Shape::default());
+        let head = disk.put(0, (IN, 0), &[], 4096, 1);
+        disk.kick(0);
+        // The ring stays, the requests' slots go.
+        let ring_end = disk.clients[0].ring.used + 8192 - RAM_START;
+        disk.ram
+            .truncate(i64::try_from(ring_end.next_multiple_of(4096)).unwrap());
+        let mut used = None;
+        disk.wait(|disk| {
+            used = used.or_else(|| disk.clients[0].ring.take_used(&disk.ram));
+            signal(&disk.clients[0].kick, 1);
+            disk.blk.broken(0).is_some()
+        });
+        let reason = disk.blk.broken(0).unwrap().reason();
+        assert_eq!(reason, "the memory file was truncated");
+        assert!(used.is_none_or(|(used, _)| used == head));
+        disk.stop(0);
+    }
+}
+
+#[test]
+fn no_kick_and_no_call_is_lost_between_two_sleepers() {
+    for (event_idx, depth) in [(false, 1), (true, 1), (false, 3), (true, 3)] {
+        let node = open_node("driver=null-co").unwrap();
+        let shape = Shape {
+            event_idx,
+            ..Shape::default()
+        };
+        let mut disk = Disk::new(node, shape);
+        take(&disk.clients[0].call);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (aio, stopped) = (disk.aio.clone(), Arc::clone(&stop));
+        let device = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                aio.poll(gsource::Wait::Block).unwrap();
+            }
+        });
+        let mut in_flight = 0;
+        for sector in 0..3000 {
+            disk.put(0, (IN, sector), &[], 512, 1);
+            disk.kick(0);
+            in_flight += 1;
+            while in_flight == depth {
+                sleep_for_call(&disk);
+                while disk.take_done(0).is_some() {
+                    in_flight -= 1;
+                }
+            }
+        }
+        stop.store(true, Ordering::Release);
+        disk.aio.notify();
+        device.join().unwrap();
+        disk.close();
+    }
+}
+
+/// Waits as a guest does: sleeps until called, unless something is finished already.
+fn sleep_for_call(disk: &Disk) {
+    let client = &disk.clients[0];
+    let mut poll = libc::pollfd {
+        fd: client.call.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    if client.ring.event_idx {
+        client.ring.set_used_event(&disk.ram, client.ring.used_seen);
+    }
+    if client.ring.used_index(&disk.ram) == client.ring.used_seen {
+        // SAFETY: one valid pollfd.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+        assert_eq!(ready, 1, "a kick or a call was lost");
+    }
+    take(&client.call);
 }

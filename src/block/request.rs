@@ -119,6 +119,13 @@ impl Request {
         });
     }
 
+    /// Makes `memory` the request's only segment, for tests that keep it.
+    #[cfg(test)]
+    pub(super) fn set_memory(&mut self, memory: &mut [u8]) {
+        // SAFETY: the tests keep the memory longer than the request.
+        unsafe { self.push_segment(memory.as_mut_ptr(), memory.len()) };
+    }
+
     /// The bytes not yet transferred.
     pub(super) fn remaining(&self) -> u64 {
         self.length - self.done
