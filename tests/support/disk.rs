@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gsource::{AioContext, Wait};
+use qcontext::ErrorKind;
 use qcontext::block::Node;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
@@ -85,6 +86,34 @@ pub fn open_node(options: &str) -> qcontext::Result<Arc<Node>> {
         list.push((key.to_owned(), value.to_owned()));
     }
     Node::open_drive(&list)
+}
+
+pub const SHM: &str = "/dev/shm";
+pub const DISK_DIR: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// Where data is kept, and how: directory and options.
+pub const STORES: [(&str, &str); 6] = [
+    (SHM, "aio=io_uring"),
+    (SHM, "aio=threads"),
+    (DISK_DIR, "aio=io_uring,cache=none"),
+    (DISK_DIR, "aio=threads,cache=none"),
+    (DISK_DIR, "aio=io_uring"),
+    (DISK_DIR, "aio=threads,cache=directsync"),
+];
+
+/// Opens the image's node, or says why this machine cannot.
+pub fn try_open(image: &Image, options: &str) -> Option<Arc<Node>> {
+    let opened = open_node(&format!("file={},format=raw,{options}", image.path()));
+    match opened {
+        Err(error)
+            if error.kind() == ErrorKind::Unsupported
+                || error.raw_os_error() == Some(libc::EINVAL) =>
+        {
+            eprintln!("SKIP: {options}: {error}");
+            None
+        }
+        opened => Some(opened.unwrap()),
+    }
 }
 
 /// A driver's queue and the memory of its requests.
