@@ -1,4 +1,6 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
+//!
+//! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
 #![deny(missing_docs)]
 
 pub mod context;
@@ -8,4 +10,7 @@ pub mod monitor;
 pub mod object;
 
 pub use context::QContext;
-pub use gsource::{Error, ErrorKind, Result};
+pub use gsource::{
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Result, Timer,
+    Wait,
+};

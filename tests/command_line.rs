@@ -44,14 +44,6 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "Parameter 'threaded' expects 'on' or 'off'",
         ),
         (
-            "qcontext,id=a,poll-max-ns=x",
-            "Parameter 'poll-max-ns' expects an int64 value",
-        ),
-        (
-            "qcontext,id=a,poll-max-ns=-1",
-            "poll-max-ns value must be in range [0, 9223372036854775807]",
-        ),
-        (
             "qcontext,id=qcontext-main",
             "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
         ),
@@ -197,7 +189,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
+        "id\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
@@ -209,10 +201,9 @@ fn subcommands_show_what_the_talk_shows() {
 #[test]
 fn subcommands_set_and_walk() {
     let daemon = Daemon::start(&["-object", "qcontext,id=a.b"]);
-    prints(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
-    prints(&daemon, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
-    let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
-    let message = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
+    prints(&daemon, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.threaded", "on"]);
+    let message = "qctx: qom-set: Property 'qcontext.threaded' is not writable\n";
     assert_eq!(
         (status, output.as_str(), error.as_str()),
         (Some(1), "", message)

@@ -17,7 +17,7 @@ const VERSION: &str =
     r#"{"qemu": {"micro": 0, "minor": 1, "major": 0}, "package": "qcontext 0.1.0"}"#;
 const TWO_CONTEXTS: [&str; 4] = [
     "-object",
-    "qcontext,id=iot0,threaded=yes,poll-max-ns=20000",
+    "qcontext,id=iot0,threaded=yes",
     "-object",
     "qcontext,id=slow",
 ];
@@ -160,7 +160,7 @@ fn object_tree_is_listed_read_and_changed() {
         )
     };
     let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
-    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}]"#;
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}]"#;
     let transcript = [
         (
             list("/"),
@@ -184,8 +184,6 @@ fn object_tree_is_listed_read_and_changed() {
         ),
         (get("/objects", "iot0"), returns(r#""/objects/iot0""#)),
         (get("/", "type"), returns(r#""container""#)),
-        (get("/objects/iot0", "poll-max-ns"), returns("20000")),
-        (get("/objects/slow", "poll-max-ns"), returns("32768")),
         (get("/objects/iot0", "threaded"), returns("true")),
         (get("/objects/slow", "threaded"), returns("false")),
         (get("/objects/slow", "thread_id"), returns("-1")),
@@ -198,20 +196,6 @@ fn object_tree_is_listed_read_and_changed() {
         (
             get("/objects/nosuch", "type"),
             of_class("DeviceNotFound", "Device '/objects/nosuch' not found"),
-        ),
-        (set("poll-max-ns", "5"), returns("{}")),
-        (get("iot0", "poll-max-ns"), returns("5")),
-        (
-            set("poll-max-ns", "-1"),
-            generic("poll-max-ns value must be in range [0, 9223372036854775807]"),
-        ),
-        (
-            set("poll-max-ns", r#""5""#),
-            generic("Invalid parameter type for 'poll-max-ns', expected: integer"),
-        ),
-        (
-            set("poll-max-ns", "1.5"),
-            generic("Invalid parameter type for 'poll-max-ns', expected: integer"),
         ),
         (
             set("type", r#""x""#),
@@ -256,7 +240,7 @@ fn object_tree_is_listed_read_and_changed() {
     assert_eq!(
         iothreads,
         returns(&format!(
-            r#"[{{"poll-shrink": 0, "thread-id": {thread}, "aio-max-batch": 0, "poll-grow": 0, "poll-max-ns": 5, "id": "iot0"}}]"#
+            r#"[{{"poll-shrink": 0, "thread-id": {thread}, "aio-max-batch": 0, "poll-grow": 0, "poll-max-ns": 0, "id": "iot0"}}]"#
         ))
     );
     let contexts = client.ask(r#"{"execute":"query-qcontexts"}"#);
@@ -309,10 +293,6 @@ fn objects_are_added_and_deleted_at_run_time() {
         (
             add(r#""qom-type":"qcontext","id":"d","foo":5"#),
             generic("Parameter 'foo' is unexpected"),
-        ),
-        (
-            add(r#""qom-type":"qcontext","id":"d","poll-max-ns":-4"#),
-            generic("poll-max-ns value must be in range [0, 9223372036854775807]"),
         ),
         (del("d"), generic("object 'd' not found")),
         (del("c"), returns("{}")),

@@ -183,7 +183,7 @@ fn no_device(path: &str) -> Error {
 }
 
 /// `attempt to add duplicate property 'ctx1' to object (type 'container')`
-pub(super) fn duplicate(name: &str) -> Error {
+fn duplicate(name: &str) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,
         format!("attempt to add duplicate property '{name}' to object (type 'container')"),
