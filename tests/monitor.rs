@@ -3,6 +3,7 @@
 //! Each test drives the default `GMainContext` on its own thread while a client asks from another, so they run one at
 //! a time.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 #![cfg(feature = "monitor")]
 
 #[path = "support/monitor.rs"]
@@ -33,9 +34,9 @@ fn serve<T: Send>(commands: Commands, client: impl FnOnce(&dyn Fn() -> Client) -
         let asking = scope.spawn(|| {
             let _finished = Finished(&done);
             client(&|| {
-                let mut client = Client::connect(&socket);
-                client.ask("{\"execute\":\"qmp_capabilities\"}");
-                client
+                let mut connected = Client::connect(&socket);
+                connected.ask("{\"execute\":\"qmp_capabilities\"}");
+                connected
             })
         });
         while !done.load(Ordering::Acquire) {
