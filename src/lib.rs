@@ -4,6 +4,10 @@
 #![deny(missing_docs)]
 
 pub mod context;
+pub mod json;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod object;
 
 pub use context::QContext;
 pub use gsource::{
