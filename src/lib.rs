@@ -2,3 +2,8 @@
 #![deny(missing_docs)]
 
 pub use gsource::{Error, ErrorKind, Result};
+
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
+#[cfg(feature = "vhost-user")]
+pub mod virtio;

@@ -1,0 +1,520 @@
+//! The state machine of one vhost-user connection: complete messages in, calls to the device and reply bytes out.
+//!
+//! It knows no socket and no loop. [`super::connection`] feeds it messages one at a time and stops feeding while
+//! [`Session::is_waiting`]: a queue stop is asynchronous, and what the front end sent behind it waits for its answer.
+//!
+//! A queue starts when it has a size, addresses and a kick fd, features are acknowledged, and it is enabled (or the front
+//! end has not acknowledged protocol features, which have the enable message). The order in which that happens does not matter.
+//! The device looks at the ring when it starts, so a kick from before the start is never lost.
+//!
+//! # What is refused
+//! A message with a bad index, size, address, fd or memory region changes nothing. If the front end asked for an acknowledgement
+//! it gets a negative one and may go on; otherwise the connection closes, which is the only way to tell it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::protocol::{
+    self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_CONFIG,
+    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Region, Request, VringState,
+};
+use super::ring::{self, Ring, State};
+use crate::virtio::Device;
+use crate::virtio::memory::{GuestMemory, MemoryRegion};
+use crate::{Error, Result};
+
+/// The protocol features that we offer: those that we really have.
+const PROTOCOL_FEATURES: u64 =
+    PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG | PROTOCOL_CONFIGURE_MEM_SLOTS;
+/// How many memory regions a front end may add one by one.
+const MEM_SLOTS: usize = 509;
+
+/// Told, from any thread, that the device has stopped a queue, and the index of its next available entry.
+pub(super) type StopNotice = Arc<dyn Fn(u16, u16) + Send + Sync>;
+
+/// What a message is answered with.
+enum Answer {
+    /// Nothing of its own: an acknowledgement if asked for.
+    Done,
+    U64(u64),
+    Bytes(Vec<u8>),
+    /// The answer follows when these queues have stopped.
+    AfterStop(Vec<u16>, Then),
+}
+
+/// What to do when the queues have stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Answer with the index at which this queue stopped.
+    ReplyBase(u16),
+    /// Start again what is still ready, then acknowledge.
+    StartReady,
+    /// Nothing: the connection is over.
+    Close,
+}
+
+/// A stop in progress.
+#[derive(Debug)]
+struct Waiting {
+    left: usize,
+    request: Option<Header>,
+    then: Then,
+}
+
+/// One connection's state.
+pub(super) struct Session {
+    device: Arc<dyn Device>,
+    notice: StopNotice,
+    acked: Option<u64>,
+    protocol_features: u64,
+    memory: GuestMemory,
+    rings: Vec<Ring>,
+    waiting: Option<Waiting>,
+    closed: bool,
+}
+
+impl Session {
+    /// A fresh connection to `device`; `notice` hears of queues that have stopped and must lead to
+    /// [`Session::queue_stopped`].
+    pub(super) fn new(device: Arc<dyn Device>, notice: StopNotice) -> Session {
+        let rings = (0..device.queue_count()).map(|_| Ring::default()).collect();
+        Session {
+            device,
+            notice,
+            acked: None,
+            protocol_features: 0,
+            memory: GuestMemory::new(),
+            rings,
+            waiting: None,
+            closed: false,
+        }
+    }
+
+    /// True while a queue is stopping: no message may be handed in.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// True when [`Session::close`] has finished: the device holds nothing of this connection any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed && self.waiting.is_none()
+    }
+
+    /// Acts on one message and appends the answer, if it is known already, to `out`.
+    ///
+    /// # Errors
+    /// The message was refused and the front end could not be told: close the connection.
+    pub(super) fn handle(&mut self, message: Message, out: &mut Vec<u8>) -> Result<Option<Error>> {
+        let header = message.header;
+        let answer = match header.request() {
+            Some(request) => self.dispatch(request, message),
+            None => Err(message.wrong("is not supported")),
+        };
+        match answer {
+            Ok(Answer::AfterStop(queues, then)) => {
+                self.waiting = Some(Waiting {
+                    left: queues.len(),
+                    request: Some(header),
+                    then,
+                });
+                self.ask_to_stop(&queues);
+                self.finish_stop(out)
+            }
+            other => self.answer(header, other, out),
+        }
+    }
+
+    /// The device has stopped queue `index`; finishes the message that asked for it when it was the last one.
+    ///
+    /// # Errors
+    /// As for [`Session::handle`].
+    pub(super) fn queue_stopped(
+        &mut self,
+        index: u16,
+        next_avail: u16,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Error>> {
+        let Some(ring) = self.rings.get_mut(usize::from(index)) else {
+            return Ok(None);
+        };
+        if ring.state != State::Stopping {
+            return Ok(None);
+        }
+        ring.state = State::Idle;
+        ring.base = next_avail;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.left = waiting.left.saturating_sub(1);
+        }
+        self.finish_stop(out)
+    }
+
+    /// Ends the connection: stops every queue. [`Session::is_closed`] tells when that is done.
+    pub(super) fn close(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        // A stop in progress goes on, but nobody waits for its answer any more.
+        let left = self.waiting.take().map_or(0, |waiting| waiting.left);
+        let running = self.running_queues();
+        self.waiting = Some(Waiting {
+            left: left + running.len(),
+            request: None,
+            then: Then::Close,
+        });
+        self.ask_to_stop(&running);
+        self.waiting.take_if(|waiting| waiting.left == 0);
+    }
+
+    fn dispatch(&mut self, request: Request, message: Message) -> Result<Answer> {
+        match request {
+            Request::GetFeatures => Ok(Answer::U64(self.offered())),
+            Request::SetFeatures => self.set_features(&message),
+            Request::GetProtocolFeatures => Ok(Answer::U64(PROTOCOL_FEATURES)),
+            Request::SetProtocolFeatures => self.set_protocol_features(&message),
+            Request::GetQueueNum => Ok(Answer::U64(self.rings.len() as u64)),
+            Request::GetMaxMemSlots => Ok(Answer::U64(MEM_SLOTS as u64)),
+            Request::SetOwner => Ok(Answer::Done),
+            Request::ResetOwner => Ok(self.reset_owner()),
+            Request::SetMemTable => self.set_mem_table(message),
+            Request::AddMemReg => self.add_mem_reg(message),
+            Request::RemMemReg => self.rem_mem_reg(&message),
+            Request::SetVringNum => self.set_vring_num(&message),
+            Request::SetVringBase => self.set_vring_base(&message),
+            Request::SetVringAddr => self.set_vring_addr(&message),
+            Request::SetVringKick => self.set_vring_kick(message),
+            Request::SetVringCall => self.set_vring_call(message),
+            Request::SetVringErr => self.set_vring_err(message),
+            Request::SetVringEnable => self.set_vring_enable(&message),
+            Request::GetVringBase => self.vring_base(&message),
+            Request::GetConfig => Ok(self.config(&message)),
+            Request::SetConfig => self.set_config(&message),
+        }
+    }
+
+    /// Writes the answer. A refusal is told to the front end if it listens, and handed up for the trace;
+    /// otherwise it is an error of the connection.
+    fn answer(
+        &self,
+        header: Header,
+        answer: Result<Answer>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Error>> {
+        let wants_ack = header.needs_reply()
+            && self.protocol_features & PROTOCOL_REPLY_ACK != 0
+            && !header.request().is_some_and(Request::has_reply);
+        match answer {
+            Ok(Answer::U64(value)) => wire::write_reply(out, header, &value.to_le_bytes()),
+            Ok(Answer::Bytes(bytes)) => wire::write_reply(out, header, &bytes),
+            Ok(Answer::Done | Answer::AfterStop(..)) if wants_ack => {
+                wire::write_reply(out, header, &0u64.to_le_bytes());
+            }
+            Ok(Answer::Done | Answer::AfterStop(..)) => {}
+            Err(error) if wants_ack => {
+                wire::write_reply(out, header, &1u64.to_le_bytes());
+                return Ok(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn offered(&self) -> u64 {
+        self.device.features() | F_PROTOCOL_FEATURES
+    }
+
+    fn set_features(&mut self, message: &Message) -> Result<Answer> {
+        let bits = message.u64()?;
+        let unknown = bits & !self.offered();
+        if unknown != 0 {
+            return Err(message.wrong(&format!("acknowledges {unknown:#x}, which we do not offer")));
+        }
+        self.acked = Some(bits);
+        self.start_ready()
+    }
+
+    fn set_protocol_features(&mut self, message: &Message) -> Result<Answer> {
+        let bits = message.u64()?;
+        let unknown = bits & !PROTOCOL_FEATURES;
+        if unknown != 0 {
+            return Err(message.wrong(&format!("acknowledges {unknown:#x}, which we do not offer")));
+        }
+        self.protocol_features = bits;
+        Ok(Answer::Done)
+    }
+
+    /// Disables every ring, which is all that this deprecated message may still mean.
+    fn reset_owner(&mut self) -> Answer {
+        for ring in &mut self.rings {
+            ring.enabled = false;
+            ring.kick = None;
+        }
+        Answer::AfterStop(self.running_queues(), Then::StartReady)
+    }
+
+    fn set_mem_table(&mut self, message: Message) -> Result<Answer> {
+        let regions = message.mem_table()?;
+        if regions.len() != message.fds.len() {
+            let what = format!("{} regions with {} fds", regions.len(), message.fds.len());
+            return Err(message.wrong(&format!("has {what}, expected one each")));
+        }
+        let mut memory = GuestMemory::new();
+        for (region, fd) in regions.into_iter().zip(message.fds) {
+            memory = memory.with_region(described(region, fd))?;
+        }
+        Ok(self.replace_memory(memory))
+    }
+
+    fn add_mem_reg(&mut self, mut message: Message) -> Result<Answer> {
+        let region = message.single_region()?;
+        if self.memory.region_count() >= MEM_SLOTS {
+            return Err(message.wrong(&format!("exceeds {MEM_SLOTS} memory slots")));
+        }
+        let fd = message
+            .fds
+            .pop()
+            .ok_or_else(|| message.wrong("carries no fd"))?;
+        let memory = self.memory.with_region(described(region, fd))?;
+        Ok(self.replace_memory(memory))
+    }
+
+    fn rem_mem_reg(&mut self, message: &Message) -> Result<Answer> {
+        let region = message.single_region()?;
+        let memory =
+            self.memory
+                .without_region(region.guest_addr, region.size, region.user_addr)?;
+        Ok(self.replace_memory(memory))
+    }
+
+    /// Queues that run stop, finishing with the old memory what they hold, and start again with the new one.
+    fn replace_memory(&mut self, memory: GuestMemory) -> Answer {
+        self.memory = memory;
+        Answer::AfterStop(self.running_queues(), Then::StartReady)
+    }
+
+    fn set_vring_num(&mut self, message: &Message) -> Result<Answer> {
+        let VringState { index, num } = message.vring_state()?;
+        let most = self.device.queue_size_max();
+        let size = u16::try_from(num)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= most)
+            .ok_or_else(|| {
+                message.wrong(&format!(
+                    "asks for {num} entries, expected a power of two up to {most}"
+                ))
+            })?;
+        self.idle_ring(index, message)?.size = size;
+        self.start_ready()
+    }
+
+    fn set_vring_base(&mut self, message: &Message) -> Result<Answer> {
+        let VringState { index, num } = message.vring_state()?;
+        let base = u16::try_from(num)
+            .map_err(|_| message.wrong(&format!("starts at {num}, expected at most 65535")))?;
+        self.idle_ring(index, message)?.base = base;
+        Ok(Answer::Done)
+    }
+
+    fn set_vring_addr(&mut self, message: &Message) -> Result<Answer> {
+        let addr = message.vring_addr()?;
+        let memory = self.memory.clone();
+        let ring = self.idle_ring(addr.index, message)?;
+        if memory.region_count() > 0 {
+            ring::translate(&memory, addr.descriptors, "descriptor table")?;
+            ring::translate(&memory, addr.available, "available ring")?;
+            ring::translate(&memory, addr.used, "used ring")?;
+        }
+        ring.addr = Some(addr);
+        self.start_ready()
+    }
+
+    fn set_vring_kick(&mut self, mut message: Message) -> Result<Answer> {
+        let vring = message.take_vring_fd()?;
+        let index = self.queue_index(vring.index, &message)?;
+        let Some(fd) = vring.fd else {
+            return Err(message.wrong("asks us to poll, expected an eventfd"));
+        };
+        ring::require_eventfd_or_none(Some(&fd), "kick")?;
+        if self.rings[usize::from(index)].state == State::Running {
+            self.device.set_kick(index, ring::duplicate(Some(&fd))?)?;
+        }
+        self.rings[usize::from(index)].kick = Some(fd);
+        self.start_ready()
+    }
+
+    fn set_vring_call(&mut self, mut message: Message) -> Result<Answer> {
+        let vring = message.take_vring_fd()?;
+        let index = self.queue_index(vring.index, &message)?;
+        ring::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
+        if self.rings[usize::from(index)].state == State::Running {
+            self.device
+                .set_call(index, ring::duplicate(vring.fd.as_ref())?)?;
+        }
+        self.rings[usize::from(index)].call = vring.fd;
+        Ok(Answer::Done)
+    }
+
+    fn set_vring_err(&mut self, mut message: Message) -> Result<Answer> {
+        let vring = message.take_vring_fd()?;
+        let index = self.queue_index(vring.index, &message)?;
+        ring::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
+        self.rings[usize::from(index)].err = vring.fd;
+        Ok(Answer::Done)
+    }
+
+    fn set_vring_enable(&mut self, message: &Message) -> Result<Answer> {
+        let VringState { index, num } = message.vring_state()?;
+        let index = self.queue_index(u64::from(index), message)?;
+        if num > 1 {
+            return Err(message.wrong(&format!("has state {num}, expected 0 or 1")));
+        }
+        let ring = &mut self.rings[usize::from(index)];
+        ring.enabled = num == 1;
+        match ring.state {
+            State::Running if num == 0 => Ok(Answer::AfterStop(vec![index], Then::StartReady)),
+            _ => self.start_ready(),
+        }
+    }
+
+    fn vring_base(&mut self, message: &Message) -> Result<Answer> {
+        let VringState { index, .. } = message.vring_state()?;
+        let index = self.queue_index(u64::from(index), message)?;
+        // The next start needs a new kick fd; the call fd stays, front ends do not always send it again.
+        let ring = &mut self.rings[usize::from(index)];
+        ring.kick = None;
+        let queues = match ring.state {
+            State::Running => vec![index],
+            _ => Vec::new(),
+        };
+        Ok(Answer::AfterStop(queues, Then::ReplyBase(index)))
+    }
+
+    /// The asked window of the configuration space, or an empty payload, which says that there is none.
+    fn config(&self, message: &Message) -> Answer {
+        let Ok(window) = message.config_window() else {
+            return Answer::Bytes(Vec::new());
+        };
+        let mut bytes = wire::config_bytes(window);
+        let data = &mut bytes[wire::CONFIG_HEADER..];
+        self.device.read_config(window.offset as usize, data);
+        Answer::Bytes(bytes)
+    }
+
+    fn set_config(&self, message: &Message) -> Result<Answer> {
+        let window = message.config_window()?;
+        let data = message
+            .payload
+            .get(wire::CONFIG_HEADER..wire::CONFIG_HEADER + window.size as usize)
+            .ok_or_else(|| message.wrong("is shorter than it says"))?;
+        self.device.write_config(window.offset as usize, data);
+        Ok(Answer::Done)
+    }
+
+    fn queue_index(&self, index: u64, message: &Message) -> Result<u16> {
+        u16::try_from(index)
+            .ok()
+            .filter(|&index| usize::from(index) < self.rings.len())
+            .ok_or_else(|| {
+                let count = self.rings.len();
+                message.wrong(&format!("names queue {index}, the device has {count}"))
+            })
+    }
+
+    /// The ring, for changes that the device must not see while it serves it.
+    fn idle_ring(&mut self, index: u32, message: &Message) -> Result<&mut Ring> {
+        let index = usize::from(self.queue_index(u64::from(index), message)?);
+        let ring = &mut self.rings[index];
+        if ring.state == State::Idle {
+            return Ok(ring);
+        }
+        Err(message.wrong(&format!("changes queue {index} while it runs")))
+    }
+
+    /// Starts every queue that is ready. One that cannot start asks for a new kick fd before the next try.
+    fn start_ready(&mut self) -> Result<Answer> {
+        if self.memory.region_count() == 0 || self.closed {
+            return Ok(Answer::Done);
+        }
+        for index in 0..self.device.queue_count() {
+            let ring = &mut self.rings[usize::from(index)];
+            if !ring.is_ready(self.acked) {
+                continue;
+            }
+            let setup = ring.setup(self.acked.unwrap_or(0), &self.memory);
+            let started = setup.and_then(|setup| self.device.start_queue(index, setup));
+            match started {
+                Ok(()) => ring.state = State::Running,
+                Err(error) => {
+                    ring.kick = None;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn running_queues(&self) -> Vec<u16> {
+        (0u16..)
+            .zip(&self.rings)
+            .filter(|(_, ring)| ring.state == State::Running)
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    fn ask_to_stop(&mut self, queues: &[u16]) {
+        for &index in queues {
+            self.rings[usize::from(index)].state = State::Stopping;
+            let notice = Arc::clone(&self.notice);
+            self.device
+                .stop_queue(index, Box::new(move |next_avail| notice(index, next_avail)));
+        }
+    }
+
+    fn finish_stop(&mut self, out: &mut Vec<u8>) -> Result<Option<Error>> {
+        let Some(waiting) = self.waiting.take_if(|waiting| waiting.left == 0) else {
+            return Ok(None);
+        };
+        let answer = match waiting.then {
+            Then::ReplyBase(index) => Ok(Answer::Bytes(self.base_bytes(index))),
+            Then::StartReady => self.start_ready(),
+            Then::Close => Ok(Answer::Done),
+        };
+        match waiting.request {
+            Some(header) => self.answer(header, answer, out),
+            None => Ok(None),
+        }
+    }
+
+    fn base_bytes(&self, index: u16) -> Vec<u8> {
+        let num = u32::from(self.rings[usize::from(index)].base);
+        let index = u32::from(index);
+        wire::vring_state_bytes(VringState { index, num }).to_vec()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("acked", &self.acked)
+            .field("protocol_features", &self.protocol_features)
+            .field("rings", &self.rings)
+            .field("waiting", &self.waiting)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+fn described(region: Region, fd: OwnedFd) -> MemoryRegion {
+    MemoryRegion {
+        guest_addr: region.guest_addr,
+        size: region.size,
+        user_addr: region.user_addr,
+        fd,
+        offset: region.offset,
+    }
+}
+
+#[cfg(test)]
+mod tests;
