@@ -15,10 +15,14 @@
 //! ```
 #![deny(unsafe_code)] // forbidden in every file but `socket`
 
+mod connection;
 #[cfg(test)]
 mod fake;
 mod framing;
+mod listener;
 mod protocol;
 mod ring;
 mod session;
 mod socket;
+
+pub use listener::Listener;

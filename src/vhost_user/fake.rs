@@ -23,8 +23,8 @@ pub(super) enum Call {
         regions: usize,
     },
     Stop(u16),
-    SetKick(u16),
-    SetCall(u16, bool),
+    ReplaceKick(u16),
+    ReplaceCall(u16, bool),
     WriteConfig(usize, Vec<u8>),
 }
 
@@ -123,12 +123,12 @@ impl Device for FakeDevice {
     }
 
     fn set_call(&self, index: u16, call: Option<OwnedFd>) -> Result<()> {
-        self.record(Call::SetCall(index, call.is_some()));
+        self.record(Call::ReplaceCall(index, call.is_some()));
         Ok(())
     }
 
     fn set_kick(&self, index: u16, _kick: Option<OwnedFd>) -> Result<()> {
-        self.record(Call::SetKick(index));
+        self.record(Call::ReplaceKick(index));
         Ok(())
     }
 }

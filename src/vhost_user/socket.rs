@@ -1,12 +1,15 @@
-//! Two system calls on the connection's socket: receive bytes with the fds that ride on them, and send bytes.
+//! The system calls of the transport: receive bytes with the fds that ride on them, send bytes, and ask whether somebody
+//! listens at a path.
 //!
-//! Neither blocks, whatever the flags of the socket are. Received fds are close-on-exec from the start and owned at once,
+//! None of them blocks, whatever the flags of the socket are. Received fds are close-on-exec from the start and owned at once,
 //! so no path can leak one.
-#![allow(unsafe_code)] // recvmsg and send, and taking ownership of the fds that the kernel hands over
+#![allow(unsafe_code)] // recvmsg, send and connect, and taking ownership of the fds that the kernel hands over
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 /// How many fds one call accepts; the kernel closes what does not fit and says so.
@@ -64,6 +67,40 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// True when a connection to the socket at `path` is accepted or would be, were its backlog not full.
+pub(super) fn is_listening(path: &Path) -> bool {
+    let Some(address) = unix_address(path) else {
+        return false;
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers involved.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: the call above has just made this fd for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+    // SAFETY: `address` is a socket address of `size` bytes that ends in a NUL.
+    let answer = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    answer == 0 || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
+/// The address of a path that fits into one, NUL included.
+fn unix_address(path: &Path) -> Option<libc::sockaddr_un> {
+    // SAFETY: sockaddr_un is plain data for which all zeroes is a valid value.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return None;
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Some(address)
 }
 
 /// Takes ownership of every fd in the control messages of a header that `recvmsg` has just filled in.

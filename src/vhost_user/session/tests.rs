@@ -176,16 +176,14 @@ fn qemu_10_sequence() {
     bench.ok(Request::GetConfig, &window);
     assert_eq!(bench.reply(Request::GetConfig).len(), 12 + 57);
     qemu_start(&mut bench, true, 0);
-    let calls = bench.device.calls();
     assert_eq!(
-        calls,
+        bench.device.calls(),
         [started(0, 0, F_VERSION_1, 1), started(1, 0, F_VERSION_1, 1)]
     );
     qemu_stop(&mut bench);
     qemu_start(&mut bench, false, 17);
-    let calls = bench.device.calls();
     assert_eq!(
-        calls,
+        bench.device.calls(),
         [
             started(0, 17, F_VERSION_1, 1),
             started(1, 17, F_VERSION_1, 1)
@@ -372,9 +370,9 @@ fn kick_and_call_of_a_running_queue_are_replaced() {
     assert_eq!(
         bench.device.calls(),
         [
-            Call::SetKick(0),
-            Call::SetCall(0, true),
-            Call::SetCall(0, false)
+            Call::ReplaceKick(0),
+            Call::ReplaceCall(0, true),
+            Call::ReplaceCall(0, false)
         ]
     );
 }
@@ -673,7 +671,9 @@ fn random_messages_never_panic_and_never_leak() {
             let (request, payload, fds) = random_message(&mut random, &writer);
             let sent = bench.try_send(message(request, random.below(2) == 0, &payload, fds));
             while bench.session.is_waiting() {
-                bench.device.finish_stops(random.below(65536) as u16);
+                bench
+                    .device
+                    .finish_stops(u16::try_from(random.below(65536)).unwrap());
                 let stopped = std::mem::take(&mut *bench.stopped.lock().unwrap());
                 for (index, next) in stopped {
                     let _ = bench.session.queue_stopped(index, next, &mut bench.out);
@@ -699,13 +699,6 @@ fn random_message(random: &mut Random, canary: &OwnedFd) -> (Request, Vec<u8>, V
             break request;
         }
     };
-    let value = |random: &mut Random| match random.below(6) {
-        0 => u64::MAX - random.below(3),
-        1 => random.next(),
-        2 => USER + random.below(2 * RAM),
-        3 => 1 << random.below(64),
-        _ => random.below(3),
-    };
     let size = match request {
         Request::SetVringAddr | Request::AddMemReg | Request::RemMemReg => 5,
         Request::SetMemTable => 9,
@@ -718,7 +711,7 @@ fn random_message(random: &mut Random, canary: &OwnedFd) -> (Request, Vec<u8>, V
         | Request::ResetOwner => 0,
         _ => 1,
     };
-    let payload: Vec<u64> = (0..size).map(|_| value(random)).collect();
+    let payload: Vec<u64> = (0..size).map(|_| random_word(random)).collect();
     let fds = (0..random.below(3))
         .map(|_| match random.below(3) {
             0 => eventfd(),
@@ -727,4 +720,14 @@ fn random_message(random: &mut Random, canary: &OwnedFd) -> (Request, Vec<u8>, V
         })
         .collect();
     (request, words(&payload), fds)
+}
+
+fn random_word(random: &mut Random) -> u64 {
+    match random.below(6) {
+        0 => u64::MAX - random.below(3),
+        1 => random.next(),
+        2 => USER + random.below(2 * RAM),
+        3 => 1 << random.below(64),
+        _ => random.below(3),
+    }
 }
