@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Everything asked of the device, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum Asked {
     Start {
         index: u16,
         size: u16,
@@ -30,7 +30,7 @@ pub(super) enum Call {
 
 #[derive(Default)]
 struct Log {
-    calls: Vec<Call>,
+    calls: Vec<Asked>,
     stopping: Vec<(u16, Stopped)>,
     refuse_start: bool,
 }
@@ -55,12 +55,12 @@ impl FakeDevice {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, call: Call) {
+    fn record(&self, call: Asked) {
         self.log().calls.push(call);
     }
 
     /// What was asked since the last time.
-    pub(super) fn calls(&self) -> Vec<Call> {
+    pub(super) fn calls(&self) -> Vec<Asked> {
         std::mem::take(&mut self.log().calls)
     }
 
@@ -99,14 +99,14 @@ impl Device for FakeDevice {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        self.record(Call::WriteConfig(offset, data.to_vec()));
+        self.record(Asked::WriteConfig(offset, data.to_vec()));
     }
 
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {
         if self.log().refuse_start {
             return Err(Error::new(ErrorKind::InvalidArgument, "refused"));
         }
-        self.record(Call::Start {
+        self.record(Asked::Start {
             index,
             size: setup.size,
             addresses: [setup.descriptors, setup.available, setup.used],
@@ -118,17 +118,17 @@ impl Device for FakeDevice {
     }
 
     fn stop_queue(&self, index: u16, done: Stopped) {
-        self.record(Call::Stop(index));
+        self.record(Asked::Stop(index));
         self.log().stopping.push((index, done));
     }
 
     fn set_call(&self, index: u16, call: Option<OwnedFd>) -> Result<()> {
-        self.record(Call::ReplaceCall(index, call.is_some()));
+        self.record(Asked::ReplaceCall(index, call.is_some()));
         Ok(())
     }
 
     fn set_kick(&self, index: u16, _kick: Option<OwnedFd>) -> Result<()> {
-        self.record(Call::ReplaceKick(index));
+        self.record(Asked::ReplaceKick(index));
         Ok(())
     }
 }

@@ -13,17 +13,21 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::protocol::{
     self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_CONFIG,
-    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Region, Request, VringState,
+    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
 };
-use super::ring::{self, Ring, State};
+use super::ring::{Ring, State};
 use crate::virtio::Device;
-use crate::virtio::memory::{GuestMemory, MemoryRegion};
+use crate::virtio::memory::GuestMemory;
 use crate::{Error, Result};
+
+mod memory;
+#[cfg(test)]
+mod tests;
+mod vring;
 
 /// The protocol features that we offer: those that we really have.
 const PROTOCOL_FEATURES: u64 =
@@ -254,143 +258,6 @@ impl Session {
         Answer::AfterStop(self.running_queues(), Then::StartReady)
     }
 
-    fn set_mem_table(&mut self, message: Message) -> Result<Answer> {
-        let regions = message.mem_table()?;
-        if regions.len() != message.fds.len() {
-            let what = format!("{} regions with {} fds", regions.len(), message.fds.len());
-            return Err(message.wrong(&format!("has {what}, expected one each")));
-        }
-        let mut memory = GuestMemory::new();
-        for (region, fd) in regions.into_iter().zip(message.fds) {
-            memory = memory.with_region(described(region, fd))?;
-        }
-        Ok(self.replace_memory(memory))
-    }
-
-    fn add_mem_reg(&mut self, mut message: Message) -> Result<Answer> {
-        let region = message.single_region()?;
-        if self.memory.region_count() >= MEM_SLOTS {
-            return Err(message.wrong(&format!("exceeds {MEM_SLOTS} memory slots")));
-        }
-        let fd = message
-            .fds
-            .pop()
-            .ok_or_else(|| message.wrong("carries no fd"))?;
-        let memory = self.memory.with_region(described(region, fd))?;
-        Ok(self.replace_memory(memory))
-    }
-
-    fn rem_mem_reg(&mut self, message: &Message) -> Result<Answer> {
-        let region = message.single_region()?;
-        let memory =
-            self.memory
-                .without_region(region.guest_addr, region.size, region.user_addr)?;
-        Ok(self.replace_memory(memory))
-    }
-
-    /// Queues that run stop, finishing with the old memory what they hold, and start again with the new one.
-    fn replace_memory(&mut self, memory: GuestMemory) -> Answer {
-        self.memory = memory;
-        Answer::AfterStop(self.running_queues(), Then::StartReady)
-    }
-
-    fn set_vring_num(&mut self, message: &Message) -> Result<Answer> {
-        let VringState { index, num } = message.vring_state()?;
-        let most = self.device.queue_size_max();
-        let size = u16::try_from(num)
-            .ok()
-            .filter(|size| size.is_power_of_two() && *size <= most)
-            .ok_or_else(|| {
-                message.wrong(&format!(
-                    "asks for {num} entries, expected a power of two up to {most}"
-                ))
-            })?;
-        self.idle_ring(index, message)?.size = size;
-        self.start_ready()
-    }
-
-    fn set_vring_base(&mut self, message: &Message) -> Result<Answer> {
-        let VringState { index, num } = message.vring_state()?;
-        let base = u16::try_from(num)
-            .map_err(|_| message.wrong(&format!("starts at {num}, expected at most 65535")))?;
-        self.idle_ring(index, message)?.base = base;
-        Ok(Answer::Done)
-    }
-
-    fn set_vring_addr(&mut self, message: &Message) -> Result<Answer> {
-        let addr = message.vring_addr()?;
-        let memory = self.memory.clone();
-        let ring = self.idle_ring(addr.index, message)?;
-        if memory.region_count() > 0 {
-            ring::translate(&memory, addr.descriptors, "descriptor table")?;
-            ring::translate(&memory, addr.available, "available ring")?;
-            ring::translate(&memory, addr.used, "used ring")?;
-        }
-        ring.addr = Some(addr);
-        self.start_ready()
-    }
-
-    fn set_vring_kick(&mut self, mut message: Message) -> Result<Answer> {
-        let vring = message.take_vring_fd()?;
-        let index = self.queue_index(vring.index, &message)?;
-        let Some(fd) = vring.fd else {
-            return Err(message.wrong("asks us to poll, expected an eventfd"));
-        };
-        ring::require_eventfd_or_none(Some(&fd), "kick")?;
-        if self.rings[usize::from(index)].state == State::Running {
-            self.device.set_kick(index, ring::duplicate(Some(&fd))?)?;
-        }
-        self.rings[usize::from(index)].kick = Some(fd);
-        self.start_ready()
-    }
-
-    fn set_vring_call(&mut self, mut message: Message) -> Result<Answer> {
-        let vring = message.take_vring_fd()?;
-        let index = self.queue_index(vring.index, &message)?;
-        ring::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
-        if self.rings[usize::from(index)].state == State::Running {
-            self.device
-                .set_call(index, ring::duplicate(vring.fd.as_ref())?)?;
-        }
-        self.rings[usize::from(index)].call = vring.fd;
-        Ok(Answer::Done)
-    }
-
-    fn set_vring_err(&mut self, mut message: Message) -> Result<Answer> {
-        let vring = message.take_vring_fd()?;
-        let index = self.queue_index(vring.index, &message)?;
-        ring::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
-        self.rings[usize::from(index)].err = vring.fd;
-        Ok(Answer::Done)
-    }
-
-    fn set_vring_enable(&mut self, message: &Message) -> Result<Answer> {
-        let VringState { index, num } = message.vring_state()?;
-        let index = self.queue_index(u64::from(index), message)?;
-        if num > 1 {
-            return Err(message.wrong(&format!("has state {num}, expected 0 or 1")));
-        }
-        let ring = &mut self.rings[usize::from(index)];
-        ring.enabled = num == 1;
-        match ring.state {
-            State::Running if num == 0 => Ok(Answer::AfterStop(vec![index], Then::StartReady)),
-            _ => self.start_ready(),
-        }
-    }
-
-    fn vring_base(&mut self, message: &Message) -> Result<Answer> {
-        let VringState { index, .. } = message.vring_state()?;
-        let index = self.queue_index(u64::from(index), message)?;
-        // The next start needs a new kick fd; the call fd stays, front ends do not always send it again.
-        let ring = &mut self.rings[usize::from(index)];
-        ring.kick = None;
-        let queues = match ring.state {
-            State::Running => vec![index],
-            _ => Vec::new(),
-        };
-        Ok(Answer::AfterStop(queues, Then::ReplyBase(index)))
-    }
-
     /// The asked window of the configuration space, or an empty payload, which says that there is none.
     fn config(&self, message: &Message) -> Answer {
         let Ok(window) = message.config_window() else {
@@ -410,26 +277,6 @@ impl Session {
             .ok_or_else(|| message.wrong("is shorter than it says"))?;
         self.device.write_config(window.offset as usize, data);
         Ok(Answer::Done)
-    }
-
-    fn queue_index(&self, index: u64, message: &Message) -> Result<u16> {
-        u16::try_from(index)
-            .ok()
-            .filter(|&index| usize::from(index) < self.rings.len())
-            .ok_or_else(|| {
-                let count = self.rings.len();
-                message.wrong(&format!("names queue {index}, the device has {count}"))
-            })
-    }
-
-    /// The ring, for changes that the device must not see while it serves it.
-    fn idle_ring(&mut self, index: u32, message: &Message) -> Result<&mut Ring> {
-        let index = usize::from(self.queue_index(u64::from(index), message)?);
-        let ring = &mut self.rings[index];
-        if ring.state == State::Idle {
-            return Ok(ring);
-        }
-        Err(message.wrong(&format!("changes queue {index} while it runs")))
     }
 
     /// Starts every queue that is ready. One that cannot start asks for a new kick fd before the next try.
@@ -505,16 +352,3 @@ impl fmt::Debug for Session {
             .finish_non_exhaustive()
     }
 }
-
-fn described(region: Region, fd: OwnedFd) -> MemoryRegion {
-    MemoryRegion {
-        guest_addr: region.guest_addr,
-        size: region.size,
-        user_addr: region.user_addr,
-        fd,
-        offset: region.offset,
-    }
-}
-
-#[cfg(test)]
-mod tests;

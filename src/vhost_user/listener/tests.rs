@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gsource::Wait;
 use virtio_driver::ScmSocket;
 
-use super::super::fake::{Call, FakeDevice, bytes, eventfd, memfd, pair, words};
+use super::super::fake::{Asked, FakeDevice, bytes, eventfd, memfd, pair, words};
 use super::super::protocol::Request;
 use super::*;
 
@@ -187,7 +187,7 @@ fn next_front_end_is_served_when_the_first_has_gone_and_its_queue_has_stopped() 
     let second = bench.connect();
     bench.send(&second, Request::GetFeatures, &[], None);
     drop(first);
-    bench.until(|| bench.device.calls() == [Call::Stop(0)]);
+    bench.until(|| bench.device.calls() == [Asked::Stop(0)]);
     (0..50).for_each(|_| {
         bench.aio.poll(Wait::NoBlock).unwrap();
     });
@@ -202,7 +202,7 @@ fn messages_behind_a_queue_stop_wait_for_it() {
     let client = bench.running();
     bench.send(&client, Request::GetVringBase, &pair(0, 0), None);
     bench.send(&client, Request::GetFeatures, &[], None);
-    bench.until(|| bench.device.calls() == [Call::Stop(0)]);
+    bench.until(|| bench.device.calls() == [Asked::Stop(0)]);
     (0..50).for_each(|_| {
         bench.aio.poll(Wait::NoBlock).unwrap();
     });

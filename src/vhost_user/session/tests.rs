@@ -1,7 +1,8 @@
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use super::super::fake::{
-    Call, FakeDevice, Random, canary, eventfd, is_dead, memfd, message, pair, words,
+    Asked, FakeDevice, Random, canary, eventfd, is_dead, memfd, message, pair, words,
 };
 use super::*;
 use crate::virtio::F_VERSION_1;
@@ -131,8 +132,8 @@ fn addr(index: u32, desc: u64, used: u64, avail: u64) -> Vec<u8> {
     bytes
 }
 
-fn started(index: u16, base: u16, features: u64, regions: usize) -> Call {
-    Call::Start {
+fn started(index: u16, base: u16, features: u64, regions: usize) -> Asked {
+    Asked::Start {
         index,
         size: 128,
         addresses: [0x1000, 0x2000, 0x3000],
@@ -228,7 +229,7 @@ fn qemu_stop(bench: &mut Bench) {
         bench.ok(Request::GetVringBase, &pair(queue, 0));
         assert_eq!(bench.reply(Request::GetVringBase), pair(queue, 17));
     }
-    assert_eq!(bench.device.calls(), [Call::Stop(0), Call::Stop(1)]);
+    assert_eq!(bench.device.calls(), [Asked::Stop(0), Asked::Stop(1)]);
 }
 
 /// SeaBIOS: only queue 0 is set up, but all are enabled; then the guest's own driver starts over.
@@ -243,7 +244,7 @@ fn seabios_then_linux() {
     assert!(bench.session.is_waiting());
     bench.finish_stops(3);
     assert_eq!(bench.reply(Request::GetVringBase), pair(0, 3));
-    assert_eq!(bench.device.calls(), [Call::Stop(0)]);
+    assert_eq!(bench.device.calls(), [Asked::Stop(0)]);
     bench.ok(Request::SetFeatures, &words(&[FEATURES]));
     bench.describe(0, 0);
     bench.describe(1, 0);
@@ -280,7 +281,7 @@ fn memory_table_replaces_memory_and_restarts_running_queues() {
     assert_eq!(bench.u64_reply(Request::SetMemTable), 0);
     assert_eq!(
         bench.device.calls(),
-        [Call::Stop(0), started(0, 9, F_VERSION_1, 2)]
+        [Asked::Stop(0), started(0, 9, F_VERSION_1, 2)]
     );
 }
 
@@ -370,9 +371,9 @@ fn kick_and_call_of_a_running_queue_are_replaced() {
     assert_eq!(
         bench.device.calls(),
         [
-            Call::ReplaceKick(0),
-            Call::ReplaceCall(0, true),
-            Call::ReplaceCall(0, false)
+            Asked::ReplaceKick(0),
+            Asked::ReplaceCall(0, true),
+            Asked::ReplaceCall(0, false)
         ]
     );
 }
@@ -383,7 +384,7 @@ fn reset_owner_stops_everything() {
     bench.ok(Request::ResetOwner, &[]);
     assert!(bench.session.is_waiting());
     bench.finish_stops(1);
-    assert_eq!(bench.device.calls(), [Call::Stop(0), Call::Stop(1)]);
+    assert_eq!(bench.device.calls(), [Asked::Stop(0), Asked::Stop(1)]);
     assert!(!bench.session.is_waiting());
 }
 
@@ -413,7 +414,7 @@ fn set_config_reaches_the_device() {
     let mut payload = pair(32, 1);
     payload.extend([0, 0, 0, 0, 1]);
     assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 0);
-    assert_eq!(bench.device.calls(), [Call::WriteConfig(32, vec![1])]);
+    assert_eq!(bench.device.calls(), [Asked::WriteConfig(32, vec![1])]);
     payload[4] = 2;
     assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 1);
 }
@@ -628,7 +629,7 @@ fn close_waits_for_every_queue_and_starts_none() {
     assert!(bench.session.is_closed());
     assert_eq!(
         bench.device.calls(),
-        [Call::Stop(0), Call::Stop(1), Call::Stop(2)]
+        [Asked::Stop(0), Asked::Stop(1), Asked::Stop(2)]
     );
     assert_eq!(bench.out, []);
 }
@@ -638,7 +639,7 @@ fn close_during_a_stop_waits_for_that_too_and_answers_nothing() {
     let mut bench = Bench::running(2);
     bench.ok(Request::GetVringBase, &pair(1, 0));
     bench.session.close();
-    assert_eq!(bench.device.calls(), [Call::Stop(1), Call::Stop(0)]);
+    assert_eq!(bench.device.calls(), [Asked::Stop(1), Asked::Stop(0)]);
     assert!(!bench.session.is_closed());
     bench.finish_stops(0);
     assert!(bench.session.is_closed());
