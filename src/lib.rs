@@ -4,6 +4,8 @@
 pub use gsource::{Error, ErrorKind, Result};
 
 #[cfg(feature = "vhost-user")]
+pub mod block;
+#[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
 pub mod virtio;

@@ -26,3 +26,4 @@ mod session;
 mod socket;
 
 pub use listener::Listener;
+pub use session::Served;

@@ -21,8 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gsource::{AioContext, Bh, FdHandler};
 
 use super::framing::{Input, Reader, Writer};
-use super::session::{Session, StopNotice};
-use crate::virtio::Device;
+use super::session::{Served, Session, StopNotice};
 use crate::{Error, Result};
 
 /// How many messages are handled before other handlers of the thread get their turn.
@@ -88,14 +87,14 @@ enum Step {
 }
 
 impl Connection {
-    /// Serves `device` to whoever is at the other end of `socket`.
+    /// Serves a device to whoever is at the other end of `socket`.
     ///
     /// # Errors
     /// The socket cannot be watched.
     pub(super) fn new(
         aio: &AioContext,
         socket: UnixStream,
-        device: Arc<dyn Device>,
+        served: Served,
         owner: Weak<dyn Owner>,
     ) -> Result<Arc<Connection>> {
         let connection = Arc::new_cyclic(|this: &Weak<Connection>| {
@@ -104,7 +103,7 @@ impl Connection {
                 aio: aio.clone(),
                 socket,
                 owner,
-                inner: Mutex::new(Inner::new(Session::new(device, stop_notice(this.clone())))),
+                inner: Mutex::new(Inner::new(Session::new(served, stop_notice(this.clone())))),
                 stopped: Mutex::default(),
                 bh: aio.bh("vhost-user-stopped", move || {
                     with(&stopped, Connection::take_stopped);

@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
 
 use super::protocol::{Header, Message, Request};
+use super::session::Served;
 use crate::virtio::{Device, QueueSetup, Stopped};
 use crate::{Error, ErrorKind, Result};
 
@@ -51,6 +52,14 @@ impl FakeDevice {
         }
     }
 
+    /// As a listener wants it.
+    pub(super) fn served(self: &Arc<Self>) -> Served {
+        Served {
+            device: Arc::clone(self) as Arc<dyn Device>,
+            queue_size_max: 1024,
+        }
+    }
+
     fn log(&self) -> std::sync::MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +98,7 @@ impl Device for FakeDevice {
     }
 
     fn queue_size_max(&self) -> u16 {
-        1024
+        32768
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {

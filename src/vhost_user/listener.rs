@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gsource::{AioContext, Clock, FdHandler, Timer};
 
 use super::connection::{Connection, Owner};
+use super::session::Served;
 use super::socket;
-use crate::virtio::Device;
 use crate::{Error, ErrorKind, Result};
 
 /// How long to leave the socket alone when the process or the machine has no fd for another connection.
@@ -50,7 +50,7 @@ struct Shared {
     identity: (u64, u64),
     socket: UnixListener,
     aio: AioContext,
-    device: Arc<dyn Device>,
+    served: Served,
     retry: Timer,
     this: Weak<Shared>,
     state: Mutex<State>,
@@ -67,18 +67,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` and serves `device`, called `name` in messages, in the callbacks of `aio`.
+    /// Binds `path` and offers what is `served`, called `name` in messages, in the callbacks of `aio`.
     ///
     /// A socket file that nobody listens on is replaced.
     ///
     /// # Errors
     /// `Busy` if somebody listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
-    pub fn new(
-        name: &str,
-        path: &Path,
-        aio: &AioContext,
-        device: Arc<dyn Device>,
-    ) -> Result<Listener> {
+    pub fn new(name: &str, path: &Path, aio: &AioContext, served: Served) -> Result<Listener> {
         let socket = bind(name, path)?;
         let identity = identity(path)
             .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
@@ -90,7 +85,7 @@ impl Listener {
                 identity,
                 socket,
                 aio: aio.clone(),
-                device,
+                served,
                 retry: aio.timer(Clock::Realtime, move || with(&retry, Shared::listen)),
                 this: this.clone(),
                 state: Mutex::default(),
@@ -198,7 +193,7 @@ impl Shared {
     fn connect(&self, socket: UnixStream) -> Result<()> {
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
         let owner: Weak<dyn Owner> = self.this.clone();
-        let connection = Connection::new(&self.aio, socket, Arc::clone(&self.device), owner)?;
+        let connection = Connection::new(&self.aio, socket, self.served.clone(), owner)?;
         self.connected.store(true, Ordering::Relaxed);
         self.state().connection = Some(connection);
         Ok(())

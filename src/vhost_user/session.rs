@@ -38,6 +38,15 @@ const MEM_SLOTS: usize = 509;
 /// Told, from any thread, that the device has stopped a queue, and the index of its next available entry.
 pub(super) type StopNotice = Arc<dyn Fn(u16, u16) + Send + Sync>;
 
+/// The device that front ends are offered.
+#[derive(Clone)]
+pub struct Served {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// The most entries a queue may have, if the device could do more.
+    pub queue_size_max: u16,
+}
+
 /// What a message is answered with.
 enum Answer {
     /// Nothing of its own: an acknowledgement if asked for.
@@ -70,6 +79,7 @@ struct Waiting {
 /// One connection's state.
 pub(super) struct Session {
     device: Arc<dyn Device>,
+    queue_size_max: u16,
     notice: StopNotice,
     acked: Option<u64>,
     protocol_features: u64,
@@ -80,11 +90,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A fresh connection to `device`; `notice` hears of queues that have stopped and must lead to
+    /// A fresh connection to what is `served`; `notice` hears of queues that have stopped and must lead to
     /// [`Session::queue_stopped`].
-    pub(super) fn new(device: Arc<dyn Device>, notice: StopNotice) -> Session {
+    pub(super) fn new(served: Served, notice: StopNotice) -> Session {
+        let Served {
+            device,
+            queue_size_max,
+        } = served;
         let rings = (0..device.queue_count()).map(|_| Ring::default()).collect();
         Session {
+            queue_size_max: queue_size_max.min(device.queue_size_max()),
             device,
             notice,
             acked: None,
@@ -338,6 +353,14 @@ impl Session {
         let num = u32::from(self.rings[usize::from(index)].base);
         let index = u32::from(index);
         wire::vring_state_bytes(VringState { index, num }).to_vec()
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("queue_size_max", &self.queue_size_max)
+            .finish_non_exhaustive()
     }
 }
 

@@ -47,8 +47,7 @@ impl Bench {
     fn new() -> Bench {
         let (dir, aio) = (Dir::new(), AioContext::new().unwrap());
         let device = Arc::new(FakeDevice::new(1));
-        let served = Arc::clone(&device) as Arc<dyn Device>;
-        let listener = Listener::new("disk0", &dir.socket(), &aio, served).unwrap();
+        let listener = Listener::new("disk0", &dir.socket(), &aio, device.served()).unwrap();
         Bench {
             dir,
             aio,
@@ -140,7 +139,7 @@ fn front_end_is_answered() {
 fn busy_socket_is_an_error_that_names_device_and_path() {
     let bench = Bench::new();
     let path = bench.dir.socket();
-    let device = Arc::clone(&bench.device) as Arc<dyn Device>;
+    let device = bench.device.served();
     let error = Listener::new("disk1", &path, &bench.aio, device).unwrap_err();
     let expected = format!(
         "device 'disk1': cannot listen at vhost-user='{}': Address already in use",
@@ -156,7 +155,7 @@ fn stale_socket_is_replaced_and_other_files_are_not() {
     let bench = Bench::new();
     let stale = bench.dir.0.join("stale.sock");
     drop(UnixListener::bind(&stale).unwrap());
-    let device = || Arc::clone(&bench.device) as Arc<dyn Device>;
+    let device = || bench.device.served();
     assert!(Listener::new("disk1", &stale, &bench.aio, device()).is_ok());
     let file = bench.dir.0.join("file");
     std::fs::write(&file, "precious").unwrap();
@@ -171,7 +170,7 @@ fn socket_goes_with_the_listener_unless_it_is_another() {
     let path = bench.dir.socket();
     drop(bench.listener);
     assert!(!path.exists());
-    let device = || Arc::clone(&bench.device) as Arc<dyn Device>;
+    let device = || bench.device.served();
     let listener = Listener::new("disk0", &path, &bench.aio, device()).unwrap();
     std::fs::rename(&path, bench.dir.0.join("moved")).unwrap();
     let other = UnixListener::bind(&path).unwrap();

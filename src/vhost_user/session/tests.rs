@@ -29,7 +29,7 @@ impl Bench {
         let told = Arc::clone(&stopped);
         let notice: StopNotice =
             Arc::new(move |index, next| told.lock().unwrap().push((index, next)));
-        let session = Session::new(Arc::clone(&device) as Arc<dyn Device>, notice);
+        let session = Session::new(device.served(), notice);
         Bench {
             device,
             session,

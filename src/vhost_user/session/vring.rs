@@ -9,7 +9,7 @@ use crate::Result;
 impl Session {
     pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<Answer> {
         let VringState { index, num } = message.vring_state()?;
-        let most = self.device.queue_size_max();
+        let most = self.queue_size_max;
         let size = u16::try_from(num)
             .ok()
             .filter(|size| size.is_power_of_two() && *size <= most)
