@@ -332,9 +332,12 @@ impl Reactor {
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.
-    pub(crate) fn reap_if_idle(&self) {
+    pub fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
             self.collect_ready(&driving);
+            let mut home = self.home.get(&driving);
+            home.active.retain(|attachment| attachment.core.is_on(self));
+            drop(home);
             self.reap();
         }
     }
