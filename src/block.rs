@@ -7,7 +7,7 @@
 //!
 //! # Threads
 //! Nodes are immutable and shared. A channel is used by the thread that drives its AioContext.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 mod engine;
 mod file;

@@ -8,7 +8,7 @@
 //! * [`queue`]: the split virtqueue
 //! * [`notify`]: kick and call
 //! * [`blk`]: the disk
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use std::os::fd::OwnedFd;
 

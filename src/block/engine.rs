@@ -16,7 +16,7 @@
 //! 1. A request in flight is owned by the engine; it comes back exactly once, from `submit` or from `reap`.
 //! 2. Whoever drops a channel has waited until [`Channel::in_flight`] is 0; else the requests are leaked, because
 //!    the kernel may still use their memory.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use std::collections::VecDeque;
 use std::mem;
@@ -86,7 +86,10 @@ impl Engine {
     fn start(&mut self, file: &ImageFile, request: Box<Request>) -> Option<Finished> {
         match self {
             // A null disk answers before it comes here.
-            Engine::None => Some(Finished { request, result: -libc::EIO }),
+            Engine::None => Some(Finished {
+                request,
+                result: -libc::EIO,
+            }),
             Engine::Uring(uring) => uring.start(file, request),
             Engine::Threads(threads) => {
                 threads.start(request);

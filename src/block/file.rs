@@ -96,7 +96,10 @@ impl OpenFile {
         let metadata = file.metadata().map_err(|error| self.os(error))?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            let message = format!("'{}' is neither a regular file nor a block device", self.path);
+            let message = format!(
+                "'{}' is neither a regular file nor a block device",
+                self.path
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         if self.locking {
@@ -157,7 +160,10 @@ impl OpenFile {
 
     fn os(&self, error: std::io::Error) -> Error {
         if self.direct && error.raw_os_error() == Some(libc::EINVAL) {
-            let message = format!("'{}': its file system does not support cache.direct=on", self.path);
+            let message = format!(
+                "'{}': its file system does not support cache.direct=on",
+                self.path
+            );
             return Error::os(message, error);
         }
         Error::os(format!("Could not open '{}'", self.path), error)

@@ -179,7 +179,10 @@ impl Node {
             return Err(Error::new(ErrorKind::NotFound, message));
         };
         if node.content.claimed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Busy, format!("Node {name} is in use")));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("Node {name} is in use"),
+            ));
         }
         registry.remove(name);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Used by [`super::Node`]. Keys, values and error texts are QEMU's, so that people's fingers and scripts work. An
 //! option that cannot be kept honestly, such as `cache=unsafe`, is refused with the reason.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use super::engine::uring;
 use super::file::{ImageFile, OpenFile};
@@ -25,7 +25,8 @@ pub(super) fn drive(options: &[(String, String)]) -> Result<Opened> {
     match keys.take("if") {
         None | Some("none") => {}
         Some(other) => {
-            let message = format!("if={other} is not supported: use if=none and a -device with drive=");
+            let message =
+                format!("if={other} is not supported: use if=none and a -device with drive=");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
     }
@@ -65,7 +66,10 @@ pub(super) fn drive(options: &[(String, String)]) -> Result<Opened> {
 /// What a `-blockdev` describes.
 pub(super) fn blockdev(options: &[(String, String)]) -> Result<Opened> {
     let mut keys = Keys::new(options);
-    let name = keys.required_text("node-name", "'node-name' must be specified for the root node")?;
+    let name = keys.required_text(
+        "node-name",
+        "'node-name' must be specified for the root node",
+    )?;
     check_id(&name, "node-name")?;
     Node::check_unused(&name, duplicate_node)?;
     let (driver, content) = content(&mut keys)?;
@@ -119,7 +123,10 @@ fn raw(keys: &mut Keys<'_>) -> Result<Content> {
         content
     };
     if read_only == Some(false) && content.read_only {
-        return Err(Error::new(ErrorKind::InvalidArgument, "Block node is read-only"));
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Block node is read-only",
+        ));
     }
     content.read_only |= read_only.unwrap_or(false);
     Ok(content)

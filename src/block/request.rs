@@ -236,7 +236,7 @@ mod tests {
     fn short_transfers_go_on_where_they_stopped() {
         let mut buffers = [vec![1; 3], vec![], vec![2; 4], vec![3; 5]];
         let mut request = request(&mut buffers);
-        let cases = [(2, 1, 3), (1, 4, 2), (4, 5, 1), (5, 0, 0)];
+        let cases = [(2, 1, 4), (1, 4, 2), (4, 5, 1), (5, 0, 0)];
         for (count, next_len, vectors) in cases {
             request.advance(count);
             let lens: Vec<_> = request.vectors().iter().map(|v| v.iov_len).collect();

@@ -15,7 +15,7 @@
 //! # Invariants
 //! 1. The disk is written back: a finished write may be in the page cache, a finished flush is in the file. The
 //!    guest is told so (`writeback` is 1) and cannot change it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -15,8 +15,8 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
@@ -290,7 +290,9 @@ fn checked_range(start: u64, size: u64, what: &str) -> Result<Range<u64>> {
     match start.checked_add(size) {
         Some(end) if size > 0 => Ok(start..end),
         _ => {
-            let message = format!("memory region of {size} bytes at {what} address {start:#x} is empty or wraps");
+            let message = format!(
+                "memory region of {size} bytes at {what} address {start:#x} is empty or wraps"
+            );
             Err(Error::new(ErrorKind::InvalidArgument, message))
         }
     }

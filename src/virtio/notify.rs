@@ -9,7 +9,7 @@
 //! 1. Only eventfds are accepted. Anything else could block, or never become quiet.
 //! 2. A kick is watched edge-triggered and never read, so what the peer does to its counter is the peer's loss.
 //! 3. Signalling a call cannot block: see [`signal`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -62,8 +62,12 @@ impl CallFd {
 /// Only an eventfd shows an `eventfd-count` in its fdinfo.
 fn check_eventfd(fd: &OwnedFd, role: &str) -> Result<()> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    let info = fs::read_to_string(path)
-        .map_err(|error| Error::os(format!("cannot check that the {role} fd is an eventfd"), error))?;
+    let info = fs::read_to_string(path).map_err(|error| {
+        Error::os(
+            format!("cannot check that the {role} fd is an eventfd"),
+            error,
+        )
+    })?;
     if info.lines().any(|line| line.starts_with("eventfd-count:")) {
         return Ok(());
     }

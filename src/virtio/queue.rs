@@ -19,7 +19,7 @@
 //!    again. The guest does the same with the roles exchanged, so one of both sides always sees the other's store.
 //! 3. At most `size` chains are out at a time, whatever the guest does to its index.
 //! 4. After an answer of [`Broken`] nothing more is popped.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -114,7 +114,10 @@ impl Virtqueue {
     /// `InvalidArgument` if size, alignment or place of the rings is wrong.
     pub fn new(setup: &QueueSetup) -> Result<Virtqueue> {
         if !setup.size.is_power_of_two() || setup.size > SIZE_MAX {
-            let message = format!("queue size {} is not a power of two up to {SIZE_MAX}", setup.size);
+            let message = format!(
+                "queue size {} is not a power of two up to {SIZE_MAX}",
+                setup.size
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let areas = [setup.descriptors, setup.available, setup.used];

@@ -19,11 +19,7 @@ pub(super) enum Step<'a> {
     /// fdatasync
     DataSync,
     /// fallocate
-    Allocate {
-        mode: i32,
-        offset: u64,
-        length: u64,
-    },
+    Allocate { mode: i32, offset: u64, length: u64 },
     /// Nothing to do.
     Nothing,
 }

@@ -171,8 +171,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Carries out a request to its end.
-fn run(file: &ImageFile, mut request: Box<Request>) -> Finished {
+/// Carries out a request to its end, on the calling thread.
+pub(super) fn run(file: &ImageFile, mut request: Box<Request>) -> Finished {
     loop {
         let result = call(file, &mut request);
         if let ControlFlow::Break(result) = take_result(file, &mut request, result) {
@@ -202,7 +202,9 @@ fn call(file: &ImageFile, request: &mut Request) -> i32 {
             length,
         } => {
             // SAFETY: no memory involved.
-            unsafe { libc::fallocate(fd, mode, offset.cast_signed(), length.cast_signed()) as isize }
+            unsafe {
+                libc::fallocate(fd, mode, offset.cast_signed(), length.cast_signed()) as isize
+            }
         }
         Step::Nothing => 0,
     };

@@ -18,6 +18,7 @@ use super::super::file::ImageFile;
 use super::super::request::Request;
 use super::Finished;
 use super::step::{Step, next_step, take_result};
+use crate::ErrorKind;
 
 /// A channel's part of the home's ring.
 #[derive(Debug)]
@@ -77,6 +78,13 @@ impl Uring {
         Some(Finished { request, result })
     }
 
+    /// The ring is full although the kernel was asked to empty it: better slow than failed.
+    fn run_here(&mut self, file: &ImageFile, user: usize) -> Option<Finished> {
+        let request = self.slots[user].take()?;
+        self.free.push(user);
+        Some(super::threads::run(file, request))
+    }
+
     fn push(&mut self, file: &ImageFile, user: usize) -> Option<Finished> {
         let Some(entry) = entry(file, self.slots[user].as_mut()?) else {
             return self.finish(user, 0);
@@ -84,6 +92,7 @@ impl Uring {
         // SAFETY: the request owns all memory that the entry names, and stays in its slot (invariant 1).
         match unsafe { self.queue.push(user as u64, entry) } {
             Ok(()) => None,
+            Err(error) if error.kind() == ErrorKind::LimitExceeded => self.run_here(file, user),
             Err(error) => self.finish(user, -error.errno()),
         }
     }

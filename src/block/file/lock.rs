@@ -67,7 +67,8 @@ fn conflict(access: Access, path: &str) -> Error {
         Access::Read => "shared \"write\"",
         Access::Write => "\"write\"",
     };
-    let message = format!("Failed to get {which} lock\nIs another process using the image [{path}]?");
+    let message =
+        format!("Failed to get {which} lock\nIs another process using the image [{path}]?");
     Error::new(ErrorKind::Busy, message)
 }
 

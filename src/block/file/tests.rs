@@ -84,5 +84,11 @@ fn missing_file_and_directory_are_named() {
         read_only: true,
         ..OpenFile::default()
     };
-    assert!(directory.open().unwrap_err().to_string().contains("neither a regular file"));
+    assert!(
+        directory
+            .open()
+            .unwrap_err()
+            .to_string()
+            .contains("neither a regular file")
+    );
 }

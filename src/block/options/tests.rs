@@ -49,7 +49,10 @@ fn the_talks_drive_opens() {
     let image = Image::new("talk", b"");
     let text = format!("if=none,id=d0,file={},format=raw", image.path());
     let (name, driver, content) = drive(&parse(&text)).unwrap();
-    assert_eq!((name.as_str(), driver, content.length), ("d0", Driver::Raw, 8192));
+    assert_eq!(
+        (name.as_str(), driver, content.length),
+        ("d0", Driver::Raw, 8192)
+    );
     assert!(!content.read_only);
 }
 
@@ -58,17 +61,41 @@ fn drive_mistakes_have_clear_texts() {
     let image = Image::new("mistakes", b"");
     let file = format!("if=none,id=d0,file={},format=raw", image.path());
     let cases = [
-        ("if=none,file=x,format=raw".to_owned(), "Parameter 'id' is missing"),
-        ("if=virtio,id=d0,file=x".to_owned(), "if=virtio is not supported: use if=none and a -device with drive="),
-        ("if=none,id=1d,file=x".to_owned(), "Parameter 'id' expects an identifier"),
-        ("if=none,id=d0,format=raw".to_owned(), "The 'file' block driver requires a file name"),
-        ("if=none,id=d0,file=x,format=qcow2".to_owned(), "Unknown driver 'qcow2': raw, file and null-co are supported"),
+        (
+            "if=none,file=x,format=raw".to_owned(),
+            "Parameter 'id' is missing",
+        ),
+        (
+            "if=virtio,id=d0,file=x".to_owned(),
+            "if=virtio is not supported: use if=none and a -device with drive=",
+        ),
+        (
+            "if=none,id=1d,file=x".to_owned(),
+            "Parameter 'id' expects an identifier",
+        ),
+        (
+            "if=none,id=d0,format=raw".to_owned(),
+            "The 'file' block driver requires a file name",
+        ),
+        (
+            "if=none,id=d0,file=x,format=qcow2".to_owned(),
+            "Unknown driver 'qcow2': raw, file and null-co are supported",
+        ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
-        (format!("{file},aio=native"), "aio=native is not supported: use aio=io_uring"),
+        (
+            format!("{file},aio=native"),
+            "aio=native is not supported: use aio=io_uring",
+        ),
         (format!("{file},aio=fast"), "invalid aio option"),
         (format!("{file},cache=fast"), "invalid cache option"),
-        (format!("{file},cache=unsafe"), "cache=unsafe is not supported: a flush always reaches the file"),
-        (format!("{file},readonly=1"), "Parameter 'readonly' expects 'on' or 'off'"),
+        (
+            format!("{file},cache=unsafe"),
+            "cache=unsafe is not supported: a flush always reaches the file",
+        ),
+        (
+            format!("{file},readonly=1"),
+            "Parameter 'readonly' expects 'on' or 'off'",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(drive_error(&text), expected, "{text}");
@@ -86,7 +113,10 @@ fn a_qcow2_image_is_not_taken_for_raw_unless_told_so() {
 #[test]
 fn blockdev_flat_nested_and_null() {
     let image = Image::new("blockdev", b"");
-    let file = format!("driver=file,node-name=prot,filename={},aio=threads", image.path());
+    let file = format!(
+        "driver=file,node-name=prot,filename={},aio=threads",
+        image.path()
+    );
     let (_, driver, content) = blockdev(&parse(&file)).unwrap();
     assert_eq!((driver, content.aio), (Driver::File, Aio::Threads));
     drop(content);
@@ -103,15 +133,39 @@ fn blockdev_flat_nested_and_null() {
 #[test]
 fn blockdev_mistakes_have_clear_texts() {
     let cases = [
-        ("driver=file,filename=x", "'node-name' must be specified for the root node"),
+        (
+            "driver=file,filename=x",
+            "'node-name' must be specified for the root node",
+        ),
         ("node-name=x", "Parameter 'driver' is missing"),
-        ("driver=nosuch,node-name=x", "Unknown driver 'nosuch': raw, file and null-co are supported"),
-        ("driver=file,node-name=x", "The 'file' block driver requires a file name"),
-        ("driver=raw,node-name=x", "A block device must be specified for \"file\""),
-        ("driver=raw,node-name=x,file=nosuch", "Cannot find device='nosuch' nor node-name='nosuch'"),
-        ("driver=null-co,node-name=x,size=1X", "Parameter 'size' expects a size"),
-        ("driver=null-co,node-name=x,bogus=1", "Invalid parameter 'bogus'"),
-        ("driver=file,node-name=x,filename=y,cache.no-flush=on", "cache.no-flush=on is not supported: a flush always reaches the file"),
+        (
+            "driver=nosuch,node-name=x",
+            "Unknown driver 'nosuch': raw, file and null-co are supported",
+        ),
+        (
+            "driver=file,node-name=x",
+            "The 'file' block driver requires a file name",
+        ),
+        (
+            "driver=raw,node-name=x",
+            "A block device must be specified for \"file\"",
+        ),
+        (
+            "driver=raw,node-name=x,file=nosuch",
+            "Cannot find device='nosuch' nor node-name='nosuch'",
+        ),
+        (
+            "driver=null-co,node-name=x,size=1X",
+            "Parameter 'size' expects a size",
+        ),
+        (
+            "driver=null-co,node-name=x,bogus=1",
+            "Invalid parameter 'bogus'",
+        ),
+        (
+            "driver=file,node-name=x,filename=y,cache.no-flush=on",
+            "cache.no-flush=on is not supported: a flush always reaches the file",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(blockdev_error(text), expected, "{text}");
@@ -125,11 +179,20 @@ fn names_are_unique_and_layered_nodes_share_one_claim() {
     let prot = Node::open_blockdev(&parse(&file)).unwrap();
     let disk = Node::open_blockdev(&parse("driver=raw,node-name=reg-disk,file=reg-prot")).unwrap();
     let again = Node::open_blockdev(&parse("driver=null-co,node-name=reg-disk")).unwrap_err();
-    assert_eq!(again.to_string(), "Duplicate nodes with node-name='reg-disk'");
+    assert_eq!(
+        again.to_string(),
+        "Duplicate nodes with node-name='reg-disk'"
+    );
     let claim = disk.claim().unwrap();
     let error = prot.claim().unwrap_err();
-    assert_eq!(error.to_string(), "Drive 'reg-prot' is already in use by another block device");
-    assert_eq!(Node::remove("reg-disk").unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(
+        error.to_string(),
+        "Drive 'reg-prot' is already in use by another block device"
+    );
+    assert_eq!(
+        Node::remove("reg-disk").unwrap_err().kind(),
+        ErrorKind::Busy
+    );
     drop(claim);
     Node::remove("reg-disk").unwrap();
     Node::remove("reg-prot").unwrap();

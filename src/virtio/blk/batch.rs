@@ -14,9 +14,7 @@ use gsource::IoCompletion;
 
 use super::Shared;
 use super::config::SECTOR;
-use super::request::{
-    Frame, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
-};
+use super::request::{Frame, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute};
 use super::stats::QueueStats;
 use crate::block::{Channel, Finished, Op, Request, Submission};
 use crate::virtio::memory::Span;
@@ -80,8 +78,9 @@ impl Running {
         }
     }
 
+    /// Takes the channel; an earlier one stays, as requests may be under way in it.
     pub(super) fn set_channel(&mut self, channel: Channel) {
-        self.channel = Some(channel);
+        self.channel.get_or_insert(channel);
     }
 
     /// Replaces the call fd and signals the new one: a call to the old one may have been lost.
@@ -127,7 +126,11 @@ impl Running {
         fresh: bool,
     ) -> Next {
         let Some(mut channel) = self.channel.take() else {
-            return if stopping { Next::Quiet } else { Next::Wait };
+            return match self.broken {
+                _ if stopping => Next::Quiet,
+                Some(_) => Next::Broken,
+                None => Next::Wait,
+            };
         };
         let was_broken = self.broken.is_some();
         if fresh {

@@ -209,6 +209,9 @@ mod tests {
     #[test]
     fn ids_are_cut_and_padded() {
         assert_eq!(&pad_id("disk0")[..6], b"disk0\0");
-        assert_eq!(&pad_id("a-serial-longer-than-twenty"), b"a-serial-longer-than");
+        assert_eq!(
+            &pad_id("a-serial-longer-than-twenty"),
+            b"a-serial-longer-than"
+        );
     }
 }

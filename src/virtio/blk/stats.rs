@@ -120,6 +120,14 @@ mod tests {
         let published = Published::default();
         published.show(&stats);
         assert_eq!(published.read(), stats);
-        assert_eq!((stats.reads, stats.bytes_written, stats.errors, stats.flushes), (1, 512, 1, 0));
+        assert_eq!(
+            (
+                stats.reads,
+                stats.bytes_written,
+                stats.errors,
+                stats.flushes
+            ),
+            (1, 512, 1, 0)
+        );
     }
 }

@@ -159,11 +159,7 @@ fn install() {
     });
 }
 
-extern "C" fn on_sigbus(
-    _signal: i32,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
+extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let code = unsafe { (*info).si_code };
     // SAFETY: as above; si_addr is set for the faults that the kernel raises, and only those are looked up.
@@ -207,13 +203,19 @@ fn map_zeroes(start: usize, len: usize) -> bool {
     page != libc::MAP_FAILED
 }
 
-/// Restores the earlier action; a real fault then happens again under it, a sent signal is raised again.
+/// Lets the signal do what it did before us. A real fault happens again when the handler returns, under the earlier
+/// action. A signal that somebody sent is raised again under the default action: the handler of Rust's runtime, which
+/// is usually the earlier one, would swallow it.
 fn hand_back(is_fault: bool) {
-    if let Some(previous) = PREVIOUS.get() {
+    let Some(previous) = PREVIOUS.get() else {
+        return;
+    };
+    if is_fault {
         // SAFETY: `previous` came from sigaction itself.
         unsafe { libc::sigaction(libc::SIGBUS, ptr::from_ref(previous), ptr::null_mut()) };
-    }
-    if !is_fault {
+    } else if previous.sa_sigaction != libc::SIG_IGN {
+        // SAFETY: the default action needs nothing from us.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
         // SAFETY: raising a signal has no memory effects; it is delivered after this handler returned.
         unsafe { libc::raise(libc::SIGBUS) };
     }
@@ -236,22 +238,44 @@ mod tests {
         assert_eq!(slot.page_of(0x7000_0000_0000), None);
     }
 
-    #[test]
-    fn a_fault_elsewhere_still_ends_the_process() {
+    /// Runs `die` in a child, without a core file; whether SIGBUS ended it.
+    fn dies_of_sigbus(die: fn()) -> bool {
         let _registered = Registration::new(0x7100_0000_0000, 0x1000, 0x1000);
-        // SAFETY: the child only makes async-signal-safe calls before it dies.
+        // SAFETY: the child makes async-signal-safe calls only before it ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: resets the limit of core files in the child, so that it leaves none behind.
+            // SAFETY: changes an attribute of the child.
             unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-            // SAFETY: as above; the signal ends the child.
-            unsafe { libc::raise(libc::SIGBUS) };
+            die();
             // SAFETY: reached only if the signal was swallowed.
             unsafe { libc::_exit(0) };
         }
         let mut status = 0;
         // SAFETY: waits for our own child.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
-        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGBUS);
+        libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGBUS
+    }
+
+    #[test]
+    fn a_fault_elsewhere_still_ends_the_process() {
+        assert!(dies_of_sigbus(|| {
+            // SAFETY: creates an fd of the child's own.
+            let empty = unsafe { libc::memfd_create(c"empty".as_ptr(), 0) };
+            let protection = libc::PROT_READ;
+            // SAFETY: a new mapping replaces nothing.
+            let page = unsafe {
+                libc::mmap(ptr::null_mut(), 4096, protection, libc::MAP_SHARED, empty, 0)
+            };
+            // SAFETY: mapped, but beyond the end of the file: this is the fault.
+            unsafe { page.cast::<u8>().read_volatile() };
+        }));
+    }
+
+    #[test]
+    fn a_sent_signal_still_ends_the_process() {
+        assert!(dies_of_sigbus(|| {
+            // SAFETY: no memory effects.
+            unsafe { libc::raise(libc::SIGBUS) };
+        }));
     }
 }

@@ -103,7 +103,9 @@ fn page_size(fd: BorrowedFd<'_>) -> Result<u64> {
     let mut statfs: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the fd is open and the buffer has the right type.
     if unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut statfs) } != 0 {
-        return Err(Error::last_os("cannot look at the memory region's file system"));
+        return Err(Error::last_os(
+            "cannot look at the memory region's file system",
+        ));
     }
     // SAFETY: sysconf has no preconditions.
     let system = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };

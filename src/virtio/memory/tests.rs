@@ -53,7 +53,10 @@ fn every_byte_outside_is_refused() {
         (u64::MAX - 1, 0x1000),
     ];
     for (address, len) in cases {
-        assert!(!memory.read(address, &mut vec![0; len]), "{address:#x}+{len}");
+        assert!(
+            !memory.read(address, &mut vec![0; len]),
+            "{address:#x}+{len}"
+        );
         assert!(memory.contiguous(address, len).is_none());
     }
     assert!(memory.read(u64::MAX, &mut []));

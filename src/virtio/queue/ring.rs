@@ -112,9 +112,7 @@ impl Ring {
 
     /// Writes one element; the guest does not look at it before the index is published.
     pub(super) fn write_used(&self, index: u16, head: u16, len: u32) {
-        let at = self
-            .used
-            .wrapping_add(USED_RING + 2 * self.slot(index));
+        let at = self.used.wrapping_add(USED_RING + 2 * self.slot(index));
         let element = [u32::from(head), len].map(u32::to_le);
         for (offset, word) in element.into_iter().enumerate() {
             // SAFETY: the slot is masked (invariants 1 and 2).
@@ -141,12 +139,16 @@ fn area(
     align: usize,
     what: &'static str,
 ) -> Result<Span> {
-    let span = memory
-        .contiguous(address, len)
-        .ok_or_else(|| invalid(format!("{what} at {address:#x} lies outside of the guest's memory")))?;
+    let span = memory.contiguous(address, len).ok_or_else(|| {
+        invalid(format!(
+            "{what} at {address:#x} lies outside of the guest's memory"
+        ))
+    })?;
     // A region may begin at any offset of its file, so both views of the address are checked.
     if !address.is_multiple_of(align as u64) || !span.start.addr().is_multiple_of(align) {
-        return Err(invalid(format!("{what} at {address:#x} is not aligned to {align} bytes")));
+        return Err(invalid(format!(
+            "{what} at {address:#x} is not aligned to {align} bytes"
+        )));
     }
     Ok(span)
 }
