@@ -8,6 +8,10 @@ pub mod block;
 pub mod context;
 #[cfg(feature = "vhost-user")]
 pub mod export;
+pub mod json;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod object;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
