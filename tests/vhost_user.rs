@@ -35,7 +35,10 @@ fn verify(engine: Engine, event_idx: bool) {
             let mut guest =
                 Guest::connect(&disk.socket, queues.into(), 1024, event_idx, memory).unwrap();
             assert_eq!(guest.features() & 1 << 29 != 0, event_idx);
-            workload.run(&mut guest, &mut Random(u64::from(queues) * 1000 + depth as u64));
+            workload.run(
+                &mut guest,
+                &mut Random(u64::from(queues) * 1000 + depth as u64),
+            );
         }
         let stats = disk.export().stats();
         assert!(stats.reads > 0 && stats.writes > 0, "{stats:?}");

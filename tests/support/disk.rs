@@ -13,23 +13,23 @@ use crate::guest::DEADLINE;
 
 /// What is behind a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub(crate) enum Engine {
     Null,
     Uring { direct: bool },
     Threads { direct: bool },
 }
 
 /// A directory on a real disk (files on tmpfs are served inline, past the engines), removed at the end.
-pub struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    pub fn new() -> Dir {
+    pub(crate) fn new() -> Dir {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("d"));
         std::fs::create_dir_all(&path).unwrap();
         Dir(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -41,24 +41,24 @@ impl Drop for Dir {
 }
 
 /// A name that no other test has.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{prefix}{}-{number}", std::process::id())
 }
 
 /// An export of a fresh disk.
-pub struct Disk {
-    pub export: Option<Arc<Export>>,
-    pub node: Arc<Node>,
-    pub socket: PathBuf,
-    pub file: PathBuf,
+pub(crate) struct Disk {
+    pub(crate) export: Option<Arc<Export>>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) socket: PathBuf,
+    pub(crate) file: PathBuf,
     dir: Dir,
 }
 
 impl Disk {
     /// A disk of `size` bytes, served by `context`.
-    pub fn new(engine: Engine, size: u64, queues: u16, context: &QContext) -> Disk {
+    pub(crate) fn new(engine: Engine, size: u64, queues: u16, context: &QContext) -> Disk {
         let dir = Dir::new();
         let file = dir.path("disk.raw");
         std::fs::File::create(&file).unwrap().set_len(size).unwrap();
@@ -78,12 +78,12 @@ impl Disk {
         }
     }
 
-    pub fn export(&self) -> &Arc<Export> {
+    pub(crate) fn export(&self) -> &Arc<Export> {
         self.export.as_ref().unwrap()
     }
 
     /// Shuts the export down and waits for it.
-    pub fn shutdown(&mut self) -> Result<()> {
+    pub(crate) fn shutdown(&mut self) -> Result<()> {
         let Some(export) = self.export.take() else {
             return Ok(());
         };
@@ -112,7 +112,7 @@ fn socket_path(dir: &Dir) -> PathBuf {
 }
 
 /// Opens a node of its own for `file`.
-pub fn open(engine: Engine, size: u64, file: &Path) -> Arc<Node> {
+pub(crate) fn open(engine: Engine, size: u64, file: &Path) -> Arc<Node> {
     let flag = |on: bool| if on { "on" } else { "off" };
     let mut options = vec![("node-name".to_string(), unique("node"))];
     let mut add = |key: &str, value: &str| options.push((key.to_string(), value.to_string()));

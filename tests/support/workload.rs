@@ -12,27 +12,27 @@ const SEGMENTS: usize = 5;
 const LONGEST: usize = 24 * 1024;
 
 /// Small deterministic random numbers (xorshift64*).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from((self.next() >> 11) % bound as u64).unwrap()
     }
 }
 
 /// A number of requests at a queue depth, on every queue of the guest at once.
-pub struct Workload {
-    pub depth: usize,
-    pub requests: usize,
+pub(crate) struct Workload {
+    pub(crate) depth: usize,
+    pub(crate) requests: usize,
     /// False for a disk that forgets: then only the results count.
-    pub keeps_data: bool,
+    pub(crate) keeps_data: bool,
 }
 
 /// A slot's part of the disk as it should be; unknown until first read.
@@ -50,11 +50,11 @@ struct Pending {
 
 impl Workload {
     /// How much memory a guest needs for it.
-    pub fn memory(&self, queues: usize) -> usize {
+    pub(crate) fn memory(&self, queues: usize) -> usize {
         queues * self.depth * PART
     }
 
-    pub fn run(&self, guest: &mut Guest, random: &mut Random) {
+    pub(crate) fn run(&self, guest: &mut Guest, random: &mut Random) {
         let queues = guest.queue_count();
         let count = queues * self.depth;
         let mut slots: Vec<Slot> = (0..count)
@@ -99,7 +99,11 @@ impl Workload {
             512 * (1 + random.below(LONGEST / 512))
         };
         let at = 512 * random.below((PART - length) / 512 + 1);
-        let shift = if first { 0 } else { random.below(PART - length + 1) };
+        let shift = if first {
+            0
+        } else {
+            random.below(PART - length + 1)
+        };
         let memory = slot * PART + shift;
         let io = Io {
             write,
