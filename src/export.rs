@@ -30,8 +30,6 @@ mod flush;
 mod object;
 mod options;
 mod registry;
-#[cfg(test)]
-mod tests;
 
 pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX};
 use registry::Reservation;
@@ -82,7 +80,7 @@ impl Export {
     fn build(options: ExportOptions, reservation: Reservation) -> Result<Export> {
         let context = options.find_context()?;
         let node = options.find_node()?;
-        let claim = context.claim(&options.id);
+        let claim = context.claim(&options.id)?;
         let control = AioContext::new()?;
         let queues = (0..options.num_queues)
             .map(|_| AioContext::new())

@@ -1,7 +1,7 @@
 //! One flush of a node, outside of any queue: what was acknowledged becomes durable before a device goes away.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::{AioContext, IoCompletion, IoSink};
 
@@ -15,7 +15,7 @@ type Done = Box<dyn FnOnce(i32) + Send>;
 struct State {
     channel: Option<Channel>,
     done: Option<Done>,
-    /// Keeps the flush alive until it is finished.
+    /// Keeps the flush alive until it is finished: rings know their sinks only weakly.
     this: Option<Arc<Flush>>,
 }
 
@@ -38,8 +38,7 @@ pub(super) fn flush<F: FnOnce(i32) + Send + 'static>(
         aio: aio.clone(),
         state: Mutex::default(),
     });
-    let sink: Arc<dyn IoSink> = Arc::new(Sink(Arc::downgrade(&flush)));
-    let mut channel = match Channel::open(node, aio, sink) {
+    let mut channel = match Channel::open(node, aio, Arc::<Flush>::clone(&flush) as _) {
         Ok(channel) => channel,
         Err(error) => return Err((error, done)),
     };
@@ -66,7 +65,9 @@ impl Flush {
             this: Some(Arc::clone(self)),
         };
     }
+}
 
+impl IoSink for Flush {
     fn complete(&self, completions: &[IoCompletion]) {
         let mut finished: Vec<Finished> = Vec::new();
         let (channel, done, this) = {
@@ -87,16 +88,5 @@ impl Flush {
                 done(result);
             }
         });
-    }
-}
-
-/// The engine's way to the flush; weak, because the engine is part of it.
-struct Sink(Weak<Flush>);
-
-impl IoSink for Sink {
-    fn complete(&self, completions: &[IoCompletion]) {
-        if let Some(flush) = self.0.upgrade() {
-            flush.complete(completions);
-        }
     }
 }
