@@ -1,0 +1,56 @@
+//! `qctx` told to end in the middle of the work: what was promised is kept, nothing stays behind.
+#![forbid(unsafe_code)]
+
+#[path = "support/guest.rs"]
+mod guest;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::fs;
+
+use guest::Guest;
+use server::{Server, WorkDir};
+
+const SERVED: [&str; 6] = [
+    "-object",
+    "qcontext,id=ctx1,threaded=yes",
+    "-drive",
+    "if=none,id=d0,file=disk0.raw,format=raw",
+    "-device",
+    "virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock",
+];
+
+/// The number of the block that the guest says it has synced, if the line says so.
+fn synced(line: &str) -> Option<usize> {
+    line.strip_prefix("guest: disk0 synced ")?.parse().ok()
+}
+
+/// Block `number` as the guest writes it: its number in decimal, padded with blanks to 4 KiB.
+fn block(number: usize) -> Vec<u8> {
+    format!("{number:4096}").into_bytes()
+}
+
+#[test]
+fn sigterm_while_a_guest_writes() {
+    let qemu = 7;
+    if let Some(reason) = guest::missing(qemu) {
+        return skip::skip(&reason);
+    }
+    let directory = WorkDir::new();
+    let image = directory.image("disk0.raw", 64);
+    let mut server = Server::start(&directory, &SERVED);
+    let mut guest = Guest::boot(directory.path(), qemu, 1, "writes", &["disk0.sock"]);
+    let mut last = None;
+    while last < Some(50) {
+        let line = guest.next_line().expect("the guest goes on writing");
+        last = synced(&line).or(last);
+    }
+    server.stop();
+
+    let content = fs::read(image).unwrap();
+    for (number, found) in content.chunks(4096).take(last.unwrap() + 1).enumerate() {
+        assert_eq!(found, block(number), "block {number} was synced");
+    }
+}
