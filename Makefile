@@ -9,8 +9,7 @@ test: ready
 	CARGO="$(CARGO)" tests/all
 
 bench: ready
-	$(CARGO) build --locked --release --bin qctx
-	$(CARGO) run --locked --release --manifest-path tests/bench/Cargo.toml
+	$(CARGO) bench --locked --bench disk
 
 ready:
 	tests/guest/packages

@@ -17,7 +17,7 @@ fn place(below: &str) -> PathBuf {
 }
 
 /// Why this QEMU cannot be run here, if it cannot.
-pub fn missing(qemu: u32) -> Option<String> {
+pub(crate) fn missing(qemu: u32) -> Option<String> {
     if place("target/guest/kernel").is_dir() && place(&format!("target/guest/qemu-{qemu}")).is_dir()
     {
         return None;
@@ -30,7 +30,7 @@ pub fn missing(qemu: u32) -> Option<String> {
 
 /// A running guest. Ended with the value.
 #[derive(Debug)]
-pub struct Guest {
+pub(crate) struct Guest {
     child: Child,
     console: BufReader<std::process::ChildStdout>,
     seen: String,
@@ -40,7 +40,7 @@ pub struct Guest {
 impl Guest {
     /// Boots a guest with as many CPUs and queues per disk, which runs these jobs on the disks
     /// behind these sockets of the directory.
-    pub fn boot(directory: &Path, qemu: u32, cpus: u32, jobs: &str, sockets: &[&str]) -> Guest {
+    pub(crate) fn boot(directory: &Path, qemu: u32, cpus: u32, jobs: &str, sockets: &[&str]) -> Guest {
         let turn = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -64,7 +64,7 @@ impl Guest {
     }
 
     /// The next line of the console, none at the end.
-    pub fn next_line(&mut self) -> Option<String> {
+    pub(crate) fn next_line(&mut self) -> Option<String> {
         let mut line = Vec::new();
         let length = self.console.read_until(b'\n', &mut line).unwrap();
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -75,7 +75,7 @@ impl Guest {
 
     /// Lets the guest do its work, and checks that it found no fault on so many disks.
     /// Returns what it printed.
-    pub fn finish(mut self, disks: usize) -> String {
+    pub(crate) fn finish(mut self, disks: usize) -> String {
         while self.next_line().is_some() {}
         let status = self.child.wait().unwrap();
         let verdict = format!("guest: verdict PASS, {disks} disks");
@@ -101,7 +101,7 @@ impl Drop for Guest {
 }
 
 /// Checks an image against what the guest says it wrote on the disk.
-pub fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
+pub(crate) fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
     fs::write(directory.join("console"), console).unwrap();
     let output = Command::new(place("tests/guest/check-image"))
         .args([image, disk, "console"])
@@ -117,7 +117,7 @@ pub fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
 }
 
 /// The interrupts that each queue of each disk got, in the guest's order.
-pub fn interrupts(console: &str) -> Vec<u64> {
+pub(crate) fn interrupts(console: &str) -> Vec<u64> {
     let lines = console
         .lines()
         .filter_map(|line| line.strip_prefix("guest: interrupts "));

@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything but a guest may take.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 const QMP: &str = "qmp.sock";
 
 /// The program under test.
-pub fn qctx() -> OsString {
+pub(crate) fn qctx() -> OsString {
     std::env::var_os("QCTX").unwrap_or_else(|| env!("CARGO_BIN_EXE_qctx").into())
 }
 
 /// Asks until there is an answer; the pause only saves processor time.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -35,10 +35,10 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// A directory that goes with the test.
 #[derive(Debug)]
-pub struct WorkDir(PathBuf);
+pub(crate) struct WorkDir(PathBuf);
 
 impl WorkDir {
-    pub fn new() -> WorkDir {
+    pub(crate) fn new() -> WorkDir {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
@@ -47,12 +47,12 @@ impl WorkDir {
         WorkDir(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// An image of so many MiB without content, under this name.
-    pub fn image(&self, name: &str, mebibytes: u64) -> PathBuf {
+    pub(crate) fn image(&self, name: &str, mebibytes: u64) -> PathBuf {
         let path = self.0.join(name);
         fs::File::create(&path)
             .unwrap()
@@ -70,19 +70,19 @@ impl Drop for WorkDir {
 
 /// A started `qctx`, whose working directory is the given one.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     directory: PathBuf,
 }
 
 impl Server {
     /// Starts `qctx` with these arguments and a monitor, and waits until it is ready.
-    pub fn start(directory: &WorkDir, arguments: &[&str]) -> Server {
+    pub(crate) fn start(directory: &WorkDir, arguments: &[&str]) -> Server {
         Self::start_under(directory, &[], arguments)
     }
 
     /// The same with `qctx` started by another program, which must replace itself by it.
-    pub fn start_under(directory: &WorkDir, launcher: &[&str], arguments: &[&str]) -> Server {
+    pub(crate) fn start_under(directory: &WorkDir, launcher: &[&str], arguments: &[&str]) -> Server {
         let mut words: Vec<OsString> = launcher.iter().map(OsString::from).collect();
         words.push(qctx());
         let child = Command::new(&words[0])
@@ -104,12 +104,12 @@ impl Server {
         server
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What a client subcommand prints.
-    pub fn client(&self, arguments: &[&str]) -> String {
+    pub(crate) fn client(&self, arguments: &[&str]) -> String {
         let output = Command::new(qctx())
             .args(arguments)
             .env("QMP_SOCKET", QMP)
@@ -126,26 +126,26 @@ impl Server {
     }
 
     /// An integer property.
-    pub fn number(&self, path_and_property: &str) -> i64 {
+    pub(crate) fn number(&self, path_and_property: &str) -> i64 {
         self.client(&["qom-get", path_and_property])
             .parse()
             .unwrap()
     }
 
     /// Sends SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
     }
 
     /// Waits for the end of the program.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the end of qctx", || child.try_wait().unwrap())
     }
 
     /// Ends the program as a user would and checks that it leaves no socket behind.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.terminate();
         let status = self.wait();
         assert!(status.success(), "qctx ended with {status}");
@@ -153,7 +153,7 @@ impl Server {
     }
 
     /// The names of the sockets in the working directory.
-    pub fn sockets(&self) -> Vec<String> {
+    pub(crate) fn sockets(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.directory)
             .unwrap()
             .map(|entry| entry.unwrap());
