@@ -45,6 +45,10 @@ pub enum ErrorKind {
 }
 
 /// An error: kind, sentence, and the system call's answer if one was behind it.
+#[expect(
+    clippy::error_impl_error,
+    reason = "the one error type, always named through its crate"
+)]
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -121,7 +125,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        self.source
+            .as_ref()
+            .map(|source| -> &(dyn std::error::Error + 'static) { source })
     }
 }
 

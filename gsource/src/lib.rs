@@ -1,6 +1,34 @@
-//! Event sources for virtual devices as custom GSources: fd handlers, bottom halves, nanosecond timers, notifiers.
+//! Event sources for virtual devices: fd handlers, bottom halves, nanosecond timers, notifiers and io_uring requests,
+//! collected in an [`AioContext`].
+//!
+//! An AioContext is driven by exactly one thread at a time: by [`AioContext::poll`], by whoever iterates the GMainContext its
+//! [`AioContext::g_source`] is attached to, or by the [`Reactor`] of a home thread that serves many AioContexts with one wait.
+//!
+//! # Threads
+//! Everything may be registered, changed and removed from any thread with any lock held; nothing here waits for a callback,
+//! and no lock is held while one runs. Callbacks run on the driving thread only.
 #![deny(missing_docs)]
 
+mod aio;
+mod deadline;
 mod error;
+mod eventfd;
+mod home_cell;
+mod iohandler;
+mod list;
+mod poller;
+mod reactor;
+mod source;
+mod sync;
+mod unwind;
 
+pub use aio::AioContext;
+pub use aio::bh::Bh;
+pub use aio::clock::Clock;
+pub use aio::handler::FdHandler;
+pub use aio::notifier::EventNotifier;
+pub use aio::timer::Timer;
 pub use error::{Error, ErrorKind, Result};
+pub use iohandler::IoHandlers;
+pub use poller::uring::{IoCompletion, IoQueue, IoSink};
+pub use reactor::{Driving, Reactor, Wait, start_virtual_clock, stop_virtual_clock};

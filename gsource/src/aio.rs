@@ -1,0 +1,398 @@
+//! The AioContext: a device's set of event handlers, driven by one thread at a time.
+//!
+//! It owns fd handlers, bottom halves and timers; a [`Reactor`] waits for them. A fresh AioContext has a reactor to itself,
+//! which [`AioContext::poll`] or the thread that iterates [`AioContext::g_source`] drives. Attached to a home's reactor it
+//! is served there together with its neighbours.
+//!
+//! # Threads
+//! Every method may be called from any thread with any lock held, except `poll` and `register_io`, which are the home's.
+//!
+//! # Invariants
+//! 1. The pointer to the current [`Attachment`] is replaced only by the thread that drives the old reactor, or while nobody
+//!    drives it. Replaced attachments stay allocated while any thread is between loading the pointer and being done with it
+//!    (`visitors`).
+//! 2. A bottom half is published before the attachment is loaded to kick it, and a move kicks the new reactor after the
+//!    pointer was replaced; so one of the two kicks reaches the reactor that will run it.
+#![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
+
+pub(crate) mod bh;
+pub(crate) mod clock;
+pub(crate) mod handler;
+pub(crate) mod notifier;
+pub(crate) mod notify;
+pub(crate) mod timer;
+
+use crate::home_cell::HomeCell;
+use crate::list::{List, Taken};
+use crate::poller::uring::{IoQueue, IoSink};
+use crate::reactor::{Attachment, Reactor, Retired, Wait};
+use crate::source;
+use crate::{Bh, Clock, Error, ErrorKind, FdHandler, Result, Timer};
+use bh::BhNode;
+use handler::FdRecord;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A device's set of event handlers. Clones are the same context; the last one to go removes everything it holds.
+///
+/// ```
+/// use gsource::{AioContext, EventNotifier, FdHandler, Wait};
+/// use std::os::fd::AsRawFd;
+/// use std::sync::Arc;
+///
+/// let aio = AioContext::new()?;
+/// let notifier = Arc::new(EventNotifier::new()?);
+/// let seen = Arc::clone(&notifier);
+/// aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(move || assert!(seen.take())))?;
+/// notifier.signal();
+/// assert!(aio.poll(Wait::Block)?);
+/// assert!(!aio.poll(Wait::NoBlock)?);
+/// aio.remove_fd_handler(notifier.as_raw_fd());
+/// # Ok::<(), gsource::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct AioContext(Arc<Handle>);
+
+/// Ends the context when the last clone goes. Everything inside holds the [`Core`] instead.
+struct Handle {
+    core: Arc<Core>,
+}
+
+/// What an AioContext is made of.
+pub(crate) struct Core {
+    /// Scheduled bottom halves; closed when the context is torn down.
+    pub(crate) bhs: List<BhNode>,
+    /// Bottom halves that the home has taken and not run yet.
+    pub(crate) slice: HomeCell<Taken<BhNode>>,
+    /// The current attachment; null once torn down. See invariant 1.
+    attachment: AtomicPtr<Attachment>,
+    visitors: AtomicUsize,
+    /// The owned attachments: the current one last.
+    attachments: Mutex<Vec<Arc<Attachment>>>,
+    handlers: Mutex<Vec<Arc<FdRecord>>>,
+    /// The reactor to itself, used while not attached elsewhere.
+    private: Arc<Reactor>,
+}
+
+impl AioContext {
+    /// A context that is attached nowhere.
+    ///
+    /// # Errors
+    /// None today; fds are taken only when the context is first polled or attached.
+    pub fn new() -> Result<AioContext> {
+        let private = Reactor::dormant();
+        let core = Arc::new(Core {
+            bhs: List::new(),
+            slice: HomeCell::new(Taken::empty()),
+            attachment: AtomicPtr::new(ptr::null_mut()),
+            visitors: AtomicUsize::new(0),
+            attachments: Mutex::new(Vec::new()),
+            handlers: Mutex::new(Vec::new()),
+            private: Arc::clone(&private),
+        });
+        core.bind(Attachment::new(&core, &private));
+        Ok(AioContext(Arc::new(Handle { core })))
+    }
+
+    /// Watches `fd` for `handler`, in place of this context's earlier handler of that fd. A handler that wants nothing
+    /// removes it.
+    ///
+    /// # Errors
+    /// The kernel's, when it cannot watch the fd; then nothing changed and the handler was not taken.
+    pub fn set_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        if handler.is_empty() {
+            self.remove_fd_handler(fd);
+            return Ok(());
+        }
+        self.core().set_handler(Arc::new(FdRecord::new(
+            fd,
+            handler,
+            Arc::downgrade(self.core()),
+        )))
+    }
+
+    /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
+    /// its number reused; a callback that has begun on another thread may still be running.
+    pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
+        self.core()
+            .take_handler(fd)
+            .map(|record| self.core().drop_record(record))
+            .is_some()
+    }
+
+    /// A new bottom half. The name is for people who look for what holds the loop.
+    pub fn bh(&self, name: &'static str, callback: impl Fn() + Send + 'static) -> Bh {
+        Bh::new(Arc::clone(self.core()), name, Box::new(callback))
+    }
+
+    /// Runs `callback` once in the next iteration.
+    pub fn schedule_oneshot(&self, name: &'static str, callback: impl FnOnce() + Send + 'static) {
+        bh::schedule_oneshot(self.core(), name, Box::new(callback));
+    }
+
+    /// A new timer, not armed.
+    pub fn timer(&self, clock: Clock, callback: impl Fn() + Send + 'static) -> Timer {
+        Timer::new(Arc::clone(self.core()), clock, Box::new(callback))
+    }
+
+    /// Makes the current or next blocking wait return. That alone is not progress. Async-signal-safe.
+    pub fn notify(&self) {
+        self.core().visit(|attachment| attachment.reactor.notify());
+    }
+
+    /// One iteration; true when it made progress: when a bottom half that is not idle, a handler or a timer ran. `Block`
+    /// waits once, until something happens, for as long as it takes. Attached to a home, it serves everything of that home.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context; the kernel's, when it gives no fds for the wait.
+    pub fn poll(&self, wait: Wait) -> Result<bool> {
+        self.reactor()?.iterate(wait)
+    }
+
+    /// True on the thread that drives this context, while it does.
+    pub fn is_home(&self) -> bool {
+        self.reactor().is_ok_and(|reactor| reactor.is_driven_here())
+    }
+
+    /// A source that drives this context from a GMainContext of the caller's. To GLib it shows one fd.
+    ///
+    /// # Errors
+    /// The kernel's, when it gives no fds for the wait.
+    pub fn g_source(&self) -> Result<glib::Source> {
+        source::new(&self.core().private, Some(self.clone()))
+    }
+
+    /// Lets this context send requests to the io_uring of its home; completions come to `sink`.
+    ///
+    /// # Errors
+    /// `Unsupported` where the kernel has no io_uring.
+    pub fn register_io(&self, sink: Arc<dyn IoSink>) -> Result<IoQueue> {
+        IoQueue::new(self.clone(), sink)
+    }
+
+    /// The reactor this context is on.
+    pub(crate) fn reactor(&self) -> Result<Arc<Reactor>> {
+        let mut reactor = None;
+        self.core()
+            .visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
+        reactor.ok_or_else(|| Error::new(ErrorKind::Closed, "the AioContext has been torn down"))
+    }
+
+    /// Puts this context on `reactor`, to be served by whoever drives that.
+    ///
+    /// # Errors
+    /// `Busy` while another thread drives the context where it is, or when it is attached to another home; `Os` when the new
+    /// poll set does not take its fds (then it stays where it was).
+    pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
+        let current = self.reactor()?;
+        if Arc::ptr_eq(&current, reactor) {
+            return Ok(());
+        }
+        if !Arc::ptr_eq(&current, &self.core().private) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the AioContext is attached to another context already",
+            ));
+        }
+        self.core().move_to(&current, reactor)
+    }
+
+    /// Takes this context off its home, on the home thread or while nobody drives it. It can then be polled by itself or
+    /// attached elsewhere; nothing that is pending is lost.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives it.
+    pub fn detach(&self) -> Result<()> {
+        let current = self.reactor()?;
+        let private = Arc::clone(&self.core().private);
+        if Arc::ptr_eq(&current, &private) {
+            Ok(())
+        } else {
+            self.core().move_to(&current, &private)
+        }
+    }
+
+    /// True when both are the same context.
+    pub fn is_same(&self, other: &AioContext) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+}
+
+impl fmt::Debug for AioContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AioContext")
+            .field("core", &Arc::as_ptr(self.core()))
+            .field("handlers", &lock(&self.core().handlers).len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.tear_down();
+    }
+}
+
+impl Core {
+    /// Makes the reactor look at this context's bottom halves. Async-signal-safe.
+    pub(crate) fn kick(&self) {
+        self.visit(Attachment::kick);
+    }
+
+    /// Calls `visit` with the current attachment, if there is one; it stays allocated meanwhile (invariant 1).
+    fn visit(&self, visit: impl FnOnce(&Attachment)) {
+        self.visitors.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: invariant 1: `visitors` keeps what the pointer names allocated.
+        if let Some(attachment) = unsafe { self.attachment.load(Ordering::SeqCst).as_ref() } {
+            visit(attachment);
+        }
+        self.visitors.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Calls `change` with the current reactor until it says that the context was still there.
+    pub(crate) fn on_reactor(&self, mut change: impl FnMut(&Reactor) -> bool) {
+        let mut done = false;
+        while !done {
+            done = true;
+            self.visit(|attachment| done = change(&attachment.reactor));
+        }
+    }
+
+    /// True while `reactor` is the current one.
+    pub(crate) fn is_on(&self, reactor: &Reactor) -> bool {
+        let mut same = false;
+        self.visit(|attachment| same = ptr::eq(Arc::as_ptr(&attachment.reactor), reactor));
+        same
+    }
+
+    /// Makes `attachment` the current one and frees the earlier ones if nobody visits them.
+    fn bind(&self, attachment: Arc<Attachment>) {
+        let mut attachments = lock(&self.attachments);
+        self.attachment
+            .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
+        let earlier = std::mem::take(&mut *attachments);
+        if self.visitors.load(Ordering::SeqCst) > 0 {
+            *attachments = earlier;
+        }
+        attachments.push(attachment);
+    }
+
+    fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let earlier = handlers.iter().position(|other| other.fd == record.fd);
+        let earlier = earlier.map(|index| handlers.swap_remove(index));
+        let mut added = Ok(());
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
+        handlers.push(if added.is_ok() {
+            record
+        } else if let Some(earlier) = &earlier {
+            Arc::clone(earlier)
+        } else {
+            return added;
+        });
+        drop(handlers);
+        if let (Some(earlier), Ok(())) = (earlier, &added) {
+            earlier.mark_removed();
+            self.retire(Retired::Handler(earlier));
+        }
+        added
+    }
+
+    fn take_handler(&self, fd: RawFd) -> Option<Arc<FdRecord>> {
+        let mut handlers = lock(&self.handlers);
+        let index = handlers.iter().position(|record| record.fd == fd)?;
+        let record = handlers.swap_remove(index);
+        drop(handlers);
+        record.mark_removed();
+        self.visit(|attachment| attachment.reactor.remove_record(&record));
+        Some(record)
+    }
+
+    fn drop_record(&self, record: Arc<FdRecord>) {
+        self.retire(Retired::Handler(record));
+    }
+
+    /// Removes a handler whose callback panicked.
+    pub(crate) fn remove_record(&self, record: &Arc<FdRecord>) {
+        lock(&self.handlers).retain(|other| !Arc::ptr_eq(other, record));
+        record.mark_removed();
+        self.visit(|attachment| attachment.reactor.remove_record(record));
+        self.retire(Retired::Handler(Arc::clone(record)));
+    }
+
+    /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
+    pub(crate) fn retire(&self, retired: Retired) {
+        let mut left = Some(retired);
+        self.visit(|attachment| attachment.reactor.retire(left.take()));
+        drop(left);
+    }
+
+    /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
+    fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
+        let driving = old.drive()?;
+        new.open()?;
+        let handlers = lock(&self.handlers);
+        for record in handlers.iter() {
+            old.remove_record(record);
+            record.set_paused(false);
+        }
+        if let Err(error) = new.add_records(&handlers) {
+            old.add_records(&handlers)?;
+            return Err(error);
+        }
+        old.forget(self, &handlers, &driving);
+        Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
+        drop(handlers);
+        drop(driving);
+        self.kick();
+        Ok(())
+    }
+
+    fn tear_down(self: &Arc<Self>) {
+        let records = std::mem::take(&mut *lock(&self.handlers));
+        for record in records {
+            record.mark_removed();
+            self.visit(|attachment| attachment.reactor.remove_record(&record));
+            self.drop_record(record);
+        }
+        self.visit(|attachment| attachment.reactor.drop_timers(self));
+        self.release_bhs();
+        self.visit(|attachment| attachment.reactor.reap_if_idle());
+        self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
+        // A handle that raced with the last clone is done with the attachment in a few instructions.
+        while self.visitors.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
+        lock(&self.attachments).clear();
+        self.private.reap_if_idle();
+    }
+
+    /// Frees deleted bottom halves and gives the others back to their handles.
+    fn release_bhs(&self) {
+        // SAFETY: the last handle is gone: no poll and no source of this context can be driving, except a callback of the
+        // driving thread, which is the calling one then.
+        let mut taken =
+            std::mem::replace(&mut *unsafe { self.slice.get_undriven() }, Taken::empty());
+        taken.append(self.bhs.close());
+        loop {
+            let node = taken.pop();
+            if node.is_null() {
+                return;
+            }
+            // SAFETY: the node was just taken by the thread that tears the context down.
+            unsafe { bh::release(node) };
+        }
+    }
+}
+
+/// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,163 @@
+//! The handler of one fd: its callbacks, and the record a reactor keeps of it.
+#![allow(unsafe_code)] // shares callbacks that one thread at a time calls
+
+use crate::aio::Core;
+use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+type Callback = Box<dyn Fn() + Send>;
+type Question = Box<dyn Fn() -> bool + Send>;
+
+/// What to do when an fd is ready. Build it, then give it to
+/// [`AioContext::set_fd_handler`](crate::AioContext::set_fd_handler).
+///
+/// Callbacks are `Fn` because a nested iteration inside one may call it again. Their destructor is the destroy notify: it
+/// runs once, on the home thread, after the last call has returned.
+#[derive(Default)]
+pub struct FdHandler {
+    pub(crate) read: Option<Callback>,
+    pub(crate) write: Option<Callback>,
+    pub(crate) read_poll: Option<Question>,
+    pub(crate) io_poll: Option<Question>,
+    pub(crate) io_poll_ready: Option<Callback>,
+    pub(crate) edge: bool,
+}
+
+impl FdHandler {
+    /// A handler that wants nothing yet.
+    pub fn new() -> Self {
+        FdHandler::default()
+    }
+
+    /// Called while the fd is readable, hung up or in error.
+    #[must_use]
+    pub fn on_read(mut self, callback: impl Fn() + Send + 'static) -> Self {
+        self.read = Some(Box::new(callback));
+        self
+    }
+
+    /// Called while the fd is writable or in error, or hung up and nobody reads it.
+    #[must_use]
+    pub fn on_write(mut self, callback: impl Fn() + Send + 'static) -> Self {
+        self.write = Some(Box::new(callback));
+        self
+    }
+
+    /// Asked before each read; `false` pauses reading, and the question is asked again at each iteration.
+    #[must_use]
+    pub fn read_poll(mut self, question: impl Fn() -> bool + Send + 'static) -> Self {
+        self.read_poll = Some(Box::new(question));
+        self
+    }
+
+    /// Report each new readiness once instead of for as long as it lasts: for eventfds that are never read.
+    #[must_use]
+    pub fn edge_triggered(mut self) -> Self {
+        self.edge = true;
+        self
+    }
+
+    /// Lets the home busy-poll before it sleeps: `poll` looks for work without a system call, `ready` handles what it found.
+    #[must_use]
+    pub fn io_poll(
+        mut self,
+        poll: impl Fn() -> bool + Send + 'static,
+        ready: impl Fn() + Send + 'static,
+    ) -> Self {
+        self.io_poll = Some(Box::new(poll));
+        self.io_poll_ready = Some(Box::new(ready));
+        self
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.read.is_none() && self.write.is_none()
+    }
+}
+
+impl fmt::Debug for FdHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FdHandler")
+            .field("read", &self.read.is_some())
+            .field("write", &self.write.is_some())
+            .field("read_poll", &self.read_poll.is_some())
+            .field("edge", &self.edge)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A registered handler. Shared by the AioContext that owns it, the reactor's fd table and the batch being dispatched.
+pub(crate) struct FdRecord {
+    pub(crate) fd: RawFd,
+    pub(crate) core: Weak<Core>,
+    pub(crate) handler: FdHandler,
+    /// Set at once by a removal from any thread; tested before every call.
+    removed: AtomicBool,
+    /// Reading waits for `read_poll`; written by the home.
+    paused: AtomicBool,
+}
+
+// SAFETY: only the driving thread calls the callbacks, and at most one thread drives; the flags are atomic.
+unsafe impl Sync for FdRecord {}
+
+impl FdRecord {
+    pub(crate) fn new(fd: RawFd, handler: FdHandler, core: Weak<Core>) -> Self {
+        let (removed, paused) = (AtomicBool::new(false), AtomicBool::new(false));
+        FdRecord {
+            fd,
+            core,
+            handler,
+            removed,
+            paused,
+        }
+    }
+
+    /// The poller events this record wants now.
+    pub(crate) fn interest(&self) -> u32 {
+        let read = self.handler.read.is_some() && !self.is_paused();
+        let write = self.handler.write.is_some();
+        u32::from(read) * READABLE + u32::from(write) * WRITABLE
+    }
+
+    /// True when `ready` asks for the read callback.
+    pub(crate) fn wants_read(&self, ready: u32) -> bool {
+        self.interest() & READABLE != 0 && ready & (READABLE | HANGUP | ERROR) != 0
+    }
+
+    /// True when `ready` asks for the write callback. A hang-up goes to the writer only when nobody reads, for it would be
+    /// reported for ever otherwise.
+    pub(crate) fn wants_write(&self, ready: u32) -> bool {
+        let mask = WRITABLE
+            | ERROR
+            | if self.handler.read.is_none() {
+                HANGUP
+            } else {
+                0
+            };
+        self.interest() & WRITABLE != 0 && ready & mask != 0
+    }
+
+    pub(crate) fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Display for FdRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "handler of fd {}", self.fd)
+    }
+}

@@ -1,0 +1,132 @@
+//! Timers: one-shot callbacks at a nanosecond of one of the four clocks.
+//!
+//! A timer is taken off its clock before its callback runs, so the callback may arm it again. Equal deadlines fire in
+//! arming order; a timer armed by a callback waits for the next iteration.
+//!
+//! # Threads
+//! Any thread arms, cancels and drops a timer. The callback runs on the home thread; cancelling from another thread does not
+//! wait for one that has begun.
+#![allow(unsafe_code)] // shares callbacks that one thread at a time calls
+
+use crate::aio::Core;
+use crate::aio::clock::Clock;
+use crate::deadline::{Item, NOWHERE};
+use crate::unwind;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A timer in memory. Its place is guarded by the timer lock of the reactor its AioContext is on.
+pub(crate) struct TimerNode {
+    pub(crate) core: Arc<Core>,
+    pub(crate) clock: Clock,
+    place: AtomicUsize,
+    dead: AtomicBool,
+    callback: Box<dyn Fn() + Send>,
+}
+
+// SAFETY: only the driving thread calls the callback; the rest is atomic.
+unsafe impl Sync for TimerNode {}
+
+impl Item for Arc<TimerNode> {
+    fn set_place(&self, place: usize) {
+        self.place.store(place, Ordering::Relaxed);
+    }
+    fn place(&self) -> usize {
+        self.place.load(Ordering::Relaxed)
+    }
+}
+
+impl TimerNode {
+    /// Calls the callback unless the timer was dropped. On the driving thread.
+    pub(crate) fn fire(&self) {
+        if !self.dead.load(Ordering::Acquire) && unwind::guard(&self, &self.callback).is_err() {
+            self.dead.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl fmt::Display for TimerNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timer of clock {:?}", self.clock)
+    }
+}
+
+/// A timer of an AioContext. Dropping it cancels it; the callback is destroyed on the home thread.
+///
+/// ```
+/// use gsource::{AioContext, Clock, Wait};
+/// let aio = AioContext::new()?;
+/// let timer = aio.timer(Clock::Realtime, || println!("50 us later"));
+/// timer.arm_in_ns(50_000);
+/// assert!(aio.poll(Wait::Block)?);
+/// assert!(!timer.is_armed());
+/// # Ok::<(), gsource::Error>(())
+/// ```
+pub struct Timer(Arc<TimerNode>);
+
+impl Timer {
+    pub(crate) fn new(core: Arc<Core>, clock: Clock, callback: Box<dyn Fn() + Send>) -> Timer {
+        let (place, dead) = (AtomicUsize::new(NOWHERE), AtomicBool::new(false));
+        Timer(Arc::new(TimerNode {
+            core,
+            clock,
+            place,
+            dead,
+            callback,
+        }))
+    }
+
+    /// Fires at `deadline_ns` of the timer's clock, in place of any earlier arming. A deadline in the past, also a negative
+    /// one, is due at once.
+    pub fn arm_at_ns(&self, deadline_ns: i64) {
+        let deadline = deadline_ns.max(0);
+        self.0
+            .core
+            .on_reactor(|reactor| reactor.arm(&self.0, deadline));
+    }
+
+    /// Fires `delay_ns` from now.
+    pub fn arm_in_ns(&self, delay_ns: i64) {
+        self.arm_at_ns(self.0.clock.now_ns().saturating_add(delay_ns));
+    }
+
+    /// Fires no more. A timer that is not armed stays so.
+    pub fn cancel(&self) {
+        self.0.core.on_reactor(|reactor| reactor.cancel(&self.0));
+    }
+
+    /// True from arming until the callback begins.
+    pub fn is_armed(&self) -> bool {
+        self.0.place() != NOWHERE
+    }
+
+    /// The time for which the timer is armed.
+    pub fn deadline_ns(&self) -> Option<i64> {
+        let mut deadline = None;
+        self.0.core.on_reactor(|reactor| {
+            deadline = reactor.deadline_of(&self.0);
+            true
+        });
+        deadline
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.dead.store(true, Ordering::Release);
+        self.cancel();
+        let node = Arc::clone(&self.0);
+        let core = Arc::clone(&self.0.core);
+        core.retire(crate::reactor::Retired::Timer(node));
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer")
+            .field("clock", &self.0.clock)
+            .field("armed", &self.is_armed())
+            .finish()
+    }
+}

@@ -1,0 +1,385 @@
+//! The reactor: everything one thread waits for at once, for any number of AioContexts.
+//!
+//! A home keeps one for life and drives it with [`Reactor::iterate`]; an AioContext that is attached nowhere has one to
+//! itself. A turn is: ask paused readers, wait, run bottom halves, run ready handlers, run due timers, drop what was retired.
+//!
+//! # Threads
+//! One thread at a time drives (see [`Driving`]); all others only register, arm, kick and retire.
+//!
+//! # Invariants
+//! 1. No lock of this file is held while a callback or a destructor of a callback runs.
+//! 2. `NotifyState::sleep` comes before the last look at queues and deadlines, so nothing published later goes unnoticed.
+#![allow(unsafe_code)] // queued attachments are counted by hand
+
+mod fd_table;
+mod io;
+mod timers;
+mod turn;
+
+use crate::aio::handler::FdRecord;
+use crate::aio::notify::NotifyState;
+use crate::aio::timer::TimerNode;
+use crate::aio::{Core, lock};
+use crate::eventfd::EventFd;
+use crate::home_cell::HomeCell;
+use crate::list::{Link, Linked, List, Pushed};
+use crate::poller::epoll::{Epoll, Event};
+use crate::poller::uring::Ring;
+use crate::unwind;
+use crate::{Error, ErrorKind, Result};
+use fd_table::{Batch, FdTable};
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use timers::Timers;
+pub use timers::{start_virtual_clock, stop_virtual_clock};
+
+/// Whether an iteration may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Wait once, until something happens.
+    Block,
+    /// Only do what is ready.
+    NoBlock,
+}
+
+/// Token of the wake-up fd; fds have generations above 0 and numbers below 2^31.
+const WAKE: u64 = u64::MAX;
+/// Token of the fd that wakes a foreign loop for a timer.
+const TIMER: u64 = u64::MAX - 1;
+
+/// Token of the io_uring.
+const RING: u64 = u64::MAX - 2;
+
+/// An AioContext on a reactor.
+pub(crate) struct Attachment {
+    link: Link<Attachment>,
+    queued: AtomicBool,
+    /// On the home's list of contexts with taken bottom halves; home only.
+    active: AtomicBool,
+    /// The context has left this reactor; set by the home.
+    gone: AtomicBool,
+    pub(crate) core: Arc<Core>,
+    pub(crate) reactor: Arc<Reactor>,
+}
+
+// SAFETY: the link is a field.
+unsafe impl Linked for Attachment {
+    fn link(&self) -> &Link<Attachment> {
+        &self.link
+    }
+}
+
+impl Attachment {
+    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
+        Arc::new(Attachment {
+            link: Link::new(),
+            queued: AtomicBool::new(false),
+            active: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            core: Arc::clone(core),
+            reactor: Arc::clone(reactor),
+        })
+    }
+
+    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
+    pub(crate) fn kick(&self) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            let this = std::ptr::from_ref(self);
+            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
+            unsafe { Arc::increment_strong_count(this) };
+            // SAFETY: this call has won `queued`, and the count keeps the node allocated.
+            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
+                // SAFETY: the refused count is given back; the caller holds another.
+                unsafe { Arc::decrement_strong_count(this) };
+            }
+        }
+        self.reactor.notify();
+    }
+}
+
+/// Something whose destructor belongs to the home thread.
+pub(crate) enum Retired {
+    Handler(Arc<FdRecord>),
+    Timer(Arc<TimerNode>),
+}
+
+impl Retired {
+    fn reap(self) {
+        match self {
+            Retired::Handler(record) => {
+                unwind::drop_guarded(&"destructor of an fd handler", record);
+            }
+            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
+        }
+    }
+}
+
+/// The fds of a reactor that somebody drives.
+pub(crate) struct Io {
+    pub(crate) epoll: Arc<Epoll>,
+    wake: EventFd,
+}
+
+/// What only the driving thread touches.
+struct Home {
+    events: Vec<Event>,
+    /// Ready handlers that have not run yet. Nested iterations share it.
+    batch: Batch,
+    /// Contexts with taken bottom halves.
+    active: VecDeque<Arc<Attachment>>,
+    /// Handlers whose `read_poll` said no.
+    paused: Vec<Arc<FdRecord>>,
+    /// Wakes a foreign loop in time, which knows only milliseconds.
+    timer_fd: Option<OwnedFd>,
+    timer_fd_deadline: i64,
+    /// This iteration of a foreign loop has looked at the epoll set already.
+    collected: bool,
+    /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
+    served: bool,
+    ring: Option<Ring>,
+}
+
+/// Everything one thread waits for. See the module.
+pub struct Reactor {
+    state: NotifyState,
+    /// Contexts with scheduled bottom halves.
+    ready: List<Attachment>,
+    io: OnceLock<Io>,
+    fds: Mutex<FdTable>,
+    timers: Mutex<Timers>,
+    retired: Mutex<Vec<Retired>>,
+    /// The thread that drives, by [`thread_token`]; 0 when nobody does.
+    driver: AtomicUsize,
+    home: HomeCell<Home>,
+}
+
+/// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
+pub struct Driving<'a> {
+    reactor: &'a Reactor,
+    outermost: bool,
+    /// The token belongs to its thread.
+    thread: PhantomData<*mut ()>,
+}
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        if self.outermost {
+            self.reactor.driver.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl fmt::Debug for Driving<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driving")
+            .field("outermost", &self.outermost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reactor {
+    /// A reactor with its fds.
+    ///
+    /// # Errors
+    /// The kernel's, when no fds are to be had.
+    pub fn new() -> Result<Arc<Reactor>> {
+        let reactor = Reactor::dormant();
+        reactor.open()?;
+        Ok(reactor)
+    }
+
+    /// A reactor that takes its fds when it is first driven.
+    pub(crate) fn dormant() -> Arc<Reactor> {
+        let reactor = Arc::new(Reactor {
+            state: NotifyState::new(),
+            ready: List::new(),
+            io: OnceLock::new(),
+            fds: Mutex::default(),
+            timers: Mutex::new(Timers::new()),
+            retired: Mutex::default(),
+            driver: AtomicUsize::new(0),
+            home: HomeCell::new(Home {
+                events: Vec::new(),
+                batch: Batch::new(),
+                active: VecDeque::new(),
+                paused: Vec::new(),
+                timer_fd: None,
+                timer_fd_deadline: i64::MAX,
+                collected: false,
+                served: false,
+                ring: None,
+            }),
+        });
+        timers::announce(&reactor);
+        reactor
+    }
+
+    /// Claims the reactor for the calling thread until the token is dropped.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives it.
+    pub fn drive(&self) -> Result<Driving<'_>> {
+        let me = thread_token();
+        let outermost =
+            match self
+                .driver
+                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => true,
+                Err(driver) if driver == me => false,
+                Err(_) => {
+                    let message =
+                        "another thread drives this context, only that one may iterate it";
+                    return Err(Error::new(ErrorKind::WrongThread, message));
+                }
+            };
+        Ok(Driving {
+            reactor: self,
+            outermost,
+            thread: PhantomData,
+        })
+    }
+
+    /// True on the thread that drives this reactor.
+    pub fn is_driven_here(&self) -> bool {
+        self.driver.load(Ordering::Acquire) == thread_token()
+    }
+
+    /// Makes the current or next blocking wait return. Async-signal-safe.
+    pub fn notify(&self) {
+        if self.state.notify() {
+            self.wake();
+        }
+    }
+
+    /// The fd that becomes readable when the reactor has something to do.
+    ///
+    /// # Errors
+    /// The kernel's, when no fds are to be had.
+    pub fn poll_fd(&self) -> Result<RawFd> {
+        self.open().map(|io| io.epoll.as_raw_fd())
+    }
+
+    fn wake(&self) {
+        if let Some(io) = self.io.get() {
+            io.wake.write();
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<&Io> {
+        if let Some(io) = self.io.get() {
+            return Ok(io);
+        }
+        let (epoll, wake) = (Arc::new(Epoll::new()?), EventFd::new()?);
+        let mut fds = lock(&self.fds);
+        let mut fresh = false;
+        let io = self.io.get_or_init(|| {
+            fresh = true;
+            Io { epoll, wake }
+        });
+        if fresh {
+            fds.open(Arc::clone(&io.epoll))?;
+            fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+        }
+        drop(fds);
+        Ok(io)
+    }
+
+    /// Adds `record`, in place of `earlier` on the same fd; both or nothing.
+    pub(crate) fn add_record(
+        &self,
+        record: &Arc<FdRecord>,
+        earlier: Option<&FdRecord>,
+    ) -> Result<()> {
+        let mut fds = lock(&self.fds);
+        fds.add(record)?;
+        if let Some(earlier) = earlier {
+            fds.remove(earlier);
+        }
+        drop(fds);
+        Ok(())
+    }
+
+    /// Adds all of `records` or none.
+    pub(crate) fn add_records(&self, records: &[Arc<FdRecord>]) -> Result<()> {
+        let mut fds = lock(&self.fds);
+        for (index, record) in records.iter().enumerate() {
+            if let Err(error) = fds.add(record) {
+                for added in &records[..index] {
+                    fds.remove(added);
+                }
+                return Err(error);
+            }
+        }
+        drop(fds);
+        Ok(())
+    }
+
+    pub(crate) fn remove_record(&self, record: &FdRecord) {
+        lock(&self.fds).remove(record);
+    }
+
+    /// Leaves `retired` to the home to drop.
+    pub(crate) fn retire(&self, retired: Option<Retired>) {
+        lock(&self.retired).extend(retired);
+        if !self.is_driven_here() {
+            self.notify();
+        }
+    }
+
+    /// Drops what is left behind here if nobody, or this thread, drives.
+    pub(crate) fn reap_if_idle(&self) {
+        if let Ok(driving) = self.drive() {
+            self.collect_ready(&driving);
+            self.reap();
+        }
+    }
+
+    /// Drops what was retired. On the driving thread.
+    fn reap(&self) {
+        loop {
+            let retired = std::mem::take(&mut *lock(&self.retired));
+            if retired.is_empty() {
+                return;
+            }
+            retired.into_iter().for_each(Retired::reap);
+        }
+    }
+
+    /// Lets go of `core`, which is moving elsewhere.
+    pub(crate) fn forget(
+        &self,
+        core: &Arc<Core>,
+        records: &[Arc<FdRecord>],
+        driving: &Driving<'_>,
+    ) {
+        let mut home = self.home.get(driving);
+        home.active.retain(|attachment| {
+            let leaving = Arc::ptr_eq(&attachment.core, core);
+            attachment.gone.store(leaving, Ordering::Relaxed);
+            !leaving
+        });
+        let leaving =
+            |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
+        home.batch.retain(|(record, _)| !leaving(record));
+        home.paused.retain(|record| !leaving(record));
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A number that names the calling thread while it lives.
+fn thread_token() -> usize {
+    thread_local!(static TOKEN: u8 = const { 0 });
+    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}

@@ -1,0 +1,300 @@
+//! Which handlers want which fd, and what the kernel has been told.
+//!
+//! Several AioContexts of a reactor may want one fd; epoll takes an fd once, so interests are merged here. The table is
+//! indexed by fd, so a change costs the same however many handlers there are.
+//!
+//! # Invariants
+//! 1. A token names an fd and the generation of its registration; a registration that left the set never comes back with
+//!    the same generation, so an event read before the change cannot reach a later handler.
+#![forbid(unsafe_code)]
+
+use crate::aio::handler::FdRecord;
+use crate::poller::epoll::{Epoll, Event};
+use crate::poller::{EDGE, READABLE, WRITABLE};
+use crate::{Error, Result};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Handlers to call with what happened, oldest first.
+pub(crate) type Batch = VecDeque<(Arc<FdRecord>, u32)>;
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    /// The events in the epoll set; 0 when the fd is not in it.
+    armed: u32,
+    /// epoll refuses the fd (a regular file): it counts as always ready, as in poll(2).
+    always_ready: bool,
+    records: Vec<Arc<FdRecord>>,
+}
+
+impl Entry {
+    fn interest(&self) -> u32 {
+        self.records
+            .iter()
+            .fold(0, |all, record| all | record.interest())
+    }
+
+    /// Edge-triggered only if every handler wants it so.
+    fn edge(&self) -> u32 {
+        if self.records.iter().all(|record| record.handler.edge) {
+            EDGE
+        } else {
+            0
+        }
+    }
+}
+
+/// The handlers of a reactor by fd.
+#[derive(Default)]
+pub(crate) struct FdTable {
+    entries: Vec<Entry>,
+    epoll: Option<Arc<Epoll>>,
+    next_generation: u32,
+    always_ready: Vec<RawFd>,
+    /// The reactor's own fds and their tokens, all edge-triggered.
+    internal: Vec<(RawFd, u64)>,
+    /// The last token that named no live registration.
+    stale: Option<u64>,
+}
+
+impl FdTable {
+    /// Starts to use `epoll`: registers everything that was recorded before.
+    pub(crate) fn open(&mut self, epoll: Arc<Epoll>) -> Result<()> {
+        self.epoll = Some(epoll);
+        for fd in 0..self.entries.len() {
+            self.sync(raw(fd), true)?;
+        }
+        Ok(())
+    }
+
+    /// Watches one of the reactor's own fds, whose events carry `token`.
+    pub(crate) fn watch_internal(&mut self, fd: RawFd, token: u64) -> Result<()> {
+        if let Some(epoll) = &self.epoll {
+            epoll
+                .add(fd, READABLE | EDGE, token)
+                .map_err(|error| refused(fd, error))?;
+        }
+        self.internal.push((fd, token));
+        Ok(())
+    }
+
+    /// Adds a handler.
+    ///
+    /// # Errors
+    /// The kernel's, when it does not take the fd; then nothing was added.
+    pub(crate) fn add(&mut self, record: &Arc<FdRecord>) -> Result<()> {
+        let fd = record.fd;
+        let index = index(fd)?;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, Entry::default);
+        }
+        self.entries[index].records.push(Arc::clone(record));
+        self.sync(fd, true).inspect_err(|_| {
+            self.entries[index]
+                .records
+                .retain(|other| !Arc::ptr_eq(other, record));
+            let _ = self.sync(fd, false);
+        })
+    }
+
+    /// Takes a handler out; false when it was not here.
+    pub(crate) fn remove(&mut self, record: &FdRecord) -> bool {
+        let Some(entry) = index(record.fd)
+            .ok()
+            .and_then(|index| self.entries.get_mut(index))
+        else {
+            return false;
+        };
+        let before = entry.records.len();
+        entry
+            .records
+            .retain(|other| !std::ptr::eq(&raw const **other, record));
+        let found = entry.records.len() < before;
+        // A removal cannot fail: a closed fd has left the set already, or is found out by its stale events.
+        let _ = self.sync(record.fd, false);
+        found
+    }
+
+    /// Tells the kernel what the handlers of `record`'s fd want now.
+    pub(crate) fn update(&mut self, record: &FdRecord) {
+        let _ = self.sync(record.fd, false);
+    }
+
+    /// True when some fd is ready at all times.
+    pub(crate) fn has_always_ready(&self) -> bool {
+        self.always_ready
+            .iter()
+            .any(|&fd| self.entry(fd).is_some_and(|entry| entry.interest() != 0))
+    }
+
+    /// Adds the handlers of the fds that are always ready to `batch`.
+    pub(crate) fn collect_always_ready(&self, batch: &mut Batch) {
+        for entry in self.always_ready.iter().filter_map(|&fd| self.entry(fd)) {
+            push_all(entry, READABLE | WRITABLE, batch);
+        }
+    }
+
+    /// Adds the handlers that `event` is for to `batch`.
+    pub(crate) fn collect(&mut self, event: &Event, batch: &mut Batch) {
+        let (token, events) = (event.u64, event.events);
+        match self.live(token) {
+            Some(entry) => push_all(entry, events, batch),
+            None => self.meet_stale(token),
+        }
+    }
+
+    /// An event without a live registration: the first may have raced with a removal; a second one of the same token comes
+    /// from a file that was closed under its handler and lives on elsewhere, and would fire for ever.
+    fn meet_stale(&mut self, token: u64) {
+        if self.stale == Some(token) {
+            self.stale = None;
+            if let Err(error) = self.rebuild() {
+                glib::g_warning!("qcontext", "{error}");
+            }
+        } else {
+            self.stale = Some(token);
+        }
+    }
+
+    fn rebuild(&mut self) -> Result<()> {
+        let Some(epoll) = self.epoll.clone() else {
+            return Ok(());
+        };
+        let fresh = Epoll::new()?;
+        for (fd, entry) in self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.armed != 0)
+        {
+            let _ = fresh.add(raw(fd), entry.armed, token(raw(fd), entry.generation));
+        }
+        for &(fd, token) in &self.internal {
+            fresh
+                .add(fd, READABLE | EDGE, token)
+                .map_err(|error| refused(fd, error))?;
+        }
+        epoll.replace_with(&fresh)
+    }
+
+    fn live(&self, token: u64) -> Option<&Entry> {
+        let [fd, generation] = split(token);
+        let entry = self.entries.get(fd as usize)?;
+        (entry.armed != 0 && entry.generation == generation).then_some(entry)
+    }
+
+    fn entry(&self, fd: RawFd) -> Option<&Entry> {
+        self.entries.get(index(fd).ok()?)
+    }
+
+    /// Makes the kernel's view of `fd` equal to the handlers'. `force` says that the fd may be a new file under an old number.
+    fn sync(&mut self, fd: RawFd, force: bool) -> Result<()> {
+        let index = index(fd)?;
+        let Some(epoll) = self.epoll.clone() else {
+            return Ok(());
+        };
+        let generation = self.next_generation.wrapping_add(1);
+        let Some(entry) = self.entries.get_mut(index) else {
+            return Ok(());
+        };
+        let interest = entry.interest();
+        let wanted = if interest == 0 {
+            0
+        } else {
+            interest | entry.edge()
+        };
+        if wanted == 0 {
+            forget(entry, &epoll, fd);
+            self.always_ready.retain(|&other| other != fd);
+        } else if wanted != entry.armed || force {
+            let outcome =
+                arm(entry, &epoll, fd, (wanted, generation)).map_err(|error| refused(fd, error))?;
+            self.next_generation = generation;
+            if outcome == Armed::AlwaysReady && !self.always_ready.contains(&fd) {
+                self.always_ready.push(fd);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Armed {
+    InSet,
+    AlwaysReady,
+}
+
+fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
+    let (events, generation) = wanted;
+    entry.always_ready = false;
+    if entry.armed != 0 {
+        match epoll.modify(fd, events, token(fd, entry.generation)) {
+            Ok(()) => {
+                entry.armed = events;
+                return Ok(Armed::InSet);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => entry.armed = 0,
+            Err(error) => return Err(error),
+        }
+    }
+    let added = epoll
+        .add(fd, events, token(fd, generation))
+        .or_else(|error| match error.raw_os_error() {
+            Some(libc::EEXIST) => epoll.modify(fd, events, token(fd, generation)),
+            _ => Err(error),
+        });
+    match added {
+        Ok(()) => (entry.armed, entry.generation) = (events, generation),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            entry.always_ready = true;
+            return Ok(Armed::AlwaysReady);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(Armed::InSet)
+}
+
+fn forget(entry: &mut Entry, epoll: &Epoll, fd: RawFd) {
+    if entry.armed != 0 {
+        // ENOENT and EBADF mean that the fd was closed first; see `meet_stale`.
+        let _ = epoll.delete(fd);
+        entry.armed = 0;
+    }
+}
+
+fn push_all(entry: &Entry, events: u32, batch: &mut Batch) {
+    batch.extend(
+        entry
+            .records
+            .iter()
+            .map(|record| (Arc::clone(record), events)),
+    );
+}
+
+fn refused(fd: RawFd, error: io::Error) -> Error {
+    Error::os(format!("cannot watch fd {fd}"), error)
+}
+
+fn token(fd: RawFd, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(fd.cast_unsigned())
+}
+
+/// The fd and the generation of a token.
+fn split(token: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = token.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
+}
+
+fn index(fd: RawFd) -> Result<usize> {
+    usize::try_from(fd).map_err(|_| refused(fd, io::Error::from_raw_os_error(libc::EBADF)))
+}
+
+fn raw(index: usize) -> RawFd {
+    RawFd::try_from(index).unwrap_or(RawFd::MAX)
+}

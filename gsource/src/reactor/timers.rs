@@ -1,0 +1,194 @@
+//! The armed timers of a reactor, by clock, and the switch of the virtual clock.
+#![forbid(unsafe_code)]
+
+use super::Reactor;
+use crate::Clock;
+use crate::aio::clock::{self, CLOCKS};
+use crate::aio::timer::TimerNode;
+use crate::aio::{Core, lock};
+use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// One queue per clock.
+pub(super) struct Timers([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
+
+impl Timers {
+    pub(super) const fn new() -> Self {
+        Timers([const { DeadlineQueue::new() }; CLOCKS])
+    }
+
+    fn queue(&mut self, clock: Clock) -> &mut DeadlineQueue<Arc<TimerNode>> {
+        &mut self.0[clock as usize]
+    }
+
+    /// Nanoseconds until the first timer of a running clock is due; `None` when none is armed.
+    fn remaining_ns(&self) -> Option<i64> {
+        Clock::ALL
+            .into_iter()
+            .zip(&self.0)
+            .filter(|(clock, _)| clock.is_running())
+            .filter_map(|(clock, queue)| {
+                queue
+                    .first()
+                    .map(|deadline| (deadline - clock.now_ns()).max(0))
+            })
+            .min()
+    }
+
+    fn take_out(&mut self, timer: &Arc<TimerNode>) {
+        if timer.place() != NOWHERE {
+            self.queue(timer.clock).remove(timer.place());
+        }
+    }
+
+    /// Adds a timer; true when it became the first of its clock.
+    fn put_in(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
+        let queue = self.queue(timer.clock);
+        queue.insert(deadline, Arc::clone(timer));
+        timer.place() == 0
+    }
+}
+
+impl Reactor {
+    /// Arms `timer`; false when its context is on another reactor by now.
+    pub(crate) fn arm(&self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
+        let mut timers = lock(&self.timers);
+        if !timer.core.is_on(self) {
+            return false;
+        }
+        timers.take_out(timer);
+        let first = timers.put_in(timer, deadline);
+        drop(timers);
+        if first && !self.is_driven_here() && self.state.rouse() {
+            self.wake();
+        }
+        true
+    }
+
+    /// Cancels `timer`; false when its context is on another reactor by now.
+    pub(crate) fn cancel(&self, timer: &Arc<TimerNode>) -> bool {
+        let mut timers = lock(&self.timers);
+        let here = timer.core.is_on(self);
+        if here {
+            timers.take_out(timer);
+        }
+        drop(timers);
+        here
+    }
+
+    /// The deadline `timer` is armed for here.
+    pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>) -> Option<i64> {
+        lock(&self.timers)
+            .queue(timer.clock)
+            .deadline(timer.place())
+    }
+
+    /// Moves the timers of `core` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.
+    pub(crate) fn move_timers(
+        old: &Reactor,
+        new: &Reactor,
+        core: &Arc<Core>,
+        rebind: impl FnOnce(),
+    ) {
+        let (mut from, mut to) = lock_both(&old.timers, &new.timers);
+        rebind();
+        for clock in Clock::ALL {
+            for (deadline, timer) in from
+                .queue(clock)
+                .extract(|timer| Arc::ptr_eq(&timer.core, core))
+            {
+                to.put_in(&timer, deadline);
+            }
+        }
+    }
+
+    /// Disarms all timers of `core`.
+    pub(crate) fn drop_timers(&self, core: &Arc<Core>) {
+        let mut timers = lock(&self.timers);
+        let dropped: Vec<_> = Clock::ALL
+            .into_iter()
+            .flat_map(|clock| {
+                timers
+                    .queue(clock)
+                    .extract(|timer| Arc::ptr_eq(&timer.core, core))
+            })
+            .collect();
+        drop(timers);
+        drop(dropped);
+    }
+
+    /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
+    pub(super) fn remaining_ns(&self) -> Option<i64> {
+        lock(&self.timers).remaining_ns()
+    }
+
+    /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
+    pub(super) fn run_timers(&self) -> bool {
+        let mut progress = false;
+        for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
+            let Some(pass) = self.due_pass(clock) else {
+                continue;
+            };
+            while let Some(timer) = self.pop_due(clock, pass) {
+                timer.fire();
+                progress = true;
+            }
+        }
+        progress
+    }
+
+    /// The bounds of a pass over the due timers of `clock`; `None` when none is armed.
+    fn due_pass(&self, clock: Clock) -> Option<(i64, u64)> {
+        let mut timers = lock(&self.timers);
+        let queue = timers.queue(clock);
+        let pass = queue
+            .first()
+            .map(|_| (clock.now_ns(), queue.next_sequence()));
+        drop(timers);
+        pass
+    }
+
+    fn pop_due(&self, clock: Clock, (now, sequence): (i64, u64)) -> Option<Arc<TimerNode>> {
+        lock(&self.timers).queue(clock).pop_due(now, sequence)
+    }
+}
+
+fn lock_both<'a, T>(a: &'a Mutex<T>, b: &'a Mutex<T>) -> (MutexGuard<'a, T>, MutexGuard<'a, T>) {
+    if std::ptr::from_ref(a) < std::ptr::from_ref(b) {
+        let first = lock(a);
+        (first, lock(b))
+    } else {
+        let second = lock(b);
+        (lock(a), second)
+    }
+}
+
+static REACTORS: Mutex<Vec<Weak<Reactor>>> = Mutex::new(Vec::new());
+
+/// Remembers a reactor, to wake it when the virtual clock is switched.
+pub(super) fn announce(reactor: &Arc<Reactor>) {
+    let mut reactors = lock(&REACTORS);
+    if reactors.len() == reactors.capacity() {
+        reactors.retain(|known| known.strong_count() > 0);
+    }
+    reactors.push(Arc::downgrade(reactor));
+}
+
+/// Stops the virtual clock: its timers neither fire nor bound a wait until it is started again.
+pub fn stop_virtual_clock() {
+    clock::stop_virtual();
+    notify_all();
+}
+
+/// Lets the virtual clock run on from where it stood.
+pub fn start_virtual_clock() {
+    clock::start_virtual();
+    notify_all();
+}
+
+fn notify_all() {
+    let reactors: Vec<_> = lock(&REACTORS).iter().filter_map(Weak::upgrade).collect();
+    for reactor in reactors {
+        reactor.notify();
+    }
+}

@@ -1,0 +1,355 @@
+//! One turn of a reactor, by its own wait or in the three steps of a GSource.
+#![allow(unsafe_code)] // taken bottom halves and attachments are raw pointers; timerfd(2)
+
+use super::fd_table::Batch;
+use super::{Attachment, Driving, Home, Reactor, TIMER, Wait};
+use crate::aio::bh::{self, BhNode, Ran};
+use crate::aio::handler::FdRecord;
+use crate::aio::lock;
+use crate::poller::epoll::Event;
+use crate::unwind;
+use crate::{Error, Result};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// How many events one wait takes. More stay in the kernel for the next turn.
+const EVENTS: usize = 256;
+/// An idle bottom half is not kept waiting longer.
+const IDLE_BH_NS: i64 = 10_000_000;
+
+impl Reactor {
+    /// One iteration; true when it made progress. See [`AioContext::poll`](crate::AioContext::poll).
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives; the kernel's, when it gives no fds for the wait.
+    pub fn iterate(&self, wait: Wait) -> Result<bool> {
+        self.iterate_for(wait, None)
+    }
+
+    /// As [`Reactor::iterate`], but blocks at most `limit_ns` nanoseconds.
+    ///
+    /// # Errors
+    /// As for `iterate`.
+    pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
+        let driving = self.drive()?;
+        self.open()?;
+        self.ask_paused(&driving);
+        self.submit_io(&driving);
+        if self.home.get(&driving).batch.is_empty() {
+            let timeout = self.timeout_ns(&driving, wait, limit_ns);
+            self.collect(&driving, timeout);
+        }
+        Ok(self.run_ready(&driving))
+    }
+
+    /// Runs everything that is ready; true when something that counts as progress was.
+    fn run_ready(&self, driving: &Driving<'_>) -> bool {
+        self.state.accept();
+        self.collect_ready(driving);
+        let mut progress = self.run_bhs(driving);
+        progress |= self.complete_io(driving);
+        progress |= self.run_handlers(driving);
+        progress |= self.run_timers();
+        self.submit_io(driving);
+        self.reap();
+        progress
+    }
+
+    /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
+    fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
+        self.collect_ready(driving);
+        let busy = self.has_urgent_bh(driving) || self.has_ready_io(driving);
+        if wait == Wait::NoBlock || busy || !self.state.sleep() {
+            return 0;
+        }
+        let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
+        let ready = lock(&self.fds).has_always_ready().then_some(0);
+        let bounds = [self.remaining_ns(), idle, ready, limit_ns];
+        bounds.into_iter().flatten().min().unwrap_or(-1)
+    }
+
+    /// Waits and puts what is ready into the batch.
+    fn collect(&self, driving: &Driving<'_>, timeout_ns: i64) {
+        let Some(io) = self.io.get() else { return };
+        let mut events = std::mem::take(&mut self.home.get(driving).events);
+        events.resize(EVENTS, Event { events: 0, u64: 0 });
+        let count = io.epoll.wait(&mut events, timeout_ns);
+        let mut home = self.home.get(driving);
+        self.sort_events(&mut home, &events[..count]);
+        home.events = events;
+    }
+
+    fn sort_events(&self, home: &mut Home, events: &[Event]) {
+        let mut fds = lock(&self.fds);
+        for event in events {
+            match event.u64 {
+                super::WAKE | super::RING => {}
+                TIMER => home.timer_fd_deadline = i64::MAX,
+                _ => fds.collect(event, &mut home.batch),
+            }
+        }
+        fds.collect_always_ready(&mut home.batch);
+    }
+
+    /// Takes the scheduled bottom halves of every context that was kicked.
+    pub(super) fn collect_ready(&self, driving: &Driving<'_>) {
+        let mut kicked = self.ready.take();
+        loop {
+            let attachment: *mut Attachment = kicked.pop();
+            if attachment.is_null() {
+                return;
+            }
+            // SAFETY: the list owned a count, which is ours now.
+            let attachment = unsafe { Arc::from_raw(attachment) };
+            // Cleared before the bottom halves are taken, so that a later one kicks again.
+            attachment.queued.store(false, Ordering::Release);
+            self.take_bhs(attachment, driving);
+        }
+    }
+
+    fn take_bhs(&self, attachment: Arc<Attachment>, driving: &Driving<'_>) {
+        if !attachment.core.is_on(self) {
+            return;
+        }
+        attachment
+            .core
+            .slice
+            .get(driving)
+            .append(attachment.core.bhs.take());
+        if !attachment.active.swap(true, Ordering::Relaxed) {
+            self.home.get(driving).active.push_back(attachment);
+        }
+    }
+
+    fn has_urgent_bh(&self, driving: &Driving<'_>) -> bool {
+        self.any_bh(driving, BhNode::is_urgent)
+    }
+
+    fn has_idle_bh(&self, driving: &Driving<'_>) -> bool {
+        self.any_bh(driving, BhNode::is_scheduled)
+    }
+
+    fn any_bh(&self, driving: &Driving<'_>, found: impl Fn(&BhNode) -> bool) -> bool {
+        let home = self.home.get(driving);
+        home.active
+            .iter()
+            .any(|attachment| attachment.core.slice.get(driving).any(&found))
+    }
+
+    /// Runs the taken bottom halves of all contexts. A nested iteration runs the rest of this one's.
+    fn run_bhs(&self, driving: &Driving<'_>) -> bool {
+        let mut progress = false;
+        loop {
+            let Some(attachment) = self.home.get(driving).active.front().cloned() else {
+                return progress;
+            };
+            progress |= run_slice(&attachment, driving);
+            let mut home = self.home.get(driving);
+            if home
+                .active
+                .front()
+                .is_some_and(|front| Arc::ptr_eq(front, &attachment))
+            {
+                home.active.pop_front();
+                attachment.active.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Asks the handlers that did not want to read whether they do now.
+    fn ask_paused(&self, driving: &Driving<'_>) {
+        let paused = std::mem::take(&mut self.home.get(driving).paused);
+        for record in paused {
+            if record.is_removed() {
+                continue;
+            }
+            if may_read(&record) {
+                record.set_paused(false);
+                lock(&self.fds).update(&record);
+            } else {
+                self.home.get(driving).paused.push(record);
+            }
+        }
+    }
+
+    /// Calls the ready handlers. A nested iteration calls the rest of this one's.
+    fn run_handlers(&self, driving: &Driving<'_>) -> bool {
+        let mut progress = false;
+        loop {
+            let Some((record, events)) = self.next_handler(driving) else {
+                return progress;
+            };
+            if record.wants_read(events) && !record.is_removed() {
+                progress |= self.read(&record, driving);
+            }
+            if record.wants_write(events) && !record.is_removed() {
+                progress = true;
+                self.call(&record, record.handler.write.as_deref());
+            }
+        }
+    }
+
+    fn next_handler(&self, driving: &Driving<'_>) -> Option<<Batch as IntoIterator>::Item> {
+        self.home.get(driving).batch.pop_front()
+    }
+
+    /// Calls the read callback, unless `read_poll` pauses it.
+    fn read(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+        if !may_read(record) {
+            record.set_paused(true);
+            lock(&self.fds).update(record);
+            self.home.get(driving).paused.push(Arc::clone(record));
+            return false;
+        }
+        if !record.is_removed() {
+            self.call(record, record.handler.read.as_deref());
+        }
+        true
+    }
+
+    fn call(&self, record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+        let Some(callback) = callback else { return };
+        if unwind::guard(record, callback).is_err()
+            && let Some(core) = record.core.upgrade()
+        {
+            core.remove_record(record);
+        }
+    }
+
+    /// GSource prepare: the milliseconds GLib may block, or `None` when there is something to dispatch.
+    pub(crate) fn prepare(&self, driving: &Driving<'_>) -> Option<i32> {
+        if self.home.get(driving).served {
+            return Some(-1);
+        }
+        self.home.get(driving).collected = false;
+        self.ask_paused(driving);
+        self.submit_io(driving);
+        self.state.accept();
+        self.collect_ready(driving);
+        if self.is_ready(driving) || lock(&self.fds).has_always_ready() || !self.state.sleep() {
+            return None;
+        }
+        match self.remaining_ns() {
+            Some(0) => return None,
+            remaining => self.arm_timer_fd(driving, remaining),
+        }
+        Some(if self.has_idle_bh(driving) { 10 } else { -1 })
+    }
+
+    /// GSource check: true when there is something to dispatch. `readable` is what GLib's poll said of the epoll set.
+    pub(crate) fn check(&self, driving: &Driving<'_>, readable: bool) -> bool {
+        if self.home.get(driving).served {
+            return false;
+        }
+        if readable && self.home.get(driving).batch.is_empty() {
+            self.collect(driving, 0);
+        }
+        self.home.get(driving).collected = true;
+        self.state.accept();
+        self.collect_ready(driving);
+        self.is_ready(driving) || self.has_idle_bh(driving) || self.remaining_ns() == Some(0)
+    }
+
+    /// GSource dispatch.
+    pub(crate) fn dispatch(&self, driving: &Driving<'_>) {
+        let collected = std::mem::replace(&mut self.home.get(driving).collected, true);
+        if !collected && self.home.get(driving).batch.is_empty() {
+            self.collect(driving, 0);
+        }
+        self.run_ready(driving);
+    }
+
+    /// Runs `ask` (a look at the GMainContext this reactor's source is attached to) with the source silent, because the
+    /// caller serves the reactor itself.
+    pub fn ask_glib<T>(&self, driving: &Driving<'_>, ask: impl FnOnce() -> T) -> T {
+        self.home.get(driving).served = true;
+        let answer = ask();
+        self.home.get(driving).served = false;
+        answer
+    }
+
+    fn is_ready(&self, driving: &Driving<'_>) -> bool {
+        !self.home.get(driving).batch.is_empty()
+            || self.has_urgent_bh(driving)
+            || self.has_ready_io(driving)
+    }
+
+    /// Lets a timerfd wake the foreign loop `remaining` nanoseconds from now; GLib's own timeouts have a millisecond's grain.
+    fn arm_timer_fd(&self, driving: &Driving<'_>, remaining: Option<i64>) {
+        let Some(remaining) = remaining else { return };
+        let deadline = crate::Clock::Realtime.now_ns() + remaining;
+        let mut home = self.home.get(driving);
+        if (home.timer_fd_deadline - deadline).abs() < 1_000 {
+            return;
+        }
+        if home.timer_fd.is_none() {
+            home.timer_fd = self
+                .open_timer_fd()
+                .inspect_err(|error| glib::g_warning!("qcontext", "{error}"))
+                .ok();
+        }
+        if let Some(fd) = &home.timer_fd {
+            set_timer_fd(fd, deadline);
+            home.timer_fd_deadline = deadline;
+        }
+    }
+
+    fn open_timer_fd(&self) -> Result<OwnedFd> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
+        if fd < 0 {
+            return Err(Error::last_os("cannot create a timerfd"));
+        }
+        // SAFETY: the kernel just gave us this fd.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        lock(&self.fds).watch_internal(fd.as_raw_fd(), TIMER)?;
+        Ok(fd)
+    }
+}
+
+fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
+    let mut progress = false;
+    while !attachment.gone.load(Ordering::Relaxed) {
+        let node = attachment.core.slice.get(driving).pop();
+        if node.is_null() {
+            break;
+        }
+        // SAFETY: the node was just taken, and `driving` says that this is the home thread.
+        progress |= unsafe { bh::run(node) } == Ran::Progress;
+    }
+    progress
+}
+
+fn may_read(record: &Arc<FdRecord>) -> bool {
+    match &record.handler.read_poll {
+        Some(question) => unwind::guard(record, question).unwrap_or(false),
+        None => true,
+    }
+}
+
+fn set_timer_fd(fd: &OwnedFd, deadline: i64) {
+    let never = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let value = libc::timespec {
+        tv_sec: deadline / 1_000_000_000,
+        tv_nsec: deadline % 1_000_000_000,
+    };
+    let spec = libc::itimerspec {
+        it_interval: never,
+        it_value: value,
+    };
+    // SAFETY: the fd is a timerfd and the spec is valid for the call.
+    unsafe {
+        libc::timerfd_settime(
+            fd.as_raw_fd(),
+            libc::TFD_TIMER_ABSTIME,
+            &raw const spec,
+            ptr::null_mut(),
+        )
+    };
+}

@@ -1,0 +1,132 @@
+//! The GSource that drives a reactor from a GMainContext.
+//!
+//! To GLib it is one fd (the epoll set), `can_recurse`, at default priority. Its state is a boxed [`State`] behind the
+//! `GSource`, written at creation and dropped in finalize, which may run on any thread.
+#![allow(unsafe_code)] // a GSource is a C structure with a table of C functions
+
+use crate::reactor::Reactor;
+use crate::{AioContext, Result};
+use glib::translate::from_glib_full;
+use std::mem::size_of;
+use std::ptr;
+use std::sync::Arc;
+
+#[repr(C)]
+struct ReactorSource {
+    base: glib_sys::GSource,
+    state: *mut State,
+}
+
+struct State {
+    reactor: Arc<Reactor>,
+    tag: Tag,
+    /// Keeps an AioContext alive for as long as its source.
+    _keep: Option<AioContext>,
+}
+
+/// GLib's handle of the fd; used on the thread that iterates.
+struct Tag(glib_sys::gpointer);
+
+static FUNCS: glib_sys::GSourceFuncs = glib_sys::GSourceFuncs {
+    prepare: Some(prepare),
+    check: Some(check),
+    dispatch: Some(dispatch),
+    finalize: Some(finalize),
+    closure_callback: None,
+    closure_marshal: None,
+};
+
+/// A source for `reactor`.
+pub(crate) fn new(reactor: &Arc<Reactor>, keep: Option<AioContext>) -> Result<glib::Source> {
+    let fd = reactor.poll_fd()?;
+    let size = u32::try_from(size_of::<ReactorSource>()).unwrap_or(u32::MAX);
+    // SAFETY: the table lives for ever and is not written to, though GLib's signature is not const.
+    let source = unsafe { glib_sys::g_source_new((&raw const FUNCS).cast_mut(), size) };
+    // SAFETY: the source is ours and not attached yet.
+    let tag = Tag(unsafe { glib_sys::g_source_add_unix_fd(source, fd, glib_sys::G_IO_IN) });
+    let state = Box::new(State {
+        reactor: Arc::clone(reactor),
+        tag,
+        _keep: keep,
+    });
+    // SAFETY: GLib has allocated a whole ReactorSource.
+    unsafe { (*source.cast::<ReactorSource>()).state = Box::into_raw(state) };
+    // SAFETY: as above.
+    unsafe { glib_sys::g_source_set_can_recurse(source, glib_sys::GTRUE) };
+    // SAFETY: the name is copied.
+    unsafe { glib_sys::g_source_set_name(source, c"qcontext-reactor".as_ptr()) };
+    // SAFETY: the fresh source's reference is given away.
+    Ok(unsafe { from_glib_full(source) })
+}
+
+/// # Safety
+/// `source` was made by [`new`] and is not finalized.
+unsafe fn state<'a>(source: *mut glib_sys::GSource) -> &'a State {
+    // SAFETY: `new` has set the state before anybody could attach the source.
+    let state = unsafe { (*source.cast::<ReactorSource>()).state };
+    // SAFETY: the box lives until finalize.
+    unsafe { &*state }
+}
+
+unsafe extern "C" fn prepare(
+    source: *mut glib_sys::GSource,
+    timeout: *mut i32,
+) -> glib_sys::gboolean {
+    // SAFETY: GLib passes our source.
+    let reactor = &unsafe { state(source) }.reactor;
+    let wait = match reactor.drive() {
+        Ok(driving) => reactor.prepare(&driving),
+        Err(_) => Some(-1),
+    };
+    // SAFETY: GLib passes a valid place.
+    unsafe { *timeout = wait.unwrap_or(0) };
+    glib_sys::gboolean::from(wait.is_none())
+}
+
+unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean {
+    // SAFETY: GLib passes our source.
+    let state = unsafe { state(source) };
+    // SAFETY: the tag belongs to this source.
+    let ready = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) };
+    let reactor = &state.reactor;
+    let due = reactor
+        .drive()
+        .is_ok_and(|driving| reactor.check(&driving, ready != 0));
+    glib_sys::gboolean::from(due)
+}
+
+unsafe extern "C" fn dispatch(
+    source: *mut glib_sys::GSource,
+    _callback: glib_sys::GSourceFunc,
+    _user_data: glib_sys::gpointer,
+) -> glib_sys::gboolean {
+    // The source may be finalized by what runs here.
+    // SAFETY: GLib passes our source.
+    let reactor = Arc::clone(&unsafe { state(source) }.reactor);
+    if let Ok(driving) = reactor.drive() {
+        reactor.dispatch(&driving);
+    }
+    glib_sys::G_SOURCE_CONTINUE
+}
+
+unsafe extern "C" fn finalize(source: *mut glib_sys::GSource) {
+    let source = source.cast::<ReactorSource>();
+    // SAFETY: GLib passes our source.
+    let place = unsafe { &raw mut (*source).state };
+    // SAFETY: the place is initialised: GLib zeroes a new source.
+    let state = unsafe { ptr::replace(place, ptr::null_mut()) };
+    if !state.is_null() {
+        // SAFETY: the box was made by `new`, and finalize runs once.
+        crate::unwind::drop_guarded(&"destructor of a source", unsafe { Box::from_raw(state) });
+    }
+}
+
+impl Reactor {
+    /// A source that drives this reactor from a GMainContext. To GLib it shows one fd.
+    ///
+    /// # Errors
+    /// The kernel's, when no fds are to be had.
+    pub fn g_source(self: &Arc<Self>) -> Result<glib::Source> {
+        new(self, None)
+    }
+}

@@ -1,0 +1,48 @@
+//! The panic boundary: a panic in a callback must not cross into C, nor take other handlers down.
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A callback panicked; its owner is to be removed.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// Runs `callback`; a panic is logged with what ran and becomes [`Panicked`].
+pub(crate) fn guard<T>(
+    what: &dyn std::fmt::Display,
+    callback: impl FnOnce() -> T,
+) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(callback)).map_err(|payload| {
+        glib::g_warning!(
+            "qcontext",
+            "{what} panicked and was removed: {}",
+            message(&*payload)
+        );
+        Panicked
+    })
+}
+
+/// Drops `value`, surviving a destructor that panics.
+pub(crate) fn drop_guarded<T>(what: &dyn std::fmt::Display, value: T) {
+    let _ = guard(what, || drop(value));
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guard;
+
+    #[test]
+    fn a_panic_becomes_a_value() {
+        assert!(guard(&"test", || panic!("boom")).is_err());
+        assert_eq!(guard(&"test", || 3).unwrap(), 3);
+    }
+}
