@@ -40,7 +40,13 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots a guest with as many CPUs and queues per disk, which runs these jobs on the disks
     /// behind these sockets of the directory.
-    pub(crate) fn boot(directory: &Path, qemu: u32, cpus: u32, jobs: &str, sockets: &[&str]) -> Guest {
+    pub(crate) fn boot(
+        directory: &Path,
+        qemu: u32,
+        cpus: u32,
+        jobs: &str,
+        sockets: &[&str],
+    ) -> Guest {
         let turn = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());

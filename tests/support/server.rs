@@ -82,7 +82,11 @@ impl Server {
     }
 
     /// The same with `qctx` started by another program, which must replace itself by it.
-    pub(crate) fn start_under(directory: &WorkDir, launcher: &[&str], arguments: &[&str]) -> Server {
+    pub(crate) fn start_under(
+        directory: &WorkDir,
+        launcher: &[&str],
+        arguments: &[&str],
+    ) -> Server {
         let mut words: Vec<OsString> = launcher.iter().map(OsString::from).collect();
         words.push(qctx());
         let child = Command::new(&words[0])
