@@ -3,6 +3,7 @@
 //! Needs what `tests/guest/packages` and `tests/guest/fetch` bring (`make test` runs them), and
 //! says SKIP where that is not there.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
 #[path = "support/guest.rs"]
 mod guest;

@@ -1,5 +1,6 @@
 //! `qctx` told to end in the middle of the work: what was promised is kept, nothing stays behind.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
 #[path = "support/guest.rs"]
 mod guest;
@@ -48,6 +49,7 @@ fn sigterm_while_a_guest_writes() {
         last = synced(&line).or(last);
     }
     server.stop();
+    drop(guest);
 
     let content = fs::read(image).unwrap();
     for (number, found) in content.chunks(4096).take(last.unwrap() + 1).enumerate() {
