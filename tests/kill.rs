@@ -1,5 +1,5 @@
 //! `qctx` told to end in the middle of the work: what was promised is kept, nothing stays behind.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // writer.rs allows itself one mapping
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
 #[path = "support/guest.rs"]
@@ -8,11 +8,15 @@ mod guest;
 mod server;
 #[path = "support/skip.rs"]
 mod skip;
+#[path = "support/writer.rs"]
+mod writer;
 
 use std::fs;
+use std::path::Path;
 
 use guest::Guest;
 use server::{Server, WorkDir};
+use writer::{BLOCK, Writer, content};
 
 const SERVED: [&str; 6] = [
     "-object",
@@ -51,8 +55,72 @@ fn sigterm_while_a_guest_writes() {
     server.stop();
     drop(guest);
 
-    let content = fs::read(image).unwrap();
-    for (number, found) in content.chunks(4096).take(last.unwrap() + 1).enumerate() {
+    let bytes = fs::read(image).unwrap();
+    for (number, found) in bytes.chunks(4096).take(last.unwrap() + 1).enumerate() {
         assert_eq!(found, block(number), "block {number} was synced");
     }
+}
+
+/// The blocks of the image that hold what the driver wrote there.
+fn written_blocks(image: &Path) -> Vec<usize> {
+    let image = fs::read(image).unwrap();
+    let blocks = image.chunks(BLOCK).enumerate();
+    blocks
+        .filter(|(number, found)| *found == content(*number))
+        .map(|(number, _)| number)
+        .collect()
+}
+
+#[test]
+fn sigterm_while_a_driver_writes_at_depth() {
+    let directory = WorkDir::new();
+    let image = directory.image("disk0.raw", 64);
+    let mut server = Server::start(&directory, &SERVED);
+    let mut writer = Writer::connect(&directory.socket("disk0.sock"));
+    writer.write_until(1000);
+    server.stop();
+    writer.collect();
+
+    let mut acknowledged = writer.acknowledged;
+    acknowledged.sort_unstable();
+    let written = written_blocks(&image);
+    assert!(
+        acknowledged.iter().all(|number| written.contains(number)),
+        "lost a block"
+    );
+}
+
+#[test]
+fn kill_keeps_what_was_acknowledged() {
+    let directory = WorkDir::new();
+    let image = directory.image("disk0.raw", 64);
+    let server = Server::start(&directory, &SERVED);
+    let mut writer = Writer::connect(&directory.socket("disk0.sock"));
+    writer.write_until(1000);
+    drop(server);
+    writer.collect();
+
+    let written = written_blocks(&image);
+    assert!(
+        writer
+            .acknowledged
+            .iter()
+            .all(|number| written.contains(number)),
+        "lost a block"
+    );
+}
+
+#[test]
+fn a_stale_socket_is_taken_over() {
+    let directory = WorkDir::new();
+    directory.image("disk0.raw", 64);
+    drop(Server::start(&directory, &SERVED));
+    assert!(
+        directory.path().join("disk0.sock").exists(),
+        "SIGKILL leaves the socket"
+    );
+
+    let mut server = Server::start(&directory, &SERVED);
+    Writer::connect(&directory.socket("disk0.sock")).write_until(100);
+    server.stop();
 }

@@ -5,7 +5,9 @@
 #![allow(dead_code)] // each test file uses a part
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,7 +37,10 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// A directory that goes with the test.
 #[derive(Debug)]
-pub(crate) struct WorkDir(PathBuf);
+pub(crate) struct WorkDir {
+    path: PathBuf,
+    opened: File,
+}
 
 impl WorkDir {
     pub(crate) fn new() -> WorkDir {
@@ -44,17 +49,23 @@ impl WorkDir {
         let name = format!("{}-{number}", std::process::id());
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&path).unwrap();
-        WorkDir(path)
+        let opened = File::open(&path).unwrap();
+        WorkDir { path, opened }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// A short name of a socket in the directory: the name of a socket has at most 107 bytes.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.opened.as_raw_fd()))
     }
 
     /// An image of so many MiB without content, under this name.
     pub(crate) fn image(&self, name: &str, mebibytes: u64) -> PathBuf {
-        let path = self.0.join(name);
-        fs::File::create(&path)
+        let path = self.path.join(name);
+        File::create(&path)
             .unwrap()
             .set_len(mebibytes << 20)
             .unwrap();
@@ -64,7 +75,7 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -103,7 +114,7 @@ impl Server {
         // The monitor's socket appears last.
         wait_for("the monitor's socket", || {
             assert_eq!(server.child.try_wait().unwrap(), None, "qctx ended");
-            server.directory.join(QMP).exists().then_some(())
+            UnixStream::connect(directory.socket(QMP)).ok()
         });
         server
     }
