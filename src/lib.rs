@@ -1,4 +1,12 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
+//!
+//! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
 #![deny(missing_docs)]
 
-pub use gsource::{Error, ErrorKind, Result};
+pub mod context;
+
+pub use context::QContext;
+pub use gsource::{
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Result, Timer,
+    Wait,
+};

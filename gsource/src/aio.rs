@@ -364,13 +364,15 @@ impl Core {
         }
         self.visit(|attachment| attachment.reactor.drop_timers(self));
         self.release_bhs();
-        self.visit(|attachment| attachment.reactor.reap_if_idle());
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
         // A handle that raced with the last clone is done with the attachment in a few instructions.
         while self.visitors.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
-        lock(&self.attachments).clear();
+        let attachments = std::mem::take(&mut *lock(&self.attachments));
+        for attachment in attachments {
+            attachment.reactor.reap_if_idle();
+        }
         self.private.reap_if_idle();
     }
 

@@ -65,7 +65,7 @@ impl Reactor {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
-        let ready = lock(&self.fds).has_always_ready().then_some(0);
+        let ready = self.has_always_ready().then_some(0);
         let bounds = [self.remaining_ns(), idle, ready, limit_ns];
         bounds.into_iter().flatten().min().unwrap_or(-1)
     }
@@ -82,6 +82,9 @@ impl Reactor {
     }
 
     fn sort_events(&self, home: &mut Home, events: &[Event]) {
+        if events.is_empty() && !self.has_always_ready() {
+            return;
+        }
         let mut fds = lock(&self.fds);
         for event in events {
             match event.u64 {
@@ -91,6 +94,11 @@ impl Reactor {
             }
         }
         fds.collect_always_ready(&mut home.batch);
+    }
+
+    /// True when some fd that epoll refuses is watched, so that no wait may block.
+    fn has_always_ready(&self) -> bool {
+        self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
@@ -167,7 +175,7 @@ impl Reactor {
             }
             if may_read(&record) {
                 record.set_paused(false);
-                lock(&self.fds).update(&record);
+                self.change_fds(|fds| fds.update(&record));
             } else {
                 self.home.get(driving).paused.push(record);
             }
@@ -199,7 +207,7 @@ impl Reactor {
     fn read(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         if !may_read(record) {
             record.set_paused(true);
-            lock(&self.fds).update(record);
+            self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
             return false;
         }
@@ -228,7 +236,7 @@ impl Reactor {
         self.submit_io(driving);
         self.state.accept();
         self.collect_ready(driving);
-        if self.is_ready(driving) || lock(&self.fds).has_always_ready() || !self.state.sleep() {
+        if self.is_ready(driving) || self.has_always_ready() || !self.state.sleep() {
             return None;
         }
         match self.remaining_ns() {
