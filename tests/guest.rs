@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/guest.rs"]
-mod guest;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/server.rs"]
 mod server;
 #[path = "support/skip.rs"]
@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
-use guest::{Guest, check_image, interrupts};
+use machine::{Guest, check_image, interrupts};
 use server::{Server, WorkDir, qctx};
 use skip::skip;
 
@@ -51,7 +51,7 @@ for_each_qemu!(
 );
 
 fn with_qemu(qemu: u32, test: fn(u32)) {
-    match guest::missing(qemu) {
+    match machine::missing(qemu) {
         Some(reason) => skip(&reason),
         None => test(qemu),
     }

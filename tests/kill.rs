@@ -2,8 +2,8 @@
 #![deny(unsafe_code)] // writer.rs allows itself one mapping
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/guest.rs"]
-mod guest;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/server.rs"]
 mod server;
 #[path = "support/skip.rs"]
@@ -14,7 +14,7 @@ mod writer;
 use std::fs;
 use std::path::Path;
 
-use guest::Guest;
+use machine::Guest;
 use server::{Server, WorkDir};
 use writer::{BLOCK, Writer, content};
 
@@ -40,7 +40,7 @@ fn block(number: usize) -> Vec<u8> {
 #[test]
 fn sigterm_while_a_guest_writes() {
     let qemu = 7;
-    if let Some(reason) = guest::missing(qemu) {
+    if let Some(reason) = machine::missing(qemu) {
         return skip::skip(&reason);
     }
     let directory = WorkDir::new();
