@@ -136,7 +136,7 @@ fn busy_socket_is_an_error_and_stays_with_its_owner() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let message = format!(
-        "qctx: -qmp {qmp}: socket '{}' is in use by another process",
+        "qctx: -qmp {qmp}: socket '{}' is in use: somebody is listening there",
         socket.display()
     );
     refused(&["-qmp", &qmp], &message);
@@ -288,7 +288,7 @@ fn mistakes_in_subcommands_are_told() {
 
 #[test]
 fn termination_signals_end_it_gracefully() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let mut daemon = Daemon::start(&["-object", "qcontext,id=a,threaded=on"]);
         let mut client = daemon.client();
         let pid = daemon.child.id().to_string();

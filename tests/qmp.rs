@@ -5,7 +5,7 @@
 #[path = "support/monitor.rs"]
 mod monitor;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -564,4 +564,31 @@ fn socket_belongs_to_its_user_and_goes_with_the_program() {
     let Daemon { ref directory, .. } = daemon;
     let names = std::fs::read_dir(directory.path("")).unwrap().count();
     assert_eq!((names, socket.exists()), (0, false));
+}
+
+/// Clock ticks of processor time that the process has used.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+}
+
+#[test]
+fn clients_beyond_the_fd_limit_wait_without_spinning_and_are_served_later() {
+    let daemon = Daemon::start_with_fd_limit(&[], 32);
+    let socket = daemon.socket();
+    let connect = |_| std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let mut early: Vec<_> = (0..40).map(connect).collect();
+    let mut last = early.pop().unwrap();
+    let before = processor_time(daemon.child.id());
+    last.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut byte = [0];
+    let waiting = last.read(&mut byte).unwrap_err();
+    assert_eq!(waiting.kind(), ErrorKind::WouldBlock);
+    let used = processor_time(daemon.child.id()) - before;
+    assert!(used < 30, "{used} of 100 ticks were used for waiting");
+    drop(early);
+    last.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(last.read(&mut byte).unwrap(), 1);
 }

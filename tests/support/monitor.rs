@@ -75,9 +75,20 @@ impl Daemon {
     /// Starts it with these options; when this returns, the socket is there: the greeting on standard output comes
     /// from the monitor that is opened after it.
     pub(crate) fn start(options: &[&str]) -> Daemon {
+        Daemon::start_by(Command::new(QCTX), options)
+    }
+
+    /// The same, in a process that may have this many fds.
+    pub(crate) fn start_with_fd_limit(options: &[&str], limit: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, QCTX]);
+        Daemon::start_by(command, options)
+    }
+
+    fn start_by(mut command: Command, options: &[&str]) -> Daemon {
         let directory = Directory::new();
         let socket = directory.path("qmp.sock");
-        let mut command = Command::new(QCTX);
         command
             .args(options)
             .arg("-qmp")
