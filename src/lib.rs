@@ -11,6 +11,6 @@ pub mod object;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Result, Timer,
-    Wait,
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
+    Result, Timer, Wait,
 };

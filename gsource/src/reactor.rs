@@ -11,6 +11,7 @@
 //! 2. `NotifyState::sleep` comes before the last look at queues and deadlines, so nothing published later goes unnoticed.
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
+mod busy;
 mod fd_table;
 mod io;
 mod timers;
@@ -27,6 +28,8 @@ use crate::poller::epoll::{Epoll, Event};
 use crate::poller::uring::Ring;
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
+use busy::Busy;
+pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
 use std::collections::VecDeque;
 use std::fmt;
@@ -140,6 +143,7 @@ struct Home {
     collected: bool,
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
+    busy: Busy,
     ring: Option<Ring>,
 }
 
@@ -148,6 +152,10 @@ struct Home {
 struct Counts {
     timers: AtomicUsize,
     always_ready: AtomicUsize,
+    /// Handlers without `io_poll`.
+    unpollable: AtomicUsize,
+    /// Busy-polling is on.
+    polls: AtomicBool,
     retired: AtomicUsize,
 }
 
@@ -159,6 +167,7 @@ pub struct Reactor {
     io: OnceLock<Io>,
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
+    poll_params: Mutex<PollParams>,
     retired: Mutex<Vec<Retired>>,
     /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
     counts: Counts,
@@ -210,6 +219,7 @@ impl Reactor {
             io: OnceLock::new(),
             fds: Mutex::default(),
             timers: Mutex::new(Timers::new()),
+            poll_params: Mutex::default(),
             retired: Mutex::default(),
             counts: Counts::default(),
             driver: AtomicUsize::new(0),
@@ -222,6 +232,7 @@ impl Reactor {
                 timer_fd_deadline: i64::MAX,
                 collected: false,
                 served: false,
+                busy: Busy::default(),
                 ring: None,
             }),
         });
@@ -338,6 +349,9 @@ impl Reactor {
         self.counts
             .always_ready
             .store(fds.always_ready(), Ordering::Release);
+        self.counts
+            .unpollable
+            .store(fds.unpollable(), Ordering::Release);
         drop(fds);
         changed
     }
