@@ -45,6 +45,14 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "Parameter 'threaded' expects 'on' or 'off'",
         ),
         (
+            "qcontext,id=a,poll-max-ns=x",
+            "Parameter 'poll-max-ns' expects an int64 value",
+        ),
+        (
+            "qcontext,id=a,poll-max-ns=-1",
+            "poll-max-ns value must be in range [0, 9223372036854775807]",
+        ),
+        (
             "qcontext,id=qcontext-main",
             "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
         ),
@@ -190,7 +198,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\nthread_id\nthreaded\ntype\n",
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
@@ -202,7 +210,12 @@ fn subcommands_show_what_the_talk_shows() {
 #[test]
 fn subcommands_set_and_walk() {
     let daemon = Daemon::start(&["-object", "qcontext,id=a.b"]);
+    prints(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
+    prints(&daemon, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
     prints(&daemon, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    let negative = ask(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
+    let range = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
+    assert_eq!(negative, (Some(1), String::new(), range.to_owned()));
     let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.threaded", "on"]);
     let message = "qctx: qom-set: Property 'qcontext.threaded' is not writable\n";
     assert_eq!(

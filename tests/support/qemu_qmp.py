@@ -41,6 +41,10 @@ async def read_and_change(client):
     thread = await client.execute("qom-get", {"path": "/objects/ctx1", "property": "thread_id"})
     iothreads = await client.execute("query-iothreads")
     assert [(item["id"], item["thread-id"]) for item in iothreads] == [("ctx1", thread)]
+    place = {"path": "/objects/ctx1", "property": "poll-max-ns"}
+    assert await client.execute("qom-get", place) == 32768
+    assert await client.execute("qom-set", {**place, "value": 20000}) == {}
+    assert await client.execute("qom-get", place) == 20000
     await refused(
         client, "qom-set", "GenericError", "Property 'qcontext.threaded' is not writable",
         path="/objects/ctx1", property="threaded", value=False,
