@@ -1,5 +1,6 @@
 //! The command line of `qctx`: plans, mistakes, and the client subcommands.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]

@@ -3,6 +3,7 @@
 //! The library is installed once into a virtual environment under the target directory. Where that is not possible
 //! the tests say so and count as skipped.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]

@@ -1,5 +1,6 @@
 //! The QMP server of `qctx`, from outside: exact texts, framing, limits, several clients, hostile clients.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]
