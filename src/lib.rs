@@ -3,14 +3,22 @@
 //! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
 #![deny(missing_docs)]
 
+#[cfg(feature = "vhost-user")]
+pub mod block;
 pub mod context;
+#[cfg(feature = "vhost-user")]
+pub mod export;
 pub mod json;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
+#[cfg(feature = "vhost-user")]
+pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    Result, Timer, Wait,
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams, Result, Timer,
+    Wait,
 };
