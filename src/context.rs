@@ -26,7 +26,7 @@ mod registry;
 mod sources;
 
 use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
-use gsource::Reactor;
+use gsource::{PollParams, Reactor};
 use home::Home;
 use sources::Sources;
 use std::fmt;
@@ -37,6 +37,9 @@ use std::thread::JoinHandle;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
 pub const MAIN: &str = "qcontext-main";
+
+/// The longest busy-polling of a fresh context, in nanoseconds.
+const POLL_MAX_NS: i64 = 32_768;
 
 /// A named event loop. Clones are the same context; when the last one goes, a threaded context stops by itself.
 #[derive(Clone)]
@@ -217,6 +220,19 @@ impl QContext {
         self.inner().iterate(wait)
     }
 
+    /// How long and how the context busy-polls before it sleeps; 32768 ns at most unless changed.
+    pub fn poll_params(&self) -> PollParams {
+        self.inner().reactor.poll_params()
+    }
+
+    /// Changes the busy-polling.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a parameter is negative; nothing has changed then.
+    pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
+        self.inner().reactor.set_poll_params(params)
+    }
+
     /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is
     /// attached is detached. Idempotent.
     ///
@@ -269,6 +285,10 @@ impl Drop for Claim {
 impl Inner {
     fn new(id: &str, threaded: bool, gmain: glib::MainContext) -> Result<Arc<Inner>> {
         let reactor = Reactor::new()?;
+        reactor.set_poll_params(PollParams {
+            max_ns: POLL_MAX_NS,
+            ..PollParams::default()
+        })?;
         let (aio, handlers) = (AioContext::new()?, IoHandlers::new()?);
         aio.attach_to(&reactor)?;
         handlers.aio().attach_to(&reactor)?;

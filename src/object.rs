@@ -44,11 +44,5 @@ pub fn object_add(mut options: Options) -> Result<()> {
 /// # Errors
 /// `object 'x' not found`, or that it is in use.
 pub fn object_del(id: &str) -> Result<()> {
-    match crate::QContext::delete(id) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::new(
-            ErrorKind::NotFound,
-            format!("object '{id}' not found"),
-        )),
-        outcome => outcome,
-    }
+    crate::QContext::delete(id)
 }

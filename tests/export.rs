@@ -10,12 +10,12 @@ use qcontext::export::{Export, ExportOptions};
 use qcontext::object::{Options, Value, tree};
 use qcontext::{ErrorKind, QContext, Wait};
 
-#[path = "support/disk.rs"]
-mod disk;
+#[path = "support/exported.rs"]
+mod exported;
 #[path = "support/guest.rs"]
 mod guest;
 
-use disk::{Dir, Disk, Engine, open, unique};
+use exported::{Dir, Disk, Engine, open, unique};
 use guest::{DEADLINE, Guest, Io};
 
 const MIB: u64 = 1 << 20;

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use qcontext::QContext;
 
-#[path = "support/disk.rs"]
-mod disk;
+#[path = "support/exported.rs"]
+mod exported;
 #[path = "support/front_end.rs"]
 mod front_end;
 #[path = "support/guest.rs"]
 mod guest;
 
-use disk::{Disk, Engine, unique};
+use exported::{Disk, Engine, unique};
 use front_end::{FrontEnd, RAM, Raw, eventfd, memory, used_index, words, write_requests};
 use guest::{DEADLINE, Guest, Io};
 

@@ -3,14 +3,14 @@
 
 use qcontext::QContext;
 
-#[path = "support/disk.rs"]
-mod disk;
+#[path = "support/exported.rs"]
+mod exported;
 #[path = "support/guest.rs"]
 mod guest;
 #[path = "support/workload.rs"]
 mod workload;
 
-use disk::{Disk, Engine, unique};
+use exported::{Disk, Engine, unique};
 use guest::{Guest, Io};
 use workload::{Random, Workload};
 

@@ -11,6 +11,7 @@
 //! 2. `NotifyState::sleep` comes before the last look at queues and deadlines, so nothing published later goes unnoticed.
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
+mod busy;
 mod fd_table;
 mod io;
 mod timers;
@@ -27,6 +28,8 @@ use crate::poller::epoll::{Epoll, Event};
 use crate::poller::uring::Ring;
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
+use busy::Busy;
+pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
 use std::collections::VecDeque;
 use std::fmt;
@@ -140,7 +143,20 @@ struct Home {
     collected: bool,
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
+    busy: Busy,
     ring: Option<Ring>,
+}
+
+/// Sizes of what is behind a lock. Written under the lock; a reader that missed a change is told of it by a notification.
+#[derive(Default)]
+struct Counts {
+    timers: AtomicUsize,
+    always_ready: AtomicUsize,
+    /// Handlers without `io_poll`.
+    unpollable: AtomicUsize,
+    /// Busy-polling is on.
+    polls: AtomicBool,
+    retired: AtomicUsize,
 }
 
 /// Everything one thread waits for. See the module.
@@ -151,7 +167,10 @@ pub struct Reactor {
     io: OnceLock<Io>,
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
+    poll_params: Mutex<PollParams>,
     retired: Mutex<Vec<Retired>>,
+    /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
+    counts: Counts,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
@@ -200,7 +219,9 @@ impl Reactor {
             io: OnceLock::new(),
             fds: Mutex::default(),
             timers: Mutex::new(Timers::new()),
+            poll_params: Mutex::default(),
             retired: Mutex::default(),
+            counts: Counts::default(),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
                 events: Vec::new(),
@@ -211,6 +232,7 @@ impl Reactor {
                 timer_fd_deadline: i64::MAX,
                 collected: false,
                 served: false,
+                busy: Busy::default(),
                 ring: None,
             }),
         });
@@ -224,19 +246,16 @@ impl Reactor {
     /// `WrongThread` while another thread drives it.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
-        let outermost =
-            match self
+        let outermost = self.driver.load(Ordering::Relaxed) != me;
+        if outermost
+            && self
                 .driver
-                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => true,
-                Err(driver) if driver == me => false,
-                Err(_) => {
-                    let message =
-                        "another thread drives this context, only that one may iterate it";
-                    return Err(Error::new(ErrorKind::WrongThread, message));
-                }
-            };
+                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+        {
+            let message = "another thread drives this context, only that one may iterate it";
+            return Err(Error::new(ErrorKind::WrongThread, message));
+        }
         Ok(Driving {
             reactor: self,
             outermost,
@@ -295,37 +314,54 @@ impl Reactor {
         record: &Arc<FdRecord>,
         earlier: Option<&FdRecord>,
     ) -> Result<()> {
-        let mut fds = lock(&self.fds);
-        fds.add(record)?;
-        if let Some(earlier) = earlier {
-            fds.remove(earlier);
-        }
-        drop(fds);
-        Ok(())
+        self.change_fds(|fds| {
+            fds.add(record)?;
+            if let Some(earlier) = earlier {
+                fds.remove(earlier);
+            }
+            Ok(())
+        })
     }
 
     /// Adds all of `records` or none.
     pub(crate) fn add_records(&self, records: &[Arc<FdRecord>]) -> Result<()> {
-        let mut fds = lock(&self.fds);
-        for (index, record) in records.iter().enumerate() {
-            if let Err(error) = fds.add(record) {
-                for added in &records[..index] {
-                    fds.remove(added);
+        self.change_fds(|fds| {
+            for (index, record) in records.iter().enumerate() {
+                if let Err(error) = fds.add(record) {
+                    for added in &records[..index] {
+                        fds.remove(added);
+                    }
+                    return Err(error);
                 }
-                return Err(error);
             }
-        }
-        drop(fds);
-        Ok(())
+            Ok(())
+        })
     }
 
     pub(crate) fn remove_record(&self, record: &FdRecord) {
-        lock(&self.fds).remove(record);
+        self.change_fds(|fds| fds.remove(record));
+    }
+
+    /// Changes the fd table and counts again what a turn must know of it.
+    fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
+        let mut fds = lock(&self.fds);
+        let changed = change(&mut fds);
+        self.counts
+            .always_ready
+            .store(fds.always_ready(), Ordering::Release);
+        self.counts
+            .unpollable
+            .store(fds.unpollable(), Ordering::Release);
+        drop(fds);
+        changed
     }
 
     /// Leaves `retired` to the home to drop.
     pub(crate) fn retire(&self, retired: Option<Retired>) {
-        lock(&self.retired).extend(retired);
+        let mut queue = lock(&self.retired);
+        queue.extend(retired);
+        self.counts.retired.store(queue.len(), Ordering::Release);
+        drop(queue);
         if !self.is_driven_here() {
             self.notify();
         }
@@ -344,11 +380,11 @@ impl Reactor {
 
     /// Drops what was retired. On the driving thread.
     fn reap(&self) {
-        loop {
-            let retired = std::mem::take(&mut *lock(&self.retired));
-            if retired.is_empty() {
-                return;
-            }
+        while self.counts.retired.load(Ordering::Acquire) > 0 {
+            let mut queue = lock(&self.retired);
+            let retired = std::mem::take(&mut *queue);
+            self.counts.retired.store(0, Ordering::Release);
+            drop(queue);
             retired.into_iter().for_each(Retired::reap);
         }
     }

@@ -70,6 +70,7 @@ pub struct Channel {
     bounces: Bounces,
     /// Requests that wait for a bounce buffer.
     waiting: VecDeque<Box<Request>>,
+    #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
     pool: Vec<Box<Request>>,
     in_flight: usize,
 }
@@ -276,5 +277,5 @@ fn open_engine(
     {
         return Engine::Uring(Uring::new(queue));
     }
-    Engine::Threads(Threads::new(Arc::clone(file), aio, sink))
+    Engine::Threads(Threads::new(Arc::clone(file), aio, &sink))
 }

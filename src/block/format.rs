@@ -25,8 +25,8 @@ const VDI_MAGIC: (usize, &[u8]) = (0x40, &[0x7f, 0x10, 0xda, 0xbe]);
 
 /// The format that `start`, the first bytes of an image, belongs to; `None` for raw.
 pub(super) fn probe(start: &[u8]) -> Option<&'static str> {
-    let (at, magic) = VDI_MAGIC;
-    if start.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+    let (at, vdi) = VDI_MAGIC;
+    if start.get(at..).is_some_and(|rest| rest.starts_with(vdi)) {
         return Some("vdi");
     }
     MAGICS

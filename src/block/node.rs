@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -130,16 +131,15 @@ impl Node {
         (name, driver, content): (String, Driver, Content),
         duplicate: fn(&str) -> Error,
     ) -> Result<Arc<Node>> {
-        let mut registry = registry();
-        if registry.contains_key(&name) {
-            return Err(duplicate(&name));
-        }
         let node = Arc::new(Node {
-            name: name.clone(),
+            name,
             driver,
             content,
         });
-        registry.insert(name, Arc::clone(&node));
+        match registry().entry(node.name.clone()) {
+            Entry::Occupied(_) => return Err(duplicate(&node.name)),
+            Entry::Vacant(free) => free.insert(Arc::clone(&node)),
+        };
         Ok(node)
     }
 
@@ -173,18 +173,16 @@ impl Node {
     /// # Errors
     /// `NotFound` if there is none, `Busy` if a device uses it.
     pub fn remove(name: &str) -> Result<()> {
-        let mut registry = registry();
-        let Some(node) = registry.get(name) else {
+        let Some(node) = registry().get(name).cloned() else {
             let message = format!("Failed to find node with node-name='{name}'");
             return Err(Error::new(ErrorKind::NotFound, message));
         };
-        if node.content.claimed.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("Node {name} is in use"),
-            ));
-        }
-        registry.remove(name);
+        // Claimed for a moment, so that no device takes it meanwhile.
+        let _claim = node.claim().map_err(|_| {
+            let message = format!("Node {name} is in use");
+            Error::new(ErrorKind::Busy, message)
+        })?;
+        registry().remove(name);
         Ok(())
     }
 

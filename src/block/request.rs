@@ -119,6 +119,13 @@ impl Request {
         });
     }
 
+    /// Makes `memory` the request's only segment, for tests that keep it.
+    #[cfg(test)]
+    pub(super) fn set_memory(&mut self, memory: &mut [u8]) {
+        // SAFETY: the tests keep the memory longer than the request.
+        unsafe { self.push_segment(memory.as_mut_ptr(), memory.len()) };
+    }
+
     /// The bytes not yet transferred.
     pub(super) fn remaining(&self) -> u64 {
         self.length - self.done
@@ -270,10 +277,10 @@ mod tests {
             (aligned.wrapping_add(1), 512, true),
             (aligned, 511, true),
         ];
-        for (start, len, misaligned) in cases {
+        for (at, len, misaligned) in cases {
             let mut request = Request::new();
             // SAFETY: within the buffer, which outlives the request.
-            unsafe { request.push_segment(start, len) };
+            unsafe { request.push_segment(at, len) };
             assert_eq!(request.is_misaligned(512), misaligned);
         }
     }

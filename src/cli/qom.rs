@@ -186,10 +186,10 @@ fn boolean(text: &str) -> Value {
     }
 }
 
-/// Everything at and below `path`, one object after the other.
-fn tree(client: &mut Client, path: &str) -> Result<String> {
+/// Everything at and below `top`, one object after the other.
+fn tree(client: &mut Client, top: &str) -> Result<String> {
     let mut text = String::new();
-    let mut pending = vec![path.to_owned()];
+    let mut pending = vec![top.to_owned()];
     while let Some(path) = pending.pop() {
         line(&mut text, format_args!("{path}"));
         let (children, properties): (Vec<Entry>, Vec<Entry>) = entries(client, &path)?

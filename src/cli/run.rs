@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use qcontext::context::Wait;
 use qcontext::monitor::{Commands, Monitor};
 use qcontext::object::{self, Options, Value};
-use qcontext::{QContext, Result};
+use qcontext::{QContext, Result, Wait};
 
 use super::failure::{Failure, warn};
 use super::machine;

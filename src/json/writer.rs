@@ -16,10 +16,10 @@ pub fn write(value: &Value, out: &mut String) {
         Value::Double(_) => out.push_str("null"),
         Value::Str(value) => text(value, out),
         Value::List(items) => sequence('[', items, ']', out, write),
-        Value::Dict(entries) => sequence('{', entries, '}', out, |(key, value), out| {
+        Value::Dict(entries) => sequence('{', entries, '}', out, |(key, member), out| {
             text(key, out);
             out.push_str(": ");
-            write(value, out);
+            write(member, out);
         }),
     }
 }

@@ -33,26 +33,21 @@ pub(super) fn version() -> Value {
 }
 
 fn describe(context: &QContext) -> Result<Value> {
-    let polling = context.poll_params();
     Ok(Value::dict([
         ("id", context.id().into()),
         ("threaded", context.is_threaded().into()),
         ("thread-id", context.thread_id().into()),
-        ("poll-max-ns", polling.max_ns.into()),
-        ("poll-grow", polling.grow.into()),
-        ("poll-shrink", polling.shrink.into()),
     ]))
 }
 
-/// As QEMU's schema wants it; 0 stands for the engine's own batch size.
+/// As QEMU's schema wants it. 0 is what QEMU says for a thread that does not poll and leaves the batch to its engine.
 fn iothread(context: &QContext) -> Value {
-    let polling = context.poll_params();
     Value::dict([
-        ("poll-shrink", polling.shrink.into()),
+        ("poll-shrink", Value::Int(0)),
         ("thread-id", context.thread_id().into()),
         ("aio-max-batch", Value::Int(0)),
-        ("poll-grow", polling.grow.into()),
-        ("poll-max-ns", polling.max_ns.into()),
+        ("poll-grow", Value::Int(0)),
+        ("poll-max-ns", Value::Int(0)),
         ("id", context.id().into()),
     ])
 }

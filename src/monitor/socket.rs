@@ -7,7 +7,6 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
@@ -163,16 +162,41 @@ fn remove_stale(path: &Path) -> Result<()> {
             format!("'{}' exists and is not a socket", path.display()),
         ));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| failed(path, error))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        _ => Err(Error::new(
+    if is_served(path) {
+        return Err(Error::new(
             ErrorKind::Busy,
             format!("socket '{}' is in use by another process", path.display()),
-        )),
+        ));
     }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether somebody listens at `path`; does not wait for a busy one to accept.
+fn is_served(path: &Path) -> bool {
+    let outcome = new_socket().and_then(|socket| {
+        let address = gio::UnixSocketAddress::new(path);
+        SocketExt::connect(&socket, &address, None::<&gio::Cancellable>)
+    });
+    outcome.map_or_else(
+        |error| {
+            !error.matches(gio::IOErrorEnum::ConnectionRefused)
+                && !error.matches(gio::IOErrorEnum::NotFound)
+        },
+        |()| true,
+    )
+}
+
+fn new_socket() -> std::result::Result<gio::Socket, glib::Error> {
+    let socket = gio::Socket::new(
+        gio::SocketFamily::Unix,
+        gio::SocketType::Stream,
+        gio::SocketProtocol::Default,
+    )?;
+    socket.set_blocking(false);
+    Ok(socket)
 }
 
 /// Listens under another name first, so that a client that sees the socket can connect to it.
@@ -195,13 +219,7 @@ fn listen(hidden: &Path, path: &Path) -> Result<gio::Socket> {
             format!("cannot listen at '{}': {}", path.display(), error.message()),
         )
     };
-    let socket = gio::Socket::new(
-        gio::SocketFamily::Unix,
-        gio::SocketType::Stream,
-        gio::SocketProtocol::Default,
-    )
-    .map_err(refused)?;
-    socket.set_blocking(false);
+    let socket = new_socket().map_err(refused)?;
     restrict(&socket).map_err(|error| failed(path, error))?;
     let _ = fs::remove_file(hidden);
     let address = gio::UnixSocketAddress::new(hidden);

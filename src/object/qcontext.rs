@@ -1,86 +1,34 @@
 //! The context as an object.
 #![forbid(unsafe_code)]
 
-use super::{Object, Options, Property, Value, expected, not_found, not_writable};
-use crate::context::PollParams;
-use crate::{Error, ErrorKind, QContext, Result};
+use super::{Object, Options, Property, Value, not_found, not_writable};
+use crate::{QContext, Result};
 
 /// The type's name.
 pub(super) const TYPE: &str = "qcontext";
 
-/// The properties that `qom-set` changes, in listing order.
-const POLLING: [&str; 3] = ["poll-max-ns", "poll-grow", "poll-shrink"];
-
 /// What `-object qcontext` takes besides `id`.
-pub(super) const OPTIONS: [(&str, &str); 4] = [
-    ("poll-grow", "int"),
-    ("poll-max-ns", "int"),
-    ("poll-shrink", "int"),
-    ("threaded", "bool"),
-];
+pub(super) const OPTIONS: [(&str, &str); 1] = [("threaded", "bool")];
 
 /// What `qom-list` shows; `thread-id` is answered as well, but not listed.
 pub(super) fn properties() -> Vec<Property> {
-    let fixed = [
+    let all = [
         ("type", "string"),
         ("id", "string"),
         ("threaded", "bool"),
         ("thread_id", "int"),
     ];
-    let polling = POLLING.map(|name| (name, "int"));
-    let all = fixed.into_iter().chain(polling);
-    all.map(|(name, type_name)| Property::new(name, type_name))
+    all.into_iter()
+        .map(|(name, type_name)| Property::new(name, type_name))
         .collect()
 }
 
-/// Creates `/objects/<id>` from what is left of `options`.
+/// Creates `/objects/<id>` from what is left of `options`; it lasts until it is deleted.
 pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
-    let mut polling = Vec::new();
-    for name in POLLING {
-        if let Some(value) = options.take_int(name)? {
-            polling.push((name, value));
-        }
-    }
     options.finish()?;
-    let mut params = PollParams::default();
-    for (name, value) in &polling {
-        *parameter(&mut params, name) = in_range(name, *value)?;
-    }
-    // The one that registers the id goes last but one, so that a refused value leaves nothing behind.
-    let context = QContext::new(id, threaded).map_err(|error| taken(error, id))?;
-    if polling.is_empty() {
-        return Ok(());
-    }
-    context.set_poll_params(params).inspect_err(|_| {
-        // Nobody can have claimed it yet.
-        let _ = QContext::delete(id);
-    })
-}
-
-fn taken(error: Error, id: &str) -> Error {
-    match error.kind() {
-        ErrorKind::AlreadyExists => super::tree::duplicate(id),
-        _ => error,
-    }
-}
-
-fn parameter<'a>(params: &'a mut PollParams, name: &str) -> &'a mut i64 {
-    match name {
-        "poll-grow" => &mut params.grow,
-        "poll-shrink" => &mut params.shrink,
-        _ => &mut params.max_ns,
-    }
-}
-
-fn in_range(name: &str, value: i64) -> Result<i64> {
-    if value >= 0 {
-        return Ok(value);
-    }
-    Err(Error::new(
-        ErrorKind::InvalidArgument,
-        format!("{name} value must be in range [0, {}]", i64::MAX),
-    ))
+    QContext::new(id, threaded)?.keep();
+    Ok(())
 }
 
 impl Object for QContext {
@@ -98,21 +46,12 @@ impl Object for QContext {
             "id" => self.id().into(),
             "threaded" => self.is_threaded().into(),
             "thread_id" | "thread-id" => self.thread_id().into(),
-            _ if POLLING.contains(&name) => (*parameter(&mut self.poll_params(), name)).into(),
             _ => return Err(not_found(TYPE, name)),
         })
     }
 
-    fn set(&self, name: &str, value: Value) -> Result<()> {
-        if !POLLING.contains(&name) {
-            self.get(name)?;
-            return Err(not_writable(TYPE, name));
-        }
-        let Value::Int(number) = value else {
-            return Err(expected(name, "integer"));
-        };
-        let mut params = self.poll_params();
-        *parameter(&mut params, name) = in_range(name, number)?;
-        self.set_poll_params(params)
+    fn set(&self, name: &str, _: Value) -> Result<()> {
+        self.get(name)?;
+        Err(not_writable(TYPE, name))
     }
 }

@@ -26,7 +26,11 @@ struct Child {
     object: Arc<dyn Object>,
 }
 
-static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+/// Works on the added objects under their lock; nothing of an object runs in there.
+fn with_added<T>(work: impl FnOnce(&mut Vec<Child>) -> T) -> T {
+    static ADDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+    work(&mut ADDED.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Adds an object under one of the containers.
 ///
@@ -37,22 +41,24 @@ pub fn add_child(path: &str, object: Arc<dyn Object>) -> Result<()> {
     if child(parent, name).is_some() {
         return Err(duplicate(name));
     }
-    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    if children.iter().any(|known| known.path == path) {
-        return Err(duplicate(name));
-    }
-    children.push(Child {
-        path: path.to_owned(),
-        object,
-    });
-    Ok(())
+    with_added(|added| {
+        if added.iter().any(|known| known.path == path) {
+            return Err(duplicate(name));
+        }
+        added.push(Child {
+            path: path.to_owned(),
+            object,
+        });
+        Ok(())
+    })
 }
 
 /// Takes an added object out of the tree and gives it back.
 pub fn remove_child(path: &str) -> Option<Arc<dyn Object>> {
-    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = children.iter().position(|known| known.path == path)?;
-    Some(children.remove(index).object)
+    with_added(|added| {
+        let index = added.iter().position(|known| known.path == path)?;
+        Some(added.remove(index).object)
+    })
 }
 
 /// The properties and children of the object at `path`.
@@ -135,9 +141,10 @@ fn child(parent: &str, name: &str) -> Option<Arc<dyn Object>> {
     {
         return Some(Arc::new(context));
     }
-    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = children.iter().find(|known| known.path == path);
-    known.map(|known| known.object.clone())
+    with_added(|added| {
+        let known = added.iter().find(|known| known.path == path);
+        known.map(|known| known.object.clone())
+    })
 }
 
 /// Names and objects in the container at `parent`.
@@ -154,12 +161,11 @@ fn children(parent: &str) -> Vec<(String, Arc<dyn Object>)> {
 }
 
 fn added(parent: &str) -> Vec<(String, Arc<dyn Object>)> {
-    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    let below = children.iter().filter_map(|known| {
+    let below = |known: &Child| {
         let (its_parent, name) = split(&known.path)?;
         (its_parent == parent).then(|| (name.to_owned(), known.object.clone()))
-    });
-    below.collect()
+    };
+    with_added(|added| added.iter().filter_map(below).collect())
 }
 
 /// Parent and name, if the parent is a container and the name not empty.
@@ -183,7 +189,7 @@ fn no_device(path: &str) -> Error {
 }
 
 /// `attempt to add duplicate property 'ctx1' to object (type 'container')`
-pub(super) fn duplicate(name: &str) -> Error {
+fn duplicate(name: &str) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,
         format!("attempt to add duplicate property '{name}' to object (type 'container')"),

@@ -2,7 +2,8 @@
 //!
 //! Used by unit tests of the queue and by black-box tests of devices. Knows nothing of the code under test.
 #![allow(unsafe_code)] // memory shared with the device
-#![allow(dead_code)] // every test program uses a part
+#![allow(dead_code, unreachable_pub)] // every test program uses a part, and one of them is a library
+#![allow(missing_docs, clippy::unwrap_used)] // test support
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -296,7 +297,7 @@ fn write_descriptor(ram: &Ram, at: u64, buffer: Buffer, flags: u16, next: u16) {
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -305,12 +306,12 @@ impl Random {
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.number() % limit
     }
 
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.number().to_le_bytes()[..chunk.len()]);
         }
     }
 }

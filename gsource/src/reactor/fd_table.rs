@@ -54,6 +54,8 @@ pub(crate) struct FdTable {
     epoll: Option<Arc<Epoll>>,
     next_generation: u32,
     always_ready: Vec<RawFd>,
+    /// How many handlers have no `io_poll`.
+    unpollable: usize,
     /// The reactor's own fds and their tokens, all edge-triggered.
     internal: Vec<(RawFd, u64)>,
     /// The last token that named no live registration.
@@ -92,10 +94,14 @@ impl FdTable {
             self.entries.resize_with(index + 1, Entry::default);
         }
         self.entries[index].records.push(Arc::clone(record));
+        let unpollable = usize::from(record.handler.io_poll.is_none());
+        self.unpollable += unpollable;
         self.sync(fd, true).inspect_err(|_| {
             self.entries[index]
                 .records
                 .retain(|other| !Arc::ptr_eq(other, record));
+            self.unpollable -= unpollable;
+
             let _ = self.sync(fd, false);
         })
     }
@@ -113,6 +119,7 @@ impl FdTable {
             .records
             .retain(|other| !std::ptr::eq(&raw const **other, record));
         let found = entry.records.len() < before;
+        self.unpollable -= usize::from(found && record.handler.io_poll.is_none());
         // A removal cannot fail: a closed fd has left the set already, or is found out by its stale events.
         let _ = self.sync(record.fd, false);
         found
@@ -123,11 +130,14 @@ impl FdTable {
         let _ = self.sync(record.fd, false);
     }
 
-    /// True when some fd is ready at all times.
-    pub(crate) fn has_always_ready(&self) -> bool {
-        self.always_ready
-            .iter()
-            .any(|&fd| self.entry(fd).is_some_and(|entry| entry.interest() != 0))
+    /// The number of fds that are ready at all times.
+    pub(crate) fn always_ready(&self) -> usize {
+        self.always_ready.len()
+    }
+
+    /// How many handlers can only be waited for.
+    pub(crate) fn unpollable(&self) -> usize {
+        self.unpollable
     }
 
     /// Adds the handlers of the fds that are always ready to `batch`.

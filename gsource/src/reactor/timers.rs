@@ -7,6 +7,7 @@ use crate::aio::clock::{self, CLOCKS};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// One queue per clock.
@@ -15,6 +16,10 @@ pub(super) struct Timers([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
 impl Timers {
     pub(super) const fn new() -> Self {
         Timers([const { DeadlineQueue::new() }; CLOCKS])
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(DeadlineQueue::len).sum()
     }
 
     fn queue(&mut self, clock: Clock) -> &mut DeadlineQueue<Arc<TimerNode>> {
@@ -58,9 +63,14 @@ impl Reactor {
         }
         timers.take_out(timer);
         let first = timers.put_in(timer, deadline);
+        self.count_timers(&timers);
         drop(timers);
-        if first && !self.is_driven_here() && self.state.rouse() {
-            self.wake();
+        if first && !self.is_driven_here() {
+            // Pairs with the fence in `remaining_ns`: either the home sees the timer, or this sees the sleeper.
+            fence(Ordering::SeqCst);
+            if self.state.rouse() {
+                self.wake();
+            }
         }
         true
     }
@@ -71,6 +81,7 @@ impl Reactor {
         let here = timer.core.is_on(self);
         if here {
             timers.take_out(timer);
+            self.count_timers(&timers);
         }
         drop(timers);
         here
@@ -100,6 +111,8 @@ impl Reactor {
                 to.put_in(&timer, deadline);
             }
         }
+        old.count_timers(&from);
+        new.count_timers(&to);
     }
 
     /// Disarms all timers of `core`.
@@ -113,18 +126,33 @@ impl Reactor {
                     .extract(|timer| Arc::ptr_eq(&timer.core, core))
             })
             .collect();
+        self.count_timers(&timers);
         drop(timers);
         drop(dropped);
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
     pub(super) fn remaining_ns(&self) -> Option<i64> {
-        lock(&self.timers).remaining_ns()
+        fence(Ordering::SeqCst);
+        self.has_timers()
+            .then(|| lock(&self.timers).remaining_ns())
+            .flatten()
+    }
+
+    fn has_timers(&self) -> bool {
+        self.counts.timers.load(Ordering::Relaxed) > 0
+    }
+
+    fn count_timers(&self, timers: &Timers) {
+        self.counts.timers.store(timers.len(), Ordering::Relaxed);
     }
 
     /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
     pub(super) fn run_timers(&self) -> bool {
         let mut progress = false;
+        if !self.has_timers() {
+            return false;
+        }
         for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
             let Some(pass) = self.due_pass(clock) else {
                 continue;
@@ -149,7 +177,11 @@ impl Reactor {
     }
 
     fn pop_due(&self, clock: Clock, (now, sequence): (i64, u64)) -> Option<Arc<TimerNode>> {
-        lock(&self.timers).queue(clock).pop_due(now, sequence)
+        let mut timers = lock(&self.timers);
+        let timer = timers.queue(clock).pop_due(now, sequence);
+        self.count_timers(&timers);
+        drop(timers);
+        timer
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Attachment, Driving, Home, Reactor, TIMER, Wait};
 use crate::aio::bh::{self, BhNode, Ran};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
+use crate::poller::POLLED;
 use crate::poller::epoll::Event;
 use crate::unwind;
 use crate::{Error, Result};
@@ -38,10 +39,32 @@ impl Reactor {
         self.ask_paused(&driving);
         self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
-            let timeout = self.timeout_ns(&driving, wait, limit_ns);
-            self.collect(&driving, timeout);
+            self.wait(&driving, wait, limit_ns);
         }
         Ok(self.run_ready(&driving))
+    }
+
+    /// Fills the batch: by busy-polling, by the kernel, or both.
+    fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
+        let polling_since = self.poll_busily(driving, wait, limit_ns);
+        if self.may_skip_wait(driving) {
+            return;
+        }
+        let timeout = self.timeout_ns(driving, wait, limit_ns);
+        if wait == Wait::Block || !self.is_pollable() {
+            self.collect(driving, timeout);
+        }
+        if let Some(begin) = polling_since
+            && timeout != 0
+        {
+            self.adapt(driving, begin);
+        }
+    }
+
+    /// True when polling sees everything a look at the kernel could show.
+    fn is_pollable(&self) -> bool {
+        self.counts.polls.load(Ordering::Acquire)
+            && self.counts.unpollable.load(Ordering::Acquire) == 0
     }
 
     /// Runs everything that is ready; true when something that counts as progress was.
@@ -60,12 +83,12 @@ impl Reactor {
     /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
     fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
         self.collect_ready(driving);
-        let busy = self.has_urgent_bh(driving) || self.has_ready_io(driving);
+        let busy = self.has_work(driving);
         if wait == Wait::NoBlock || busy || !self.state.sleep() {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
-        let ready = lock(&self.fds).has_always_ready().then_some(0);
+        let ready = self.has_always_ready().then_some(0);
         let bounds = [self.remaining_ns(), idle, ready, limit_ns];
         bounds.into_iter().flatten().min().unwrap_or(-1)
     }
@@ -82,6 +105,9 @@ impl Reactor {
     }
 
     fn sort_events(&self, home: &mut Home, events: &[Event]) {
+        if events.is_empty() && !self.has_always_ready() {
+            return;
+        }
         let mut fds = lock(&self.fds);
         for event in events {
             match event.u64 {
@@ -91,6 +117,11 @@ impl Reactor {
             }
         }
         fds.collect_always_ready(&mut home.batch);
+    }
+
+    /// True when some fd that epoll refuses is watched, so that no wait may block.
+    fn has_always_ready(&self) -> bool {
+        self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
@@ -167,7 +198,7 @@ impl Reactor {
             }
             if may_read(&record) {
                 record.set_paused(false);
-                lock(&self.fds).update(&record);
+                self.change_fds(|fds| fds.update(&record));
             } else {
                 self.home.get(driving).paused.push(record);
             }
@@ -181,6 +212,11 @@ impl Reactor {
             let Some((record, events)) = self.next_handler(driving) else {
                 return progress;
             };
+            if events & POLLED != 0 {
+                progress |= self.run_polled(&record, driving);
+                continue;
+            }
+            self.enroll(&record, driving);
             if record.wants_read(events) && !record.is_removed() {
                 progress |= self.read(&record, driving);
             }
@@ -191,6 +227,19 @@ impl Reactor {
         }
     }
 
+    /// Handles what busy-polling found. The handler is not polled again while it does, which may iterate.
+    fn run_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+        if record.is_removed() {
+            return false;
+        }
+        let enrolled = self.expel(record, driving);
+        self.call(record, record.handler.io_poll_ready.as_deref());
+        if enrolled && !record.is_removed() {
+            self.enroll(record, driving);
+        }
+        true
+    }
+
     fn next_handler(&self, driving: &Driving<'_>) -> Option<<Batch as IntoIterator>::Item> {
         self.home.get(driving).batch.pop_front()
     }
@@ -199,7 +248,7 @@ impl Reactor {
     fn read(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         if !may_read(record) {
             record.set_paused(true);
-            lock(&self.fds).update(record);
+            self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
             return false;
         }
@@ -224,11 +273,12 @@ impl Reactor {
             return Some(-1);
         }
         self.home.get(driving).collected = false;
+        self.stop_polling(driving);
         self.ask_paused(driving);
         self.submit_io(driving);
         self.state.accept();
         self.collect_ready(driving);
-        if self.is_ready(driving) || lock(&self.fds).has_always_ready() || !self.state.sleep() {
+        if self.has_work(driving) || self.has_always_ready() || !self.state.sleep() {
             return None;
         }
         match self.remaining_ns() {
@@ -249,7 +299,7 @@ impl Reactor {
         self.home.get(driving).collected = true;
         self.state.accept();
         self.collect_ready(driving);
-        self.is_ready(driving) || self.has_idle_bh(driving) || self.remaining_ns() == Some(0)
+        self.has_work(driving) || self.has_idle_bh(driving) || self.remaining_ns() == Some(0)
     }
 
     /// GSource dispatch.
@@ -270,7 +320,7 @@ impl Reactor {
         answer
     }
 
-    fn is_ready(&self, driving: &Driving<'_>) -> bool {
+    fn has_work(&self, driving: &Driving<'_>) -> bool {
         !self.home.get(driving).batch.is_empty()
             || self.has_urgent_bh(driving)
             || self.has_ready_io(driving)

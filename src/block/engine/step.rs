@@ -141,3 +141,109 @@ fn transferred(file: &ImageFile, request: &mut Request, result: i32) -> ControlF
     }
     ControlFlow::Continue(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::file::OpenFile;
+    use super::*;
+
+    fn file(name: &str) -> ImageFile {
+        let path =
+            std::env::temp_dir().join(format!("qcontext-step-{}-{name}", std::process::id()));
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let open = OpenFile {
+            path: path.to_str().unwrap().to_owned(),
+            discard: true,
+            ..OpenFile::default()
+        };
+        let file = open.open().unwrap();
+        std::fs::remove_file(path).unwrap();
+        file
+    }
+
+    fn request(op: Op, memory: &mut [u8]) -> Request {
+        let mut request = Request::new();
+        request.reset(op, 0, 0);
+        // The memory outlives the request in every test.
+        request.set_memory(memory);
+        request
+    }
+
+    #[test]
+    fn results_of_transfers_end_or_go_on() {
+        let file = file("transfers");
+        let go_on = ControlFlow::Continue(());
+        // (operation, results in turn, what the last one means)
+        let cases: [(Op, &[i32], ControlFlow<i32>); 8] = [
+            (Op::Read, &[512], ControlFlow::Break(0)),
+            (Op::Read, &[100], go_on),
+            (
+                Op::Read,
+                &[100, -libc::EINTR, -libc::EAGAIN, 412],
+                ControlFlow::Break(0),
+            ),
+            (Op::Read, &[100, 0], ControlFlow::Break(0)),
+            (Op::Read, &[100, -libc::EIO], ControlFlow::Break(-libc::EIO)),
+            (Op::Write, &[511, 1], ControlFlow::Break(0)),
+            (Op::Write, &[511, 0], ControlFlow::Break(-libc::EIO)),
+            (
+                Op::Write,
+                &[-libc::ENOSPC],
+                ControlFlow::Break(-libc::ENOSPC),
+            ),
+        ];
+        for (op, results, expected) in cases {
+            let mut memory = [1; 512];
+            let mut request = request(op, &mut memory);
+            let last = results
+                .iter()
+                .map(|&result| take_result(&file, &mut request, result));
+            assert_eq!(last.last(), Some(expected), "{op:?} {results:?}");
+        }
+    }
+
+    #[test]
+    fn zeroing_falls_back_step_by_step() {
+        let file = file("zeroing");
+        let mut request = request(Op::WriteZeroes { unmap: true }, &mut []);
+        request.set_length(4096);
+        let is = |step: Step<'_>, expected: i32| matches!(step, Step::Allocate { mode, .. } if mode == expected);
+        assert!(is(next_step(&file, &mut request), PUNCH_HOLE));
+        assert!(take_result(&file, &mut request, -libc::EOPNOTSUPP).is_continue());
+        assert!(is(next_step(&file, &mut request), ZERO_RANGE));
+        assert!(take_result(&file, &mut request, -libc::EOPNOTSUPP).is_continue());
+        assert!(
+            matches!(next_step(&file, &mut request), Step::Write(vectors, 0) if vectors.len() == 1)
+        );
+        assert!(take_result(&file, &mut request, 4000).is_continue());
+        assert!(matches!(
+            next_step(&file, &mut request),
+            Step::Write(_, 4000)
+        ));
+        assert_eq!(take_result(&file, &mut request, 96), ControlFlow::Break(0));
+    }
+
+    #[test]
+    fn discards_are_hints() {
+        let file = file("discards");
+        let mut request = request(Op::Discard, &mut []);
+        request.set_length(4096);
+        let result = take_result(&file, &mut request, -libc::EOPNOTSUPP);
+        assert_eq!(result, ControlFlow::Break(0));
+        assert!(matches!(next_step(&file, &mut request), Step::Nothing));
+    }
+
+    #[test]
+    fn only_flushes_that_worked_count() {
+        let file = file("flushes");
+        let mut request = request(Op::Flush, &mut []);
+        assert!(matches!(next_step(&file, &mut request), Step::DataSync));
+        let failed = take_result(&file, &mut request, -libc::EIO);
+        assert_eq!(
+            (failed, file.data_syncs()),
+            (ControlFlow::Break(-libc::EIO), 0)
+        );
+        assert!(take_result(&file, &mut request, 0).is_break());
+        assert_eq!(file.data_syncs(), 1);
+    }
+}

@@ -35,6 +35,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Threads {
     shared: Arc<Shared>,
     /// Submitted since the last flush.
+    #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
     fresh: Vec<Box<Request>>,
     /// Swapped with the list of finished requests, so that both keep their memory.
     spare: Vec<Finished>,
@@ -58,13 +59,20 @@ struct Work {
 }
 
 impl Threads {
-    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: Arc<dyn IoSink>) -> Self {
+    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: &Arc<dyn IoSink>) -> Self {
+        // The sink usually owns this pool.
+        let sink = Arc::downgrade(sink);
+        let ready = move || {
+            if let Some(sink) = sink.upgrade() {
+                sink.complete(&[]);
+            }
+        };
         let shared = Shared {
             file,
             work: Mutex::default(),
             wanted: Condvar::new(),
             finished: Mutex::default(),
-            ready: aio.bh("block-threads", move || sink.complete(&[])),
+            ready: aio.bh("block-threads", ready),
         };
         Threads {
             shared: Arc::new(shared),
@@ -101,7 +109,9 @@ impl Threads {
 
     /// Appends what the workers finished.
     pub(super) fn reap(&mut self, finished: &mut Vec<Finished>) {
-        mem::swap(&mut *lock(&self.shared.finished), &mut self.spare);
+        let mut list = lock(&self.shared.finished);
+        mem::swap(&mut *list, &mut self.spare);
+        drop(list);
         finished.append(&mut self.spare);
     }
 }
@@ -129,6 +139,10 @@ impl Shared {
         }
     }
 
+    #[expect(
+        clippy::significant_drop_tightening,
+        reason = "the loop gives the lock up to wait"
+    )]
     fn next(&self) -> Option<Box<Request>> {
         let mut work = lock(&self.work);
         loop {

@@ -34,8 +34,8 @@ impl<'a> Keys<'a> {
     pub(super) fn take_nested(&mut self, key: &str) -> Vec<(String, String)> {
         let mut nested = Vec::new();
         self.options.retain(|&(k, v)| {
-            let below = k.strip_prefix(key).and_then(|k| k.strip_prefix('.'));
-            nested.extend(below.map(|k| (k.to_owned(), v.to_owned())));
+            let below = k.strip_prefix(key).and_then(|rest| rest.strip_prefix('.'));
+            nested.extend(below.map(|name| (name.to_owned(), v.to_owned())));
             below.is_none()
         });
         nested

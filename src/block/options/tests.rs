@@ -124,10 +124,10 @@ fn blockdev_flat_nested_and_null() {
         "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={}",
         image.path()
     );
-    let (_, driver, content) = blockdev(&parse(&nested)).unwrap();
-    assert_eq!((driver, content.read_only), (Driver::Raw, true));
-    let (_, _, content) = blockdev(&parse("driver=null-co,node-name=n,size=1G")).unwrap();
-    assert_eq!(content.length, 1 << 30);
+    let (_, layered, disk) = blockdev(&parse(&nested)).unwrap();
+    assert_eq!((layered, disk.read_only), (Driver::Raw, true));
+    let (_, _, null) = blockdev(&parse("driver=null-co,node-name=n,size=1G")).unwrap();
+    assert_eq!(null.length, 1 << 30);
 }
 
 #[test]

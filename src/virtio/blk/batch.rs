@@ -85,10 +85,10 @@ impl Running {
 
     /// Replaces the call fd and signals the new one: a call to the old one may have been lost.
     pub(super) fn set_call(&mut self, call: Option<CallFd>) {
-        self.call = call;
-        if let Some(call) = &self.call {
+        if let Some(call) = &call {
             call.signal();
         }
+        self.call = call;
     }
 
     pub(super) fn next_avail(&self) -> u16 {

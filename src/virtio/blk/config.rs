@@ -16,8 +16,8 @@ const F_WRITE_ZEROES: u64 = 1 << 14;
 /// The length of the configuration space.
 const LEN: usize = 60;
 
-/// The most data segments in one request.
-const SEG_MAX: u32 = 254;
+/// The most data segments in one request: with header and status they fit into the smallest usual queue, of 128.
+const SEG_MAX: u32 = 126;
 
 /// The longest discard or write-zeroes request, in sectors.
 pub(super) const RANGE_MAX: u32 = 32768;

@@ -14,7 +14,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh, FdHandler, IoCompletion, IoSink};
 
@@ -62,12 +62,9 @@ impl std::fmt::Debug for Stopping {
 impl Queue {
     pub(super) fn new(shared: &Arc<Shared>, aio: AioContext) -> Arc<Queue> {
         Arc::new_cyclic(|weak| {
-            let weak = weak.clone();
-            let resume = aio.bh("virtio-blk", move || {
-                if let Some(queue) = std::sync::Weak::<Queue>::upgrade(&weak) {
-                    queue.serve();
-                }
-            });
+            let weak = Weak::clone(weak);
+            let resume = move || with(&weak, Queue::serve).unwrap_or(());
+            let resume = aio.bh("virtio-blk", resume);
             Queue {
                 shared: Arc::clone(shared),
                 aio,
@@ -114,11 +111,14 @@ impl Queue {
     }
 
     fn watch(self: &Arc<Self>, kick: &KickFd) -> Result<()> {
-        let [kicked, polled, ready] = [(); 3].map(|()| Arc::clone(self));
+        let [kicked, polled, ready] = [(); 3].map(|()| Arc::downgrade(self));
         let handler = FdHandler::new()
             .edge_triggered()
-            .on_read(move || kicked.kicked())
-            .io_poll(move || polled.has_work(), move || ready.serve());
+            .on_read(move || with(&kicked, Queue::kicked).unwrap_or(()))
+            .io_poll(
+                move || with(&polled, Queue::has_work).unwrap_or(false),
+                move || with(&ready, Queue::serve).unwrap_or(()),
+            );
         self.aio.set_fd_handler(kick.as_raw_fd(), handler)
     }
 
@@ -246,6 +246,11 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Callbacks hold queues weakly: it is `hold` that keeps a running one (invariant 1).
+fn with<T>(queue: &Weak<Queue>, act: impl FnOnce(&Queue) -> T) -> Option<T> {
+    queue.upgrade().map(|queue| act(&queue))
 }
 
 impl IoSink for Queue {

@@ -162,8 +162,10 @@ fn install() {
 extern "C" fn on_sigbus(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let code = unsafe { (*info).si_code };
-    // SAFETY: as above; si_addr is set for the faults that the kernel raises, and only those are looked up.
-    let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: as above.
+    let info = unsafe { &*info };
+    // SAFETY: si_addr is set for the faults that the kernel raises, and only those are looked up.
+    let address = unsafe { info.si_addr() }.addr();
     if code > 0 && repair(address) {
         return;
     }
@@ -264,7 +266,14 @@ mod tests {
             let protection = libc::PROT_READ;
             // SAFETY: a new mapping replaces nothing.
             let page = unsafe {
-                libc::mmap(ptr::null_mut(), 4096, protection, libc::MAP_SHARED, empty, 0)
+                libc::mmap(
+                    ptr::null_mut(),
+                    4096,
+                    protection,
+                    libc::MAP_SHARED,
+                    empty,
+                    0,
+                )
             };
             // SAFETY: mapped, but beyond the end of the file: this is the fault.
             unsafe { page.cast::<u8>().read_volatile() };

@@ -6,8 +6,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use super::*;
 
 fn memfd(size: i64) -> OwnedFd {
-    // SAFETY: creates a new fd, which we own from here on.
-    let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), 0)) };
+    // SAFETY: creates a new fd.
+    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), 0) };
+    // SAFETY: just created, and ours from here on.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: the fd is ours.
     assert_eq!(unsafe { libc::ftruncate(fd.as_raw_fd(), size) }, 0);
     fd

@@ -145,7 +145,9 @@ mod tests {
 
     fn eventfd(initial: u32) -> OwnedFd {
         // SAFETY: creates an fd of our own.
-        unsafe { OwnedFd::from_raw_fd(libc::eventfd(initial, 0)) }
+        let fd = unsafe { libc::eventfd(initial, 0) };
+        // SAFETY: just created.
+        unsafe { OwnedFd::from_raw_fd(fd) }
     }
 
     fn count(fd: &OwnedFd) -> u64 {
@@ -172,10 +174,8 @@ mod tests {
         assert_eq!(count(&fd), 2);
         let full = (u64::MAX - 1).to_ne_bytes();
         // SAFETY: eight valid bytes; the counter is zero, so this cannot block.
-        assert_eq!(
-            unsafe { libc::write(fd.as_raw_fd(), full.as_ptr().cast(), 8) },
-            8
-        );
+        let written = unsafe { libc::write(fd.as_raw_fd(), full.as_ptr().cast(), 8) };
+        assert_eq!(written, 8);
         write_if_ready(&fd);
         assert_eq!(count(&fd), u64::MAX - 1);
     }

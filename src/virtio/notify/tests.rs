@@ -10,7 +10,9 @@ use super::*;
 
 fn eventfd() -> OwnedFd {
     // SAFETY: creates an fd of our own.
-    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, 0)) }
+    let fd = unsafe { libc::eventfd(0, 0) };
+    // SAFETY: just created.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn write(fd: &OwnedFd, value: u64) {

@@ -104,7 +104,9 @@ fn chains_arrive_in_order_direct_and_indirect() {
 #[test]
 fn used_index_moves_once_per_batch() {
     let mut pair = Pair::new(16, false, false);
-    (0..5).for_each(|_| drop(pair.add(&[buffer(1, true)])));
+    for _ in 0..5 {
+        pair.add(&[buffer(1, true)]);
+    }
     (0..5).for_each(|_| pair.serve());
     assert_eq!(pair.driver.used_index(&pair.ram), 0);
     assert!(pair.queue.publish());
@@ -138,7 +140,9 @@ fn event_idx_calls_exactly_when_the_event_is_passed() {
     for (before, batch, event, call) in cases {
         assert_eq!(pair.driver.used_index(&pair.ram), before);
         pair.driver.set_used_event(&pair.ram, event);
-        (0..batch).for_each(|_| drop(pair.add(&[buffer(1, true)])));
+        for _ in 0..batch {
+            pair.add(&[buffer(1, true)]);
+        }
         (0..batch).for_each(|_| pair.serve());
         assert_eq!(
             pair.queue.publish(),
@@ -303,11 +307,11 @@ fn readable_after_writable_and_jumping_indices_break_the_queue() {
     pair.add(&[buffer(1, true), buffer(1, false)]);
     let reason = "readable descriptor after a writable one";
     assert_eq!(pair.pop(), Err(Broken(reason)));
-    let mut pair = Pair::new(4, false, false);
-    pair.driver.avail_index = 5;
-    pair.driver.publish(&pair.ram);
-    let reason = "available index jumped by more than the queue size";
-    assert_eq!(pair.pop(), Err(Broken(reason)));
+    let mut jumping = Pair::new(4, false, false);
+    jumping.driver.avail_index = 5;
+    jumping.driver.publish(&jumping.ram);
+    let jumped = "available index jumped by more than the queue size";
+    assert_eq!(jumping.pop(), Err(Broken(jumped)));
 }
 
 #[test]
