@@ -59,8 +59,8 @@ impl Reactor {
         timers.take_out(timer);
         let first = timers.put_in(timer, deadline);
         drop(timers);
-        if first && !self.is_driven_here() && self.state.rouse() {
-            self.wake();
+        if first && !self.is_driven_here() {
+            self.rouse();
         }
         true
     }

@@ -59,9 +59,11 @@ impl Reactor {
 
     /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
     fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
+        if wait == Wait::NoBlock || !self.state.sleep() {
+            return 0;
+        }
         self.collect_ready(driving);
-        let busy = self.has_urgent_bh(driving) || self.has_ready_io(driving);
-        if wait == Wait::NoBlock || busy || !self.state.sleep() {
+        if self.has_urgent_bh(driving) || self.has_ready_io(driving) {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
@@ -103,8 +105,8 @@ impl Reactor {
             }
             // SAFETY: the list owned a count, which is ours now.
             let attachment = unsafe { Arc::from_raw(attachment) };
-            // Cleared before the bottom halves are taken, so that a later one kicks again.
-            attachment.queued.store(false, Ordering::Release);
+            // Before the bottom halves are taken, so that a later one kicks again.
+            attachment.queued.release();
             self.take_bhs(attachment, driving);
         }
     }
@@ -226,9 +228,12 @@ impl Reactor {
         self.home.get(driving).collected = false;
         self.ask_paused(driving);
         self.submit_io(driving);
-        self.state.accept();
+        // A notification alone ends an iteration, and so does what was notified.
+        if self.state.accept() || !self.state.sleep() {
+            return None;
+        }
         self.collect_ready(driving);
-        if self.is_ready(driving) || lock(&self.fds).has_always_ready() || !self.state.sleep() {
+        if self.is_ready(driving) || lock(&self.fds).has_always_ready() {
             return None;
         }
         match self.remaining_ns() {
@@ -247,9 +252,12 @@ impl Reactor {
             self.collect(driving, 0);
         }
         self.home.get(driving).collected = true;
-        self.state.accept();
+        let notified = self.state.accept();
         self.collect_ready(driving);
-        self.is_ready(driving) || self.has_idle_bh(driving) || self.remaining_ns() == Some(0)
+        notified
+            || self.is_ready(driving)
+            || self.has_idle_bh(driving)
+            || self.remaining_ns() == Some(0)
     }
 
     /// GSource dispatch.
