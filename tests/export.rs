@@ -1,4 +1,6 @@
 //! Devices: what is refused and why, what is left behind (nothing), what the object tree shows, how they go.
+#![cfg(feature = "vhost-user")]
+#![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,8 +141,11 @@ fn socket_that_cannot_be_bound_is_refused() {
     assert_eq!(kind, ErrorKind::Os);
     assert!(text.contains("No such file or directory"), "{text}");
     let long = PathBuf::from("/tmp").join("x".repeat(200));
-    let (_, text) = plan.refused(|options| options.vhost_user = long);
-    assert!(text.contains("cannot listen at vhost-user="), "{text}");
+    let (_, too_long) = plan.refused(|options| options.vhost_user = long);
+    assert!(
+        too_long.contains("cannot listen at vhost-user="),
+        "{too_long}"
+    );
 }
 
 #[test]
@@ -170,10 +175,13 @@ fn busy_socket_drive_and_id_are_refused() {
     let (kind, text) = other.refused(|options| options.drive = plan.node.name().into());
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.contains("already in use"), "{text}");
-    let (kind, text) =
+    let (socket_kind, socket_text) =
         other.refused(|options| options.vhost_user = export.options().vhost_user.clone());
-    assert_eq!(kind, ErrorKind::Busy);
-    assert!(text.ends_with("Address already in use"), "{text}");
+    assert_eq!(socket_kind, ErrorKind::Busy);
+    assert!(
+        socket_text.ends_with("Address already in use"),
+        "{socket_text}"
+    );
     shutdown(&export);
 }
 
@@ -392,7 +400,7 @@ fn shutdown_of_all_waits_for_those_that_are_ending_already() {
         assert!(Export::find(&plan.options.id).is_err());
         assert!(!plan.options.vhost_user.exists());
     }
-    let (done, is_done) = mpsc::channel();
-    Export::shutdown_all(move || done.send(()).unwrap());
-    is_done.try_recv().unwrap();
+    let (nothing, is_nothing) = mpsc::channel();
+    Export::shutdown_all(move || nothing.send(()).unwrap());
+    is_nothing.try_recv().unwrap();
 }

@@ -1,5 +1,7 @@
 //! Front ends that misbehave: whatever they send, withdraw or stop doing, the process lives, the device serves the next one,
 //! and another device on the same context does not notice.
+#![cfg(feature = "vhost-user")]
+#![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -295,7 +297,7 @@ fn a_thousand_connections_leak_no_fd() {
     let _alone = alone();
     let mut scene = Scene::new();
     scene.still_serves();
-    let is_free = |scene: &Scene| !scene.victim.export().is_connected();
+    let is_free = |at: &Scene| !at.victim.export().is_connected();
     until("the guest to be gone", || is_free(&scene));
     let before = open_fds();
     for round in 0..1000 {
