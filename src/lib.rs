@@ -19,6 +19,6 @@ pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams, Result, Timer,
-    Wait,
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
+    Result, Timer, Wait,
 };

@@ -10,7 +10,7 @@
 //! # Invariants
 //! 1. A session executes one request at a time, in the order they came; replies keep that order.
 //! 2. A session does a bounded amount of work per turn of the main loop, and holds a bounded amount of memory: one
-//!    request within [`crate::json::Limits`], and unread output of about [`session::UNREAD_LIMIT`].
+//!    request within [`crate::json::Limits`], and unread output of about 1 MiB.
 //! 3. No borrow of a session is held while a command's handler runs.
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,6 @@
 //! The command line of `qctx`: plans, mistakes, and the client subcommands.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]
@@ -43,6 +44,14 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
         (
             "qcontext,id=a,threaded=",
             "Parameter 'threaded' expects 'on' or 'off'",
+        ),
+        (
+            "qcontext,id=a,poll-max-ns=x",
+            "Parameter 'poll-max-ns' expects an int64 value",
+        ),
+        (
+            "qcontext,id=a,poll-max-ns=-1",
+            "poll-max-ns value must be in range [0, 9223372036854775807]",
         ),
         (
             "qcontext,id=qcontext-main",
@@ -136,7 +145,7 @@ fn busy_socket_is_an_error_and_stays_with_its_owner() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let message = format!(
-        "qctx: -qmp {qmp}: socket '{}' is in use by another process",
+        "qctx: -qmp {qmp}: socket '{}' is in use: somebody is listening there",
         socket.display()
     );
     refused(&["-qmp", &qmp], &message);
@@ -190,7 +199,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\nthread_id\nthreaded\ntype\n",
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
@@ -202,7 +211,12 @@ fn subcommands_show_what_the_talk_shows() {
 #[test]
 fn subcommands_set_and_walk() {
     let daemon = Daemon::start(&["-object", "qcontext,id=a.b"]);
+    prints(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
+    prints(&daemon, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
     prints(&daemon, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    let negative = ask(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
+    let range = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
+    assert_eq!(negative, (Some(1), String::new(), range.to_owned()));
     let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.threaded", "on"]);
     let message = "qctx: qom-set: Property 'qcontext.threaded' is not writable\n";
     assert_eq!(
@@ -288,7 +302,7 @@ fn mistakes_in_subcommands_are_told() {
 
 #[test]
 fn termination_signals_end_it_gracefully() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let mut daemon = Daemon::start(&["-object", "qcontext,id=a,threaded=on"]);
         let mut client = daemon.client();
         let pid = daemon.child.id().to_string();

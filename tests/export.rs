@@ -160,7 +160,8 @@ fn busy_socket_drive_and_id_are_refused() {
     let (kind, text) = other.refused(|options| options.drive = plan.node.name().into());
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.contains("already in use"), "{text}");
-    let (kind, text) = other.refused(|options| options.vhost_user = export.options().vhost_user.clone());
+    let (kind, text) =
+        other.refused(|options| options.vhost_user = export.options().vhost_user.clone());
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.ends_with("Address already in use"), "{text}");
     shutdown(&export);
@@ -171,17 +172,30 @@ fn options_that_are_missing_or_unknown_are_refused() {
     let cases: [(&[(&str, &str)], &str); 6] = [
         (&[("drive", "d0")], "Parameter 'id' is missing"),
         (&[("id", "1x")], "Parameter 'id' expects an identifier"),
-        (&[("id", "disk0")], "device 'disk0' has no drive, expected drive=ID"),
+        (
+            &[("id", "disk0")],
+            "device 'disk0' has no drive, expected drive=ID",
+        ),
         (
             &[("id", "disk0"), ("drive", "d0")],
             "device 'disk0' has no transport, expected vhost-user=PATH",
         ),
         (
-            &[("id", "d"), ("drive", "d0"), ("vhost-user", "s"), ("bogus", "1")],
+            &[
+                ("id", "d"),
+                ("drive", "d0"),
+                ("vhost-user", "s"),
+                ("bogus", "1"),
+            ],
             "Parameter 'bogus' is unexpected",
         ),
         (
-            &[("id", "d"), ("drive", "d0"), ("vhost-user", "s"), ("num-queues", "x")],
+            &[
+                ("id", "d"),
+                ("drive", "d0"),
+                ("vhost-user", "s"),
+                ("num-queues", "x"),
+            ],
             "Invalid parameter type for 'num-queues', expected: integer",
         ),
     ];
@@ -216,7 +230,14 @@ fn device_is_an_object_with_counters() {
     assert_eq!(guest.run(0, &io(false, 4096)), 0);
     assert_eq!(guest.run(0, &io(false, 512)), 0);
     assert_eq!(guest.flush(0), 0);
-    let counters = ["reads", "writes", "flushes", "read-bytes", "write-bytes", "errors"];
+    let counters = [
+        "reads",
+        "writes",
+        "flushes",
+        "read-bytes",
+        "write-bytes",
+        "errors",
+    ];
     let expected = [2, 1, 1, 4608, 8192, 0].map(Value::Int);
     assert_eq!(counters.map(get), expected);
     assert_eq!(get("connected"), Value::Bool(true));

@@ -307,7 +307,8 @@ fn a_thousand_connections_leak_no_fd() {
     }
     scene.still_serves();
     until("the guest to be gone", || is_free(&scene));
-    until("every fd to be closed", || open_fds() == before);
+    // Fewer is fine: the context of an earlier test may have been on its way out when we counted.
+    until("every fd to be closed", || open_fds() <= before);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Each test drives the default `GMainContext` on its own thread while a client asks from another, so they run one at
 //! a time.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
-#![cfg(feature = "monitor")]
 
 #[path = "support/monitor.rs"]
 mod monitor;

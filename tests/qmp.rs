@@ -1,11 +1,12 @@
 //! The QMP server of `qctx`, from outside: exact texts, framing, limits, several clients, hostile clients.
 #![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]
 mod monitor;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ const VERSION: &str =
     r#"{"qemu": {"micro": 0, "minor": 1, "major": 0}, "package": "qcontext 0.1.0"}"#;
 const TWO_CONTEXTS: [&str; 4] = [
     "-object",
-    "qcontext,id=iot0,threaded=yes",
+    "qcontext,id=iot0,threaded=yes,poll-max-ns=20000",
     "-object",
     "qcontext,id=slow",
 ];
@@ -159,7 +160,7 @@ fn object_tree_is_listed_read_and_changed() {
         )
     };
     let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
-    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}]"#;
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}]"#;
     let transcript = [
         (
             list("/"),
@@ -239,11 +240,51 @@ fn object_tree_is_listed_read_and_changed() {
     assert_eq!(
         iothreads,
         returns(&format!(
-            r#"[{{"poll-shrink": 0, "thread-id": {thread}, "aio-max-batch": 0, "poll-grow": 0, "poll-max-ns": 0, "id": "iot0"}}]"#
+            r#"[{{"poll-shrink": 0, "thread-id": {thread}, "aio-max-batch": 0, "poll-grow": 0, "poll-max-ns": 20000, "id": "iot0"}}]"#
         ))
     );
     let contexts = client.ask(r#"{"execute":"query-qcontexts"}"#);
     assert_eq!(contexts.matches("\"threaded\"").count(), 3, "{contexts}");
+}
+
+#[test]
+fn polling_is_read_and_changed() {
+    let daemon = Daemon::start(&TWO_CONTEXTS);
+    let mut client = daemon.client();
+    let get = |path: &str| {
+        format!(
+            r#"{{"execute":"qom-get","arguments":{{"path":"{path}","property":"poll-max-ns"}}}}"#
+        )
+    };
+    let set = |value: &str| {
+        format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/iot0","property":"poll-max-ns","value":{value}}}}}"#
+        )
+    };
+    let add =
+        r#"{"execute":"object-add","arguments":{"qom-type":"qcontext","id":"d","poll-max-ns":-4}}"#;
+    let range = "poll-max-ns value must be in range [0, 9223372036854775807]";
+    let integer = "Invalid parameter type for 'poll-max-ns', expected: integer";
+    let transcript = [
+        (get("/objects/iot0"), returns("20000")),
+        (get("/objects/slow"), returns("32768")),
+        (get("/objects/qcontext-main"), returns("32768")),
+        (set("5"), returns("{}")),
+        (get("iot0"), returns("5")),
+        (set("-1"), generic(range)),
+        (set(r#""5""#), generic(integer)),
+        (set("1.5"), generic(integer)),
+        (set("12345678901234567890"), generic(integer)),
+        (get("iot0"), returns("5")),
+        (add.to_owned(), generic(range)),
+        (
+            get("/objects/d"),
+            of_class("DeviceNotFound", "Device '/objects/d' not found"),
+        ),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
 }
 
 #[test]
@@ -564,4 +605,31 @@ fn socket_belongs_to_its_user_and_goes_with_the_program() {
     let Daemon { ref directory, .. } = daemon;
     let names = std::fs::read_dir(directory.path("")).unwrap().count();
     assert_eq!((names, socket.exists()), (0, false));
+}
+
+/// Clock ticks of processor time that the process has used.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+}
+
+#[test]
+fn clients_beyond_the_fd_limit_wait_without_spinning_and_are_served_later() {
+    let daemon = Daemon::start_with_fd_limit(&[], 32);
+    let socket = daemon.socket();
+    let connect = |_| std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let mut early: Vec<_> = (0..40).map(connect).collect();
+    let mut last = early.pop().unwrap();
+    let before = processor_time(daemon.child.id());
+    last.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut byte = [0];
+    let waiting = last.read(&mut byte).unwrap_err();
+    assert_eq!(waiting.kind(), ErrorKind::WouldBlock);
+    let used = processor_time(daemon.child.id()) - before;
+    assert!(used < 30, "{used} of 100 ticks were used for waiting");
+    drop(early);
+    last.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(last.read(&mut byte).unwrap(), 1);
 }

@@ -173,11 +173,12 @@ fn scramble(disk: &mut Disk, random: &mut Random) {
 
 #[test]
 fn large_and_inline_reads_on_one_queue_do_not_starve_its_neighbour() {
-    for (len, depth) in [(1 << 20, 64), (64 * 1024, 64), (4096, 64)] {
+    for (len, depth) in [(1 << 20, 64), (64 * 1024, 64), (16 * 1024, 250)] {
         let image = Image::new(SHM, &vec![1; 8 << 20]);
         let shape = Shape {
             queues: 2,
-            slots: 64,
+            slots: 250,
+            size: 1024,
             ..Shape::default()
         };
         let mut disk = Disk::new(try_open(&image, "aio=io_uring").unwrap(), shape);
@@ -189,9 +190,12 @@ fn large_and_inline_reads_on_one_queue_do_not_starve_its_neighbour() {
         disk.kick(1);
         disk.iterate(2);
         assert!(disk.take_done(1).is_some(), "{len}: the neighbour waits");
+        // What is longer than an inline request is moved by the engine and costs the loop nothing.
         let moved = disk.blk.stats(0).bytes_read;
+        let inline = if len > 64 * 1024 { 0 } else { moved };
+        let bound = 3 * (256 + 64) * 1024;
         assert!(
-            moved <= 4 << 20,
+            inline <= bound,
             "{len}: {moved} bytes moved in two iterations"
         );
         let mut finished = 0;

@@ -25,7 +25,7 @@ pub(crate) mod timer;
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::reactor::{Attachment, Reactor, Retired, Wait};
+use crate::reactor::{Attachment, Reactor, Retired, Urgency, Wait};
 use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
@@ -250,8 +250,8 @@ impl Drop for Handle {
 
 impl Core {
     /// Makes the reactor look at this context's bottom halves. Async-signal-safe.
-    pub(crate) fn kick(&self) {
-        self.visit(Attachment::kick);
+    pub(crate) fn kick(&self, urgency: Urgency) {
+        self.visit(|attachment| attachment.kick(urgency));
     }
 
     /// Calls `visit` with the current attachment, if there is one; it stays allocated meanwhile (invariant 1).
@@ -363,7 +363,7 @@ impl Core {
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
         drop(driving);
-        self.kick();
+        self.kick(Urgency::Now);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod home_cell;
 mod iohandler;
 mod list;
 mod poller;
+mod queued;
 mod reactor;
 mod source;
 mod sync;

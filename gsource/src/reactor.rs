@@ -8,7 +8,8 @@
 //!
 //! # Invariants
 //! 1. No lock of this file is held while a callback or a destructor of a callback runs.
-//! 2. `NotifyState::sleep` comes before the last look at queues and deadlines, so nothing published later goes unnoticed.
+//! 2. `NotifyState::sleep` comes before the last look at queues, deadlines and retired things, so nothing published later
+//!    goes unnoticed.
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
 mod busy;
@@ -26,6 +27,7 @@ use crate::home_cell::HomeCell;
 use crate::list::{Link, Linked, List, Pushed};
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::uring::Ring;
+use crate::queued::Queued;
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use busy::Busy;
@@ -60,7 +62,7 @@ const RING: u64 = u64::MAX - 2;
 /// An AioContext on a reactor.
 pub(crate) struct Attachment {
     link: Link<Attachment>,
-    queued: AtomicBool,
+    queued: Queued,
     /// On the home's list of contexts with taken bottom halves; home only.
     active: AtomicBool,
     /// The context has left this reactor; set by the home.
@@ -80,7 +82,7 @@ impl Attachment {
     pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
         Arc::new(Attachment {
             link: Link::new(),
-            queued: AtomicBool::new(false),
+            queued: Queued::new(),
             active: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             core: Arc::clone(core),
@@ -89,8 +91,8 @@ impl Attachment {
     }
 
     /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
-    pub(crate) fn kick(&self) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
+    pub(crate) fn kick(&self, urgency: Urgency) {
+        if self.queued.win() {
             let this = std::ptr::from_ref(self);
             // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
             unsafe { Arc::increment_strong_count(this) };
@@ -100,8 +102,20 @@ impl Attachment {
                 unsafe { Arc::decrement_strong_count(this) };
             }
         }
-        self.reactor.notify();
+        match urgency {
+            Urgency::Now => self.reactor.notify(),
+            Urgency::Idle => self.reactor.rouse(),
+        }
     }
+}
+
+/// How much of a hurry the home is to be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It does not block before it has looked.
+    Now,
+    /// It looks before it blocks, and again if it blocks already.
+    Idle,
 }
 
 /// Something whose destructor belongs to the home thread.
@@ -271,6 +285,13 @@ impl Reactor {
     /// Makes the current or next blocking wait return. Async-signal-safe.
     pub fn notify(&self) {
         if self.state.notify() {
+            self.wake();
+        }
+    }
+
+    /// Makes the home look again, if it blocks. Async-signal-safe.
+    fn rouse(&self) {
+        if self.state.rouse() {
             self.wake();
         }
     }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::file::{ImageFile, SECTOR};
 use super::null::Null;
 use super::options;
+use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
 static REGISTRY: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
@@ -115,7 +116,7 @@ impl Node {
     /// # Errors
     /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
     /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
-    pub fn open_drive(options: &[(String, String)]) -> Result<Arc<Node>> {
+    pub fn open_drive(options: Options) -> Result<Arc<Node>> {
         Node::register(options::drive(options)?, duplicate_drive)
     }
 
@@ -123,7 +124,7 @@ impl Node {
     ///
     /// # Errors
     /// As for [`open_drive`](Node::open_drive).
-    pub fn open_blockdev(options: &[(String, String)]) -> Result<Arc<Node>> {
+    pub fn open_blockdev(options: Options) -> Result<Arc<Node>> {
         Node::register(options::blockdev(options)?, duplicate_node)
     }
 

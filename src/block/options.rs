@@ -4,25 +4,27 @@
 //! option that cannot be kept honestly, such as `cache=unsafe`, is refused with the reason.
 #![deny(unsafe_code)] // children that need it say why
 
+use std::borrow::Cow;
+
 use super::engine::uring;
 use super::file::{ImageFile, OpenFile};
 use super::format::{PROBE_LEN, probe};
 use super::node::{Aio, Content, Driver, Node, duplicate_drive, duplicate_node};
 use super::null::{DEFAULT_SIZE, Null};
+use crate::object::Options;
+use crate::object::options::check_id;
 use crate::{Error, ErrorKind, Result};
 
-mod keys;
 #[cfg(test)]
 mod tests;
 
-use keys::Keys;
+const NO_FILE_NAME: &str = "The 'file' block driver requires a file name";
 
 type Opened = (String, Driver, Content);
 
 /// What a `-drive` describes.
-pub(super) fn drive(options: &[(String, String)]) -> Result<Opened> {
-    let mut keys = Keys::new(options);
-    match keys.take("if") {
+pub(super) fn drive(mut keys: Options) -> Result<Opened> {
+    match keys.take_str("if")?.as_deref() {
         None | Some("none") => {}
         Some(other) => {
             let message =
@@ -30,28 +32,27 @@ pub(super) fn drive(options: &[(String, String)]) -> Result<Opened> {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
     }
-    keys.only("media", &["disk"])?;
-    let name = keys.required("id")?;
-    check_id(&name, "id")?;
+    only(&mut keys, "media", "disk")?;
+    let name = keys.need_id()?;
     Node::check_unused(&name, duplicate_drive)?;
-    let format = match keys.take("format") {
+    let format = match keys.take_str("format")? {
         Some(format) => Some(format),
-        None => keys.take("driver"),
+        None => keys.take_str("driver")?,
     };
-    if format == Some("null-co") {
+    if format.as_deref() == Some("null-co") {
         let content = null(&mut keys)?;
         keys.finish()?;
         return Ok((name, Driver::NullCo, content));
     }
-    if let Some(format) = format.filter(|format| *format != "raw") {
+    if let Some(format) = format.as_deref().filter(|format| *format != "raw") {
         return Err(unsupported_format(format));
     }
     let mut open = OpenFile {
-        path: keys.required_text("file", "The 'file' block driver requires a file name")?,
+        path: required(&mut keys, "file", NO_FILE_NAME)?,
         ..file_options(&mut keys)?
     };
     apply_cache_mode(&mut keys, &mut open)?;
-    if let Some(read_only) = keys.bool("readonly")? {
+    if let Some(read_only) = keys.take_bool("readonly")? {
         open.read_only = read_only;
     }
     let aio = aio(&mut keys)?;
@@ -64,9 +65,9 @@ pub(super) fn drive(options: &[(String, String)]) -> Result<Opened> {
 }
 
 /// What a `-blockdev` describes.
-pub(super) fn blockdev(options: &[(String, String)]) -> Result<Opened> {
-    let mut keys = Keys::new(options);
-    let name = keys.required_text(
+pub(super) fn blockdev(mut keys: Options) -> Result<Opened> {
+    let name = required(
+        &mut keys,
         "node-name",
         "'node-name' must be specified for the root node",
     )?;
@@ -78,8 +79,8 @@ pub(super) fn blockdev(options: &[(String, String)]) -> Result<Opened> {
 }
 
 /// The node that the remaining keys describe.
-fn content(keys: &mut Keys<'_>) -> Result<(Driver, Content)> {
-    match keys.required("driver")?.as_str() {
+fn content(keys: &mut Options) -> Result<(Driver, Content)> {
+    match keys.need_str("driver")?.as_str() {
         "null-co" => Ok((Driver::NullCo, null(keys)?)),
         "file" | "host_device" => Ok((Driver::File, file(keys)?)),
         "raw" => Ok((Driver::Raw, raw(keys)?)),
@@ -87,17 +88,17 @@ fn content(keys: &mut Keys<'_>) -> Result<(Driver, Content)> {
     }
 }
 
-fn null(keys: &mut Keys<'_>) -> Result<Content> {
-    let length = keys.size("size")?.unwrap_or(DEFAULT_SIZE);
+fn null(keys: &mut Options) -> Result<Content> {
+    let length = keys.take_size("size")?.unwrap_or(DEFAULT_SIZE);
     let null = Null {
-        read_zeroes: keys.bool("read-zeroes")?.unwrap_or(false),
+        read_zeroes: keys.take_bool("read-zeroes")?.unwrap_or(false),
     };
-    let read_only = keys.bool("read-only")?.unwrap_or(false);
+    let read_only = keys.take_bool("read-only")?.unwrap_or(false);
     Ok(Content::null(null, length, read_only))
 }
 
-fn file(keys: &mut Keys<'_>) -> Result<Content> {
-    let path = keys.required_text("filename", "The 'file' block driver requires a file name")?;
+fn file(keys: &mut Options) -> Result<Content> {
+    let path = required(keys, "filename", NO_FILE_NAME)?;
     let open = OpenFile {
         path,
         ..file_options(keys)?
@@ -107,17 +108,16 @@ fn file(keys: &mut Keys<'_>) -> Result<Content> {
 }
 
 /// A raw node: on top of a node by name, or of one described in place (`file.driver=...`).
-fn raw(keys: &mut Keys<'_>) -> Result<Content> {
-    let read_only = keys.bool("read-only")?;
-    let mut content = if let Some(name) = keys.take("file") {
-        Node::find(name)?.content()
+fn raw(keys: &mut Options) -> Result<Content> {
+    let read_only = keys.take_bool("read-only")?;
+    let mut inner = keys.take_group("file")?;
+    let mut content = if let Some(name) = keys.take_str("file")? {
+        Node::find(&name)?.content()
     } else {
-        let inner = keys.take_nested("file");
         if inner.is_empty() {
             let message = "A block device must be specified for \"file\"";
             return Err(Error::new(ErrorKind::MissingArgument, message));
         }
-        let mut inner = Keys::new(&inner);
         let (_, content) = content(&mut inner)?;
         inner.finish()?;
         content
@@ -133,25 +133,24 @@ fn raw(keys: &mut Keys<'_>) -> Result<Content> {
 }
 
 /// The options of a file that both spellings share.
-fn file_options(keys: &mut Keys<'_>) -> Result<OpenFile> {
-    if keys.bool("cache.no-flush")?.unwrap_or(false) {
+fn file_options(keys: &mut Options) -> Result<OpenFile> {
+    if keys.take_bool("cache.no-flush")?.unwrap_or(false) {
         return Err(unsafe_cache("cache.no-flush=on"));
     }
-    let discard = match keys.take("discard") {
+    let discard = match keys.take_str("discard")?.as_deref() {
         None | Some("unmap" | "on") => true,
         Some("ignore" | "off") => false,
         Some(_) => return Err(invalid("Invalid discard option")),
     };
-    let locking = match keys.take("locking") {
-        Some("auto") => true,
-        Some(other) => keys::parse_bool("locking", other)?,
-        None => true,
+    let locking = match keys.peek("locking") {
+        Some("auto") => keys.take("locking").is_some(),
+        _ => keys.take_bool("locking")?.unwrap_or(true),
     };
     Ok(OpenFile {
         path: String::new(),
-        read_only: keys.bool("read-only")?.unwrap_or(false),
-        auto_read_only: keys.bool("auto-read-only")?.unwrap_or(false),
-        direct: keys.bool("cache.direct")?.unwrap_or(false),
+        read_only: keys.take_bool("read-only")?.unwrap_or(false),
+        auto_read_only: keys.take_bool("auto-read-only")?.unwrap_or(false),
+        direct: keys.take_bool("cache.direct")?.unwrap_or(false),
         write_through: false,
         discard,
         locking,
@@ -159,8 +158,8 @@ fn file_options(keys: &mut Keys<'_>) -> Result<OpenFile> {
 }
 
 /// `cache=` of `-drive`.
-fn apply_cache_mode(keys: &mut Keys<'_>, open: &mut OpenFile) -> Result<()> {
-    let (direct, write_through) = match keys.take("cache") {
+fn apply_cache_mode(keys: &mut Options, open: &mut OpenFile) -> Result<()> {
+    let (direct, write_through) = match keys.take_str("cache")?.as_deref() {
         None => return Ok(()),
         Some("writeback") => (false, false),
         Some("none" | "off") => (true, false),
@@ -179,8 +178,8 @@ fn unsafe_cache(option: &str) -> Error {
     Error::new(ErrorKind::Unsupported, message)
 }
 
-fn aio(keys: &mut Keys<'_>) -> Result<Aio> {
-    match keys.take("aio") {
+fn aio(keys: &mut Options) -> Result<Aio> {
+    match keys.take_str("aio")?.as_deref() {
         None if uring::is_available() => Ok(Aio::Uring),
         None | Some("threads") => Ok(Aio::Threads),
         Some("io_uring") if uring::is_available() => Ok(Aio::Uring),
@@ -214,15 +213,23 @@ fn unsupported_format(format: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
-fn check_id(id: &str, key: &str) -> Result<()> {
-    let is_rest = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(is_rest) {
-        return Ok(());
-    }
-    let message = format!("Parameter '{key}' expects an identifier");
-    Err(Error::new(ErrorKind::InvalidId, message))
+/// The value of `key`, or an error that says `message`.
+fn required(keys: &mut Options, key: &str, message: &'static str) -> Result<String> {
+    let missing = || Error::new(ErrorKind::MissingArgument, message);
+    keys.take_str(key)?.ok_or_else(missing)
 }
 
-fn invalid(message: &'static str) -> Error {
+/// Checks that `key`, if given, has the one value that is supported.
+fn only(keys: &mut Options, key: &str, accepted: &str) -> Result<()> {
+    match keys.take_str(key)? {
+        Some(value) if value != accepted => {
+            let message = format!("Parameter '{key}' does not accept value '{value}'");
+            Err(invalid(message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
 }

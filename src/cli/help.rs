@@ -21,7 +21,7 @@ Ask a running qctx:
   qctx qom-tree [-s SOCKET] [PATH]          print everything below PATH, '/' by default
 
 Options (one or two dashes; order does not matter: objects come first, monitors last):
-  -object qcontext,id=ID[,threaded=on|off]
+  -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
                  a named event loop, by default without a thread of its own;
                  'qcontext-main' always exists
   -drive if=none,id=ID,file=PATH,format=raw[,...]

@@ -25,11 +25,9 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     let signals =
         signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
     let outcome = serve(plan, &stop);
-    let finished = Flag::default();
-    let done = finished.clone();
-    machine::shut_down(move || done.set());
     // Also after a failure: sockets of devices that were made must go.
-    iterate_until(|| finished.is_set())?;
+    machine::shut_down(wake);
+    iterate_until(machine::is_down)?;
     let said = outcome.and_then(say_goodbye);
     drop(signals);
     said
@@ -115,6 +113,11 @@ fn say_goodbye(mut monitor: Monitor) -> Result<(), Failure> {
     outcome
 }
 
+/// Makes the main loop look again at what it waits for.
+fn wake() {
+    glib::MainContext::default().wakeup();
+}
+
 /// Something that happens once, on any thread, and then wakes the main loop.
 #[derive(Clone, Debug, Default)]
 struct Flag(Arc<AtomicBool>);
@@ -122,7 +125,7 @@ struct Flag(Arc<AtomicBool>);
 impl Flag {
     fn set(&self) {
         self.0.store(true, Ordering::Release);
-        glib::MainContext::default().wakeup();
+        wake();
     }
 
     fn is_set(&self) -> bool {

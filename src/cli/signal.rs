@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as an event of the main loop.
+//! SIGTERM, SIGINT and SIGHUP as an event of the main loop.
 #![allow(unsafe_code)] // signal masks and signalfd have no safe binding
 
 use std::mem::MaybeUninit;
@@ -20,7 +20,7 @@ impl Drop for Signals {
     }
 }
 
-/// Calls `action` on the main loop for each SIGTERM and SIGINT. To be called before the process has other threads,
+/// Calls `action` on the main loop for each of the signals that ask a program to end. To be called before the process has other threads,
 /// because they inherit that the signals are blocked.
 pub(super) fn watch(action: impl Fn() + 'static) -> Result<Signals> {
     let set = block()?;
@@ -57,7 +57,7 @@ fn block() -> Result<libc::sigset_t> {
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: initialised by the line above.
     let mut set = unsafe { set.assume_init() };
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SAFETY: `set` is a valid signal set and the signal exists.
         unsafe { libc::sigaddset(&raw mut set, signal) };
     }

@@ -33,21 +33,26 @@ pub(super) fn version() -> Value {
 }
 
 fn describe(context: &QContext) -> Result<Value> {
+    let polling = context.poll_params();
     Ok(Value::dict([
         ("id", context.id().into()),
         ("threaded", context.is_threaded().into()),
         ("thread-id", context.thread_id().into()),
+        ("poll-max-ns", polling.max_ns.into()),
+        ("poll-grow", polling.grow.into()),
+        ("poll-shrink", polling.shrink.into()),
     ]))
 }
 
-/// As QEMU's schema wants it. 0 is what QEMU says for a thread that does not poll and leaves the batch to its engine.
+/// As QEMU's schema wants it; a batch of 0 is QEMU's way to say that the engine decides.
 fn iothread(context: &QContext) -> Value {
+    let polling = context.poll_params();
     Value::dict([
-        ("poll-shrink", Value::Int(0)),
+        ("poll-shrink", polling.shrink.into()),
         ("thread-id", context.thread_id().into()),
         ("aio-max-batch", Value::Int(0)),
-        ("poll-grow", Value::Int(0)),
-        ("poll-max-ns", Value::Int(0)),
+        ("poll-grow", polling.grow.into()),
+        ("poll-max-ns", polling.max_ns.into()),
         ("id", context.id().into()),
     ])
 }

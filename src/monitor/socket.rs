@@ -22,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 const PATH_LIMIT: usize = 107;
 /// Clients of one process, at most; more are turned away.
 const CLIENT_LIMIT: usize = 64;
+/// Clients that wait to be accepted, at most.
+const BACKLOG: i32 = 128;
 /// How long accepting rests when the process has no fd left.
 const REST: Duration = Duration::from_millis(100);
 
@@ -165,7 +167,10 @@ fn remove_stale(path: &Path) -> Result<()> {
     if is_served(path) {
         return Err(Error::new(
             ErrorKind::Busy,
-            format!("socket '{}' is in use by another process", path.display()),
+            format!(
+                "socket '{}' is in use: somebody is listening there",
+                path.display()
+            ),
         ));
     }
     match fs::remove_file(path) {
@@ -223,6 +228,7 @@ fn listen(hidden: &Path, path: &Path) -> Result<gio::Socket> {
     restrict(&socket).map_err(|error| failed(path, error))?;
     let _ = fs::remove_file(hidden);
     let address = gio::UnixSocketAddress::new(hidden);
+    socket.set_listen_backlog(BACKLOG);
     socket.bind(&address, false).map_err(refused)?;
     socket.listen().map_err(refused)?;
     Ok(socket)

@@ -4,10 +4,10 @@
 //! made, and a channel of its own to the node; queues share only what never changes. So queues of one disk may live
 //! on different contexts without ever meeting.
 //!
-//! * [`config`]: what the guest reads about the disk
-//! * [`request`]: what the guest asks for
-//! * [`queue`]: a queue's life: start, kick, stop
-//! * [`batch`]: the work of one iteration
+//! * `config`: what the guest reads about the disk
+//! * `request`: what the guest asks for
+//! * `queue`: a queue's life: start, kick, stop
+//! * `batch`: the work of one iteration
 //!
 //! # Threads
 //! Any thread may call the methods; requests are served by the thread that drives the queue's AioContext.

@@ -8,7 +8,7 @@
 //! # Invariants
 //! 1. Only eventfds are accepted. Anything else could block, or never become quiet.
 //! 2. A kick is watched edge-triggered and never read, so what the peer does to its counter is the peer's loss.
-//! 3. Signalling a call cannot block: see [`signal`].
+//! 3. Signalling a call cannot block: see its module.
 #![deny(unsafe_code)] // children that need it say why
 
 use std::fs;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use gsource::{AioContext, Wait};
 use qcontext::ErrorKind;
 use qcontext::block::Node;
+use qcontext::object::options;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
 use qcontext::virtio::{Device, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup};
@@ -80,12 +81,8 @@ impl Drop for Image {
 pub fn open_node(options: &str) -> qcontext::Result<Arc<Node>> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let id = format!("d{}", COUNT.fetch_add(1, Ordering::Relaxed));
-    let mut list = vec![("if".into(), "none".into()), ("id".into(), id)];
-    for option in options.split(',') {
-        let (key, value) = option.split_once('=').unwrap();
-        list.push((key.to_owned(), value.to_owned()));
-    }
-    Node::open_drive(&list)
+    let text = format!("if=none,id={id},{options}");
+    Node::open_drive(options::parse(None, &text).unwrap())
 }
 
 pub const SHM: &str = "/dev/shm";

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use qcontext::block::Node;
 use qcontext::export::{Export, ExportOptions};
+use qcontext::object::options;
 use qcontext::{QContext, Result};
 
 use crate::guest::DEADLINE;
@@ -113,22 +114,16 @@ fn socket_path(dir: &Dir) -> PathBuf {
 
 /// Opens a node of its own for `file`.
 pub(crate) fn open(engine: Engine, size: u64, file: &Path) -> Arc<Node> {
-    let flag = |on: bool| if on { "on" } else { "off" };
-    let mut options = vec![("node-name".to_string(), unique("node"))];
-    let mut add = |key: &str, value: &str| options.push((key.to_string(), value.to_string()));
-    match engine {
-        Engine::Null => {
-            add("driver", "null-co");
-            add("size", &size.to_string());
-            add("read-zeroes", "on");
-        }
-        Engine::Uring { direct } | Engine::Threads { direct } => {
-            add("driver", "file");
-            add("filename", file.to_str().unwrap());
-            add("cache.direct", flag(direct));
-            let uring = matches!(engine, Engine::Uring { .. });
-            add("aio", if uring { "io_uring" } else { "threads" });
-        }
-    }
-    Node::open_blockdev(&options).unwrap()
+    let name = unique("node");
+    let text = match engine {
+        Engine::Null => format!("driver=null-co,node-name={name},size={size},read-zeroes=on"),
+        Engine::Uring { direct } => file_options("io_uring", direct, &name, file),
+        Engine::Threads { direct } => file_options("threads", direct, &name, file),
+    };
+    Node::open_blockdev(options::parse_dotted("driver", &text).unwrap()).unwrap()
+}
+
+fn file_options(aio: &str, direct: bool, name: &str, file: &Path) -> String {
+    let (file, direct) = (file.display(), if direct { "on" } else { "off" });
+    format!("driver=file,node-name={name},filename={file},cache.direct={direct},aio={aio}")
 }

@@ -226,14 +226,15 @@ impl Queue {
         finished.map(|done| (done.context, done.ret)).collect()
     }
 
-    /// Sleeps until the device calls. The device has made the fd non-blocking, so reading it alone would not do.
+    /// Sleeps until the device calls. Whether reading the fd alone would sleep is up to the device, which shares its flags.
     fn sleep(&self, timeout: Duration) {
         let mut fds = [rustix::event::PollFd::new(
             &*self.call,
             rustix::event::PollFlags::IN,
         )];
         let timeout = i32::try_from(timeout.as_millis()).unwrap();
-        let _ = rustix::event::poll(&mut fds, timeout);
-        let _ = self.call.read();
+        if rustix::event::poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+            let _ = self.call.read();
+        }
     }
 }

@@ -8,10 +8,32 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
-/// Nothing here takes this long; a read that does is a failure.
+/// Nothing here takes this long; what does is a failure.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Kills a process that outlives the deadline, so that a test that waits for it fails instead of hanging.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn new(child: &Child) -> Watchdog {
+        let pid = child.id().to_string();
+        let (alive, ended) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if ended.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("killing process {pid}, which is over its time");
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
+        Watchdog { _alive: alive }
+    }
+}
 
 /// The program under test.
 pub(crate) const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
@@ -49,7 +71,10 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(QCTX);
     command.args(arguments).stdin(Stdio::null());
     command.env_remove("QMP_SOCKET");
-    command.output().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let _watchdog = Watchdog::new(&child);
+    child.wait_with_output().unwrap()
 }
 
 /// Exit status, standard output, standard error.
@@ -69,15 +94,27 @@ pub(crate) struct Daemon {
     pub(crate) child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    _watchdog: Watchdog,
 }
 
 impl Daemon {
     /// Starts it with these options; when this returns, the socket is there: the greeting on standard output comes
     /// from the monitor that is opened after it.
     pub(crate) fn start(options: &[&str]) -> Daemon {
+        Daemon::start_by(Command::new(QCTX), options)
+    }
+
+    /// The same, in a process that may have this many fds.
+    pub(crate) fn start_with_fd_limit(options: &[&str], limit: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, QCTX]);
+        Daemon::start_by(command, options)
+    }
+
+    fn start_by(mut command: Command, options: &[&str]) -> Daemon {
         let directory = Directory::new();
         let socket = directory.path("qmp.sock");
-        let mut command = Command::new(QCTX);
         command
             .args(options)
             .arg("-qmp")
@@ -86,6 +123,7 @@ impl Daemon {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let watchdog = Watchdog::new(&child);
         let input = child.stdin.take().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut greeting = String::new();
@@ -96,6 +134,7 @@ impl Daemon {
             child,
             input,
             output,
+            _watchdog: watchdog,
         }
     }
 

@@ -12,6 +12,7 @@
 
 use crate::aio::Core;
 use crate::list::{Link, Linked, Pushed};
+use crate::reactor::Urgency;
 use crate::sync::{AtomicU32, Ordering};
 use crate::unwind;
 use std::cell::Cell;
@@ -121,7 +122,7 @@ impl Drop for Bh {
             // SAFETY: this call has won QUEUED.
             unsafe { push(&core, node) };
         } else {
-            core.kick();
+            core.kick(Urgency::Now);
         }
     }
 }
@@ -153,7 +154,7 @@ pub(crate) fn schedule_oneshot(
         return false;
     }
     if pushed == Pushed::First {
-        core.kick();
+        core.kick(Urgency::Now);
     }
     true
 }
@@ -178,8 +179,7 @@ impl BhNode {
 
     /// True while the node asks for an iteration now: scheduled and not idle, or waiting to be freed.
     pub(crate) fn is_urgent(&self) -> bool {
-        let flags = self.flags.load(Ordering::Acquire);
-        flags & (DELETED | URGENT) != 0
+        urgency(self.flags.load(Ordering::Acquire)) == Urgency::Now
     }
 
     fn call(&self) {
@@ -204,10 +204,18 @@ impl BhNode {
         if before & QUEUED == 0 {
             // SAFETY: this call has won QUEUED (invariant 2); the handle keeps the node allocated.
             unsafe { push(&self.core, ptr::from_ref(self).cast_mut()) };
-        } else if before & IDLE != 0 {
-            // It may lie idle in the home's hands; an urgent request must not wait with it.
-            self.core.kick();
+        } else if before & set != set {
+            // It may lie idle or cancelled in the hands of a home that sleeps.
+            self.core.kick(urgency(set));
         }
+    }
+}
+
+fn urgency(flags: u32) -> Urgency {
+    if flags & (DELETED | URGENT) != 0 {
+        Urgency::Now
+    } else {
+        Urgency::Idle
     }
 }
 
@@ -215,8 +223,10 @@ impl BhNode {
 /// The caller has won QUEUED of the node.
 unsafe fn push(core: &Core, node: *mut BhNode) {
     // SAFETY: invariant 2 is the caller's; invariant 1 keeps the node allocated until it is taken.
+    let flags = unsafe { &*node }.flags.load(Ordering::Relaxed);
+    // SAFETY: as above. From here on the home may free the node.
     match unsafe { core.bhs.push(node) } {
-        Pushed::First => core.kick(),
+        Pushed::First => core.kick(urgency(flags)),
         Pushed::Behind => {}
         // SAFETY: the list has refused the node.
         Pushed::Closed => unsafe { refused(node) },

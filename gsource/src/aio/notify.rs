@@ -30,18 +30,22 @@ impl NotifyState {
         self.0.load(Ordering::Acquire) & NOTIFIED != 0
     }
 
-    /// Ends a sleep without leaving a notification behind for one that is awake: for a change the home looks at before each
-    /// sleep anyway. True when the caller must write the wake-up fd.
+    /// Ends a sleep without leaving a notification behind for one that is awake: for a change that the home looks for after
+    /// it has announced its sleep. True when the caller must write the wake-up fd.
     #[must_use]
     pub(crate) fn rouse(&self) -> bool {
-        self.0
-            .compare_exchange(
-                SLEEPING,
-                SLEEPING | NOTIFIED,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
-            .is_ok()
+        // A read-modify-write also where it changes nothing: that gives it a place in the order of the word, so a home that
+        // sleeps later sees what was published before.
+        self.0.fetch_or(0, Ordering::AcqRel) == SLEEPING
+            && self
+                .0
+                .compare_exchange(
+                    SLEEPING,
+                    SLEEPING | NOTIFIED,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
     }
 
     /// Announces that the home is about to block; false when it must not, because somebody has notified.

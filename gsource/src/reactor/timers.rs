@@ -7,7 +7,7 @@ use crate::aio::clock::{self, CLOCKS};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// One queue per clock.
@@ -66,11 +66,7 @@ impl Reactor {
         self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
-            // Pairs with the fence in `remaining_ns`: either the home sees the timer, or this sees the sleeper.
-            fence(Ordering::SeqCst);
-            if self.state.rouse() {
-                self.wake();
-            }
+            self.rouse();
         }
         true
     }
@@ -133,12 +129,12 @@ impl Reactor {
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
     pub(super) fn remaining_ns(&self) -> Option<i64> {
-        fence(Ordering::SeqCst);
         self.has_timers()
             .then(|| lock(&self.timers).remaining_ns())
             .flatten()
     }
 
+    /// A timer armed by another thread before the home announced its sleep is counted here: both write the same word.
     fn has_timers(&self) -> bool {
         self.counts.timers.load(Ordering::Relaxed) > 0
     }

@@ -82,9 +82,11 @@ impl Reactor {
 
     /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
     fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
+        if wait == Wait::NoBlock || !self.state.sleep() {
+            return 0;
+        }
         self.collect_ready(driving);
-        let busy = self.has_work(driving);
-        if wait == Wait::NoBlock || busy || !self.state.sleep() {
+        if self.has_work(driving) {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
@@ -134,8 +136,8 @@ impl Reactor {
             }
             // SAFETY: the list owned a count, which is ours now.
             let attachment = unsafe { Arc::from_raw(attachment) };
-            // Cleared before the bottom halves are taken, so that a later one kicks again.
-            attachment.queued.store(false, Ordering::Release);
+            // Before the bottom halves are taken, so that a later one kicks again.
+            attachment.queued.release();
             self.take_bhs(attachment, driving);
         }
     }
@@ -276,9 +278,12 @@ impl Reactor {
         self.stop_polling(driving);
         self.ask_paused(driving);
         self.submit_io(driving);
-        self.state.accept();
+        // A notification alone ends an iteration, and so does what was notified.
+        if self.state.accept() || !self.state.sleep() {
+            return None;
+        }
         self.collect_ready(driving);
-        if self.has_work(driving) || self.has_always_ready() || !self.state.sleep() {
+        if self.has_work(driving) || self.has_always_ready() {
             return None;
         }
         match self.remaining_ns() {
@@ -297,9 +302,12 @@ impl Reactor {
             self.collect(driving, 0);
         }
         self.home.get(driving).collected = true;
-        self.state.accept();
+        let notified = self.state.accept();
         self.collect_ready(driving);
-        self.has_work(driving) || self.has_idle_bh(driving) || self.remaining_ns() == Some(0)
+        notified
+            || self.has_work(driving)
+            || self.has_idle_bh(driving)
+            || self.remaining_ns() == Some(0)
     }
 
     /// GSource dispatch.
@@ -329,9 +337,9 @@ impl Reactor {
     /// Lets a timerfd wake the foreign loop `remaining` nanoseconds from now; GLib's own timeouts have a millisecond's grain.
     fn arm_timer_fd(&self, driving: &Driving<'_>, remaining: Option<i64>) {
         let Some(remaining) = remaining else { return };
-        let deadline = crate::Clock::Realtime.now_ns() + remaining;
+        let deadline = crate::Clock::Realtime.now_ns().saturating_add(remaining);
         let mut home = self.home.get(driving);
-        if (home.timer_fd_deadline - deadline).abs() < 1_000 {
+        if home.timer_fd_deadline.abs_diff(deadline) < 1_000 {
             return;
         }
         if home.timer_fd.is_none() {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::object::options;
 
 struct Image(PathBuf);
 
@@ -28,27 +29,27 @@ impl Drop for Image {
     }
 }
 
-fn parse(text: &str) -> Vec<(String, String)> {
-    let pair = |pair: &str| {
-        let (key, value) = pair.split_once('=').unwrap();
-        (key.to_owned(), value.to_owned())
-    };
-    text.split(',').map(pair).collect()
+fn opts(text: &str) -> Options {
+    options::parse(None, text).unwrap()
+}
+
+fn keyval(text: &str) -> Options {
+    options::parse_dotted("driver", text).unwrap()
 }
 
 fn drive_error(text: &str) -> String {
-    drive(&parse(text)).unwrap_err().to_string()
+    drive(opts(text)).unwrap_err().to_string()
 }
 
 fn blockdev_error(text: &str) -> String {
-    blockdev(&parse(text)).unwrap_err().to_string()
+    blockdev(keyval(text)).unwrap_err().to_string()
 }
 
 #[test]
 fn the_talks_drive_opens() {
     let image = Image::new("talk", b"");
     let text = format!("if=none,id=d0,file={},format=raw", image.path());
-    let (name, driver, content) = drive(&parse(&text)).unwrap();
+    let (name, driver, content) = drive(opts(&text)).unwrap();
     assert_eq!(
         (name.as_str(), driver, content.length),
         ("d0", Driver::Raw, 8192)
@@ -107,7 +108,7 @@ fn a_qcow2_image_is_not_taken_for_raw_unless_told_so() {
     let image = Image::new("qcow2", b"QFI\xfb\0\0\0\x03");
     let text = format!("if=none,id=d0,file={}", image.path());
     assert!(drive_error(&text).contains("is a qcow2 image"));
-    assert!(drive(&parse(&format!("{text},format=raw"))).is_ok());
+    assert!(drive(opts(&format!("{text},format=raw"))).is_ok());
 }
 
 #[test]
@@ -117,16 +118,16 @@ fn blockdev_flat_nested_and_null() {
         "driver=file,node-name=prot,filename={},aio=threads",
         image.path()
     );
-    let (_, driver, content) = blockdev(&parse(&file)).unwrap();
+    let (_, driver, content) = blockdev(keyval(&file)).unwrap();
     assert_eq!((driver, content.aio), (Driver::File, Aio::Threads));
     drop(content);
     let nested = format!(
         "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={}",
         image.path()
     );
-    let (_, layered, disk) = blockdev(&parse(&nested)).unwrap();
+    let (_, layered, disk) = blockdev(keyval(&nested)).unwrap();
     assert_eq!((layered, disk.read_only), (Driver::Raw, true));
-    let (_, _, null) = blockdev(&parse("driver=null-co,node-name=n,size=1G")).unwrap();
+    let (_, _, null) = blockdev(keyval("driver=null-co,node-name=n,size=1G")).unwrap();
     assert_eq!(null.length, 1 << 30);
 }
 
@@ -176,9 +177,9 @@ fn blockdev_mistakes_have_clear_texts() {
 fn names_are_unique_and_layered_nodes_share_one_claim() {
     let image = Image::new("registry", b"");
     let file = format!("driver=file,node-name=reg-prot,filename={}", image.path());
-    let prot = Node::open_blockdev(&parse(&file)).unwrap();
-    let disk = Node::open_blockdev(&parse("driver=raw,node-name=reg-disk,file=reg-prot")).unwrap();
-    let again = Node::open_blockdev(&parse("driver=null-co,node-name=reg-disk")).unwrap_err();
+    let prot = Node::open_blockdev(keyval(&file)).unwrap();
+    let disk = Node::open_blockdev(keyval("driver=raw,node-name=reg-disk,file=reg-prot")).unwrap();
+    let again = Node::open_blockdev(keyval("driver=null-co,node-name=reg-disk")).unwrap_err();
     assert_eq!(
         again.to_string(),
         "Duplicate nodes with node-name='reg-disk'"

@@ -68,16 +68,16 @@ pub(super) fn space(node: &Node, queues: u16) -> [u8; LEN] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::options;
+    use std::sync::Arc;
 
-    fn options(name: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
-        let fixed = [("driver", "null-co"), ("node-name", name)];
-        let all = fixed.iter().chain(more);
-        all.map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+    fn open(text: &str) -> Arc<Node> {
+        Node::open_blockdev(options::parse_dotted("driver", text).unwrap()).unwrap()
     }
 
     #[test]
     fn capacity_queues_and_writeback_stand_where_the_specification_says() {
-        let node = Node::open_blockdev(&options("config-a", &[("size", "3M")])).unwrap();
+        let node = open("null-co,node-name=config-a,size=3M");
         let space = space(&node, 4);
         assert_eq!(space[..8], (3 * 2048_u64).to_le_bytes());
         assert_eq!(space[20..24], 512_u32.to_le_bytes());
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_read_only_disk_offers_no_way_to_change_it() {
-        let node = Node::open_blockdev(&options("config-b", &[("read-only", "on")])).unwrap();
+        let node = open("null-co,node-name=config-b,read-only=on");
         let offered = features(&node, 1);
         assert_eq!(offered & (F_RO | F_DISCARD | F_WRITE_ZEROES | F_MQ), F_RO);
         assert_eq!(offered & (1 << 30), 0, "bit 30 belongs to the transport");

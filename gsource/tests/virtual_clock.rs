@@ -1,0 +1,79 @@
+//! The virtual clock is one for the process, so what stops it has a test binary of its own.
+
+mod support;
+
+use gsource::{Clock, Wait, start_virtual_clock, stop_virtual_clock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use support::{Count, gettid, wait_asleep};
+
+/// One test at a time stops the clock; it runs again afterwards.
+struct Stopping(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+fn stopping() -> Stopping {
+    static ONE: Mutex<()> = Mutex::new(());
+    Stopping(ONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        start_virtual_clock();
+    }
+}
+
+both_loops! {
+    fn stopped_virtual_clock_stands_still_and_goes_on_from_there(driven) {
+        let _one = stopping();
+        stop_virtual_clock();
+        stop_virtual_clock();
+        let stood = Clock::Virtual.now_ns();
+        driven.wakeups_in(2);
+        assert_eq!(Clock::Virtual.now_ns(), stood);
+        assert!(!Clock::Virtual.is_running());
+        start_virtual_clock();
+        start_virtual_clock();
+        assert!(Clock::Virtual.now_ns() - stood < Clock::Realtime.now_ns());
+        assert!(Clock::Virtual.now_ns() >= stood);
+    }
+
+    fn timer_of_a_stopped_clock_neither_fires_nor_bounds_the_wait(driven) {
+        let _one = stopping();
+        let count = Count::new();
+        let timer = driven.aio.timer(Clock::Virtual, count.hitter());
+        timer.arm_in_ns(1_000_000);
+        stop_virtual_clock();
+        driven.settle();
+        assert_eq!(driven.wakeups_in(10), 0);
+        timer.arm_at_ns(0);
+        driven.settle();
+        assert_eq!(driven.wakeups_in(10), 0);
+        assert_eq!(count.get(), 0);
+        start_virtual_clock();
+        driven.until(|| count.get() == 1);
+    }
+
+    fn starting_the_clock_wakes_a_sleeping_loop(driven) {
+        let _one = stopping();
+        stop_virtual_clock();
+        let (count, tid) = (Count::new(), gettid());
+        let timer = driven.aio.timer(Clock::Virtual, count.hitter());
+        timer.arm_in_ns(1_000);
+        driven.settle();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_asleep(tid);
+                start_virtual_clock();
+            });
+            driven.until(|| count.get() == 1);
+        });
+    }
+
+    fn stopping_the_clock_leaves_the_other_clocks_alone(driven) {
+        let _one = stopping();
+        stop_virtual_clock();
+        let count = Count::new();
+        let timer = driven.aio.timer(Clock::VirtualRt, count.hitter());
+        timer.arm_in_ns(500_000);
+        driven.until(|| count.get() == 1);
+        assert!(!driven.iterate(Wait::NoBlock));
+    }
+}
