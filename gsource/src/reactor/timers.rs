@@ -76,11 +76,15 @@ impl Reactor {
         here
     }
 
-    /// The deadline `timer` is armed for here.
-    pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>) -> Option<i64> {
-        lock(&self.timers)
-            .queue(timer.clock)
-            .deadline(timer.place())
+    /// Tells `deadline` what `timer` is armed for; false when its context is on another reactor by now.
+    pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>, deadline: &mut Option<i64>) -> bool {
+        let mut timers = lock(&self.timers);
+        let here = timer.core.is_on(self);
+        if here {
+            *deadline = timers.queue(timer.clock).deadline(timer.place());
+        }
+        drop(timers);
+        here
     }
 
     /// Moves the timers of `core` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.

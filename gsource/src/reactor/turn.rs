@@ -287,7 +287,7 @@ impl Reactor {
     /// Lets a timerfd wake the foreign loop `remaining` nanoseconds from now; GLib's own timeouts have a millisecond's grain.
     fn arm_timer_fd(&self, driving: &Driving<'_>, remaining: Option<i64>) {
         let Some(remaining) = remaining else { return };
-        let deadline = crate::Clock::Realtime.now_ns() + remaining;
+        let deadline = crate::Clock::Realtime.now_ns().saturating_add(remaining);
         let mut home = self.home.get(driving);
         if (home.timer_fd_deadline - deadline).abs() < 1_000 {
             return;
