@@ -35,7 +35,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -63,7 +63,7 @@ pub(crate) struct Attachment {
     /// On the home's list of contexts with taken bottom halves; home only.
     active: AtomicBool,
     /// The context has left this reactor; set by the home.
-    gone: AtomicBool,
+    pub(crate) gone: AtomicBool,
     pub(crate) core: Arc<Core>,
     pub(crate) reactor: Arc<Reactor>,
 }
@@ -119,16 +119,24 @@ pub(crate) enum Urgency {
 pub(crate) enum Retired {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
+    /// A context whose last handle is gone.
+    Context(Arc<Core>),
 }
 
 impl Retired {
-    fn reap(self) {
+    /// Drops it; gives it back when it is too early.
+    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
+            Retired::Context(core) if core.runs_bhs(driving) => {
+                return Some(Retired::Context(core));
+            }
+            Retired::Context(core) => core.end(reactor, driving),
         }
+        None
     }
 }
 
@@ -166,6 +174,8 @@ pub struct Reactor {
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
     retired: Mutex<Vec<Retired>>,
+    /// Set after something was put into `retired`.
+    has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
@@ -182,7 +192,11 @@ pub struct Driving<'a> {
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if self.outermost {
-            self.reactor.driver.store(0, Ordering::Release);
+            self.reactor.driver.store(0, Ordering::SeqCst);
+            // Another thread may have retired something after the last look here, and found us driving.
+            if self.reactor.has_retired() {
+                self.reactor.reap_if_idle();
+            }
         }
     }
 }
@@ -215,6 +229,7 @@ impl Reactor {
             fds: Mutex::default(),
             timers: Mutex::new(Timers::new()),
             retired: Mutex::default(),
+            has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
                 events: Vec::new(),
@@ -241,7 +256,7 @@ impl Reactor {
         let outermost =
             match self
                 .driver
-                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire)
+                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
             {
                 Ok(_) => true,
                 Err(driver) if driver == me => false,
@@ -302,11 +317,13 @@ impl Reactor {
             fresh = true;
             Io { epoll, wake }
         });
+        let mut trouble = Vec::new();
         if fresh {
-            fds.open(Arc::clone(&io.epoll))?;
+            trouble = fds.open(Arc::clone(&io.epoll));
             fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
         }
         drop(fds);
+        report(trouble);
         Ok(io)
     }
 
@@ -321,8 +338,17 @@ impl Reactor {
         if let Some(earlier) = earlier {
             fds.remove(earlier);
         }
-        drop(fds);
+        self.look_at_always_ready(fds);
         Ok(())
+    }
+
+    /// No event announces an fd that is always ready.
+    fn look_at_always_ready(&self, fds: MutexGuard<'_, FdTable>) {
+        let some = fds.has_always_ready();
+        drop(fds);
+        if some && !self.is_driven_here() {
+            self.notify();
+        }
     }
 
     /// Adds all of `records` or none.
@@ -336,7 +362,7 @@ impl Reactor {
                 return Err(error);
             }
         }
-        drop(fds);
+        self.look_at_always_ready(fds);
         Ok(())
     }
 
@@ -345,29 +371,40 @@ impl Reactor {
     }
 
     /// Leaves `retired` to the home to drop.
-    pub(crate) fn retire(&self, retired: Option<Retired>) {
+    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
         lock(&self.retired).extend(retired);
+        self.has_retired.store(true, Ordering::SeqCst);
         if !self.is_driven_here() {
-            self.notify();
+            self.rouse();
         }
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::SeqCst)
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.
     pub(crate) fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
             self.collect_ready(&driving);
-            self.reap();
+            self.reap(&driving);
         }
     }
 
-    /// Drops what was retired. On the driving thread.
-    fn reap(&self) {
-        loop {
+    /// Drops what was retired.
+    fn reap(&self, driving: &Driving<'_>) {
+        let mut early = Vec::new();
+        while self.has_retired() {
+            self.has_retired.store(false, Ordering::SeqCst);
             let retired = std::mem::take(&mut *lock(&self.retired));
-            if retired.is_empty() {
-                return;
-            }
-            retired.into_iter().for_each(Retired::reap);
+            early.extend(
+                retired
+                    .into_iter()
+                    .filter_map(|retired| retired.reap(self, driving)),
+            );
+        }
+        if !early.is_empty() {
+            self.retire(early);
         }
     }
 
@@ -379,11 +416,8 @@ impl Reactor {
         driving: &Driving<'_>,
     ) {
         let mut home = self.home.get(driving);
-        home.active.retain(|attachment| {
-            let leaving = Arc::ptr_eq(&attachment.core, core);
-            attachment.gone.store(leaving, Ordering::Relaxed);
-            !leaving
-        });
+        home.active
+            .retain(|attachment| !Arc::ptr_eq(&attachment.core, core));
         let leaving =
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));
@@ -396,6 +430,13 @@ impl fmt::Debug for Reactor {
         f.debug_struct("Reactor")
             .field("driver", &self.driver)
             .finish_non_exhaustive()
+    }
+}
+
+/// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
+fn report(errors: impl IntoIterator<Item = Error>) {
+    for error in errors {
+        glib::g_warning!("qcontext", "{error}");
     }
 }
 

@@ -7,6 +7,7 @@ use crate::aio::clock::{self, CLOCKS};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use crate::unwind;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// One queue per clock.
@@ -118,7 +119,7 @@ impl Reactor {
             })
             .collect();
         drop(timers);
-        drop(dropped);
+        unwind::drop_guarded(&"destructor of a timer", dropped);
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
@@ -135,6 +136,8 @@ impl Reactor {
             };
             while let Some(timer) = self.pop_due(clock, pass) {
                 timer.fire();
+                // It may have been dropped and reaped meanwhile.
+                unwind::drop_guarded(&"destructor of a timer", timer);
                 progress = true;
             }
         }
