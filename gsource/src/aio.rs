@@ -25,8 +25,9 @@ pub(crate) mod timer;
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::reactor::{Attachment, Reactor, Retired, Urgency, Wait};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait};
 use crate::source;
+use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
 use handler::FdRecord;
@@ -67,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) bhs: List<BhNode>,
     /// Bottom halves that the home has taken and not run yet.
     pub(crate) slice: HomeCell<Taken<BhNode>>,
+    /// How many walks over the slice have not ended; more than one with nested iterations.
+    pub(crate) slices: HomeCell<u32>,
     /// The current attachment; null once torn down. See invariant 1.
     attachment: AtomicPtr<Attachment>,
     visitors: AtomicUsize,
@@ -87,6 +90,7 @@ impl AioContext {
         let core = Arc::new(Core {
             bhs: List::new(),
             slice: HomeCell::new(Taken::empty()),
+            slices: HomeCell::new(0),
             attachment: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
@@ -285,11 +289,13 @@ impl Core {
         let mut attachments = lock(&self.attachments);
         self.attachment
             .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
-        let earlier = std::mem::take(&mut *attachments);
+        let mut earlier = std::mem::take(&mut *attachments);
         if self.visitors.load(Ordering::SeqCst) > 0 {
-            *attachments = earlier;
+            attachments.append(&mut earlier);
         }
         attachments.push(attachment);
+        drop(attachments);
+        drop(earlier);
     }
 
     fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
@@ -339,7 +345,7 @@ impl Core {
     pub(crate) fn retire(&self, retired: Retired) {
         let mut left = Some(retired);
         self.visit(|attachment| attachment.reactor.retire(left.take()));
-        drop(left);
+        unwind::drop_guarded(&"destructor of a callback", left);
     }
 
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
@@ -360,6 +366,7 @@ impl Core {
             return Err(error);
         }
         old.forget(self, &handlers, &driving);
+        self.leave();
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
         drop(driving);
@@ -367,6 +374,12 @@ impl Core {
         Ok(())
     }
 
+    /// Tells a walk over this context's bottom halves that they are not its reactor's any more.
+    fn leave(&self) {
+        self.visit(|attachment| attachment.gone.store(true, Ordering::Relaxed));
+    }
+
+    /// Removes the handlers, and leaves the rest to the home, or to this thread if nobody drives.
     fn tear_down(self: &Arc<Self>) {
         let records = std::mem::take(&mut *lock(&self.handlers));
         for record in records {
@@ -374,33 +387,47 @@ impl Core {
             self.visit(|attachment| attachment.reactor.remove_record(&record));
             self.drop_record(record);
         }
-        self.visit(|attachment| attachment.reactor.drop_timers(self));
-        self.release_bhs();
+        let mut reactor = None;
+        self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
+        if let Some(reactor) = reactor {
+            reactor.retire([Retired::Context(Arc::clone(self))]);
+            reactor.reap_if_idle();
+        }
+        self.private.reap_if_idle();
+    }
+
+    /// True while a bottom half of this context is being called: it is too early to end.
+    pub(crate) fn runs_bhs(&self, driving: &Driving<'_>) -> bool {
+        *self.slices.get(driving) > 0
+    }
+
+    /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
+    pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        reactor.drop_timers(&self);
+        self.release_bhs(driving);
+        reactor.forget(&self, &[], driving);
+        self.leave();
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
         // A handle that raced with the last clone is done with the attachment in a few instructions.
         while self.visitors.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
+        // What such a handle has kicked holds the attachment.
+        reactor.collect_ready(driving);
         let attachments = std::mem::take(&mut *lock(&self.attachments));
-        for attachment in attachments {
-            attachment.reactor.reap_if_idle();
-        }
-        self.private.reap_if_idle();
+        drop(attachments);
     }
 
     /// Frees deleted bottom halves and gives the others back to their handles.
-    fn release_bhs(&self) {
-        // SAFETY: the last handle is gone: no poll and no source of this context can be driving, except a callback of the
-        // driving thread, which is the calling one then.
-        let mut taken =
-            std::mem::replace(&mut *unsafe { self.slice.get_undriven() }, Taken::empty());
+    fn release_bhs(&self, driving: &Driving<'_>) {
+        let mut taken = std::mem::replace(&mut *self.slice.get(driving), Taken::empty());
         taken.append(self.bhs.close());
         loop {
             let node = taken.pop();
             if node.is_null() {
                 return;
             }
-            // SAFETY: the node was just taken by the thread that tears the context down.
+            // SAFETY: the node was just taken by the thread that tears the context down, and none is being called.
             unsafe { bh::release(node) };
         }
     }

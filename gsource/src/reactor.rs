@@ -66,7 +66,7 @@ pub(crate) struct Attachment {
     /// On the home's list of contexts with taken bottom halves; home only.
     active: AtomicBool,
     /// The context has left this reactor; set by the home.
-    gone: AtomicBool,
+    pub(crate) gone: AtomicBool,
     pub(crate) core: Arc<Core>,
     pub(crate) reactor: Arc<Reactor>,
 }
@@ -122,16 +122,24 @@ pub(crate) enum Urgency {
 pub(crate) enum Retired {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
+    /// A context whose last handle is gone.
+    Context(Arc<Core>),
 }
 
 impl Retired {
-    fn reap(self) {
+    /// Drops it; gives it back when it is too early.
+    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
+            Retired::Context(core) if core.runs_bhs(driving) => {
+                return Some(Retired::Context(core));
+            }
+            Retired::Context(core) => core.end(reactor, driving),
         }
+        None
     }
 }
 
@@ -170,7 +178,6 @@ struct Counts {
     unpollable: AtomicUsize,
     /// Busy-polling is on.
     polls: AtomicBool,
-    retired: AtomicUsize,
 }
 
 /// Everything one thread waits for. See the module.
@@ -185,6 +192,8 @@ pub struct Reactor {
     retired: Mutex<Vec<Retired>>,
     /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
     counts: Counts,
+    /// Set after something was put into `retired`.
+    has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
@@ -201,7 +210,11 @@ pub struct Driving<'a> {
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if self.outermost {
-            self.reactor.driver.store(0, Ordering::Release);
+            self.reactor.driver.store(0, Ordering::SeqCst);
+            // Another thread may have retired something after the last look here, and found us driving.
+            if self.reactor.has_retired() {
+                self.reactor.reap_if_idle();
+            }
         }
     }
 }
@@ -236,6 +249,7 @@ impl Reactor {
             poll_params: Mutex::default(),
             retired: Mutex::default(),
             counts: Counts::default(),
+            has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
                 events: Vec::new(),
@@ -264,7 +278,7 @@ impl Reactor {
         if outermost
             && self
                 .driver
-                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
                 .is_err()
         {
             let message = "another thread drives this context, only that one may iterate it";
@@ -321,11 +335,14 @@ impl Reactor {
             fresh = true;
             Io { epoll, wake }
         });
+        let mut trouble = Vec::new();
         if fresh {
-            fds.open(Arc::clone(&io.epoll))?;
+            trouble = fds.open(Arc::clone(&io.epoll));
             fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+            self.count_fds(&fds);
         }
         drop(fds);
+        report(trouble);
         Ok(io)
     }
 
@@ -341,7 +358,16 @@ impl Reactor {
                 fds.remove(earlier);
             }
             Ok(())
-        })
+        })?;
+        self.look_at_always_ready();
+        Ok(())
+    }
+
+    /// No event announces an fd that is always ready.
+    fn look_at_always_ready(&self) {
+        if self.has_always_ready() && !self.is_driven_here() {
+            self.notify();
+        }
     }
 
     /// Adds all of `records` or none.
@@ -356,7 +382,9 @@ impl Reactor {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.look_at_always_ready();
+        Ok(())
     }
 
     pub(crate) fn remove_record(&self, record: &FdRecord) {
@@ -367,46 +395,55 @@ impl Reactor {
     fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
         let mut fds = lock(&self.fds);
         let changed = change(&mut fds);
+        self.count_fds(&fds);
+        drop(fds);
+        changed
+    }
+
+    fn count_fds(&self, fds: &FdTable) {
         self.counts
             .always_ready
             .store(fds.always_ready(), Ordering::Release);
         self.counts
             .unpollable
             .store(fds.unpollable(), Ordering::Release);
-        drop(fds);
-        changed
     }
 
     /// Leaves `retired` to the home to drop.
-    pub(crate) fn retire(&self, retired: Option<Retired>) {
-        let mut queue = lock(&self.retired);
-        queue.extend(retired);
-        self.counts.retired.store(queue.len(), Ordering::Release);
-        drop(queue);
+    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
+        lock(&self.retired).extend(retired);
+        self.has_retired.store(true, Ordering::SeqCst);
         if !self.is_driven_here() {
-            self.notify();
+            self.rouse();
         }
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::SeqCst)
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.
     pub fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
             self.collect_ready(&driving);
-            let mut home = self.home.get(&driving);
-            home.active.retain(|attachment| attachment.core.is_on(self));
-            drop(home);
-            self.reap();
+            self.reap(&driving);
         }
     }
 
-    /// Drops what was retired. On the driving thread.
-    fn reap(&self) {
-        while self.counts.retired.load(Ordering::Acquire) > 0 {
-            let mut queue = lock(&self.retired);
-            let retired = std::mem::take(&mut *queue);
-            self.counts.retired.store(0, Ordering::Release);
-            drop(queue);
-            retired.into_iter().for_each(Retired::reap);
+    /// Drops what was retired.
+    fn reap(&self, driving: &Driving<'_>) {
+        let mut early = Vec::new();
+        while self.has_retired() {
+            self.has_retired.store(false, Ordering::SeqCst);
+            let retired = std::mem::take(&mut *lock(&self.retired));
+            early.extend(
+                retired
+                    .into_iter()
+                    .filter_map(|retired| retired.reap(self, driving)),
+            );
+        }
+        if !early.is_empty() {
+            self.retire(early);
         }
     }
 
@@ -418,11 +455,8 @@ impl Reactor {
         driving: &Driving<'_>,
     ) {
         let mut home = self.home.get(driving);
-        home.active.retain(|attachment| {
-            let leaving = Arc::ptr_eq(&attachment.core, core);
-            attachment.gone.store(leaving, Ordering::Relaxed);
-            !leaving
-        });
+        home.active
+            .retain(|attachment| !Arc::ptr_eq(&attachment.core, core));
         let leaving =
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));
@@ -435,6 +469,13 @@ impl fmt::Debug for Reactor {
         f.debug_struct("Reactor")
             .field("driver", &self.driver)
             .finish_non_exhaustive()
+    }
+}
+
+/// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
+fn report(errors: impl IntoIterator<Item = Error>) {
+    for error in errors {
+        glib::g_warning!("qcontext", "{error}");
     }
 }
 

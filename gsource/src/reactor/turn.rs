@@ -37,6 +37,7 @@ impl Reactor {
         let driving = self.drive()?;
         self.open()?;
         self.ask_paused(&driving);
+        self.reap(&driving);
         self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
@@ -76,7 +77,7 @@ impl Reactor {
         progress |= self.run_handlers(driving);
         progress |= self.run_timers();
         self.submit_io(driving);
-        self.reap();
+        self.reap(driving);
         progress
     }
 
@@ -86,7 +87,7 @@ impl Reactor {
             return 0;
         }
         self.collect_ready(driving);
-        if self.has_work(driving) {
+        if self.has_work(driving) || self.has_retired() {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
@@ -102,32 +103,36 @@ impl Reactor {
         events.resize(EVENTS, Event { events: 0, u64: 0 });
         let count = io.epoll.wait(&mut events, timeout_ns);
         let mut home = self.home.get(driving);
-        self.sort_events(&mut home, &events[..count]);
+        let trouble = self.sort_events(&mut home, &events[..count]);
         home.events = events;
+        drop(home);
+        super::report(trouble.err());
     }
 
-    fn sort_events(&self, home: &mut Home, events: &[Event]) {
+    fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
         if events.is_empty() && !self.has_always_ready() {
-            return;
+            return Ok(());
         }
         let mut fds = lock(&self.fds);
+        let mut outcome = Ok(());
         for event in events {
             match event.u64 {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => fds.collect(event, &mut home.batch),
+                _ => outcome = outcome.and(fds.collect(event, &mut home.batch)),
             }
         }
         fds.collect_always_ready(&mut home.batch);
+        outcome
     }
 
     /// True when some fd that epoll refuses is watched, so that no wait may block.
-    fn has_always_ready(&self) -> bool {
+    pub(super) fn has_always_ready(&self) -> bool {
         self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
-    pub(super) fn collect_ready(&self, driving: &Driving<'_>) {
+    pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
         let mut kicked = self.ready.take();
         loop {
             let attachment: *mut Attachment = kicked.pop();
@@ -201,7 +206,7 @@ impl Reactor {
             if may_read(&record) {
                 record.set_paused(false);
                 self.change_fds(|fds| fds.update(&record));
-            } else {
+            } else if !record.is_removed() {
                 self.home.get(driving).paused.push(record);
             }
         }
@@ -224,8 +229,10 @@ impl Reactor {
             }
             if record.wants_write(events) && !record.is_removed() {
                 progress = true;
-                self.call(&record, record.handler.write.as_deref());
+                call(&record, record.handler.write.as_deref());
             }
+            // It may have been removed and reaped meanwhile.
+            unwind::drop_guarded(&"destructor of an fd handler", record);
         }
     }
 
@@ -235,7 +242,7 @@ impl Reactor {
             return false;
         }
         let enrolled = self.expel(record, driving);
-        self.call(record, record.handler.io_poll_ready.as_deref());
+        call(record, record.handler.io_poll_ready.as_deref());
         if enrolled && !record.is_removed() {
             self.enroll(record, driving);
         }
@@ -248,25 +255,18 @@ impl Reactor {
 
     /// Calls the read callback, unless `read_poll` pauses it.
     fn read(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        if !may_read(record) {
+        let may_read = may_read(record);
+        if record.is_removed() {
+            return false;
+        }
+        if may_read {
+            call(record, record.handler.read.as_deref());
+        } else {
             record.set_paused(true);
             self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
-            return false;
         }
-        if !record.is_removed() {
-            self.call(record, record.handler.read.as_deref());
-        }
-        true
-    }
-
-    fn call(&self, record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
-        let Some(callback) = callback else { return };
-        if unwind::guard(record, callback).is_err()
-            && let Some(core) = record.core.upgrade()
-        {
-            core.remove_record(record);
-        }
+        may_read
     }
 
     /// GSource prepare: the milliseconds GLib may block, or `None` when there is something to dispatch.
@@ -277,6 +277,7 @@ impl Reactor {
         self.home.get(driving).collected = false;
         self.stop_polling(driving);
         self.ask_paused(driving);
+        self.reap(driving);
         self.submit_io(driving);
         // A notification alone ends an iteration, and so does what was notified.
         if self.state.accept() || !self.state.sleep() {
@@ -332,6 +333,7 @@ impl Reactor {
         !self.home.get(driving).batch.is_empty()
             || self.has_urgent_bh(driving)
             || self.has_ready_io(driving)
+            || self.has_retired()
     }
 
     /// Lets a timerfd wake the foreign loop `remaining` nanoseconds from now; GLib's own timeouts have a millisecond's grain.
@@ -370,6 +372,7 @@ impl Reactor {
 
 fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
     let mut progress = false;
+    *attachment.core.slices.get(driving) += 1;
     while !attachment.gone.load(Ordering::Relaxed) {
         let node = attachment.core.slice.get(driving).pop();
         if node.is_null() {
@@ -378,13 +381,32 @@ fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
         // SAFETY: the node was just taken, and `driving` says that this is the home thread.
         progress |= unsafe { bh::run(node) } == Ran::Progress;
     }
+    *attachment.core.slices.get(driving) -= 1;
     progress
 }
 
 fn may_read(record: &Arc<FdRecord>) -> bool {
     match &record.handler.read_poll {
-        Some(question) => unwind::guard(record, question).unwrap_or(false),
+        Some(question) => unwind::guard(record, question).unwrap_or_else(|_| {
+            remove(record);
+            false
+        }),
         None => true,
+    }
+}
+
+fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+    if let Some(callback) = callback
+        && unwind::guard(record, callback).is_err()
+    {
+        remove(record);
+    }
+}
+
+/// Removes a handler that has panicked.
+fn remove(record: &Arc<FdRecord>) {
+    if let Some(core) = record.core.upgrade() {
+        core.remove_record(record);
     }
 }
 
