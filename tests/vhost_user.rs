@@ -1,5 +1,7 @@
 //! Disks over vhost-user with an independent front end: what is written is what is read, for every engine, depth, number of
 //! queues and way of notifying.
+#![cfg(feature = "vhost-user")]
+#![allow(clippy::unwrap_used)] // also in what tests call
 
 use qcontext::QContext;
 
