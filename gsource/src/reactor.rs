@@ -35,7 +35,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -338,14 +338,14 @@ impl Reactor {
         if let Some(earlier) = earlier {
             fds.remove(earlier);
         }
-        self.look_at_always_ready(fds);
+        let always_ready = fds.has_always_ready();
+        drop(fds);
+        self.look_at_always_ready(always_ready);
         Ok(())
     }
 
     /// No event announces an fd that is always ready.
-    fn look_at_always_ready(&self, fds: MutexGuard<'_, FdTable>) {
-        let some = fds.has_always_ready();
-        drop(fds);
+    fn look_at_always_ready(&self, some: bool) {
         if some && !self.is_driven_here() {
             self.notify();
         }
@@ -363,7 +363,9 @@ impl Reactor {
                 return Err(error);
             }
         }
-        self.look_at_always_ready(fds);
+        let always_ready = fds.has_always_ready();
+        drop(fds);
+        self.look_at_always_ready(always_ready);
         Ok(closed)
     }
 
@@ -375,7 +377,9 @@ impl Reactor {
             let outcome = fds.adopt(record, &mut trouble);
             trouble.extend(outcome.err());
         }
-        self.look_at_always_ready(fds);
+        let always_ready = fds.has_always_ready();
+        drop(fds);
+        self.look_at_always_ready(always_ready);
         trouble
     }
 

@@ -1,4 +1,5 @@
 //! The AioContext as a GSource: what GLib sees of it, step by step, nested, and at its end.
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // drives GLib's prepare, query, check and dispatch by hand
 
 mod support;

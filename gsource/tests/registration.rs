@@ -1,4 +1,5 @@
 //! Registration from any thread with any lock held, fds that are closed too early, and numbers that are used again.
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // dup(2), close(2)
 
 mod support;
