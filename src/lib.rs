@@ -1,4 +1,24 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
+//!
+//! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
 #![deny(missing_docs)]
 
-pub use gsource::{Error, ErrorKind, Result};
+#[cfg(feature = "vhost-user")]
+pub mod block;
+pub mod context;
+#[cfg(feature = "vhost-user")]
+pub mod export;
+pub mod json;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod object;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
+#[cfg(feature = "vhost-user")]
+pub mod virtio;
+
+pub use context::QContext;
+pub use gsource::{
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
+    Result, Timer, Wait,
+};

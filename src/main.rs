@@ -1,4 +1,10 @@
-//! The `qctx` program.
-#![forbid(unsafe_code)]
+//! The `qctx` program: serves virtual devices on named event loops, and manages a running instance.
+#![deny(missing_docs)]
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os().skip(1))
+}

@@ -28,7 +28,7 @@ use crate::poller::uring::{IoQueue, IoSink};
 use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait, report};
 use crate::source;
 use crate::unwind;
-use crate::{Bh, Clock, Error, ErrorKind, FdHandler, Result, Timer};
+use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
 use handler::FdRecord;
 use std::fmt;
@@ -154,6 +154,14 @@ impl AioContext {
     /// `WrongThread` while another thread drives the context; the kernel's, when it gives no fds for the wait.
     pub fn poll(&self, wait: Wait) -> Result<bool> {
         self.reactor()?.iterate(wait)
+    }
+
+    /// Changes how long a `poll` of this unattached context busy-polls before it sleeps; at first it does not.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a parameter is negative.
+    pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
+        self.core().private.set_poll_params(params)
     }
 
     /// True on the thread that drives this context, while it does.
@@ -344,6 +352,10 @@ impl Core {
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
         new.open()?;
+        let polled = lock(&self.handlers).clone();
+        for record in &polled {
+            old.release(record, &driving);
+        }
         let handlers = lock(&self.handlers);
         for record in handlers.iter() {
             old.remove_record(record);

@@ -47,6 +47,11 @@ impl<T: Item> DeadlineQueue<T> {
         self.heap.first().map(|entry| entry.deadline)
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// The sequence number the next armed item gets.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.next_sequence

@@ -31,5 +31,6 @@ pub use aio::notifier::EventNotifier;
 pub use aio::timer::Timer;
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
+pub use poller::epoll::Epoll;
 pub use poller::uring::{IoCompletion, IoQueue, IoSink};
-pub use reactor::{Driving, Reactor, Wait, start_virtual_clock, stop_virtual_clock};
+pub use reactor::{Driving, PollParams, Reactor, Wait, start_virtual_clock, stop_virtual_clock};

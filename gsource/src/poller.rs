@@ -12,5 +12,7 @@ pub(crate) const WRITABLE: u32 = libc::EPOLLOUT.cast_unsigned();
 pub(crate) const HANGUP: u32 = libc::EPOLLHUP.cast_unsigned();
 /// The fd is in error.
 pub(crate) const ERROR: u32 = libc::EPOLLERR.cast_unsigned();
+/// Found by busy-polling; not a bit of epoll's.
+pub(crate) const POLLED: u32 = 1 << 27;
 /// Report changes only.
 pub(crate) const EDGE: u32 = libc::EPOLLET.cast_unsigned();

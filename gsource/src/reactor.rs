@@ -12,6 +12,7 @@
 //!    goes unnoticed.
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
+mod busy;
 mod fd_table;
 mod io;
 mod timers;
@@ -29,6 +30,8 @@ use crate::poller::uring::Ring;
 use crate::queued::Queued;
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
+use busy::Busy;
+pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
 use std::collections::VecDeque;
 use std::fmt;
@@ -162,7 +165,19 @@ struct Home {
     collected: bool,
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
+    busy: Busy,
     ring: Option<Ring>,
+}
+
+/// Sizes of what is behind a lock. Written under the lock; a reader that missed a change is told of it by a notification.
+#[derive(Default)]
+struct Counts {
+    timers: AtomicUsize,
+    always_ready: AtomicUsize,
+    /// Handlers without `io_poll`.
+    unpollable: AtomicUsize,
+    /// Busy-polling is on.
+    polls: AtomicBool,
 }
 
 /// Everything one thread waits for. See the module.
@@ -173,7 +188,10 @@ pub struct Reactor {
     io: OnceLock<Io>,
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
+    poll_params: Mutex<PollParams>,
     retired: Mutex<Vec<Retired>>,
+    /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
+    counts: Counts,
     /// Set after something was put into `retired`.
     has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
@@ -228,7 +246,9 @@ impl Reactor {
             io: OnceLock::new(),
             fds: Mutex::default(),
             timers: Mutex::new(Timers::new()),
+            poll_params: Mutex::default(),
             retired: Mutex::default(),
+            counts: Counts::default(),
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
@@ -240,6 +260,7 @@ impl Reactor {
                 timer_fd_deadline: i64::MAX,
                 collected: false,
                 served: false,
+                busy: Busy::default(),
                 ring: None,
             }),
         });
@@ -253,19 +274,16 @@ impl Reactor {
     /// `WrongThread` while another thread drives it.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
-        let outermost =
-            match self
+        let outermost = self.driver.load(Ordering::Relaxed) != me;
+        if outermost
+            && self
                 .driver
                 .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
-            {
-                Ok(_) => true,
-                Err(driver) if driver == me => false,
-                Err(_) => {
-                    let message =
-                        "another thread drives this context, only that one may iterate it";
-                    return Err(Error::new(ErrorKind::WrongThread, message));
-                }
-            };
+                .is_err()
+        {
+            let message = "another thread drives this context, only that one may iterate it";
+            return Err(Error::new(ErrorKind::WrongThread, message));
+        }
         Ok(Driving {
             reactor: self,
             outermost,
@@ -321,6 +339,7 @@ impl Reactor {
         if fresh {
             trouble = fds.open(Arc::clone(&io.epoll));
             fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+            self.count_fds(&fds);
         }
         drop(fds);
         report(trouble);
@@ -333,58 +352,76 @@ impl Reactor {
         record: &Arc<FdRecord>,
         earlier: Option<&FdRecord>,
     ) -> Result<()> {
-        let mut fds = lock(&self.fds);
-        fds.add(record)?;
-        if let Some(earlier) = earlier {
-            fds.remove(earlier);
-        }
-        let always_ready = fds.has_always_ready();
-        drop(fds);
-        self.look_at_always_ready(always_ready);
+        self.change_fds(|fds| {
+            fds.add(record)?;
+            if let Some(earlier) = earlier {
+                fds.remove(earlier);
+            }
+            Ok(())
+        })?;
+        self.look_at_always_ready();
         Ok(())
     }
 
     /// No event announces an fd that is always ready.
-    fn look_at_always_ready(&self, some: bool) {
-        if some && !self.is_driven_here() {
+    fn look_at_always_ready(&self) {
+        if self.has_always_ready() && !self.is_driven_here() {
             self.notify();
         }
     }
 
     /// Takes over all of `records` or none; what it answers is to be told of.
     pub(crate) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
-        let mut fds = lock(&self.fds);
-        let mut closed = Vec::new();
-        for (index, record) in records.iter().enumerate() {
-            if let Err(error) = fds.adopt(record, &mut closed) {
-                for added in &records[..index] {
-                    fds.remove(added);
+        let closed = self.change_fds(|fds| {
+            let mut closed = Vec::new();
+            for (index, record) in records.iter().enumerate() {
+                if let Err(error) = fds.adopt(record, &mut closed) {
+                    for added in &records[..index] {
+                        fds.remove(added);
+                    }
+                    return Err(error);
                 }
-                return Err(error);
             }
-        }
-        let always_ready = fds.has_always_ready();
-        drop(fds);
-        self.look_at_always_ready(always_ready);
+            Ok(closed)
+        })?;
+        self.look_at_always_ready();
         Ok(closed)
     }
 
     /// Takes back what another reactor did not want, as far as the kernel lets it; what it answers is to be told of.
     pub(crate) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
-        let mut fds = lock(&self.fds);
-        let mut trouble = Vec::new();
-        for record in records {
-            let outcome = fds.adopt(record, &mut trouble);
-            trouble.extend(outcome.err());
-        }
-        let always_ready = fds.has_always_ready();
-        drop(fds);
-        self.look_at_always_ready(always_ready);
+        let trouble = self.change_fds(|fds| {
+            let mut trouble = Vec::new();
+            for record in records {
+                let outcome = fds.adopt(record, &mut trouble);
+                trouble.extend(outcome.err());
+            }
+            trouble
+        });
+        self.look_at_always_ready();
         trouble
     }
 
     pub(crate) fn remove_record(&self, record: &FdRecord) {
-        lock(&self.fds).remove(record);
+        self.change_fds(|fds| fds.remove(record));
+    }
+
+    /// Changes the fd table and counts again what a turn must know of it.
+    fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
+        let mut fds = lock(&self.fds);
+        let changed = change(&mut fds);
+        self.count_fds(&fds);
+        drop(fds);
+        changed
+    }
+
+    fn count_fds(&self, fds: &FdTable) {
+        self.counts
+            .always_ready
+            .store(fds.always_ready(), Ordering::Release);
+        self.counts
+            .unpollable
+            .store(fds.unpollable(), Ordering::Release);
     }
 
     /// Leaves `retired` to the home to drop.
@@ -401,7 +438,7 @@ impl Reactor {
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.
-    pub(crate) fn reap_if_idle(&self) {
+    pub fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
             self.collect_ready(&driving);
             self.reap(&driving);

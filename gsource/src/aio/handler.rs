@@ -23,6 +23,7 @@ pub struct FdHandler {
     pub(crate) read_poll: Option<Question>,
     pub(crate) io_poll: Option<Question>,
     pub(crate) io_poll_ready: Option<Callback>,
+    pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
 }
 
@@ -69,6 +70,14 @@ impl FdHandler {
     ) -> Self {
         self.io_poll = Some(Box::new(poll));
         self.io_poll_ready = Some(Box::new(ready));
+        self
+    }
+
+    /// Called with `true` before busy-polling starts and with `false` before the home may sleep: where the peer's
+    /// notifications go off and on.
+    #[must_use]
+    pub fn io_poll_switch(mut self, switch: impl Fn(bool) + Send + 'static) -> Self {
+        self.io_poll_switch = Some(Box::new(switch));
         self
     }
 

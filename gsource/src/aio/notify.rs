@@ -25,6 +25,11 @@ impl NotifyState {
         self.0.fetch_or(NOTIFIED, Ordering::AcqRel) == SLEEPING
     }
 
+    /// True when somebody has notified since the last accept.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.0.load(Ordering::Acquire) & NOTIFIED != 0
+    }
+
     /// Ends a sleep without leaving a notification behind for one that is awake: for a change that the home looks for after
     /// it has announced its sleep. True when the caller must write the wake-up fd.
     #[must_use]

@@ -10,15 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// One event as the kernel gives it.
 pub(crate) type Event = libc::epoll_event;
 
-/// An epoll set.
+/// An epoll set, level-triggered unless asked otherwise.
 #[derive(Debug)]
-pub(crate) struct Epoll(OwnedFd);
+pub struct Epoll(OwnedFd);
 
 /// Set once the kernel (or valgrind in its place) has answered ENOSYS to epoll_pwait2.
 static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
 
 impl Epoll {
-    pub(crate) fn new() -> Result<Self> {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// The kernel's, when no fd is to be had.
+    pub fn new() -> Result<Self> {
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -28,15 +32,27 @@ impl Epoll {
         Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    pub(crate) fn add(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
+    /// Adds `fd`; its events carry `token`.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn add(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
     }
 
-    pub(crate) fn modify(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
+    /// Changes what is wanted of `fd`.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn modify(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
 
-    pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
+    /// Takes `fd` out.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct FdTable {
     next_generation: u32,
     /// Fds that epoll refuses (regular files): they count as always ready, as in poll(2).
     always_ready: Vec<RawFd>,
+    /// How many handlers have no `io_poll`.
+    unpollable: usize,
     /// The reactor's own fds and their tokens, all edge-triggered.
     internal: Vec<(RawFd, u64)>,
     /// Tokens that named no live registration.
@@ -125,6 +127,7 @@ impl FdTable {
             self.entries.resize_with(index + 1, Entry::default);
         }
         self.entries[index].records.push(Arc::clone(record));
+        self.unpollable += usize::from(record.handler.io_poll.is_none());
     }
 
     /// Takes a handler out; false when it was not here.
@@ -140,6 +143,7 @@ impl FdTable {
             .records
             .retain(|other| !std::ptr::eq(&raw const **other, record));
         let found = entry.records.len() < before;
+        self.unpollable -= usize::from(found && record.handler.io_poll.is_none());
         // A removal cannot fail: a closed fd has left the set already, or is found out by its stale events.
         let _ = self.sync(record.fd, false);
         found
@@ -150,11 +154,14 @@ impl FdTable {
         let _ = self.sync(record.fd, false);
     }
 
-    /// True when some fd is ready at all times.
-    pub(crate) fn has_always_ready(&self) -> bool {
-        self.always_ready
-            .iter()
-            .any(|&fd| self.entry(fd).is_some_and(|entry| entry.interest() != 0))
+    /// The number of fds that are ready at all times.
+    pub(crate) fn always_ready(&self) -> usize {
+        self.always_ready.len()
+    }
+
+    /// How many handlers can only be waited for.
+    pub(crate) fn unpollable(&self) -> usize {
+        self.unpollable
     }
 
     /// Adds the handlers of the fds that are always ready to `batch`.

@@ -8,6 +8,7 @@ use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
 use crate::unwind;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// One queue per clock.
@@ -16,6 +17,10 @@ pub(super) struct Timers([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
 impl Timers {
     pub(super) const fn new() -> Self {
         Timers([const { DeadlineQueue::new() }; CLOCKS])
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(DeadlineQueue::len).sum()
     }
 
     fn queue(&mut self, clock: Clock) -> &mut DeadlineQueue<Arc<TimerNode>> {
@@ -59,6 +64,7 @@ impl Reactor {
         }
         timers.take_out(timer);
         let first = timers.put_in(timer, deadline);
+        self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
             self.rouse();
@@ -72,6 +78,7 @@ impl Reactor {
         let here = timer.core.is_on(self);
         if here {
             timers.take_out(timer);
+            self.count_timers(&timers);
         }
         drop(timers);
         here
@@ -105,6 +112,8 @@ impl Reactor {
                 to.put_in(&timer, deadline);
             }
         }
+        old.count_timers(&from);
+        new.count_timers(&to);
     }
 
     /// Disarms all timers of `core`.
@@ -118,18 +127,33 @@ impl Reactor {
                     .extract(|timer| Arc::ptr_eq(&timer.core, core))
             })
             .collect();
+        self.count_timers(&timers);
         drop(timers);
         unwind::drop_guarded(&"destructor of a timer", dropped);
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
     pub(super) fn remaining_ns(&self) -> Option<i64> {
-        lock(&self.timers).remaining_ns()
+        self.has_timers()
+            .then(|| lock(&self.timers).remaining_ns())
+            .flatten()
+    }
+
+    /// A timer armed by another thread before the home announced its sleep is counted here: both write the same word.
+    fn has_timers(&self) -> bool {
+        self.counts.timers.load(Ordering::Relaxed) > 0
+    }
+
+    fn count_timers(&self, timers: &Timers) {
+        self.counts.timers.store(timers.len(), Ordering::Relaxed);
     }
 
     /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
     pub(super) fn run_timers(&self) -> bool {
         let mut progress = false;
+        if !self.has_timers() {
+            return false;
+        }
         for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
             let Some(pass) = self.due_pass(clock) else {
                 continue;
@@ -156,7 +180,11 @@ impl Reactor {
     }
 
     fn pop_due(&self, clock: Clock, (now, sequence): (i64, u64)) -> Option<Arc<TimerNode>> {
-        lock(&self.timers).queue(clock).pop_due(now, sequence)
+        let mut timers = lock(&self.timers);
+        let timer = timers.queue(clock).pop_due(now, sequence);
+        self.count_timers(&timers);
+        drop(timers);
+        timer
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Attachment, Driving, Home, Reactor, TIMER, Wait};
 use crate::aio::bh::{self, BhNode, Ran};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
+use crate::poller::POLLED;
 use crate::poller::epoll::Event;
 use crate::unwind;
 use crate::{Error, Result};
@@ -39,10 +40,32 @@ impl Reactor {
         self.reap(&driving);
         self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
-            let timeout = self.timeout_ns(&driving, wait, limit_ns);
-            self.collect(&driving, timeout);
+            self.wait(&driving, wait, limit_ns);
         }
         Ok(self.run_ready(&driving))
+    }
+
+    /// Fills the batch: by busy-polling, by the kernel, or both.
+    fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
+        let polling_since = self.poll_busily(driving, wait, limit_ns);
+        if self.may_skip_wait(driving) {
+            return;
+        }
+        let timeout = self.timeout_ns(driving, wait, limit_ns);
+        if wait == Wait::Block || !self.is_pollable() {
+            self.collect(driving, timeout);
+        }
+        if let Some(begin) = polling_since
+            && timeout != 0
+        {
+            self.adapt(driving, begin);
+        }
+    }
+
+    /// True when polling sees everything a look at the kernel could show.
+    fn is_pollable(&self) -> bool {
+        self.counts.polls.load(Ordering::Acquire)
+            && self.counts.unpollable.load(Ordering::Acquire) == 0
     }
 
     /// Runs everything that is ready; true when something that counts as progress was.
@@ -64,11 +87,11 @@ impl Reactor {
             return 0;
         }
         self.collect_ready(driving);
-        if self.has_urgent_bh(driving) || self.has_ready_io(driving) || self.has_retired() {
+        if self.has_work(driving) || self.has_retired() {
             return 0;
         }
         let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
-        let ready = lock(&self.fds).has_always_ready().then_some(0);
+        let ready = self.has_always_ready().then_some(0);
         let bounds = [self.remaining_ns(), idle, ready, limit_ns];
         bounds.into_iter().flatten().min().unwrap_or(-1)
     }
@@ -87,6 +110,9 @@ impl Reactor {
     }
 
     fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
+        if events.is_empty() && !self.has_always_ready() {
+            return Ok(());
+        }
         let mut fds = lock(&self.fds);
         let mut outcome = Ok(());
         for event in events {
@@ -98,6 +124,11 @@ impl Reactor {
         }
         fds.collect_always_ready(&mut home.batch);
         outcome
+    }
+
+    /// True when some fd that epoll refuses is watched, so that no wait may block.
+    pub(super) fn has_always_ready(&self) -> bool {
+        self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
@@ -174,7 +205,7 @@ impl Reactor {
             }
             if may_read(&record) {
                 record.set_paused(false);
-                lock(&self.fds).update(&record);
+                self.change_fds(|fds| fds.update(&record));
             } else if !record.is_removed() {
                 self.home.get(driving).paused.push(record);
             }
@@ -188,6 +219,11 @@ impl Reactor {
             let Some((record, events)) = self.next_handler(driving) else {
                 return progress;
             };
+            if events & POLLED != 0 {
+                progress |= self.run_polled(&record, driving);
+                continue;
+            }
+            self.enroll(&record, driving);
             if record.wants_read(events) && !record.is_removed() {
                 progress |= self.read(&record, driving);
             }
@@ -198,6 +234,19 @@ impl Reactor {
             // It may have been removed and reaped meanwhile.
             unwind::drop_guarded(&"destructor of an fd handler", record);
         }
+    }
+
+    /// Handles what busy-polling found. The handler is not polled again while it does, which may iterate.
+    fn run_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+        if record.is_removed() {
+            return false;
+        }
+        let enrolled = self.expel(record, driving);
+        call(record, record.handler.io_poll_ready.as_deref());
+        if enrolled && !record.is_removed() {
+            self.enroll(record, driving);
+        }
+        true
     }
 
     fn next_handler(&self, driving: &Driving<'_>) -> Option<<Batch as IntoIterator>::Item> {
@@ -214,7 +263,7 @@ impl Reactor {
             call(record, record.handler.read.as_deref());
         } else {
             record.set_paused(true);
-            lock(&self.fds).update(record);
+            self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
         }
         may_read
@@ -226,6 +275,7 @@ impl Reactor {
             return Some(-1);
         }
         self.home.get(driving).collected = false;
+        self.stop_polling(driving);
         self.ask_paused(driving);
         self.reap(driving);
         self.submit_io(driving);
@@ -234,7 +284,7 @@ impl Reactor {
             return None;
         }
         self.collect_ready(driving);
-        if self.is_ready(driving) || lock(&self.fds).has_always_ready() {
+        if self.has_work(driving) || self.has_always_ready() {
             return None;
         }
         match self.remaining_ns() {
@@ -256,7 +306,7 @@ impl Reactor {
         let notified = self.state.accept();
         self.collect_ready(driving);
         notified
-            || self.is_ready(driving)
+            || self.has_work(driving)
             || self.has_idle_bh(driving)
             || self.remaining_ns() == Some(0)
     }
@@ -279,7 +329,7 @@ impl Reactor {
         answer
     }
 
-    fn is_ready(&self, driving: &Driving<'_>) -> bool {
+    fn has_work(&self, driving: &Driving<'_>) -> bool {
         !self.home.get(driving).batch.is_empty()
             || self.has_urgent_bh(driving)
             || self.has_ready_io(driving)
@@ -291,7 +341,7 @@ impl Reactor {
         let Some(remaining) = remaining else { return };
         let deadline = crate::Clock::Realtime.now_ns().saturating_add(remaining);
         let mut home = self.home.get(driving);
-        if (home.timer_fd_deadline - deadline).abs() < 1_000 {
+        if home.timer_fd_deadline.abs_diff(deadline) < 1_000 {
             return;
         }
         if home.timer_fd.is_none() {

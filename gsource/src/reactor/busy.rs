@@ -1,0 +1,352 @@
+//! Adaptive busy-polling: before it sleeps, the home looks for work without system calls, for as long as that has paid off.
+//!
+//! A handler takes part when it has an `io_poll` and its fd has fired once; it leaves when seven seconds of polling found
+//! nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
+//! so an idle machine soon does not poll at all. While polling, handlers keep their peers' notifications off
+//! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
+#![forbid(unsafe_code)]
+
+use super::{Driving, Reactor, Wait};
+use crate::aio::handler::FdRecord;
+use crate::aio::lock;
+use crate::poller::POLLED;
+use crate::{Clock, Error, ErrorKind, Result, unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The first polling time after a wait that polling could have saved.
+const FIRST_NS: i64 = 4_000;
+/// A handler that found nothing for so long is not polled any more.
+const IDLE_NS: i64 = 7_000_000_000;
+/// Turns that polling may keep from looking at the epoll set.
+const SKIPS: u32 = 8;
+
+/// How long a home busy-polls before it sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollParams {
+    /// The longest time, in nanoseconds; 0 never polls.
+    pub max_ns: i64,
+    /// The factor by which the time grows; 0 means 2.
+    pub grow: i64,
+    /// The divisor by which the time shrinks; 0 means back to nothing.
+    pub shrink: i64,
+}
+
+/// The home's polling.
+#[derive(Default)]
+pub(super) struct Busy {
+    enrolled: Vec<Enrolled>,
+    /// Notifications are off.
+    started: bool,
+    now_ns: i64,
+    skipped: u32,
+}
+
+struct Enrolled {
+    record: Arc<FdRecord>,
+    /// Polled in vain since then.
+    since: i64,
+}
+
+impl Reactor {
+    /// The polling parameters.
+    pub fn poll_params(&self) -> PollParams {
+        *lock(&self.poll_params)
+    }
+
+    /// Changes the polling parameters, from the next turn on.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when one is negative.
+    pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
+        for (name, value) in [
+            ("max-ns", params.max_ns),
+            ("grow", params.grow),
+            ("shrink", params.shrink),
+        ] {
+            if value < 0 {
+                let message = format!("poll-{name} value must be in range [0, {}]", i64::MAX);
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        }
+        *lock(&self.poll_params) = params;
+        self.counts
+            .polls
+            .store(params.max_ns > 0, Ordering::Release);
+        self.notify();
+        Ok(())
+    }
+
+    /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
+    pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        if record.handler.io_poll.is_none() || !self.counts.polls.load(Ordering::Acquire) {
+            return;
+        }
+        let mut home = self.home.get(driving);
+        let enrolled = &mut home.busy.enrolled;
+        if !enrolled
+            .iter()
+            .any(|other| Arc::ptr_eq(&other.record, record))
+        {
+            let since = Clock::Realtime.now_ns();
+            enrolled.push(Enrolled {
+                record: Arc::clone(record),
+                since,
+            });
+            let started = home.busy.started;
+            drop(home);
+            if started {
+                switch(record, true);
+            }
+        }
+    }
+
+    /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
+    pub(super) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+        let mut home = self.home.get(driving);
+        let index = home
+            .busy
+            .enrolled
+            .iter()
+            .position(|other| Arc::ptr_eq(&other.record, record));
+        let gone = index.map(|index| home.busy.enrolled.swap_remove(index));
+        drop(home);
+        gone.is_some()
+    }
+
+    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew.
+    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        let started = self.home.get(driving).busy.started;
+        if self.expel(record, driving) && started {
+            switch(record, false);
+        }
+    }
+
+    /// Polls before a wait. What was found is in the batch; the time at which the polling began is what [`Reactor::adapt`]
+    /// needs.
+    pub(super) fn poll_busily(
+        &self,
+        driving: &Driving<'_>,
+        wait: Wait,
+        limit_ns: Option<i64>,
+    ) -> Option<i64> {
+        if self.home.get(driving).busy.enrolled.is_empty() {
+            return None;
+        }
+        let begin = Clock::Realtime.now_ns();
+        self.dismiss_idle(driving, begin);
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        let budget = if polls {
+            self.home.get(driving).busy.now_ns
+        } else {
+            0
+        };
+        let budget = [self.remaining_ns(), limit_ns]
+            .into_iter()
+            .flatten()
+            .fold(budget, i64::min);
+        if wait == Wait::NoBlock {
+            self.ask_enrolled(driving);
+            return None;
+        }
+        if budget > 0 {
+            self.switch_all(driving, true);
+            self.spin(driving, begin + budget);
+        }
+        if self.home.get(driving).batch.is_empty() {
+            self.stop_polling(driving);
+        }
+        polls.then_some(begin)
+    }
+
+    /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
+    pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
+        if self.home.get(driving).busy.started {
+            self.switch_all(driving, false);
+            self.ask_enrolled(driving);
+        }
+    }
+
+    /// Learns from a wait that began at `begin`.
+    pub(super) fn adapt(&self, driving: &Driving<'_>, begin: i64) {
+        let params = self.poll_params();
+        let waited = Clock::Realtime.now_ns() - begin;
+        let busy = &mut self.home.get(driving).busy;
+        busy.now_ns = adapted(busy.now_ns, waited, params);
+    }
+
+    /// True when polling found work and the epoll set was looked at lately, so that this turn need not.
+    pub(super) fn may_skip_wait(&self, driving: &Driving<'_>) -> bool {
+        let home = &mut *self.home.get(driving);
+        let skip = !home.batch.is_empty() && home.busy.skipped < SKIPS;
+        home.busy.skipped = if skip { home.busy.skipped + 1 } else { 0 };
+        skip
+    }
+
+    fn spin(&self, driving: &Driving<'_>, until: i64) {
+        loop {
+            if self.ask_enrolled(driving)
+                || self.is_called(driving)
+                || Clock::Realtime.now_ns() >= until
+            {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// True when something other than a polled handler wants the home.
+    fn is_called(&self, driving: &Driving<'_>) -> bool {
+        self.state.is_notified() || !self.ready.is_empty() || self.has_ready_io(driving)
+    }
+
+    /// Asks every enrolled handler; those with work go to the batch.
+    fn ask_enrolled(&self, driving: &Driving<'_>) -> bool {
+        let mut found = false;
+        let mut index = 0;
+        loop {
+            let record = self
+                .home
+                .get(driving)
+                .busy
+                .enrolled
+                .get(index)
+                .map(|one| Arc::clone(&one.record));
+            let Some(record) = record else { return found };
+            index += 1;
+            if !record.is_removed() && has_work(&record) {
+                found = true;
+                let mut home = self.home.get(driving);
+                home.batch.push_back((record, POLLED));
+                if let Some(enrolled) = home.busy.enrolled.get_mut(index - 1) {
+                    enrolled.since = i64::MAX;
+                }
+            }
+        }
+    }
+
+    /// Drops handlers that are removed or found nothing for long.
+    fn dismiss_idle(&self, driving: &Driving<'_>, now: i64) {
+        let mut home = self.home.get(driving);
+        let started = home.busy.started;
+        for enrolled in home
+            .busy
+            .enrolled
+            .iter_mut()
+            .filter(|enrolled| enrolled.since == i64::MAX)
+        {
+            enrolled.since = now;
+        }
+        let is_idle = |one: &mut Enrolled| one.record.is_removed() || now - one.since > IDLE_NS;
+        let idle: Vec<_> = home
+            .busy
+            .enrolled
+            .extract_if(.., is_idle)
+            .map(|one| one.record)
+            .collect();
+        drop(home);
+        for record in idle.iter().filter(|record| started && !record.is_removed()) {
+            switch(record, false);
+            if has_work(record) {
+                self.home
+                    .get(driving)
+                    .batch
+                    .push_back((Arc::clone(record), POLLED));
+            }
+        }
+    }
+
+    fn switch_all(&self, driving: &Driving<'_>, polling: bool) {
+        let mut home = self.home.get(driving);
+        if home.busy.started == polling {
+            return;
+        }
+        home.busy.started = polling;
+        let records: Vec<_> = home
+            .busy
+            .enrolled
+            .iter()
+            .map(|one| Arc::clone(&one.record))
+            .collect();
+        drop(home);
+        for record in records {
+            switch(&record, polling);
+        }
+    }
+}
+
+/// The polling time after a wait of `waited` nanoseconds.
+fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
+    if waited <= now_ns {
+        return now_ns;
+    }
+    if waited > params.max_ns {
+        return now_ns.checked_div(params.shrink).unwrap_or(0);
+    }
+    let factor = if params.grow == 0 { 2 } else { params.grow };
+    let grown = if now_ns == 0 {
+        FIRST_NS
+    } else {
+        now_ns.saturating_mul(factor)
+    };
+    grown.min(params.max_ns)
+}
+
+fn has_work(record: &Arc<FdRecord>) -> bool {
+    record
+        .handler
+        .io_poll
+        .as_ref()
+        .is_some_and(|poll| unwind::guard(record, poll).unwrap_or(false))
+}
+
+fn switch(record: &Arc<FdRecord>, polling: bool) {
+    if let Some(switch) = &record.handler.io_poll_switch
+        && !record.is_removed()
+    {
+        let _ = unwind::guard(record, || switch(polling));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PollParams, adapted};
+
+    const PARAMS: PollParams = PollParams {
+        max_ns: 32_768,
+        grow: 0,
+        shrink: 0,
+    };
+
+    #[test]
+    fn the_time_grows_while_waits_are_short_and_never_beyond_the_limit() {
+        assert_eq!(adapted(0, 10_000, PARAMS), 4_000);
+        assert_eq!(adapted(4_000, 10_000, PARAMS), 8_000);
+        assert_eq!(adapted(30_000, 31_000, PARAMS), 32_768);
+        assert_eq!(
+            adapted(8_000, 10_000, PollParams { grow: 3, ..PARAMS }),
+            24_000
+        );
+    }
+
+    #[test]
+    fn a_wait_that_polling_covered_changes_nothing() {
+        assert_eq!(adapted(8_000, 8_000, PARAMS), 8_000);
+    }
+
+    #[test]
+    fn a_long_wait_shrinks_the_time() {
+        assert_eq!(adapted(8_000, 1_000_000, PARAMS), 0);
+        assert_eq!(
+            adapted(
+                8_000,
+                1_000_000,
+                PollParams {
+                    shrink: 2,
+                    ..PARAMS
+                }
+            ),
+            4_000
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! Busy-polling with QEMU's semantics: enrolment, the un-enrolled handler during its own callback, nested polls, switches.
+
+use gsource::{AioContext, EventNotifier, FdHandler, PollParams, Wait};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+const PARAMS: PollParams = PollParams {
+    max_ns: 1_000_000,
+    grow: 2,
+    shrink: 2,
+};
+
+#[derive(Default)]
+struct Counts {
+    reads: AtomicUsize,
+    polled: AtomicUsize,
+    work: AtomicBool,
+}
+
+fn bump(count: &AtomicUsize) {
+    count.fetch_add(1, Ordering::SeqCst);
+}
+
+fn count(count: &AtomicUsize) -> usize {
+    count.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_nested_poll_neither_polls_nor_calls_the_handler_it_is_nested_in() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let outer = Arc::new(Counts::default());
+    let polled = Arc::new(EventNotifier::new().unwrap());
+    let dummy = Arc::new(EventNotifier::new().unwrap());
+    dummy.signal();
+
+    let (seen, event) = (Arc::clone(&outer), Arc::clone(&polled));
+    let read = move || {
+        assert!(event.take());
+        bump(&seen.reads);
+    };
+    let question = {
+        let seen = Arc::clone(&outer);
+        move || seen.work.load(Ordering::SeqCst)
+    };
+    let ready = {
+        let (seen, nested) = (Arc::clone(&outer), aio.clone());
+        move || {
+            bump(&seen.polled);
+            assert!(seen.work.load(Ordering::SeqCst));
+            assert!(
+                nested.poll(Wait::Block).unwrap(),
+                "the dummy's read is progress"
+            );
+        }
+    };
+    aio.set_fd_handler(
+        polled.as_raw_fd(),
+        FdHandler::new().on_read(read).io_poll(question, ready),
+    )
+    .unwrap();
+    polled.signal();
+
+    assert!(
+        !aio.poll(Wait::NoBlock).unwrap(),
+        "every handler can be polled, so the kernel is not asked"
+    );
+    assert!(aio.poll(Wait::Block).unwrap());
+    assert_eq!(count(&outer.reads), 1);
+
+    // The first short wait lets polling start.
+    polled.signal();
+    assert!(aio.poll(Wait::Block).unwrap());
+    let dummy_reads = Arc::new(AtomicUsize::new(0));
+    let (reads, event) = (Arc::clone(&dummy_reads), Arc::clone(&dummy));
+    let dummy_read = move || {
+        assert!(event.take());
+        bump(&reads);
+    };
+    let never = || panic!("the dummy is never found by polling");
+    aio.set_fd_handler(
+        dummy.as_raw_fd(),
+        FdHandler::new()
+            .on_read(dummy_read)
+            .io_poll(|| false, never),
+    )
+    .unwrap();
+    outer.work.store(true, Ordering::SeqCst);
+    assert!(aio.poll(Wait::Block).unwrap());
+    assert_eq!((count(&outer.polled), count(&dummy_reads)), (1, 1));
+}
+
+#[test]
+fn notifications_are_off_exactly_while_polling() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let switches = Arc::new(Mutex::new(Vec::new()));
+    let (seen, log) = (Arc::clone(&event), Arc::clone(&switches));
+    let handler = FdHandler::new()
+        .on_read(move || assert!(seen.take()))
+        .io_poll(|| false, || panic!("polling finds nothing"))
+        .io_poll_switch(move |polling| log.lock().unwrap().push(polling));
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    let timer = aio.timer(gsource::Clock::Realtime, || ());
+    for _ in 0..4 {
+        event.signal();
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    timer.arm_in_ns(200_000);
+    assert!(aio.poll(Wait::Block).unwrap());
+    let switches = switches.lock().unwrap();
+    assert!(switches.contains(&true), "polling began");
+    assert_eq!(
+        switches.last(),
+        Some(&false),
+        "the home slept with notifications on"
+    );
+    assert!(
+        switches.iter().zip(&switches[1..]).all(|(a, b)| a != b),
+        "{switches:?}"
+    );
+}
+
+#[test]
+fn work_that_arrives_while_notifications_go_on_is_not_lost() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let work = Arc::new(AtomicBool::new(false));
+    let found = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&event);
+    let (asked, arrives, takes, finds) = (
+        Arc::clone(&work),
+        Arc::clone(&work),
+        Arc::clone(&work),
+        Arc::clone(&found),
+    );
+    let handler = FdHandler::new()
+        .on_read(move || assert!(seen.take()))
+        .io_poll(
+            move || asked.load(Ordering::SeqCst),
+            move || {
+                takes.store(false, Ordering::SeqCst);
+                bump(&finds);
+            },
+        )
+        .io_poll_switch(move |polling| arrives.store(!polling, Ordering::SeqCst));
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    for _ in 0..4 {
+        event.signal();
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    // Work appears only in the instant in which notifications go on again, unsignalled.
+    assert!(aio.poll(Wait::Block).unwrap());
+    assert!(count(&found) > 0);
+}
+
+#[test]
+fn negative_parameters_are_refused_by_name() {
+    let aio = AioContext::new().unwrap();
+    let error = aio
+        .set_poll_params(PollParams { grow: -1, ..PARAMS })
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "poll-grow value must be in range [0, 9223372036854775807]"
+    );
+}

@@ -1,0 +1,237 @@
+//! A raw image or block device as an open file.
+//!
+//! Used by [`super::Node`] (opening) and by the engines (reading and writing it).
+//!
+//! # Threads
+//! Immutable after opening, but for three flags that remember what its file system cannot do.
+#![allow(unsafe_code)] // statx, fstatfs and fallocate
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::{Error, ErrorKind, Result};
+
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use lock::Access;
+
+/// The unit of guest addresses.
+pub(super) const SECTOR: u64 = 512;
+
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// How to open an image.
+#[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // independent options of the command line
+pub(super) struct OpenFile {
+    pub(super) path: String,
+    pub(super) read_only: bool,
+    /// Falls back to reading only if the file cannot be opened for writing.
+    pub(super) auto_read_only: bool,
+    /// Past the page cache (O_DIRECT).
+    pub(super) direct: bool,
+    /// Every write durable before it is acknowledged (O_DSYNC).
+    pub(super) write_through: bool,
+    /// Whether discards are passed on.
+    pub(super) discard: bool,
+    pub(super) locking: bool,
+}
+
+/// What direct I/O demands of memory, offsets and lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alignment {
+    pub(super) memory: usize,
+    pub(super) offset: u64,
+}
+
+/// An open image.
+#[derive(Debug)]
+pub(super) struct ImageFile {
+    file: File,
+    pub(super) length: u64,
+    pub(super) read_only: bool,
+    /// Set for O_DIRECT.
+    pub(super) alignment: Option<Alignment>,
+    /// Kept in memory by its file system: reading and writing never wait for a device.
+    pub(super) in_memory: bool,
+    pub(super) discard: bool,
+    pub(super) nowait: Capability,
+    pub(super) zero_range: Capability,
+    pub(super) punch_hole: Capability,
+    data_syncs: AtomicU64,
+}
+
+/// Something a file can do until the kernel says that it cannot.
+#[derive(Debug)]
+pub(super) struct Capability(AtomicBool);
+
+impl Capability {
+    fn new() -> Self {
+        Capability(AtomicBool::new(true))
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_missing(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl OpenFile {
+    /// Opens and locks the image.
+    ///
+    /// # Errors
+    /// `Os` if it cannot be opened, `Busy` if somebody else holds it, `InvalidArgument` if it is neither a regular
+    /// file nor a block device, or direct I/O is not possible on it.
+    pub(super) fn open(&self) -> Result<ImageFile> {
+        let (file, read_only) = self.open_file()?;
+        let metadata = file.metadata().map_err(|error| self.os(error))?;
+        let kind = metadata.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let message = format!(
+                "'{}' is neither a regular file nor a block device",
+                self.path
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        if self.locking {
+            let access = if read_only {
+                Access::Read
+            } else {
+                Access::Write
+            };
+            lock::lock(&file, access, &self.path)?;
+        }
+        let alignment = self.direct.then(|| direct_alignment(&file));
+        let bytes = (&file)
+            .seek(SeekFrom::End(0))
+            .map_err(|error| self.os(error))?;
+        let unit = alignment.map_or(SECTOR, |alignment| alignment.offset);
+        let length = bytes
+            .checked_next_multiple_of(unit)
+            .filter(|&length| length <= i64::MAX.cast_unsigned());
+        Ok(ImageFile {
+            length: length.ok_or_else(|| self.os(std::io::ErrorKind::FileTooLarge.into()))?,
+            in_memory: is_tmpfs(&file),
+            file,
+            read_only,
+            alignment,
+            discard: self.discard,
+            nowait: Capability::new(),
+            zero_range: Capability::new(),
+            punch_hole: Capability::new(),
+            data_syncs: AtomicU64::new(0),
+        })
+    }
+
+    fn open_file(&self) -> Result<(File, bool)> {
+        let mut flags = libc::O_CLOEXEC;
+        if self.direct {
+            flags |= libc::O_DIRECT;
+        }
+        if self.write_through {
+            flags |= libc::O_DSYNC;
+        }
+        let open = |write: bool| {
+            OpenOptions::new()
+                .read(true)
+                .write(write)
+                .custom_flags(flags)
+                .open(&self.path)
+        };
+        let first = open(!self.read_only);
+        let refused = first.as_ref().err().and_then(std::io::Error::raw_os_error);
+        let may_retry = self.auto_read_only && !self.read_only;
+        if may_retry && matches!(refused, Some(libc::EACCES | libc::EROFS | libc::EPERM)) {
+            let file = open(false).map_err(|error| self.os(error))?;
+            return Ok((file, true));
+        }
+        let file = first.map_err(|error| self.os(error))?;
+        Ok((file, self.read_only))
+    }
+
+    fn os(&self, error: std::io::Error) -> Error {
+        if self.direct && error.raw_os_error() == Some(libc::EINVAL) {
+            let message = format!(
+                "'{}': its file system does not support cache.direct=on",
+                self.path
+            );
+            return Error::os(message, error);
+        }
+        Error::os(format!("Could not open '{}'", self.path), error)
+    }
+}
+
+impl ImageFile {
+    /// The first bytes, for the recognition of formats; shorter if the image is.
+    pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
+        let os = |error| Error::os(format!("Could not open '{path}'"), error);
+        let mut start = Vec::new();
+        let file = File::open(path).map_err(os)?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, len as u64), &mut start)
+            .map_err(os)?;
+        Ok(start)
+    }
+
+    /// Notes a completed fdatasync.
+    pub(super) fn count_data_sync(&self) {
+        self.data_syncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many fdatasync calls have completed.
+    pub(super) fn data_syncs(&self) -> u64 {
+        self.data_syncs.load(Ordering::Relaxed)
+    }
+}
+
+impl AsRawFd for ImageFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// What the kernel says about direct I/O on `file`, or a page, which suits every device.
+fn direct_alignment(file: &File) -> Alignment {
+    // SAFETY: a zeroed statx is a valid out buffer.
+    let mut statx: libc::statx = unsafe { mem::zeroed() };
+    // SAFETY: an empty path with AT_EMPTY_PATH names the open fd; the buffer has the right type.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut statx,
+        )
+    };
+    let known = result == 0
+        && statx.stx_mask & libc::STATX_DIOALIGN != 0
+        && statx.stx_dio_mem_align.is_power_of_two()
+        && statx.stx_dio_offset_align.is_power_of_two();
+    if known {
+        return Alignment {
+            memory: statx.stx_dio_mem_align as usize,
+            offset: u64::from(statx.stx_dio_offset_align).max(SECTOR),
+        };
+    }
+    Alignment {
+        memory: 4096,
+        offset: 4096,
+    }
+}
+
+fn is_tmpfs(file: &File) -> bool {
+    // SAFETY: a zeroed statfs is a valid out buffer.
+    let mut statfs: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: the fd is open and the buffer has the right type.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut statfs) };
+    result == 0 && statfs.f_type == TMPFS_MAGIC
+}

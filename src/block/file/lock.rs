@@ -1,0 +1,105 @@
+//! Image locking that other virtual machine programs understand.
+//!
+//! Used when an image is opened. QEMU marks with shared locks on single bytes of the image what it does (byte 100 +
+//! n) and what it does not tolerate others doing (byte 200 + n), with n = 0 for reading consistent data, 1 for
+//! writing, 3 for resizing; whoever comes second looks whether the opposite byte is locked. The locks belong to the
+//! open file description and go with it.
+#![allow(unsafe_code)] // fcntl
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::{Error, ErrorKind, Result};
+
+const DOES: i64 = 100;
+const TOLERATES_NOT: i64 = 200;
+const READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+
+/// What the image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Others may read, too.
+    Read,
+    /// Nobody else may write.
+    Write,
+}
+
+/// Takes the locks, or says who is in the way.
+pub(super) fn lock(file: &File, access: Access, path: &str) -> Result<()> {
+    let does: &[i64] = match access {
+        Access::Read => &[READ],
+        Access::Write => &[READ, WRITE],
+    };
+    let tolerates_not = [WRITE, RESIZE];
+    let os = |error| Error::os(format!("cannot lock '{path}'"), error);
+    for byte in bytes(does, &tolerates_not) {
+        if let Err(error) = set(file, byte) {
+            return ignore_unsupported(error).map_err(os);
+        }
+    }
+    for byte in bytes(&tolerates_not, does) {
+        if is_locked(file, byte).map_err(os)? {
+            return Err(conflict(access, path));
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of these doings and intolerances.
+fn bytes(does: &[i64], tolerates_not: &[i64]) -> impl Iterator<Item = i64> {
+    let does = does.iter().map(|n| DOES + n);
+    does.chain(tolerates_not.iter().map(|n| TOLERATES_NOT + n))
+}
+
+/// File systems without locks are used without them, as QEMU does by default.
+fn ignore_unsupported(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOLCK) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn conflict(access: Access, path: &str) -> Error {
+    let which = match access {
+        Access::Read => "shared \"write\"",
+        Access::Write => "\"write\"",
+    };
+    let message =
+        format!("Failed to get {which} lock\nIs another process using the image [{path}]?");
+    Error::new(ErrorKind::Busy, message)
+}
+
+fn flock(kind: i32, byte: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind.try_into().unwrap_or(0),
+        l_whence: libc::SEEK_SET.try_into().unwrap_or(0),
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+fn set(file: &File, byte: i64) -> io::Result<()> {
+    let lock = flock(libc::F_RDLCK, byte);
+    // SAFETY: a valid flock for an open file.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
+    let mut lock = flock(libc::F_WRLCK, byte);
+    // SAFETY: a valid flock for an open file, which the kernel may fill with the conflicting lock.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    if result == 0 {
+        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

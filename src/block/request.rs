@@ -1,0 +1,287 @@
+//! One request to a node, and how far it has come.
+//!
+//! Filled by devices, carried out by [`super::engine`]. A request moves by value, boxed, from the device to the
+//! engine and back, so nobody can touch it while the kernel works on it.
+//!
+//! # Invariants
+//! 1. Each segment is memory that stays valid until the request is finished or dropped; whoever pushes it promises so.
+//! 2. `segments[first..]` describe exactly the bytes not yet transferred.
+#![allow(unsafe_code)] // segments are raw memory, usually a guest's
+
+use std::ptr;
+
+use vm_memory::VolatileSlice;
+
+use super::engine::Bounce;
+
+/// What to do with a range of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Reads into the segments.
+    Read,
+    /// Writes from the segments.
+    Write,
+    /// Makes everything that was acknowledged before durable.
+    Flush,
+    /// Tells that the range is no longer needed. A hint.
+    Discard,
+    /// Makes the range read as zeroes; with `unmap` it may become a hole.
+    WriteZeroes {
+        /// Whether the space may be given back.
+        unmap: bool,
+    },
+}
+
+/// How a request that may take several attempts is going about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    /// The direct way of its operation.
+    Plain,
+    /// Zeroes by `FALLOC_FL_ZERO_RANGE`.
+    ZeroRange,
+    /// Zeroes by writing them.
+    WriteZeroes,
+}
+
+/// A request; see the module.
+#[derive(Debug)]
+pub struct Request {
+    pub(super) op: Op,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) done: u64,
+    pub(super) method: Method,
+    pub(super) bounce: Option<Bounce>,
+    segments: Vec<libc::iovec>,
+    first: usize,
+    tag: u64,
+}
+
+// SAFETY: segments are ranges of memory that stays valid on every thread until the request ends (invariant 1).
+unsafe impl Send for Request {}
+
+impl Request {
+    pub(super) fn new() -> Self {
+        Request {
+            op: Op::Flush,
+            offset: 0,
+            length: 0,
+            done: 0,
+            method: Method::Plain,
+            bounce: None,
+            segments: Vec::new(),
+            first: 0,
+            tag: 0,
+        }
+    }
+
+    /// Makes it a fresh request; its buffers are kept for reuse.
+    pub(super) fn reset(&mut self, op: Op, offset: u64, tag: u64) {
+        self.op = op;
+        self.offset = offset;
+        self.length = 0;
+        self.done = 0;
+        self.method = Method::Plain;
+        self.segments.clear();
+        self.first = 0;
+        self.tag = tag;
+    }
+
+    /// What to do.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// How many bytes of the node it is about.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What the submitter gave it to recognise it by.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Sets the length of an operation that has no segments.
+    pub fn set_length(&mut self, length: u64) {
+        self.length = length;
+    }
+
+    /// Appends memory to read into or to write from.
+    ///
+    /// # Safety
+    /// The memory must stay valid until the request comes back finished or is dropped.
+    pub unsafe fn push_segment(&mut self, start: *mut u8, len: usize) {
+        self.length += len as u64;
+        self.segments.push(libc::iovec {
+            iov_base: start.cast(),
+            iov_len: len,
+        });
+    }
+
+    /// Makes `memory` the request's only segment, for tests that keep it.
+    #[cfg(test)]
+    pub(super) fn set_memory(&mut self, memory: &mut [u8]) {
+        // SAFETY: the tests keep the memory longer than the request.
+        unsafe { self.push_segment(memory.as_mut_ptr(), memory.len()) };
+    }
+
+    /// The bytes not yet transferred.
+    pub(super) fn remaining(&self) -> u64 {
+        self.length - self.done
+    }
+
+    /// The memory not yet transferred, as much of it as one system call takes.
+    pub(super) fn vectors(&self) -> &[libc::iovec] {
+        let rest = &self.segments[self.first..];
+        &rest[..rest.len().min(libc::UIO_MAXIOV as usize)]
+    }
+
+    /// Whether some memory of the request is not aligned to `align`, a power of two.
+    pub(super) fn is_misaligned(&self, align: usize) -> bool {
+        let mask = align - 1;
+        self.segments
+            .iter()
+            .any(|segment| (segment.iov_base.addr() | segment.iov_len) & mask != 0)
+    }
+
+    /// Notes that `count` more bytes are done.
+    pub(super) fn advance(&mut self, count: u64) {
+        self.done += count.min(self.remaining());
+        let mut left = usize::try_from(count).unwrap_or(usize::MAX);
+        while let Some(segment) = self.segments.get_mut(self.first) {
+            if left < segment.iov_len {
+                segment.iov_base = segment.iov_base.wrapping_byte_add(left);
+                segment.iov_len -= left;
+                return;
+            }
+            left -= segment.iov_len;
+            self.first += 1;
+        }
+    }
+
+    /// Fills what is left with zeroes and ends the transfer: the file ends here.
+    pub(super) fn fill_rest_with_zeroes(&mut self) {
+        for segment in &self.segments[self.first..] {
+            // SAFETY: the segment is valid (invariant 1) and nobody borrows it.
+            unsafe { ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
+        }
+        self.advance(self.remaining());
+    }
+
+    /// Copies the next bytes to transfer into `buffer`; returns how many.
+    pub(super) fn gather(&self, buffer: &mut [u8]) -> usize {
+        self.copy(buffer.len(), |slice, at| {
+            slice.copy_to(&mut buffer[at..at + slice.len()]);
+        })
+    }
+
+    /// Copies `buffer` to the next bytes to transfer; returns how many fitted.
+    pub(super) fn scatter(&self, buffer: &[u8]) -> usize {
+        self.copy(buffer.len(), |slice, at| {
+            slice.copy_from(&buffer[at..at + slice.len()]);
+        })
+    }
+
+    fn copy(&self, len: usize, mut each: impl FnMut(VolatileSlice<'_>, usize)) -> usize {
+        let mut at = 0;
+        for segment in &self.segments[self.first..] {
+            let count = segment.iov_len.min(len - at);
+            // SAFETY: the segment is valid (invariant 1); the guest may change it, hence volatile.
+            let slice = unsafe { VolatileSlice::new(segment.iov_base.cast(), count) };
+            each(slice, at);
+            at += count;
+            if at == len {
+                break;
+            }
+        }
+        at
+    }
+
+    /// Makes the request's memory `count` bytes of constant zeroes, for zeroing by writing.
+    pub(super) fn borrow_zeroes(&mut self) {
+        self.segments.clear();
+        self.first = 0;
+        let mut left = self.remaining().min(ZEROES_MAX);
+        while left > 0 {
+            let len = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(ZEROES.0.len());
+            self.segments.push(libc::iovec {
+                iov_base: ptr::from_ref(&ZEROES.0).cast_mut().cast(),
+                iov_len: len,
+            });
+            left -= len as u64;
+        }
+    }
+}
+
+/// Zeroes to write from, aligned for direct I/O.
+#[repr(align(4096))]
+struct Zeroes([u8; 64 * 1024]);
+
+static ZEROES: Zeroes = Zeroes([0; 64 * 1024]);
+
+/// The most zeroes written by one system call.
+const ZEROES_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(buffers: &mut [Vec<u8>]) -> Request {
+        let mut request = Request::new();
+        request.reset(Op::Write, 0, 1);
+        for buffer in buffers {
+            // SAFETY: the buffers outlive the request in every test.
+            unsafe { request.push_segment(buffer.as_mut_ptr(), buffer.len()) };
+        }
+        request
+    }
+
+    #[test]
+    fn short_transfers_go_on_where_they_stopped() {
+        let mut buffers = [vec![1; 3], vec![], vec![2; 4], vec![3; 5]];
+        let mut request = request(&mut buffers);
+        let cases = [(2, 1, 4), (1, 4, 2), (4, 5, 1), (5, 0, 0)];
+        for (count, next_len, vectors) in cases {
+            request.advance(count);
+            let lens: Vec<_> = request.vectors().iter().map(|v| v.iov_len).collect();
+            assert_eq!(lens.len(), vectors, "{lens:?}");
+            assert_eq!(lens.first().copied().unwrap_or(0), next_len);
+        }
+        assert_eq!(request.remaining(), 0);
+    }
+
+    #[test]
+    fn gather_and_scatter_cross_segments() {
+        let mut buffers = [vec![1; 3], vec![2; 4]];
+        let mut request = request(&mut buffers);
+        request.advance(1);
+        let mut copy = [0; 4];
+        assert_eq!(request.gather(&mut copy), 4);
+        assert_eq!(copy, [1, 1, 2, 2]);
+        assert_eq!(request.scatter(&[9; 100][..5]), 5);
+        request.advance(5);
+        request.fill_rest_with_zeroes();
+        assert_eq!(buffers, [vec![1, 9, 9], vec![9, 9, 9, 0]]);
+    }
+
+    #[test]
+    fn misalignment_is_seen_in_address_and_length() {
+        let mut buffers = [vec![0; 4096]];
+        let start = buffers[0].as_mut_ptr();
+        let aligned = start.wrapping_add(start.align_offset(512));
+        let cases = [
+            (aligned, 512, false),
+            (aligned.wrapping_add(1), 512, true),
+            (aligned, 511, true),
+        ];
+        for (at, len, misaligned) in cases {
+            let mut request = Request::new();
+            // SAFETY: within the buffer, which outlives the request.
+            unsafe { request.push_segment(at, len) };
+            assert_eq!(request.is_misaligned(512), misaligned);
+        }
+    }
+}

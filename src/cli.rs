@@ -1,0 +1,61 @@
+//! The command line of `qctx`.
+//!
+//! Two programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
+//! QMP socket. Every mistake is a message in QEMU's shape, `qctx: -object ...: what is wrong`, and exit status 1.
+#![deny(unsafe_code)] // not forbid: signal.rs has its exception
+
+mod client;
+mod failure;
+mod help;
+mod machine;
+mod plan;
+mod qom;
+mod run;
+mod signal;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use failure::Failure;
+
+/// Runs the program with these arguments, its own name not among them.
+pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match decode(arguments).and_then(|arguments| dispatch(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn decode(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, Failure> {
+    let text = |argument: OsString| {
+        argument.into_string().map_err(|argument| {
+            let shown = argument.to_string_lossy().into_owned();
+            Failure::new(shown, "the argument is not valid UTF-8")
+        })
+    };
+    arguments.map(text).collect()
+}
+
+fn dispatch(arguments: &[String]) -> Result<(), Failure> {
+    if let Some(request) = qom::parse(arguments)? {
+        return request.run();
+    }
+    match plan::parse(arguments)? {
+        plan::Invocation::Print(text) => {
+            print(&text);
+            Ok(())
+        }
+        plan::Invocation::Run(plan) => run::run(plan),
+    }
+}
+
+/// Writes to standard output; a reader that left early is no error.
+fn print(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes());
+    let _ = output.flush();
+}

@@ -1,0 +1,59 @@
+//! What ends the program with exit status 1.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+
+use qcontext::{Error, ErrorKind};
+
+/// A message, and the part of the command line that it is about.
+#[derive(Debug)]
+pub(super) struct Failure {
+    place: String,
+    message: String,
+    hint: Option<&'static str>,
+}
+
+impl Failure {
+    /// A failure at `place`.
+    pub(super) fn new(place: impl Into<String>, message: impl Into<String>) -> Failure {
+        Failure {
+            place: place.into(),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds a line that says what to do.
+    pub(super) fn with_hint(mut self, hint: &'static str) -> Failure {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// An error that happened at `place`.
+    pub(super) fn at(place: impl Into<String>, error: &Error) -> Failure {
+        let failure = Failure::new(place, error.to_string());
+        match error.kind() {
+            ErrorKind::InvalidId => failure.with_hint(
+                "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+            ),
+            _ => failure,
+        }
+    }
+
+    /// Tells the user.
+    pub(super) fn report(&self) {
+        warn(&self.to_string());
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "qctx: {}: {}", self.place, self.message)?;
+        self.hint.map_or(Ok(()), |hint| write!(f, "\n{hint}"))
+    }
+}
+
+/// A line on standard error; one that nobody reads is no error.
+pub(super) fn warn(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

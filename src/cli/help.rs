@@ -1,0 +1,97 @@
+//! What `--help`, `--version` and `help` among options print.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use qcontext::object::{Options, types};
+
+/// Where to read more.
+pub(super) const HINT: &str = "Try 'qctx --help' for more information.";
+
+const USAGE: &str = "\
+qctx: virtual devices on named event loops
+
+Serve:
+  qctx [OPTION]...              make what the options describe, serve it until 'quit' or SIGTERM
+Ask a running qctx:
+  qctx qom-list [-s SOCKET] PATH            list properties, and children with a '/'
+  qctx qom-get [-s SOCKET] PATH.PROPERTY    print a property
+  qctx qom-set [-s SOCKET] PATH.PROPERTY VALUE
+                                            change a property
+  qctx qom-tree [-s SOCKET] [PATH]          print everything below PATH, '/' by default
+
+Options (one or two dashes; order does not matter: objects come first, monitors last):
+  -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
+                 a named event loop, by default without a thread of its own;
+                 'qcontext-main' always exists
+  -drive if=none,id=ID,file=PATH,format=raw[,...]
+                 a disk image
+  -blockdev driver=DRIVER,node-name=NAME[,...]
+                 a block device node; JSON is welcome
+  -device DRIVER,id=ID,drive=ID[,x-data-plane=on][,context=ID][,...]
+                 a device; with x-data-plane=on it is served by the context that 'context' names
+  -qmp unix:PATH,server=on,wait=off
+                 a QMP monitor at a Unix socket, which appears when everything above exists
+  -qmp stdio     a QMP monitor on standard input and output
+  -h, --help     this text; '-object help' and '-object TYPE,help' tell more
+  -V, --version  the version
+
+  A value ends at a comma; ',,' stands for a comma in it. A value that begins with '{' is JSON.
+
+Client options:
+  -s, --socket SOCKET   the QMP socket; default: the environment variable QMP_SOCKET
+
+Example:
+  qctx -object qcontext,id=ctx1,threaded=yes \\
+       -drive if=none,id=d0,file=disk0.raw,format=raw \\
+       -device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock \\
+       -qmp unix:qmp.sock,server=on,wait=off
+  qctx qom-get -s qmp.sock /objects/ctx1.thread_id
+";
+
+/// `--help`
+pub(super) fn text() -> String {
+    USAGE.to_owned()
+}
+
+/// `--version`
+pub(super) fn version() -> String {
+    concat!("qctx ", env!("CARGO_PKG_VERSION"), "\n").to_owned()
+}
+
+/// `-object help`, `-object TYPE,help`, `-device help`
+pub(super) fn of(option: &str, options: &Options) -> String {
+    let (key, parent) = match option {
+        "object" => ("qom-type", None),
+        "device" => ("driver", Some("device")),
+        _ => return text(),
+    };
+    match options.peek(key).and_then(types::find) {
+        Some(found) => describe(&found),
+        None => list(parent),
+    }
+}
+
+fn list(parent: Option<&str>) -> String {
+    let (title, types) = match parent {
+        Some(parent) => ("List of devices:\n", types::implementing(parent)),
+        None => ("List of user creatable objects:\n", types::list()),
+    };
+    let mut text = title.to_owned();
+    for one in types {
+        if one.create.is_some() || parent.is_some() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {}", one.name);
+        }
+    }
+    text
+}
+
+fn describe(found: &types::Type) -> String {
+    let mut text = format!("{} options:\n", found.name);
+    for (name, type_name) in found.options {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name}=<{type_name}>");
+    }
+    text
+}

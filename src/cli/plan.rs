@@ -1,0 +1,175 @@
+//! From the arguments to what is to be served, in the order in which it is made.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use qcontext::object::Options;
+use qcontext::object::options::{self, Form};
+use qcontext::{Error, ErrorKind, Result};
+
+use super::failure::Failure;
+use super::help;
+
+/// What a command line without subcommand asks for.
+#[derive(Debug)]
+pub(super) enum Invocation {
+    /// Print this, and that was it.
+    Print(String),
+    /// Serve this.
+    Run(Plan),
+}
+
+/// What to serve; each list in command-line order. Objects are made first, then block devices, drives and devices;
+/// the monitors come last.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) objects: Vec<Item>,
+    pub(super) blockdevs: Vec<Item>,
+    pub(super) drives: Vec<Item>,
+    pub(super) devices: Vec<Item>,
+    pub(super) monitors: Vec<Monitor>,
+}
+
+/// One option with its argument.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// `-object qcontext,id=ctx1`, for messages.
+    pub(super) place: String,
+    pub(super) options: Options,
+}
+
+/// One `-qmp`.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    /// `-qmp unix:...`, for messages.
+    pub(super) place: String,
+    pub(super) channel: Channel,
+}
+
+/// Where a monitor is reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    Stdio,
+    Unix(PathBuf),
+}
+
+/// Reads the command line.
+pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
+    let mut plan = Plan::default();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let Some(name) = option_name(argument) else {
+            return Err(Failure::new(argument, "unknown command").with_hint(help::HINT));
+        };
+        match name {
+            "h" | "help" | "?" => return Ok(Invocation::Print(help::text())),
+            "V" | "version" => return Ok(Invocation::Print(help::version())),
+            "object" | "drive" | "blockdev" | "device" | "qmp" => {}
+            _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
+        }
+        let value = rest
+            .next()
+            .ok_or_else(|| Failure::new(argument, "requires an argument"))?;
+        let place = format!("-{name} {value}");
+        match plan.add(name, value, &place) {
+            Ok(None) => {}
+            Ok(Some(text)) => return Ok(Invocation::Print(text)),
+            Err(error) => return Err(Failure::at(place, &error)),
+        }
+    }
+    if arguments.is_empty() {
+        return Err(Failure::new("nothing to do", "no option was given").with_hint(help::HINT));
+    }
+    Ok(Invocation::Run(plan))
+}
+
+/// The name in `-name` or `--name`.
+fn option_name(argument: &str) -> Option<&str> {
+    let name = argument.strip_prefix('-')?;
+    Some(name.strip_prefix('-').unwrap_or(name))
+}
+
+impl Plan {
+    /// Takes one option in; answers with the text that it asks for, if it asks for help.
+    fn add(&mut self, name: &str, value: &str, place: &str) -> Result<Option<String>> {
+        if name == "qmp" {
+            self.monitors.push(Monitor {
+                place: place.to_owned(),
+                channel: channel(value)?,
+            });
+            return Ok(None);
+        }
+        let options = match name {
+            "object" => options::parse(Some("qom-type"), value)?,
+            "device" => options::parse(Some("driver"), value)?,
+            "drive" => options::parse(None, value)?,
+            _ => options::parse_dotted("driver", value)?,
+        };
+        if options.wants_help() {
+            return Ok(Some(help::of(name, &options)));
+        }
+        let (list, what) = self.list(name);
+        check_new_id(list, &options, what)?;
+        list.push(Item {
+            place: place.to_owned(),
+            options,
+        });
+        Ok(None)
+    }
+
+    fn list(&mut self, name: &str) -> (&mut Vec<Item>, &'static str) {
+        match name {
+            "object" => (&mut self.objects, "object"),
+            "device" => (&mut self.devices, "device"),
+            "drive" => (&mut self.drives, "drive"),
+            _ => (&mut self.blockdevs, "blockdev"),
+        }
+    }
+}
+
+/// Identifiers in option strings are checked as they are read, before anything is made.
+fn check_new_id(list: &[Item], options: &Options, what: &str) -> Result<()> {
+    let Some(id) = options.peek("id").filter(|_| options.form() == Form::Opts) else {
+        return Ok(());
+    };
+    options::check_id(id, "id")?;
+    let same =
+        |item: &Item| item.options.form() == Form::Opts && item.options.peek("id") == Some(id);
+    if !list.iter().any(same) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::AlreadyExists,
+        format!("Duplicate ID '{id}' for {what}"),
+    ))
+}
+
+fn channel(value: &str) -> Result<Channel> {
+    if value == "stdio" {
+        return Ok(Channel::Stdio);
+    }
+    let Some(address) = value.strip_prefix("unix:") else {
+        return Err(unsupported(
+            "expects 'stdio' or 'unix:PATH,server=on,wait=off'",
+        ));
+    };
+    let mut options = options::parse(Some("path"), address)?;
+    let path = options.need_str("path")?;
+    let server = options.take_bool("server")?.unwrap_or(false);
+    let wait = options.take_bool("wait")?.unwrap_or(false);
+    options.finish()?;
+    if !server {
+        return Err(unsupported("cannot connect to a client, add 'server=on'"));
+    }
+    if wait {
+        return Err(unsupported("cannot wait for a client, use 'wait=off'"));
+    }
+    Ok(Channel::Unix(path.into()))
+}
+
+fn unsupported(message: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Serving: makes what the plan says, then runs `qcontext-main` until somebody ends it.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use qcontext::monitor::{Commands, Monitor};
+use qcontext::object::{self, Options, Value};
+use qcontext::{QContext, Result, Wait};
+
+use super::failure::{Failure, warn};
+use super::machine;
+use super::plan::{Channel, Item, Plan};
+use super::signal;
+
+/// How long clients may take to read the last replies.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Serves the plan; returns after `quit`, SIGTERM or SIGINT, with everything taken down.
+pub(super) fn run(plan: Plan) -> Result<(), Failure> {
+    // Signals first: threads inherit what is blocked.
+    let stop = Flag::default();
+    let asked = stop.clone();
+    let signals =
+        signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
+    let outcome = serve(plan, &stop);
+    // Also after a failure: sockets of devices that were made must go.
+    machine::shut_down(wake);
+    iterate_until(machine::is_down)?;
+    let said = outcome.and_then(say_goodbye);
+    drop(signals);
+    said
+}
+
+/// Makes everything and runs the loop; gives the monitor back when it is time to end.
+fn serve(plan: Plan, stop: &Flag) -> Result<Monitor, Failure> {
+    // The main context takes the default GMainContext before anything attaches to it.
+    QContext::main();
+    make(plan.objects, object::object_add)?;
+    make(plan.blockdevs, machine::create_blockdev)?;
+    make(plan.drives, machine::create_drive)?;
+    make(plan.devices, machine::create_device)?;
+    let mut monitor = Monitor::new(commands(stop));
+    for wanted in plan.monitors {
+        let opened = match &wanted.channel {
+            Channel::Stdio => monitor.serve_stdio(),
+            Channel::Unix(path) => monitor.listen(path),
+        };
+        opened.map_err(|error| Failure::at(wanted.place, &error))?;
+    }
+    iterate_until(|| stop.is_set())?;
+    Ok(monitor)
+}
+
+fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), Failure> {
+    for item in items {
+        for warning in item.options.warnings() {
+            warn(&format!("qctx: {}: warning: {warning}", item.place));
+        }
+        create(item.options).map_err(|error| Failure::at(item.place, &error))?;
+    }
+    Ok(())
+}
+
+fn commands(stop: &Flag) -> Commands {
+    let mut commands = Commands::new();
+    let stop = stop.clone();
+    commands.add("quit", move |arguments| {
+        arguments.finish()?;
+        stop.set();
+        Ok(Value::Dict(Vec::new()))
+    });
+    commands.add_later("device_add", |arguments, reply| {
+        reply.done(machine::create_device(arguments));
+    });
+    commands.add_later("device_del", |mut arguments, reply| {
+        let id = arguments.need_str("id");
+        match id.and_then(|id| arguments.finish().map(|()| id)) {
+            Ok(id) => machine::remove_device(&id, move |outcome| reply.done(outcome)),
+            Err(error) => reply.done(Err(error)),
+        }
+    });
+    commands
+}
+
+fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
+    while !done() {
+        QContext::main()
+            .iterate(Wait::Block)
+            .map_err(|error| Failure::at("qcontext-main", &error))?;
+    }
+    Ok(())
+}
+
+/// Lets the last replies out.
+fn say_goodbye(mut monitor: Monitor) -> Result<(), Failure> {
+    monitor.shut_down();
+    let late = Flag::default();
+    let too_late = late.clone();
+    let source = glib::timeout_source_new(
+        FAREWELL,
+        Some("qctx-farewell"),
+        glib::Priority::DEFAULT,
+        move || {
+            too_late.set();
+            glib::ControlFlow::Break
+        },
+    );
+    source.attach(Some(&glib::MainContext::default()));
+    let outcome = iterate_until(|| monitor.is_quiet() || late.is_set());
+    source.destroy();
+    outcome
+}
+
+/// Makes the main loop look again at what it waits for.
+fn wake() {
+    glib::MainContext::default().wakeup();
+}
+
+/// Something that happens once, on any thread, and then wakes the main loop.
+#[derive(Clone, Debug, Default)]
+struct Flag(Arc<AtomicBool>);
+
+impl Flag {
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+        wake();
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}

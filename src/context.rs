@@ -1,0 +1,412 @@
+//! The context: a named event loop, run by at most one thread, usually its own.
+//!
+//! # Threads
+//! A [`QContext`] handle may be used from any thread with any lock held. What waits says so in its documentation and refuses
+//! to wait for itself. Callbacks run on the context's thread, with no lock of ours held.
+//!
+//! # Invariants
+//! 1. The home thread of a threaded context owns its GMainContext from before `new` returns until it has stopped.
+//! 2. After a stop nothing of the context runs, and what it drove has been given back or destroyed on the home thread.
+//!
+//! # Example
+//! ```
+//! use qcontext::QContext;
+//! let ctx = QContext::new("ctx1", true)?;
+//! let answer = ctx.invoke_sync(|| 6 * 7)?;
+//! assert_eq!(answer, 42);
+//! assert_eq!(QContext::find("ctx1")?.thread_id(), ctx.thread_id());
+//! ctx.stop()?;
+//! # Ok::<(), qcontext::Error>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod home;
+mod invoke;
+mod registry;
+mod sources;
+
+use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
+use gsource::{PollParams, Reactor};
+use home::Home;
+use sources::Sources;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// The id of the context that drives the program's main loop, the default GMainContext.
+pub const MAIN: &str = "qcontext-main";
+
+/// The longest busy-polling of a fresh context, in nanoseconds.
+const POLL_MAX_NS: i64 = 32_768;
+
+/// A named event loop. Clones are the same context; when the last one goes, a threaded context stops by itself.
+#[derive(Clone)]
+pub struct QContext(Arc<Handle>);
+
+/// What users hold: ends the context when the last clone goes. The home thread holds the [`Inner`] only.
+struct Handle(Arc<Inner>);
+
+/// A context in memory.
+pub(crate) struct Inner {
+    id: String,
+    threaded: bool,
+    gmain: glib::MainContext,
+    reactor: Arc<Reactor>,
+    /// The context's own sources; gone once it has stopped.
+    own: Mutex<Option<Own>>,
+    sources: Mutex<Sources>,
+    /// Devices that hold the context, by name; `None` once it was deleted.
+    users: Mutex<Option<Vec<String>>>,
+    thread_id: AtomicI64,
+    stopping: AtomicBool,
+    /// Some foreign GSource may be attached, so GLib is asked before each wait.
+    foreign: AtomicBool,
+    /// GLib's side of the loop, taken by whoever iterates.
+    home: Mutex<Option<Home>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The sources every context has.
+struct Own {
+    /// For `invoke`.
+    aio: AioContext,
+    handlers: IoHandlers,
+    source: glib::Source,
+}
+
+/// Proof that a device uses a context, which can not be deleted meanwhile.
+pub struct Claim {
+    inner: Arc<Inner>,
+    device: String,
+}
+
+impl QContext {
+    /// A new context named `id`; a threaded one runs when this returns. An unthreaded one is run by whoever iterates it.
+    ///
+    /// # Errors
+    /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
+    pub fn new(id: &str, threaded: bool) -> Result<QContext> {
+        registry::check_id(id)?;
+        let context = QContext(Arc::new(Handle(Inner::new(
+            id,
+            threaded,
+            home::new_main_context(),
+        )?)));
+        registry::insert(&context)?;
+        if threaded {
+            context
+                .inner()
+                .start()
+                .inspect_err(|_| registry::remove(id))?;
+        }
+        Ok(context)
+    }
+
+    /// The context `qcontext-main`, which drives the default GMainContext and always exists.
+    pub fn main() -> QContext {
+        registry::main()
+    }
+
+    /// The context named `id`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn find(id: &str) -> Result<QContext> {
+        registry::find(id)
+    }
+
+    /// All contexts, `qcontext-main` first, then in order of creation.
+    pub fn list() -> Vec<QContext> {
+        registry::list()
+    }
+
+    /// The context that runs the calling thread.
+    pub fn current() -> Option<QContext> {
+        home::current().and_then(|inner| registry::find(&inner.id).ok())
+    }
+
+    /// Keeps this context alive without a handle, until [`QContext::delete`].
+    pub fn keep(&self) {
+        registry::keep(self);
+    }
+
+    /// Stops the context named `id`, waits for its thread and forgets the name.
+    ///
+    /// # Errors
+    /// `NotFound`; `Busy` for `qcontext-main` and while a device uses the context; `WouldDeadlock` on the context's own
+    /// thread. Nothing has changed then.
+    pub fn delete(id: &str) -> Result<()> {
+        let unknown = |_| Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
+        let context = registry::find(id).map_err(unknown)?;
+        if id == MAIN {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("object '{id}' is in use, can not be deleted"),
+            ));
+        }
+        context.inner().refuse_own_thread("delete")?;
+        context.inner().close_to_users()?;
+        registry::remove(id);
+        context.stop()
+    }
+
+    /// Records that `device` uses this context.
+    ///
+    /// # Errors
+    /// `Closed` when the context has been deleted meanwhile.
+    pub fn claim(&self, device: &str) -> Result<Claim> {
+        match &mut *lock(&self.inner().users) {
+            Some(users) => users.push(device.to_owned()),
+            None => return Err(self.inner().closed()),
+        }
+        Ok(Claim {
+            inner: Arc::clone(self.inner()),
+            device: device.to_owned(),
+        })
+    }
+
+    /// The name.
+    pub fn id(&self) -> &str {
+        &self.inner().id
+    }
+
+    /// True when the context has a thread of its own.
+    pub fn is_threaded(&self) -> bool {
+        self.inner().threaded
+    }
+
+    /// The kernel's id of the thread that runs the context; -1 when none does. `qcontext-main` answers the main thread's.
+    pub fn thread_id(&self) -> i64 {
+        self.inner().thread_id.load(Ordering::Acquire)
+    }
+
+    /// True on the thread that runs this context.
+    pub fn is_current(&self) -> bool {
+        self.inner().reactor.is_driven_here()
+    }
+
+    /// The GMainContext this context wraps; any `glib::Source` may be attached to it.
+    pub fn main_context(&self) -> glib::MainContext {
+        self.inner().gmain.clone()
+    }
+
+    /// Watches `fd` on this context, in place of an earlier handler of it.
+    ///
+    /// # Errors
+    /// `Os` when the kernel cannot watch the fd; `Closed` after a stop. The handler was not taken then.
+    pub fn set_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        self.inner().handlers()?.set_fd_handler(fd, handler)
+    }
+
+    /// Watches `fd` no more; false when it was not watched. See [`AioContext::remove_fd_handler`].
+    pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
+        self.inner()
+            .handlers()
+            .is_ok_and(|handlers| handlers.remove_fd_handler(fd))
+    }
+
+    /// Makes the current or next wait return. Async-signal-safe.
+    pub fn notify(&self) {
+        self.inner().reactor.notify();
+    }
+
+    /// One iteration of an unthreaded context on the calling thread; true when something was dispatched.
+    ///
+    /// # Errors
+    /// `WrongThread` when another thread runs the context; `Closed` after a stop.
+    pub fn iterate(&self, wait: Wait) -> Result<bool> {
+        self.inner().iterate(wait)
+    }
+
+    /// How long and how the context busy-polls before it sleeps; 32768 ns at most unless changed.
+    pub fn poll_params(&self) -> PollParams {
+        self.inner().reactor.poll_params()
+    }
+
+    /// Changes the busy-polling.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a parameter is negative; nothing has changed then.
+    pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
+        self.inner().reactor.set_poll_params(params)
+    }
+
+    /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is
+    /// attached is detached. Idempotent.
+    ///
+    /// # Errors
+    /// `WouldDeadlock` on the context's own thread, `Busy` for `qcontext-main`. Nothing has changed then.
+    pub fn stop(&self) -> Result<()> {
+        let inner = self.inner();
+        if inner.id == MAIN {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("context '{MAIN}' can not be stopped"),
+            ));
+        }
+        inner.refuse_own_thread("stop")?;
+        inner.request_stop();
+        let thread = lock(&inner.thread).take();
+        match thread {
+            Some(thread) => thread.join().map_err(|_| {
+                Error::new(
+                    ErrorKind::Closed,
+                    format!("the thread of context '{}' panicked", inner.id),
+                )
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        registry::forget(&self.0);
+        self.0.request_stop();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(users) = &mut *lock(&self.inner.users)
+            && let Some(index) = users.iter().position(|user| *user == self.device)
+        {
+            users.swap_remove(index);
+        }
+    }
+}
+
+impl Inner {
+    fn new(id: &str, threaded: bool, gmain: glib::MainContext) -> Result<Arc<Inner>> {
+        let reactor = Reactor::new()?;
+        reactor.set_poll_params(PollParams {
+            max_ns: POLL_MAX_NS,
+            ..PollParams::default()
+        })?;
+        let (aio, handlers) = (AioContext::new()?, IoHandlers::new()?);
+        aio.attach_to(&reactor)?;
+        handlers.aio().attach_to(&reactor)?;
+        let source = reactor.g_source()?;
+        source.attach(Some(&gmain));
+        let home = Home::new(&gmain, &reactor, &aio)?;
+        Ok(Arc::new(Inner {
+            id: id.to_owned(),
+            threaded,
+            gmain,
+            reactor,
+            own: Mutex::new(Some(Own {
+                aio,
+                handlers,
+                source,
+            })),
+            sources: Mutex::default(),
+            users: Mutex::new(Some(Vec::new())),
+            thread_id: AtomicI64::new(-1),
+            stopping: AtomicBool::new(false),
+            foreign: AtomicBool::new(id == MAIN),
+            home: Mutex::new(Some(home)),
+            thread: Mutex::new(None),
+        }))
+    }
+
+    fn aio(&self) -> Result<AioContext> {
+        lock(&self.own)
+            .as_ref()
+            .map(|own| own.aio.clone())
+            .ok_or_else(|| self.closed())
+    }
+
+    fn handlers(&self) -> Result<IoHandlers> {
+        lock(&self.own)
+            .as_ref()
+            .map(|own| own.handlers.clone())
+            .ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(
+            ErrorKind::Closed,
+            format!("context '{}' has been stopped", self.id),
+        )
+    }
+
+    fn refuse_own_thread(&self, what: &str) -> Result<()> {
+        if self.threaded && self.reactor.is_driven_here() {
+            let message = format!(
+                "context '{}' can not {what} itself from its own thread",
+                self.id
+            );
+            return Err(Error::new(ErrorKind::WouldDeadlock, message));
+        }
+        Ok(())
+    }
+
+    /// Refuses new claims, if no device holds one.
+    fn close_to_users(&self) -> Result<()> {
+        let mut users = lock(&self.users);
+        let holder = users.as_ref().and_then(|users| users.first());
+        if let Some(device) = holder {
+            let message = format!(
+                "object '{}' is in use by device '{device}', can not be deleted",
+                self.id
+            );
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        *users = None;
+        drop(users);
+        Ok(())
+    }
+
+    /// Asks a threaded context to end; tears an unthreaded one down here.
+    fn request_stop(self: &Arc<Self>) {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.reactor.notify();
+        if !self.threaded {
+            self.tear_down();
+        }
+    }
+
+    /// Gives back what was attached and destroys what is the context's own. On the home thread, or where none runs.
+    fn tear_down(&self) {
+        let sources = std::mem::take(&mut *lock(&self.sources));
+        sources.release();
+        let own = lock(&self.own).take();
+        if let Some(own) = own {
+            own.source.destroy();
+        }
+        let home = lock(&self.home).take();
+        drop(home);
+        self.reactor.reap_if_idle();
+    }
+}
+
+impl fmt::Debug for QContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QContext")
+            .field("id", &self.id())
+            .field("threaded", &self.is_threaded())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("context", &self.inner.id)
+            .field("device", &self.device)
+            .finish()
+    }
+}
+
+/// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,326 @@
+//! The thread's end of a context: the loop, and how GLib is asked.
+//!
+//! Two speeds. The reactor is served directly, with one wait for everything. GLib's prepare, query, check and dispatch are
+//! added when foreign GSources may be there: since one was attached through us, or since GLib's own wake-up fd fired (our
+//! GMainContexts carry OWNERLESS_POLLING, so every change to them does that). GLib's fds stand in an epoll set of their own
+//! inside the reactor's, so an idle foreign source costs no system call.
+//!
+//! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource.
+#![allow(unsafe_code)] // g_main_context_prepare and its companions exist in C only
+
+use super::{Inner, lock};
+use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
+use glib::translate::{ToGlibPtr, from_glib_full};
+use gsource::{Clock, Epoll, Reactor};
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+thread_local! {
+    /// The context that runs this thread.
+    static CURRENT: RefCell<Option<Arc<Inner>>> = const { RefCell::new(None) };
+}
+
+/// The context that runs the calling thread.
+pub(super) fn current() -> Option<Arc<Inner>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// A GMainContext each change to which signals its wake-up fd, also one made by its owner.
+pub(super) fn new_main_context() -> glib::MainContext {
+    let flags = glib_sys::G_MAIN_CONTEXT_FLAGS_OWNERLESS_POLLING;
+    // SAFETY: takes no pointers.
+    let context = unsafe { glib_sys::g_main_context_new_with_flags(flags) };
+    // SAFETY: the fresh context's reference is ours.
+    unsafe { from_glib_full(context) }
+}
+
+/// GLib's side of a loop.
+pub(super) struct Home {
+    /// GLib's fds, in an epoll set that stands in the reactor's.
+    glib_set: Epoll,
+    /// What `glib_set` holds.
+    watched: Vec<(RawFd, u16)>,
+    fds: Vec<glib_sys::GPollFD>,
+    /// `glib_set` has become ready.
+    woken: Arc<AtomicBool>,
+    /// The reactor's own fd, which GLib sees through the reactor's source.
+    own_fd: RawFd,
+}
+
+// SAFETY: the pollfds are plain numbers.
+unsafe impl Send for Home {}
+
+/// What GLib's prepare and query said.
+struct Prepared {
+    ready: bool,
+    priority: i32,
+    /// Nanoseconds until a source of GLib's is due.
+    timeout_ns: Option<i64>,
+}
+
+impl Home {
+    pub(super) fn new(
+        gmain: &glib::MainContext,
+        reactor: &Arc<Reactor>,
+        aio: &AioContext,
+    ) -> Result<Home> {
+        let woken = Arc::new(AtomicBool::new(false));
+        let glib_set = Epoll::new()?;
+        let flag = Arc::clone(&woken);
+        let handler = FdHandler::new().on_read(move || flag.store(true, Ordering::Relaxed));
+        aio.set_fd_handler(glib_set.as_raw_fd(), handler)?;
+        let own_fd = reactor.poll_fd()?;
+        let mut home = Home {
+            glib_set,
+            watched: Vec::new(),
+            fds: Vec::new(),
+            woken,
+            own_fd,
+        };
+        let driving = reactor.drive()?;
+        if let Ok(_owner) = gmain.acquire() {
+            reactor.ask_glib(&driving, || home.prepare(gmain));
+        }
+        Ok(home)
+    }
+
+    /// Asks GLib what it waits for, and watches that.
+    fn prepare(&mut self, gmain: &glib::MainContext) -> Prepared {
+        let gmain = gmain.to_glib_none().0;
+        let mut priority = 0;
+        // SAFETY: the calling thread owns the context.
+        let ready = unsafe { glib_sys::g_main_context_prepare(gmain, &raw mut priority) } != 0;
+        let timeout_ms = self.query(gmain, priority);
+        self.watch();
+        let timeout_ns = u32::try_from(timeout_ms)
+            .ok()
+            .map(|ms| i64::from(ms) * 1_000_000);
+        Prepared {
+            ready: ready || timeout_ns == Some(0),
+            priority,
+            timeout_ns,
+        }
+    }
+
+    /// Fills `fds`; the timeout in milliseconds, negative for none.
+    fn query(&mut self, gmain: *mut glib_sys::GMainContext, priority: i32) -> i32 {
+        loop {
+            let mut timeout = -1;
+            let room = i32::try_from(self.fds.len()).unwrap_or(i32::MAX);
+            // SAFETY: the calling thread owns the context, and `fds` has `room` entries.
+            let needed = unsafe {
+                glib_sys::g_main_context_query(
+                    gmain,
+                    priority,
+                    &raw mut timeout,
+                    self.fds.as_mut_ptr(),
+                    room,
+                )
+            };
+            let needed = usize::try_from(needed).unwrap_or(0);
+            let fits = needed <= self.fds.len();
+            self.fds.resize(
+                needed,
+                glib_sys::GPollFD {
+                    fd: -1,
+                    events: 0,
+                    revents: 0,
+                },
+            );
+            if fits {
+                return timeout;
+            }
+        }
+    }
+
+    /// Makes `glib_set` hold what GLib asked for.
+    fn watch(&mut self) {
+        let wanted = merged(&self.fds, self.own_fd);
+        if wanted == self.watched {
+            return;
+        }
+        for (fd, _) in self
+            .watched
+            .iter()
+            .filter(|old| !wanted.iter().any(|new| new.0 == old.0))
+        {
+            // A closed fd has left the set already.
+            let _ = self.glib_set.delete(*fd);
+        }
+        for &(fd, events) in wanted.iter().filter(|new| !self.watched.contains(new)) {
+            self.watch_fd(fd, u32::from(events));
+        }
+        self.watched = wanted;
+    }
+
+    /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
+    fn watch_fd(&self, fd: RawFd, events: u32) {
+        let added = self
+            .glib_set
+            .add(fd, events, 0)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EEXIST) => self.glib_set.modify(fd, events, 0),
+                _ => Err(error),
+            });
+        // What epoll refuses (a regular file, a closed fd) is ready at once for poll.
+        if added.is_err() {
+            self.woken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Polls GLib's fds without waiting and dispatches what is ready.
+    fn check_and_dispatch(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
+        self.poll_now();
+        let gmain = inner.gmain.to_glib_none().0;
+        let count = i32::try_from(self.fds.len()).unwrap_or(i32::MAX);
+        let Ok(driving) = inner.reactor.drive() else {
+            return false;
+        };
+        let fds = self.fds.as_mut_ptr();
+        // SAFETY: the calling thread owns the context; the fds are those of its query.
+        let check =
+            || unsafe { glib_sys::g_main_context_check(gmain, prepared.priority, fds, count) } != 0;
+        let ready = inner.reactor.ask_glib(&driving, check);
+        if ready {
+            // SAFETY: the calling thread owns the context and has checked it.
+            unsafe { glib_sys::g_main_context_dispatch(gmain) };
+        }
+        ready
+    }
+
+    fn poll_now(&mut self) {
+        let count = libc::nfds_t::try_from(self.fds.len()).unwrap_or(0);
+        let fds: *mut libc::pollfd = self.fds.as_mut_ptr().cast();
+        // SAFETY: a GPollFD is a struct pollfd on Unix.
+        unsafe { libc::poll(fds, count, 0) };
+    }
+
+    /// One iteration; see the module for its two speeds.
+    fn iterate(&mut self, inner: &Inner, wait: Wait) -> Result<bool> {
+        if !inner.foreign.load(Ordering::Acquire) {
+            let progress = inner.reactor.iterate(wait)?;
+            if !self.woken.swap(false, Ordering::Relaxed) {
+                return Ok(progress);
+            }
+            inner.foreign.store(true, Ordering::Release);
+            return self.iterate(inner, Wait::NoBlock);
+        }
+        let prepared = self.ask(inner)?;
+        let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {
+            Wait::NoBlock
+        } else {
+            wait
+        };
+        let due = prepared
+            .timeout_ns
+            .map(|timeout| Clock::Realtime.now_ns() + timeout);
+        let mut progress = inner.reactor.iterate_for(wait, prepared.timeout_ns)?;
+        let late = due.is_some_and(|due| Clock::Realtime.now_ns() >= due);
+        if self.woken.swap(false, Ordering::Relaxed) || prepared.ready || late {
+            progress |= self.check_and_dispatch(inner, &prepared);
+        }
+        Ok(progress)
+    }
+
+    fn ask(&mut self, inner: &Inner) -> Result<Prepared> {
+        let driving = inner.reactor.drive()?;
+        Ok(inner
+            .reactor
+            .ask_glib(&driving, || self.prepare(&inner.gmain)))
+    }
+}
+
+/// GLib's fds with the events wanted of each, without our own.
+fn merged(fds: &[glib_sys::GPollFD], own_fd: RawFd) -> Vec<(RawFd, u16)> {
+    let mut wanted: Vec<(RawFd, u16)> = Vec::with_capacity(fds.len());
+    for poll in fds.iter().filter(|poll| poll.fd != own_fd) {
+        match wanted.iter_mut().find(|(fd, _)| *fd == poll.fd) {
+            Some((_, events)) => *events |= poll.events,
+            None => wanted.push((poll.fd, poll.events)),
+        }
+    }
+    wanted
+}
+
+impl Inner {
+    /// One iteration by the calling thread, nested or not.
+    pub(super) fn iterate(self: &Arc<Self>, wait: Wait) -> Result<bool> {
+        if self.stopping.load(Ordering::Acquire) && !self.threaded {
+            return Err(self.closed());
+        }
+        let Ok(_owner) = self.gmain.acquire() else {
+            let message = format!("another thread runs context '{}'", self.id);
+            return Err(Error::new(ErrorKind::WrongThread, message));
+        };
+        let home = lock(&self.home).take();
+        match home {
+            Some(mut home) => {
+                let outer = CURRENT.replace(Some(Arc::clone(self)));
+                let progress = home.iterate(self, wait);
+                CURRENT.set(outer);
+                if !self.stopping.load(Ordering::Acquire) {
+                    *lock(&self.home) = Some(home);
+                }
+                progress
+            }
+            // Inside another iteration, which holds GLib's side.
+            None => Ok(self.gmain.iteration(wait == Wait::Block)),
+        }
+    }
+
+    /// Starts the home thread; it runs when this returns.
+    pub(super) fn start(self: &Arc<Self>) -> Result<()> {
+        let inner = Arc::clone(self);
+        let (started, is_started) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name(self.id.clone())
+            .spawn(move || inner.run(&started))
+            .map_err(|error| {
+                Error::os(
+                    format!("cannot start the thread of context '{}'", self.id),
+                    error,
+                )
+            })?;
+        *lock(&self.thread) = Some(thread);
+        is_started.recv().map_err(|_| self.closed())
+    }
+
+    /// The home thread: owns the GMainContext and is its thread default until the end.
+    fn run(self: &Arc<Self>, started: &mpsc::SyncSender<()>) {
+        let gmain = self.gmain.clone();
+        let owned = gmain.with_thread_default(|| {
+            if let Ok(_driving) = self.reactor.drive() {
+                self.thread_id.store(thread_id(), Ordering::Release);
+                CURRENT.set(Some(Arc::clone(self)));
+                let _ = started.send(());
+                self.serve();
+                self.thread_id.store(-1, Ordering::Release);
+                self.tear_down();
+                CURRENT.set(None);
+            }
+        });
+        debug_assert!(owned.is_ok(), "a fresh GMainContext has no other owner");
+    }
+
+    fn serve(self: &Arc<Self>) {
+        let Some(mut home) = lock(&self.home).take() else {
+            return;
+        };
+        while !self.stopping.load(Ordering::Acquire) {
+            if let Err(error) = home.iterate(self, Wait::Block) {
+                glib::g_critical!("qcontext", "context '{}' stops: {error}", self.id);
+                return;
+            }
+        }
+    }
+}
+
+/// The kernel's id of the calling thread.
+fn thread_id() -> i64 {
+    // SAFETY: no arguments.
+    i64::from(unsafe { libc::gettid() })
+}
+
+const _: () = assert!(size_of::<glib_sys::GPollFD>() == size_of::<libc::pollfd>());

@@ -1,0 +1,182 @@
+//! What is attached to a context: AioContexts and GSources, some of them by name.
+#![allow(unsafe_code)] // asks GLib where a source is attached
+
+use super::{Inner, QContext, lock};
+use crate::{AioContext, Error, ErrorKind, Result};
+use glib::translate::ToGlibPtr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+enum Attached {
+    Aio(AioContext),
+    Source(glib::Source),
+}
+
+/// The attached sources with their names.
+#[derive(Default)]
+pub(super) struct Sources(Vec<(Option<String>, Attached)>);
+
+impl Sources {
+    fn is_taken(&self, name: Option<&str>) -> bool {
+        name.is_some() && self.0.iter().any(|(other, _)| other.as_deref() == name)
+    }
+
+    fn named(&self, name: &str) -> Option<&Attached> {
+        self.0
+            .iter()
+            .find(|(other, _)| other.as_deref() == Some(name))
+            .map(|(_, attached)| attached)
+    }
+
+    fn take_aio(&mut self, aio: &AioContext) -> Option<AioContext> {
+        let is_it =
+            |attached: &Attached| matches!(attached, Attached::Aio(other) if other.is_same(aio));
+        let index = self.0.iter().position(|(_, attached)| is_it(attached))?;
+        match self.0.remove(index).1 {
+            Attached::Aio(found) => Some(found),
+            Attached::Source(_) => None,
+        }
+    }
+
+    fn take_source(&mut self, source: &glib::Source) -> bool {
+        let before = self.0.len();
+        self.0.retain(
+            |(_, attached)| !matches!(attached, Attached::Source(other) if other == source),
+        );
+        self.0.len() < before
+    }
+
+    /// Detaches the AioContexts and destroys the sources. On the home thread, or where none runs.
+    pub(super) fn release(self) {
+        for (_, attached) in self.0 {
+            match attached {
+                Attached::Aio(aio) => {
+                    if let Err(error) = aio.detach() {
+                        glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
+                    }
+                }
+                Attached::Source(source) => source.destroy(),
+            }
+        }
+    }
+}
+
+impl QContext {
+    /// Lets this context drive `aio`, under `name` if one is given. The context keeps it alive until it is detached.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken; `Busy` when `aio` is attached elsewhere; `Closed` after a stop.
+    pub fn attach(&self, aio: &AioContext, name: Option<&str>) -> Result<()> {
+        let inner = self.inner();
+        let mut sources = lock(&inner.sources);
+        inner.check_free(&sources, name)?;
+        aio.attach_to(&inner.reactor)?;
+        sources
+            .0
+            .push((name.map(str::to_owned), Attached::Aio(aio.clone())));
+        drop(sources);
+        Ok(())
+    }
+
+    /// Stops driving `aio`: at once on the context's own thread or when nobody runs the context, else soon. Nothing that is
+    /// pending is lost; it can be attached elsewhere afterwards.
+    pub fn detach(&self, aio: &AioContext) {
+        if aio.detach().is_ok() {
+            // Dropped without the lock.
+            let taken = lock(&self.inner().sources).take_aio(aio);
+            drop(taken);
+            return;
+        }
+        let (inner, leaving) = (Arc::clone(self.inner()), aio.clone());
+        // Not after a stop, for that has detached everything.
+        let _ = self.invoke(move || inner.detach_here(&leaving));
+    }
+
+    /// As [`QContext::detach`], and waits until it is done.
+    ///
+    /// # Errors
+    /// As for [`QContext::invoke_sync`].
+    pub fn detach_sync(&self, aio: &AioContext) -> Result<()> {
+        let (inner, leaving) = (Arc::clone(self.inner()), aio.clone());
+        self.invoke_sync(move || inner.detach_here(&leaving))
+    }
+
+    /// The AioContext attached under `name`.
+    pub fn find_aio(&self, name: &str) -> Option<AioContext> {
+        match lock(&self.inner().sources).named(name) {
+            Some(Attached::Aio(aio)) => Some(aio.clone()),
+            _ => None,
+        }
+    }
+
+    /// Attaches any GSource, under `name` if one is given.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken; `Busy` when the source is attached or destroyed already; `Closed` after a
+    /// stop.
+    pub fn attach_source(&self, source: &glib::Source, name: Option<&str>) -> Result<()> {
+        let inner = self.inner();
+        let mut sources = lock(&inner.sources);
+        inner.check_free(&sources, name)?;
+        if source.is_destroyed() || is_attached(source) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the source is attached or destroyed already",
+            ));
+        }
+        sources
+            .0
+            .push((name.map(str::to_owned), Attached::Source(source.clone())));
+        drop(sources);
+        inner.foreign.store(true, Ordering::Release);
+        source.attach(Some(&inner.gmain));
+        inner.reactor.notify();
+        Ok(())
+    }
+
+    /// The GSource attached under `name`.
+    pub fn find_source(&self, name: &str) -> Option<glib::Source> {
+        match lock(&self.inner().sources).named(name) {
+            Some(Attached::Source(source)) => Some(source.clone()),
+            _ => None,
+        }
+    }
+
+    /// Destroys a source attached with [`QContext::attach_source`]; false when it was not.
+    pub fn destroy_source(&self, source: &glib::Source) -> bool {
+        let found = lock(&self.inner().sources).take_source(source);
+        if found {
+            source.destroy();
+        }
+        found
+    }
+}
+
+impl Inner {
+    fn check_free(&self, sources: &Sources, name: Option<&str>) -> Result<()> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(self.closed());
+        }
+        match name {
+            Some(name) if sources.is_taken(Some(name)) => {
+                let message = format!("context '{}' has a source named '{name}' already", self.id);
+                Err(Error::new(ErrorKind::AlreadyExists, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn detach_here(&self, aio: &AioContext) {
+        let taken = lock(&self.sources).take_aio(aio);
+        if let Some(leaving) = taken
+            && let Err(error) = leaving.detach()
+        {
+            glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
+        }
+    }
+}
+
+fn is_attached(source: &glib::Source) -> bool {
+    // SAFETY: the source is alive and not destroyed.
+    !unsafe { glib_sys::g_source_get_context(source.to_glib_none().0) }.is_null()
+}

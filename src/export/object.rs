@@ -1,0 +1,81 @@
+//! A device as an object under `/machine/peripheral`.
+#![forbid(unsafe_code)]
+
+use super::Export;
+use crate::Result;
+use crate::object::{Object, Property, Value, not_found, not_writable};
+
+/// The type's name.
+pub(super) const TYPE: &str = "virtio-blk";
+
+/// Every property with its type, in the order of the listing.
+const PROPERTIES: [(&str, &str); 16] = [
+    ("type", "string"),
+    ("id", "string"),
+    ("drive", "string"),
+    ("context", "string"),
+    ("x-data-plane", "bool"),
+    ("num-queues", "int"),
+    ("queue-size", "int"),
+    ("read-only", "bool"),
+    ("vhost-user", "string"),
+    ("connected", "bool"),
+    ("reads", "int"),
+    ("writes", "int"),
+    ("flushes", "int"),
+    ("read-bytes", "int"),
+    ("write-bytes", "int"),
+    ("errors", "int"),
+];
+
+impl Object for Export {
+    fn type_name(&self) -> &'static str {
+        TYPE
+    }
+
+    fn properties(&self) -> Vec<Property> {
+        PROPERTIES
+            .into_iter()
+            .map(|(name, type_name)| Property::new(name, type_name))
+            .collect()
+    }
+
+    fn get(&self, name: &str) -> Result<Value> {
+        let options = self.options();
+        Ok(match name {
+            "type" => TYPE.into(),
+            "id" => self.id().into(),
+            "drive" => options.drive.as_str().into(),
+            "context" => self.context().id().into(),
+            "x-data-plane" => options.data_plane.into(),
+            "num-queues" => i64::from(options.num_queues).into(),
+            "queue-size" => i64::from(options.queue_size).into(),
+            "read-only" => self.node().is_read_only().into(),
+            "vhost-user" => options.vhost_user.to_string_lossy().as_ref().into(),
+            "connected" => self.is_connected().into(),
+            _ => return self.counter(name).map(Value::from),
+        })
+    }
+
+    fn set(&self, name: &str, _: Value) -> Result<()> {
+        match PROPERTIES.iter().any(|(known, _)| *known == name) {
+            true => Err(not_writable(TYPE, name)),
+            false => Err(not_found(TYPE, name)),
+        }
+    }
+}
+
+impl Export {
+    fn counter(&self, name: &str) -> Result<u64> {
+        let stats = self.stats();
+        Ok(match name {
+            "reads" => stats.reads,
+            "writes" => stats.writes,
+            "flushes" => stats.flushes,
+            "read-bytes" => stats.bytes_read,
+            "write-bytes" => stats.bytes_written,
+            "errors" => stats.errors,
+            _ => return Err(not_found(TYPE, name)),
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! What a device on the command line or in `device_add` asks for.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::block::Node;
+use crate::object::Options;
+use crate::{Error, ErrorKind, QContext, Result};
+
+/// The most queues of one device.
+pub const QUEUES_MAX: u16 = 64;
+/// The largest queue; a front end may ask for any power of two up to the device's.
+pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// A virtio-blk device to be served over vhost-user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// The device's name, `/machine/peripheral/<id>`.
+    pub id: String,
+    /// The node name or `-drive` id of what is served.
+    pub drive: String,
+    /// The context that serves it; only together with `data_plane`.
+    pub context: Option<String>,
+    /// `x-data-plane=on`: the device may leave the main context.
+    pub data_plane: bool,
+    /// Where front ends connect.
+    pub vhost_user: PathBuf,
+    /// How many queues a front end may use.
+    pub num_queues: u16,
+    /// The most entries of a queue.
+    pub queue_size: u16,
+    /// What the guest reads as the disk's serial number; the id of the drive if absent.
+    pub serial: Option<String>,
+}
+
+impl ExportOptions {
+    /// A device with default settings.
+    pub fn new(
+        id: impl Into<String>,
+        drive: impl Into<String>,
+        vhost_user: impl Into<PathBuf>,
+    ) -> Self {
+        ExportOptions {
+            id: id.into(),
+            drive: drive.into(),
+            context: None,
+            data_plane: false,
+            vhost_user: vhost_user.into(),
+            num_queues: 1,
+            queue_size: QUEUE_SIZE_MAX,
+            serial: None,
+        }
+    }
+
+    /// Reads the options of `-device virtio-blk,...` or `device_add`, the driver's name already taken.
+    ///
+    /// # Errors
+    /// An option is missing, unknown or not what is expected.
+    pub fn from_options(mut options: Options) -> Result<Self> {
+        let id = options.need_id()?;
+        let drive = required(&mut options, &id, "drive", "has no drive", "drive=ID")?;
+        let path = required(
+            &mut options,
+            &id,
+            "vhost-user",
+            "has no transport",
+            "vhost-user=PATH",
+        )?;
+        let mut export = ExportOptions::new(id, drive, path);
+        export.context = options.take_str("context")?;
+        export.data_plane = options.take_bool("x-data-plane")?.unwrap_or(false);
+        export.serial = options.take_str("serial")?;
+        let queues = options.take_uint("num-queues", 1..=u64::from(QUEUES_MAX))?;
+        let size = options.take_uint("queue-size", 2..=u64::from(QUEUE_SIZE_MAX))?;
+        export.num_queues = narrow(queues, export.num_queues);
+        export.queue_size = narrow(size, export.queue_size);
+        options.finish()?;
+        Ok(export)
+    }
+
+    /// The context that the options ask for.
+    ///
+    /// # Errors
+    /// `context=` without `x-data-plane=on`; there is no such context; it has no thread that would serve the device.
+    pub(super) fn find_context(&self) -> Result<QContext> {
+        let Some(name) = &self.context else {
+            return Ok(QContext::main());
+        };
+        if !self.data_plane {
+            let what = format!("context={name} needs x-data-plane=on");
+            return Err(self.error(ErrorKind::InvalidArgument, &what));
+        }
+        let context = QContext::find(name).map_err(|_| {
+            let what = format!("context '{name}' not found, expected the id of a qcontext object");
+            self.error(ErrorKind::NotFound, &what)
+        })?;
+        let main = QContext::main();
+        if !context.is_threaded() && context.id() != main.id() {
+            let what = format!(
+                "context '{name}' has no thread to serve a device, expected one with threaded=yes"
+            );
+            return Err(self.error(ErrorKind::InvalidArgument, &what));
+        }
+        Ok(context)
+    }
+
+    /// The node that the options name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn find_node(&self) -> Result<Arc<Node>> {
+        Node::find(&self.drive).map_err(|_| {
+            let what = format!(
+                "drive '{}' not found, expected the id of a -drive or a node-name",
+                self.drive
+            );
+            self.error(ErrorKind::NotFound, &what)
+        })
+    }
+
+    /// Checks the numbers; they may come from a program rather than from [`ExportOptions::from_options`].
+    ///
+    /// # Errors
+    /// A number is out of range.
+    pub(super) fn check_numbers(&self) -> Result<()> {
+        if !(1..=QUEUES_MAX).contains(&self.num_queues) {
+            let what = format!("num-queues={} is not in 1..={QUEUES_MAX}", self.num_queues);
+            return Err(self.error(ErrorKind::InvalidArgument, &what));
+        }
+        let size = self.queue_size;
+        if !size.is_power_of_two() || !(2..=QUEUE_SIZE_MAX).contains(&size) {
+            let what = format!("queue-size={size} is not a power of two in 2..={QUEUE_SIZE_MAX}");
+            return Err(self.error(ErrorKind::InvalidArgument, &what));
+        }
+        Ok(())
+    }
+
+    /// An error that names the device.
+    pub(super) fn error(&self, kind: ErrorKind, what: &str) -> Error {
+        Error::new(kind, format!("device '{}': {what}", self.id))
+    }
+}
+
+fn required(
+    options: &mut Options,
+    id: &str,
+    name: &str,
+    complaint: &str,
+    expected: &str,
+) -> Result<String> {
+    options.take_str(name)?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::MissingArgument,
+            format!("device '{id}' {complaint}, expected {expected}"),
+        )
+    })
+}
+
+fn narrow(value: Option<u64>, default: u16) -> u16 {
+    value
+        .and_then(|value| u16::try_from(value).ok())
+        .unwrap_or(default)
+}

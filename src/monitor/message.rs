@@ -1,0 +1,152 @@
+//! The shapes of what the server says, and of what a client may say.
+#![forbid(unsafe_code)]
+
+use crate::object::{Dict, Options, Value, expected};
+use crate::{Error, ErrorKind, Result, json};
+
+/// Clients' own strings come back in error texts; longer texts are cut.
+const ERROR_TEXT_LIMIT: usize = 2048;
+/// The longest `id` that is echoed.
+const ID_LIMIT: usize = 64 << 10;
+
+/// The first line that a client receives.
+pub(super) fn greeting() -> String {
+    let version = super::query::version();
+    let inner = Value::dict([
+        ("version", version),
+        ("capabilities", Value::List(Vec::new())),
+    ]);
+    line(&Value::dict([("QMP", inner)]))
+}
+
+/// The answer to a request.
+pub(super) fn answer(id: Option<Value>, outcome: Result<Value>) -> String {
+    let mut members = Dict::new();
+    let id = id.map(|id| ("id".to_owned(), id));
+    match outcome {
+        Ok(value) => {
+            members.push(("return".to_owned(), value));
+            members.extend(id);
+        }
+        Err(error) => {
+            members.extend(id);
+            members.push(("error".to_owned(), error_value(&error)));
+        }
+    }
+    line(&Value::Dict(members))
+}
+
+/// An event that happened at `since_epoch`.
+pub(super) fn event(name: &str, data: Dict, since_epoch: std::time::Duration) -> String {
+    let timestamp = Value::dict([
+        ("seconds", since_epoch.as_secs().into()),
+        (
+            "microseconds",
+            u64::from(since_epoch.subsec_micros()).into(),
+        ),
+    ]);
+    let mut members = vec![
+        ("timestamp".to_owned(), timestamp),
+        ("event".to_owned(), name.into()),
+    ];
+    if !data.is_empty() {
+        members.push(("data".to_owned(), Value::Dict(data)));
+    }
+    line(&Value::Dict(members))
+}
+
+fn line(value: &Value) -> String {
+    let mut text = json::to_string(value);
+    text.push('\n');
+    text
+}
+
+fn error_value(error: &Error) -> Value {
+    let class = match error.kind() {
+        ErrorKind::CommandNotFound => "CommandNotFound",
+        ErrorKind::DeviceNotFound => "DeviceNotFound",
+        _ => "GenericError",
+    };
+    let mut desc = error.to_string();
+    if desc.len() > ERROR_TEXT_LIMIT {
+        desc.truncate(desc.floor_char_boundary(ERROR_TEXT_LIMIT));
+        desc.push_str("...");
+    }
+    Value::dict([("class", class.into()), ("desc", desc.into())])
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// The command's name.
+    pub(super) execute: String,
+    /// Its arguments.
+    pub(super) arguments: Options,
+}
+
+/// Takes a request apart: the `id`, which is echoed in any case, and the rest.
+pub(super) fn request(value: Value) -> (Option<Value>, Result<Request>) {
+    let Value::Dict(mut members) = value else {
+        return (None, Err(invalid("QMP input must be a JSON object")));
+    };
+    let id = members
+        .iter()
+        .position(|(key, _)| key == "id")
+        .map(|index| members.remove(index).1);
+    match id {
+        Some(id) if json::to_string(&id).len() > ID_LIMIT => (
+            None,
+            Err(invalid("QMP input member 'id' is longer than 65536 bytes")),
+        ),
+        id => (id, body(members)),
+    }
+}
+
+fn body(members: Dict) -> Result<Request> {
+    let mut execute = None;
+    let mut arguments = Dict::new();
+    for (key, value) in members {
+        match (key.as_str(), value) {
+            ("execute", Value::Str(name)) => execute = Some(name),
+            ("arguments", Value::Dict(given)) => arguments = given,
+            ("execute", _) => return Err(invalid("QMP input member 'execute' must be a string")),
+            ("arguments", _) => {
+                return Err(invalid("QMP input member 'arguments' must be an object"));
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("QMP input member '{key}' is unexpected"),
+                ));
+            }
+        }
+    }
+    Ok(Request {
+        execute: execute.ok_or_else(|| invalid("QMP input lacks member 'execute'"))?,
+        arguments: Options::from_dict(arguments),
+    })
+}
+
+/// Checks the arguments of `qmp_capabilities`: no capability is offered, so none can be enabled.
+pub(super) fn negotiate(mut arguments: Options) -> Result<Value> {
+    let wanted = match arguments.take("enable") {
+        None => Vec::new(),
+        Some(Value::List(wanted)) => wanted,
+        Some(_) => return Err(expected("enable", "array")),
+    };
+    arguments.finish()?;
+    match wanted.first() {
+        None => Ok(Value::Dict(Dict::new())),
+        Some(Value::Str(name)) if name == "oob" => Err(invalid("Capability oob not available")),
+        Some(Value::Str(name)) => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            // QEMU names an array's element so.
+            format!("Parameter 'null' does not accept value '{name}'"),
+        )),
+        Some(_) => Err(expected("null", "string")),
+    }
+}
+
+fn invalid(message: &'static str) -> Error {
+    Error::new(ErrorKind::Protocol, message)
+}

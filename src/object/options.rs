@@ -1,0 +1,323 @@
+//! Options as people type them: `qcontext,id=ctx1,threaded=yes`, dotted keys, JSON; and typed readers over them.
+//!
+//! The command line and the monitor make [`Options`]; whoever creates an object takes from them what it knows and
+//! calls [`Options::finish`], so that a misspelt option is an error. The texts are QEMU's, and differ by the form the
+//! options came in, because people search for them.
+#![forbid(unsafe_code)]
+
+mod number;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use super::{Dict, Value, expected};
+use crate::{Error, ErrorKind, Result, json};
+
+/// How the options were written; it decides what a value may look like and how errors read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `-object`, `-device`, `-drive`: `k=v,...` with bare flags.
+    Opts,
+    /// `-blockdev`: `k=v,...` with dotted keys and no bare flags.
+    Keyval,
+    /// JSON: values are typed.
+    Json,
+}
+
+/// Options that wait to be read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    form: Form,
+    /// What names in messages begin with: `file.` in the group of that name.
+    prefix: String,
+    entries: Dict,
+    help: bool,
+    warnings: Vec<String>,
+}
+
+impl Options {
+    /// Options of a JSON object, such as the arguments of a monitor command.
+    pub fn from_dict(entries: Dict) -> Options {
+        Options::new(Form::Json, entries)
+    }
+
+    fn new(form: Form, entries: Dict) -> Options {
+        Options {
+            form,
+            prefix: String::new(),
+            entries,
+            help: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The form these options were written in.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Somebody typed `help` or `?` among the options.
+    pub fn wants_help(&self) -> bool {
+        self.help
+    }
+
+    /// What to tell the user although it works, each one a message of its own.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The value of a string option, without taking it.
+    pub fn peek(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
+        value.as_str()
+    }
+
+    /// Takes an option as it is.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        let index = self.entries.iter().position(|(key, _)| key == name)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    /// Takes a string.
+    ///
+    /// # Errors
+    /// The value is not a string.
+    pub fn take_str(&mut self, name: &str) -> Result<Option<String>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Str(text)) => Ok(Some(text)),
+            Some(_) => Err(expected(&self.full(name), "string")),
+        }
+    }
+
+    /// Takes a string that must be there.
+    ///
+    /// # Errors
+    /// `Parameter 'x' is missing`, or the value is not a string.
+    pub fn need_str(&mut self, name: &str) -> Result<String> {
+        self.take_str(name)?
+            .ok_or_else(|| missing(&self.full(name)))
+    }
+
+    /// Takes whatever value must be there.
+    ///
+    /// # Errors
+    /// `Parameter 'x' is missing`
+    pub fn need(&mut self, name: &str) -> Result<Value> {
+        self.take(name).ok_or_else(|| missing(&self.full(name)))
+    }
+
+    /// Takes the mandatory `id`.
+    ///
+    /// # Errors
+    /// It is missing, or not an identifier.
+    pub fn need_id(&mut self) -> Result<String> {
+        let id = self.need_str("id")?;
+        check_id(&id, "id")?;
+        Ok(id)
+    }
+
+    /// Takes a boolean: `on yes true y`, `off no false n`, or JSON's.
+    ///
+    /// # Errors
+    /// The value is anything else.
+    pub fn take_bool(&mut self, name: &str) -> Result<Option<bool>> {
+        match (self.take(name), self.form) {
+            (None, _) => Ok(None),
+            (Some(Value::Bool(value)), Form::Json) => Ok(Some(value)),
+            (Some(Value::Str(text)), Form::Opts | Form::Keyval) => text::boolean(&text)
+                .map(Some)
+                .ok_or_else(|| self.bad(name, "'on' or 'off'")),
+            _ => Err(expected(&self.full(name), "boolean")),
+        }
+    }
+
+    /// Takes an integer: decimal, hexadecimal or octal as in C, or JSON's.
+    ///
+    /// # Errors
+    /// The value is not an integer or does not fit.
+    pub fn take_int(&mut self, name: &str) -> Result<Option<i64>> {
+        match (self.take(name), self.form) {
+            (None, _) => Ok(None),
+            (Some(Value::Int(value)), Form::Json) => Ok(Some(value)),
+            (Some(Value::Str(text)), Form::Opts) => number::integer(&text)
+                .map(Some)
+                .ok_or_else(|| self.bad(name, "an int64 value")),
+            (Some(Value::Str(text)), Form::Keyval) => number::integer(&text)
+                .map(Some)
+                .ok_or_else(|| self.bad(name, "integer")),
+            _ => Err(expected(&self.full(name), "integer")),
+        }
+    }
+
+    /// Takes an integer within `range`.
+    ///
+    /// # Errors
+    /// The value is not an integer in the range.
+    pub fn take_uint(
+        &mut self,
+        name: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>> {
+        let Some(value) = self.take_int(name)? else {
+            return Ok(None);
+        };
+        match u64::try_from(value) {
+            Ok(value) if range.contains(&value) => Ok(Some(value)),
+            _ => Err(self.bad(
+                name,
+                &format!("a number from {} to {}", range.start(), range.end()),
+            )),
+        }
+    }
+
+    /// Takes a number of bytes: `512`, `64k`, `1.5G`; in JSON an integer.
+    ///
+    /// # Errors
+    /// The value is not a size.
+    pub fn take_size(&mut self, name: &str) -> Result<Option<u64>> {
+        match (self.take(name), self.form) {
+            (None, _) => Ok(None),
+            (Some(Value::Int(value)), Form::Json) => u64::try_from(value)
+                .map(Some)
+                .map_err(|_| self.bad(name, "a non-negative number below 2^64")),
+            (Some(Value::Uint(value)), Form::Json) => Ok(Some(value)),
+            (Some(Value::Str(text)), Form::Opts | Form::Keyval) => number::size(&text)
+                .map(Some)
+                .ok_or_else(|| self.bad(name, "a non-negative number below 2^64")),
+            _ => Err(expected(&self.full(name), "integer")),
+        }
+    }
+
+    /// Takes the options that begin with `name` and a dot, as options of their own without it.
+    ///
+    /// # Errors
+    /// The name also has a value of its own.
+    pub fn take_group(&mut self, name: &str) -> Result<Options> {
+        let prefix = format!("{name}.");
+        let (inside, outside): (Dict, Dict) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|(key, _)| key.starts_with(&prefix));
+        self.entries = outside;
+        if !inside.is_empty() && self.entries.iter().any(|(key, _)| key == name) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("Parameters '{}.*' used inconsistently", self.full(name)),
+            ));
+        }
+        let inside = inside.into_iter();
+        let stripped = inside.map(|(key, value)| (key[prefix.len()..].to_owned(), value));
+        let mut group = Options::new(self.form, stripped.collect());
+        group.prefix = self.full(&prefix);
+        Ok(group)
+    }
+
+    /// The names that nobody has taken yet.
+    pub fn remaining(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Whether nothing is left to take.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Makes sure that every option was taken.
+    ///
+    /// # Errors
+    /// `Invalid parameter 'x'` or, in JSON and dotted form, `Parameter 'x' is unexpected`.
+    pub fn finish(&self) -> Result<()> {
+        let Some((name, _)) = self.entries.first() else {
+            return Ok(());
+        };
+        let name = self.full(name);
+        let message = match self.form {
+            Form::Opts => format!("Invalid parameter '{name}'"),
+            Form::Keyval | Form::Json => format!("Parameter '{name}' is unexpected"),
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
+    /// `Parameter 'x' expects ...`, for checks of the caller's own.
+    pub fn bad(&self, name: &str, expects: &str) -> Error {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Parameter '{}' expects {expects}", self.full(name)),
+        )
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+/// Reads an option string as `-object`, `-device` and `-drive` take it. The first bare word is the value of
+/// `implied`, other bare words are flags. A text that begins with `{` is JSON.
+///
+/// # Errors
+/// A JSON text that is not an object of typed values.
+pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
+    if text.starts_with('{') {
+        return parse_json(text).map(Options::from_dict);
+    }
+    Ok(text::parse_opts(implied, text))
+}
+
+/// Reads an option string as `-blockdev` takes it: dotted keys, no flags; nested JSON objects become dotted keys.
+///
+/// # Errors
+/// A malformed key, a bare word, or a JSON text that is not an object.
+pub fn parse_dotted(implied: &str, text: &str) -> Result<Options> {
+    if !text.starts_with('{') {
+        return text::parse_keyval(implied, text);
+    }
+    let mut flat = Dict::new();
+    flatten("", parse_json(text)?, &mut flat);
+    Ok(Options::from_dict(flat))
+}
+
+fn parse_json(text: &str) -> Result<Dict> {
+    match json::parse(text)? {
+        Value::Dict(entries) => Ok(entries),
+        _ => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Expecting a JSON object",
+        )),
+    }
+}
+
+fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
+    for (key, value) in entries {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Dict(inner) => flatten(&format!("{key}."), inner, flat),
+            value => flat.push((key, value)),
+        }
+    }
+}
+
+/// Checks that `id` is a letter followed by letters, digits, `-`, `.` and `_`.
+///
+/// # Errors
+/// `Parameter 'id' expects an identifier`
+pub fn check_id(id: &str, parameter: &str) -> Result<()> {
+    let mut bytes = id.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if first && bytes.all(rest) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidId,
+        format!("Parameter '{parameter}' expects an identifier"),
+    ))
+}
+
+/// `Parameter 'id' is missing`
+pub fn missing(name: &str) -> Error {
+    Error::new(
+        ErrorKind::MissingArgument,
+        format!("Parameter '{name}' is missing"),
+    )
+}

@@ -1,0 +1,148 @@
+//! The two option string syntaxes.
+//!
+//! In both a value ends at a single comma, `,,` stands for a comma, `=` may stand in values, and of a key that is
+//! given twice the last value counts; of `id` in the form with flags, the first.
+#![forbid(unsafe_code)]
+
+use super::{Form, Options};
+use crate::object::{Dict, Value};
+use crate::{Error, ErrorKind, Result};
+
+/// `on yes true y`, `off no false n`; nothing else.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "on" | "yes" | "true" | "y" => Some(true),
+        "off" | "no" | "false" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn parse_opts(implied: Option<&str>, text: &str) -> Options {
+    let mut options = Options::new(Form::Opts, Dict::new());
+    let mut rest = text;
+    let mut implied = implied;
+    while !rest.is_empty() {
+        let implied = implied.take();
+        match (key(rest), implied) {
+            (Some((name, after)), _) => {
+                let (value, after) = value(after);
+                rest = after;
+                add_opt(&mut options.entries, name, value);
+            }
+            (None, Some(name)) => {
+                let (word, after) = value(rest);
+                rest = after;
+                match word.as_str() {
+                    "help" | "?" => options.help = true,
+                    _ => add_opt(&mut options.entries, name, word),
+                }
+            }
+            (None, None) => {
+                let (word, after) = rest.split_once(',').unwrap_or((rest, ""));
+                rest = after;
+                flag(&mut options, word);
+            }
+        }
+    }
+    options
+}
+
+fn flag(options: &mut Options, word: &str) {
+    if matches!(word, "help" | "?") {
+        options.help = true;
+        return;
+    }
+    if word.is_empty() {
+        return;
+    }
+    let (name, value) = match word.strip_prefix("no") {
+        Some(name) if !name.is_empty() => (name, "off"),
+        _ => (word, "on"),
+    };
+    options.warnings.push(format!(
+        "short-form boolean option '{word}' deprecated\nPlease use {name}={value} instead"
+    ));
+    add_opt(&mut options.entries, name, value.to_owned());
+}
+
+fn add_opt(entries: &mut Dict, name: &str, value: String) {
+    if name == "id" && entries.iter().any(|(key, _)| key == "id") {
+        return;
+    }
+    put(entries, name, value);
+}
+
+fn put(entries: &mut Dict, name: &str, value: String) {
+    match entries.iter_mut().find(|(key, _)| key == name) {
+        Some((_, old)) => *old = Value::Str(value),
+        None => entries.push((name.to_owned(), Value::Str(value))),
+    }
+}
+
+pub(super) fn parse_keyval(implied: &str, text: &str) -> Result<Options> {
+    let mut options = Options::new(Form::Keyval, Dict::new());
+    let mut rest = text;
+    let mut implied = Some(implied);
+    while !rest.is_empty() {
+        let (name, after) = match (key(rest), implied.take()) {
+            (Some(pair), _) => pair,
+            (None, Some(name)) => (name, rest),
+            (None, None) => {
+                let (word, after) = rest.split_once(',').unwrap_or((rest, ""));
+                if !matches!(word, "help" | "?") {
+                    return Err(invalid(format!("Expected '=' after parameter '{word}'")));
+                }
+                options.help = true;
+                rest = after;
+                continue;
+            }
+        };
+        check_key(name)?;
+        let (value, after) = value(after);
+        rest = after;
+        put(&mut options.entries, name, value);
+    }
+    Ok(options)
+}
+
+/// Fragments of letters, digits, `-` and `_`, each beginning with a letter or being a number, with dots between.
+fn check_key(name: &str) -> Result<()> {
+    let well_formed = |part: &str| {
+        let digits = part.bytes().all(|byte| byte.is_ascii_digit());
+        let letter = part.starts_with(|first: char| first.is_ascii_alphabetic());
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !part.is_empty() && (digits || (letter && part.bytes().all(plain)))
+    };
+    if name.split('.').all(well_formed) {
+        return Ok(());
+    }
+    Err(invalid(format!("Invalid parameter '{name}'")))
+}
+
+/// Key and what follows its `=`, if an `=` comes before the next comma.
+fn key(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(['=', ','])?;
+    text[end..]
+        .starts_with('=')
+        .then(|| (&text[..end], &text[end + 1..]))
+}
+
+/// The value that `text` begins with, and what follows its comma.
+fn value(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut rest = text;
+    while let Some((part, after)) = rest.split_once(',') {
+        value.push_str(part);
+        let Some(after_second) = after.strip_prefix(',') else {
+            return (value, after);
+        };
+        value.push(',');
+        rest = after_second;
+    }
+    value.push_str(rest);
+    (value, "")
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}

@@ -1,0 +1,301 @@
+//! The socket of one device: bound at a path, serving one front end at a time.
+//!
+//! While a front end is connected the socket is not watched; who connects meanwhile waits in the kernel's backlog and is
+//! served when the first has gone and the device has finished its requests.
+//!
+//! # Threads
+//! Accepting and ending happen on the home thread of the control context; [`Listener`] may be used from any thread.
+//!
+//! # Invariants
+//! 1. No callback of the owner runs while `state` is locked.
+//! 2. The path is unlinked once, and only if the socket there is still ours.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use gsource::{AioContext, Clock, FdHandler, Timer};
+
+use super::connection::{Connection, Owner};
+use super::session::Served;
+use super::socket;
+use crate::{Error, ErrorKind, Result};
+
+/// How long to leave the socket alone when the process or the machine has no fd for another connection.
+const RETRY_NS: i64 = 100_000_000;
+/// Peers that keep breaking the protocol are reported this often, then ever more rarely.
+const REPORTS_IN_FULL: u32 = 16;
+
+/// Called once, on the home thread, when a listener is down.
+type Done = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    connection: Option<Arc<Connection>>,
+    /// Set by shutdown: no front end is served any more.
+    down: bool,
+    done: Vec<Done>,
+}
+
+struct Shared {
+    name: String,
+    path: PathBuf,
+    /// Device and inode of the socket that we have bound.
+    identity: (u64, u64),
+    socket: UnixListener,
+    aio: AioContext,
+    served: Served,
+    retry: Timer,
+    this: Weak<Shared>,
+    state: Mutex<State>,
+    connected: AtomicBool,
+    linked: AtomicBool,
+    reports: AtomicU32,
+}
+
+/// Offers one virtio device to vhost-user front ends.
+///
+/// Dropping it closes everything at once; [`Listener::shutdown`] first finishes what is in flight.
+pub struct Listener {
+    shared: Arc<Shared>,
+}
+
+impl Listener {
+    /// Binds `path` and offers what is `served`, called `name` in messages, in the callbacks of `aio`.
+    ///
+    /// A socket file that nobody listens on is replaced.
+    ///
+    /// # Errors
+    /// `Busy` if somebody listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
+    pub fn new(name: &str, path: &Path, aio: &AioContext, served: Served) -> Result<Listener> {
+        let socket = bind(name, path)?;
+        let identity = identity(path)
+            .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
+        let shared = Arc::new_cyclic(|this: &Weak<Shared>| {
+            let retry = this.clone();
+            Shared {
+                name: name.to_string(),
+                path: path.to_path_buf(),
+                identity,
+                socket,
+                aio: aio.clone(),
+                served,
+                retry: aio.timer(Clock::Realtime, move || with(&retry, Shared::listen)),
+                this: this.clone(),
+                state: Mutex::default(),
+                connected: AtomicBool::new(false),
+                linked: AtomicBool::new(true),
+                reports: AtomicU32::new(0),
+            }
+        });
+        let listener = Listener { shared };
+        listener.shared.watch()?;
+        Ok(listener)
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// True while a front end is connected.
+    pub fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
+    /// Removes the socket, ends the connection, lets the device finish what is in flight, then calls `done` on the home
+    /// thread.
+    pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        self.shared
+            .aio
+            .schedule_oneshot("vhost-user-shutdown", move || {
+                shared.shut_down(Box::new(done));
+            });
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shared.stop_listening();
+        let connection = {
+            let mut state = self.shared.state();
+            state.down = true;
+            state.connection.take()
+        };
+        drop(connection);
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("name", &self.shared.name)
+            .field("path", &self.shared.path)
+            .field("connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) -> Result<()> {
+        let this = self.this.clone();
+        let handler = FdHandler::new().on_read(move || with(&this, Shared::accept));
+        self.aio.set_fd_handler(self.socket.as_raw_fd(), handler)
+    }
+
+    /// Watches the socket again; tries later when that fails.
+    fn listen(&self) {
+        if self.state().down {
+            return;
+        }
+        if let Err(error) = self.watch() {
+            self.report(&error);
+            self.retry.arm_in_ns(RETRY_NS);
+        }
+    }
+
+    fn stop_listening(&self) {
+        self.retry.cancel();
+        self.aio.remove_fd_handler(self.socket.as_raw_fd());
+        if self.linked.swap(false, Ordering::Relaxed)
+            && identity(&self.path).ok() == Some(self.identity)
+        {
+            // Somebody may have removed it at this very moment, which is what we want.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    /// Takes the next front end, and looks for no other until it has gone.
+    fn accept(&self) {
+        let accepted = match self.socket.accept() {
+            Ok((socket, _)) => self.connect(socket),
+            Err(error) if is_transient(&error) => return,
+            Err(error) => Err(Error::os("cannot accept a connection", error)),
+        };
+        if let Err(error) = accepted {
+            self.report(&error);
+            self.aio.remove_fd_handler(self.socket.as_raw_fd());
+            self.retry.arm_in_ns(RETRY_NS);
+        }
+    }
+
+    fn connect(&self, socket: UnixStream) -> Result<()> {
+        self.aio.remove_fd_handler(self.socket.as_raw_fd());
+        let owner: Weak<dyn Owner> = self.this.clone();
+        let connection = Connection::new(&self.aio, socket, self.served.clone(), owner)?;
+        self.connected.store(true, Ordering::Relaxed);
+        self.state().connection = Some(connection);
+        Ok(())
+    }
+
+    fn shut_down(&self, done: Done) {
+        self.stop_listening();
+        let connection = {
+            let mut state = self.state();
+            state.down = true;
+            state.done.push(done);
+            state.connection.clone()
+        };
+        match connection {
+            Some(connection) => connection.close(),
+            None => self.finish(),
+        }
+    }
+
+    /// Tells everybody who waits for the shutdown.
+    fn finish(&self) {
+        let waiting = std::mem::take(&mut self.state().done);
+        for done in waiting {
+            done();
+        }
+    }
+}
+
+impl Owner for Shared {
+    fn report(&self, error: &Error) {
+        let count = self.reports.fetch_add(1, Ordering::Relaxed);
+        if count < REPORTS_IN_FULL {
+            glib::g_message!("qcontext", "device '{}': vhost-user: {error}", self.name);
+        } else if count.is_power_of_two() {
+            let name = &self.name;
+            glib::g_message!(
+                "qcontext",
+                "device '{name}': vhost-user: {error} (problem {count})"
+            );
+        }
+    }
+
+    fn ended(&self) {
+        let (connection, down) = {
+            let mut state = self.state();
+            (state.connection.take(), state.down)
+        };
+        self.connected.store(false, Ordering::Relaxed);
+        drop(connection);
+        if down {
+            self.finish();
+        } else {
+            self.listen();
+        }
+    }
+}
+
+/// Runs `f` if the listener still exists.
+fn with(shared: &Weak<Shared>, f: impl FnOnce(&Shared)) {
+    if let Some(shared) = shared.upgrade() {
+        f(&shared);
+    }
+}
+
+/// Binds a non-blocking socket at `path`, replacing a socket file that nobody listens on.
+fn bind(name: &str, path: &Path) -> Result<UnixListener> {
+    let failed = |error: io::Error| {
+        let path = path.display();
+        let what = format!("device '{name}': cannot listen at vhost-user='{path}'");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                Error::new(ErrorKind::Busy, format!("{what}: Address already in use"))
+            }
+            _ => Error::os(what, error),
+        }
+    };
+    remove_stale(path).map_err(failed)?;
+    let socket = UnixListener::bind(path).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
+}
+
+/// Removes a socket file whose listener is gone; leaves everything else, so that bind reports it.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
+    if is_socket && !socket::is_listening(path) {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let data = std::fs::symlink_metadata(path)?;
+    Ok((data.dev(), data.ino()))
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
+#[cfg(test)]
+mod tests;

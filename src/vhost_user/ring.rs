@@ -1,0 +1,105 @@
+//! One virtqueue as the front end has described it so far, and whether the device is serving it.
+//!
+//! The messages that describe a queue come in several orders, before and after the features, and again after a stop; this
+//! is where they add up to "ready".
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::protocol::{F_PROTOCOL_FEATURES, VringAddr, protocol};
+use crate::virtio::QueueSetup;
+use crate::virtio::memory::GuestMemory;
+use crate::{Error, Result};
+
+/// Whether the device is serving the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum State {
+    /// The device knows nothing of it.
+    #[default]
+    Idle,
+    /// The device takes requests from it.
+    Running,
+    /// The device finishes what is in flight.
+    Stopping,
+}
+
+/// What the front end has said about one queue.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    pub(super) size: u16,
+    pub(super) base: u16,
+    pub(super) addr: Option<VringAddr>,
+    pub(super) kick: Option<OwnedFd>,
+    pub(super) call: Option<OwnedFd>,
+    pub(super) err: Option<OwnedFd>,
+    pub(super) enabled: bool,
+    pub(super) state: State,
+}
+
+impl Ring {
+    /// True when everything is there that a start needs, except memory.
+    pub(super) fn is_ready(&self, features: Option<u64>) -> bool {
+        let enabled = features.is_some_and(|bits| self.enabled || bits & F_PROTOCOL_FEATURES == 0);
+        let described = self.size != 0 && self.addr.is_some() && self.kick.is_some();
+        enabled && described && self.state == State::Idle
+    }
+
+    /// What the device needs to serve the queue, with fds of its own.
+    ///
+    /// # Errors
+    /// An address is not in the guest's memory, or the process is out of fds.
+    pub(super) fn setup(&self, features: u64, memory: &GuestMemory) -> Result<QueueSetup> {
+        let addr = self
+            .addr
+            .ok_or_else(|| protocol("a queue has no addresses".to_string()))?;
+        Ok(QueueSetup {
+            size: self.size,
+            descriptors: translate(memory, addr.descriptors, "descriptor table")?,
+            available: translate(memory, addr.available, "available ring")?,
+            used: translate(memory, addr.used, "used ring")?,
+            next_avail: self.base,
+            features: features & !F_PROTOCOL_FEATURES,
+            memory: memory.clone(),
+            kick: duplicate(self.kick.as_ref())?,
+            call: duplicate(self.call.as_ref())?,
+            err: duplicate(self.err.as_ref())?,
+        })
+    }
+}
+
+/// The guest physical address of a ring part.
+pub(super) fn translate(memory: &GuestMemory, user_addr: u64, what: &str) -> Result<u64> {
+    memory.user_to_guest(user_addr).ok_or_else(|| {
+        protocol(format!(
+            "the {what} at {user_addr:#x} is outside the guest's memory"
+        ))
+    })
+}
+
+/// An fd of its own for the device; ours stays for the next start.
+pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
+    fd.map(|fd| {
+        fd.try_clone()
+            .map_err(|error| Error::os("cannot duplicate a queue's eventfd", error))
+    })
+    .transpose()
+}
+
+/// Refuses an fd that is not an eventfd: anything else could block us or never fall silent.
+pub(super) fn require_eventfd(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let target = std::fs::read_link(&link)
+        .map_err(|error| Error::os(format!("cannot examine a {what} fd at {link}"), error))?;
+    if target.as_os_str() == "anon_inode:[eventfd]" {
+        return Ok(());
+    }
+    Err(protocol(format!(
+        "the {what} fd is '{}', expected an eventfd",
+        target.display()
+    )))
+}
+
+/// [`require_eventfd`] for an fd that may be absent.
+pub(super) fn require_eventfd_or_none(fd: Option<&OwnedFd>, what: &str) -> Result<()> {
+    fd.map_or(Ok(()), |fd| require_eventfd(fd.as_fd(), what))
+}

@@ -1,0 +1,377 @@
+//! The state machine of one vhost-user connection: complete messages in, calls to the device and reply bytes out.
+//!
+//! It knows no socket and no loop. [`super::connection`] feeds it messages one at a time and stops feeding while
+//! [`Session::is_waiting`]: a queue stop is asynchronous, and what the front end sent behind it waits for its answer.
+//!
+//! A queue starts when it has a size, addresses and a kick fd, features are acknowledged, and it is enabled (or the front
+//! end has not acknowledged protocol features, which have the enable message). The order in which that happens does not matter.
+//! The device looks at the ring when it starts, so a kick from before the start is never lost.
+//!
+//! # What is refused
+//! A message with a bad index, size, address, fd or memory region changes nothing. If the front end asked for an acknowledgement
+//! it gets a negative one and may go on; otherwise the connection closes, which is the only way to tell it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::protocol::{
+    self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_CONFIG,
+    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
+};
+use super::ring::{Ring, State};
+use crate::virtio::Device;
+use crate::virtio::memory::GuestMemory;
+use crate::{Error, Result};
+
+mod memory;
+#[cfg(test)]
+mod tests;
+mod vring;
+
+/// The protocol features that we offer: those that we really have.
+const PROTOCOL_FEATURES: u64 =
+    PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG | PROTOCOL_CONFIGURE_MEM_SLOTS;
+/// How many memory regions a front end may add one by one.
+const MEM_SLOTS: usize = 509;
+
+/// Told, from any thread, that the device has stopped a queue, and the index of its next available entry.
+pub(super) type StopNotice = Arc<dyn Fn(u16, u16) + Send + Sync>;
+
+/// The device that front ends are offered.
+#[derive(Clone)]
+pub struct Served {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// The most entries a queue may have, if the device could do more.
+    pub queue_size_max: u16,
+}
+
+/// What a message is answered with.
+enum Answer {
+    /// Nothing of its own: an acknowledgement if asked for.
+    Done,
+    U64(u64),
+    Bytes(Vec<u8>),
+    /// The answer follows when these queues have stopped.
+    AfterStop(Vec<u16>, Then),
+}
+
+/// What to do when the queues have stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Answer with the index at which this queue stopped.
+    ReplyBase(u16),
+    /// Start again what is still ready, then acknowledge.
+    StartReady,
+    /// Nothing: the connection is over.
+    Close,
+}
+
+/// A stop in progress.
+#[derive(Debug)]
+struct Waiting {
+    left: usize,
+    request: Option<Header>,
+    then: Then,
+}
+
+/// One connection's state.
+pub(super) struct Session {
+    device: Arc<dyn Device>,
+    queue_size_max: u16,
+    notice: StopNotice,
+    acked: Option<u64>,
+    protocol_features: u64,
+    memory: GuestMemory,
+    rings: Vec<Ring>,
+    waiting: Option<Waiting>,
+    closed: bool,
+}
+
+impl Session {
+    /// A fresh connection to what is `served`; `notice` hears of queues that have stopped and must lead to
+    /// [`Session::queue_stopped`].
+    pub(super) fn new(served: Served, notice: StopNotice) -> Session {
+        let Served {
+            device,
+            queue_size_max,
+        } = served;
+        let rings = (0..device.queue_count()).map(|_| Ring::default()).collect();
+        Session {
+            queue_size_max: queue_size_max.min(device.queue_size_max()),
+            device,
+            notice,
+            acked: None,
+            protocol_features: 0,
+            memory: GuestMemory::new(),
+            rings,
+            waiting: None,
+            closed: false,
+        }
+    }
+
+    /// True while a queue is stopping: no message may be handed in.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// True when [`Session::close`] has finished: the device holds nothing of this connection any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed && self.waiting.is_none()
+    }
+
+    /// Acts on one message and appends the answer, if it is known already, to `out`.
+    ///
+    /// # Errors
+    /// The message was refused and the front end could not be told: close the connection.
+    pub(super) fn handle(&mut self, message: Message, out: &mut Vec<u8>) -> Result<Option<Error>> {
+        let header = message.header;
+        let answer = match header.request() {
+            Some(request) => self.dispatch(request, message),
+            None => Err(message.wrong("is not supported")),
+        };
+        match answer {
+            Ok(Answer::AfterStop(queues, then)) => {
+                self.waiting = Some(Waiting {
+                    left: queues.len(),
+                    request: Some(header),
+                    then,
+                });
+                self.ask_to_stop(&queues);
+                self.finish_stop(out)
+            }
+            other => self.answer(header, other, out),
+        }
+    }
+
+    /// The device has stopped queue `index`; finishes the message that asked for it when it was the last one.
+    ///
+    /// # Errors
+    /// As for [`Session::handle`].
+    pub(super) fn queue_stopped(
+        &mut self,
+        index: u16,
+        next_avail: u16,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Error>> {
+        let Some(ring) = self.rings.get_mut(usize::from(index)) else {
+            return Ok(None);
+        };
+        if ring.state != State::Stopping {
+            return Ok(None);
+        }
+        ring.state = State::Idle;
+        ring.base = next_avail;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.left = waiting.left.saturating_sub(1);
+        }
+        self.finish_stop(out)
+    }
+
+    /// Ends the connection: stops every queue. [`Session::is_closed`] tells when that is done.
+    pub(super) fn close(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        // A stop in progress goes on, but nobody waits for its answer any more.
+        let left = self.waiting.take().map_or(0, |waiting| waiting.left);
+        let running = self.running_queues();
+        self.waiting = Some(Waiting {
+            left: left + running.len(),
+            request: None,
+            then: Then::Close,
+        });
+        self.ask_to_stop(&running);
+        self.waiting.take_if(|waiting| waiting.left == 0);
+    }
+
+    fn dispatch(&mut self, request: Request, message: Message) -> Result<Answer> {
+        match request {
+            Request::GetFeatures => Ok(Answer::U64(self.offered())),
+            Request::SetFeatures => self.set_features(&message),
+            Request::GetProtocolFeatures => Ok(Answer::U64(PROTOCOL_FEATURES)),
+            Request::SetProtocolFeatures => self.set_protocol_features(&message),
+            Request::GetQueueNum => Ok(Answer::U64(self.rings.len() as u64)),
+            Request::GetMaxMemSlots => Ok(Answer::U64(MEM_SLOTS as u64)),
+            Request::SetOwner => Ok(Answer::Done),
+            Request::ResetOwner => Ok(self.reset_owner()),
+            Request::SetMemTable => self.set_mem_table(message),
+            Request::AddMemReg => self.add_mem_reg(message),
+            Request::RemMemReg => self.rem_mem_reg(&message),
+            Request::SetVringNum => self.set_vring_num(&message),
+            Request::SetVringBase => self.set_vring_base(&message),
+            Request::SetVringAddr => self.set_vring_addr(&message),
+            Request::SetVringKick => self.set_vring_kick(message),
+            Request::SetVringCall => self.set_vring_call(message),
+            Request::SetVringErr => self.set_vring_err(message),
+            Request::SetVringEnable => self.set_vring_enable(&message),
+            Request::GetVringBase => self.vring_base(&message),
+            Request::GetConfig => Ok(self.config(&message)),
+            Request::SetConfig => self.set_config(&message),
+        }
+    }
+
+    /// Writes the answer. A refusal is told to the front end if it listens, and handed up for the trace;
+    /// otherwise it is an error of the connection.
+    fn answer(
+        &self,
+        header: Header,
+        answer: Result<Answer>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Error>> {
+        let wants_ack = header.needs_reply()
+            && self.protocol_features & PROTOCOL_REPLY_ACK != 0
+            && !header.request().is_some_and(Request::has_reply);
+        match answer {
+            Ok(Answer::U64(value)) => wire::write_reply(out, header, &value.to_le_bytes()),
+            Ok(Answer::Bytes(bytes)) => wire::write_reply(out, header, &bytes),
+            Ok(Answer::Done | Answer::AfterStop(..)) if wants_ack => {
+                wire::write_reply(out, header, &0u64.to_le_bytes());
+            }
+            Ok(Answer::Done | Answer::AfterStop(..)) => {}
+            Err(error) if wants_ack => {
+                wire::write_reply(out, header, &1u64.to_le_bytes());
+                return Ok(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn offered(&self) -> u64 {
+        self.device.features() | F_PROTOCOL_FEATURES
+    }
+
+    fn set_features(&mut self, message: &Message) -> Result<Answer> {
+        let bits = message.u64()?;
+        let unknown = bits & !self.offered();
+        if unknown != 0 {
+            return Err(message.wrong(&format!("acknowledges {unknown:#x}, which we do not offer")));
+        }
+        self.acked = Some(bits);
+        self.start_ready()
+    }
+
+    fn set_protocol_features(&mut self, message: &Message) -> Result<Answer> {
+        let bits = message.u64()?;
+        let unknown = bits & !PROTOCOL_FEATURES;
+        if unknown != 0 {
+            return Err(message.wrong(&format!("acknowledges {unknown:#x}, which we do not offer")));
+        }
+        self.protocol_features = bits;
+        Ok(Answer::Done)
+    }
+
+    /// Disables every ring, which is all that this deprecated message may still mean.
+    fn reset_owner(&mut self) -> Answer {
+        for ring in &mut self.rings {
+            ring.enabled = false;
+            ring.kick = None;
+        }
+        Answer::AfterStop(self.running_queues(), Then::StartReady)
+    }
+
+    /// The asked window of the configuration space, or an empty payload, which says that there is none.
+    fn config(&self, message: &Message) -> Answer {
+        let Ok(window) = message.config_window() else {
+            return Answer::Bytes(Vec::new());
+        };
+        let mut bytes = wire::config_bytes(window);
+        let data = &mut bytes[wire::CONFIG_HEADER..];
+        self.device.read_config(window.offset as usize, data);
+        Answer::Bytes(bytes)
+    }
+
+    fn set_config(&self, message: &Message) -> Result<Answer> {
+        let window = message.config_window()?;
+        let data = message
+            .payload
+            .get(wire::CONFIG_HEADER..wire::CONFIG_HEADER + window.size as usize)
+            .ok_or_else(|| message.wrong("is shorter than it says"))?;
+        self.device.write_config(window.offset as usize, data);
+        Ok(Answer::Done)
+    }
+
+    /// Starts every queue that is ready. One that cannot start asks for a new kick fd before the next try.
+    fn start_ready(&mut self) -> Result<Answer> {
+        if self.memory.region_count() == 0 || self.closed {
+            return Ok(Answer::Done);
+        }
+        for index in 0..self.device.queue_count() {
+            let ring = &mut self.rings[usize::from(index)];
+            if !ring.is_ready(self.acked) {
+                continue;
+            }
+            let setup = ring.setup(self.acked.unwrap_or(0), &self.memory);
+            let started = setup.and_then(|setup| self.device.start_queue(index, setup));
+            match started {
+                Ok(()) => ring.state = State::Running,
+                Err(error) => {
+                    ring.kick = None;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn running_queues(&self) -> Vec<u16> {
+        (0u16..)
+            .zip(&self.rings)
+            .filter(|(_, ring)| ring.state == State::Running)
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    fn ask_to_stop(&mut self, queues: &[u16]) {
+        for &index in queues {
+            self.rings[usize::from(index)].state = State::Stopping;
+            let notice = Arc::clone(&self.notice);
+            self.device
+                .stop_queue(index, Box::new(move |next_avail| notice(index, next_avail)));
+        }
+    }
+
+    fn finish_stop(&mut self, out: &mut Vec<u8>) -> Result<Option<Error>> {
+        let Some(waiting) = self.waiting.take_if(|waiting| waiting.left == 0) else {
+            return Ok(None);
+        };
+        let answer = match waiting.then {
+            Then::ReplyBase(index) => Ok(Answer::Bytes(self.base_bytes(index))),
+            Then::StartReady => self.start_ready(),
+            Then::Close => Ok(Answer::Done),
+        };
+        match waiting.request {
+            Some(header) => self.answer(header, answer, out),
+            None => Ok(None),
+        }
+    }
+
+    fn base_bytes(&self, index: u16) -> Vec<u8> {
+        let num = u32::from(self.rings[usize::from(index)].base);
+        let index = u32::from(index);
+        wire::vring_state_bytes(VringState { index, num }).to_vec()
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served")
+            .field("queue_size_max", &self.queue_size_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("acked", &self.acked)
+            .field("protocol_features", &self.protocol_features)
+            .field("rings", &self.rings)
+            .field("waiting", &self.waiting)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}

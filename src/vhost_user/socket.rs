@@ -1,0 +1,136 @@
+//! The system calls of the transport: receive bytes with the fds that ride on them, send bytes, and ask whether somebody
+//! listens at a path.
+//!
+//! None of them blocks, whatever the flags of the socket are. Received fds are close-on-exec from the start and owned at once,
+//! so no path can leak one.
+#![allow(unsafe_code)] // recvmsg, send and connect, and taking ownership of the fds that the kernel hands over
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+/// How many fds one call accepts; the kernel closes what does not fit and says so.
+const FDS_PER_CALL: usize = 16;
+/// Control buffer in words, so that it is aligned for a `cmsghdr`: one header and the fds.
+const CONTROL_WORDS: usize = 2 + FDS_PER_CALL;
+
+/// What one call brought.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// Bytes stored; 0 means that the peer has closed its end.
+    pub(super) bytes: usize,
+    /// More fds were sent than fit (or than the process may have); the kernel closed the rest.
+    pub(super) fds_lost: bool,
+}
+
+/// Receives into `buffer` without blocking and appends the fds that came along to `fds`.
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Received> {
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = mem::size_of_val(&control);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header names `buffer` and `control`, which outlive the call, with their true sizes.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let bytes = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    take_fds(&header, fds);
+    Ok(Received {
+        bytes,
+        fds_lost: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// Sends what the socket takes of `bytes` without blocking and without SIGPIPE.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length describe `bytes`, which outlives the call.
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// True when a connection to the socket at `path` is accepted or would be, were its backlog not full.
+pub(super) fn is_listening(path: &Path) -> bool {
+    let Some(address) = unix_address(path) else {
+        return false;
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers involved.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: the call above has just made this fd for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+    // SAFETY: `address` is a socket address of `size` bytes that ends in a NUL.
+    let answer = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    answer == 0 || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
+/// The address of a path that fits into one, NUL included.
+fn unix_address(path: &Path) -> Option<libc::sockaddr_un> {
+    // SAFETY: sockaddr_un is plain data for which all zeroes is a valid value.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return None;
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Some(address)
+}
+
+/// Takes ownership of every fd in the control messages of a header that `recvmsg` has just filled in.
+fn take_fds(header: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
+    // SAFETY: the kernel has set msg_control and msg_controllen to what it wrote.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        take_message_fds(message, fds);
+        // SAFETY: `message` is a control message of this header.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+}
+
+fn take_message_fds(message: *const libc::cmsghdr, fds: &mut Vec<OwnedFd>) {
+    // SAFETY: `message` points at a control message that the kernel wrote.
+    let control = unsafe { ptr::read(message) };
+    if control.cmsg_level != libc::SOL_SOCKET || control.cmsg_type != libc::SCM_RIGHTS {
+        return;
+    }
+    // SAFETY: computes a size, touches nothing.
+    let head = unsafe { libc::CMSG_LEN(0) } as usize;
+    // SAFETY: `message` points at a control message that the kernel wrote.
+    let data = unsafe { libc::CMSG_DATA(message) };
+    let count = control.cmsg_len.saturating_sub(head) / size_of::<RawFd>();
+    for index in 0..count {
+        // SAFETY: cmsg_len says that `count` fds follow.
+        let at = unsafe { data.cast::<RawFd>().add(index) };
+        // SAFETY: `at` is inside the control message; it need not be aligned.
+        let fd = unsafe { ptr::read_unaligned(at) };
+        // SAFETY: the kernel has just installed this fd for us and nobody else knows it.
+        fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}

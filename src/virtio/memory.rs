@@ -1,0 +1,299 @@
+//! The memory that a guest shares with its devices.
+//!
+//! Used by the transports, which build a [`GuestMemory`] from the fds that a front end sends, and by
+//! [`super::queue`], which translates addresses with it.
+//!
+//! # Threads
+//! A `GuestMemory` is an immutable snapshot behind an `Arc`: any thread may clone and use it. Adding or removing a
+//! region makes a new snapshot and leaves the old one to those who still hold it.
+//!
+//! # Invariants
+//! 1. Regions are sorted by guest address and do not overlap, and none wraps around the end of its address space.
+//! 2. A pointer handed out by translation is valid as long as any clone of the snapshot lives.
+//! 3. The guest changes this memory at any time: it is never borrowed as `&[u8]`, only copied by volatile access.
+#![allow(unsafe_code)] // raw access to memory that another process writes
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+use crate::{Error, ErrorKind, Result};
+
+pub(crate) mod fault;
+mod mapping;
+#[cfg(test)]
+mod tests;
+
+use mapping::Mapping;
+
+/// The most regions that a snapshot holds.
+pub const REGIONS_MAX: usize = 512;
+
+/// One region as a front end describes it.
+#[derive(Debug)]
+pub struct MemoryRegion {
+    /// The guest physical address of its first byte.
+    pub guest_addr: u64,
+    /// Its length in bytes; need not be a multiple of the page size.
+    pub size: u64,
+    /// The address of its first byte in the front end's own address space.
+    pub user_addr: u64,
+    /// The file that holds it.
+    pub fd: OwnedFd,
+    /// Where it begins in the file; need not be a multiple of the page size.
+    pub offset: u64,
+}
+
+/// An immutable snapshot of a guest's memory.
+#[derive(Clone, Default)]
+pub struct GuestMemory {
+    regions: Arc<[Region]>,
+}
+
+#[derive(Clone, Debug)]
+struct Region {
+    guest: Range<u64>,
+    user_addr: u64,
+    mapping: Arc<Mapping>,
+}
+
+/// Remembers the region that answered last, which usually answers again.
+#[derive(Debug, Default)]
+pub(crate) struct Hint(Cell<usize>);
+
+/// A piece of guest memory in this process's address space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: *mut u8,
+    pub(crate) len: usize,
+}
+
+impl GuestMemory {
+    /// A guest without memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This memory and one more region, mapped from its file.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the region is empty, wraps, overlaps another or lies beyond its file; `LimitExceeded`
+    /// above [`REGIONS_MAX`]; `Os` if it cannot be mapped.
+    pub fn with_region(&self, region: MemoryRegion) -> Result<GuestMemory> {
+        let guest = checked_range(region.guest_addr, region.size, "guest")?;
+        checked_range(region.user_addr, region.size, "user")?;
+        if self.regions.len() >= REGIONS_MAX {
+            let message = format!("a guest can have at most {REGIONS_MAX} memory regions");
+            return Err(Error::new(ErrorKind::LimitExceeded, message));
+        }
+        let at = self
+            .regions
+            .partition_point(|other| other.guest.end <= guest.start);
+        if self
+            .regions
+            .get(at)
+            .is_some_and(|other| other.guest.start < guest.end)
+        {
+            let message = format!("memory region at {:#x} overlaps another", guest.start);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let mapping = Mapping::new(region.fd.as_fd(), region.offset, region.size)?;
+        let mut regions = self.regions.to_vec();
+        let added = Region {
+            guest,
+            user_addr: region.user_addr,
+            mapping: Arc::new(mapping),
+        };
+        regions.insert(at, added);
+        Ok(GuestMemory {
+            regions: regions.into(),
+        })
+    }
+
+    /// This memory without the region that was added with exactly these values.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such region.
+    pub fn without_region(
+        &self,
+        guest_addr: u64,
+        size: u64,
+        user_addr: u64,
+    ) -> Result<GuestMemory> {
+        let is_it = |region: &&Region| {
+            region.guest.start == guest_addr
+                && region.guest.end - region.guest.start == size
+                && region.user_addr == user_addr
+        };
+        if !self.regions.iter().any(|region| is_it(&region)) {
+            let message = format!("there is no memory region of {size} bytes at {guest_addr:#x}");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        let rest = self.regions.iter().filter(|region| !is_it(region)).cloned();
+        Ok(GuestMemory {
+            regions: rest.collect(),
+        })
+    }
+
+    /// The number of regions.
+    pub fn region_count(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// The guest physical address of an address in the front end's own address space.
+    pub fn user_to_guest(&self, user_addr: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = user_addr.checked_sub(region.user_addr)?;
+            (offset < region.guest.end - region.guest.start).then(|| region.guest.start + offset)
+        })
+    }
+
+    /// Whether the peer took pages away from any of the regions.
+    pub fn is_poisoned(&self) -> bool {
+        self.regions
+            .iter()
+            .any(|region| region.mapping.is_poisoned())
+    }
+
+    /// Copies guest memory out; `false` if part of the range is not the guest's.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        let mut done = 0;
+        self.translate(address, into.len(), &Hint::default(), |span| {
+            span.read(&mut into[done..done + span.len]);
+            done += span.len;
+        })
+    }
+
+    /// Copies into guest memory; `false` if part of the range is not the guest's.
+    pub fn write(&self, address: u64, from: &[u8]) -> bool {
+        let mut done = 0;
+        self.translate(address, from.len(), &Hint::default(), |span| {
+            span.write(&from[done..done + span.len]);
+            done += span.len;
+        })
+    }
+
+    /// Hands `each` the pieces of `address..address + len`, usually one; `false` if a part is not the guest's, in
+    /// which case some pieces may have been handed out.
+    pub(crate) fn translate(
+        &self,
+        mut address: u64,
+        mut len: usize,
+        hint: &Hint,
+        mut each: impl FnMut(Span),
+    ) -> bool {
+        while len > 0 {
+            let Some(region) = self.region_at(address, hint) else {
+                return false;
+            };
+            let span = region.span_from(address).first(len);
+            each(span);
+            len -= span.len;
+            if len > 0 {
+                // A region ends at or below 2^64 - 1 (invariant 1), so its end is a valid address to ask for.
+                address = region.guest.end;
+            }
+        }
+        true
+    }
+
+    /// One piece of exactly `len` bytes, for structures that must not be split: the rings.
+    pub(crate) fn contiguous(&self, address: u64, len: usize) -> Option<Span> {
+        let span = self
+            .region_at(address, &Hint::default())?
+            .span_from(address);
+        (span.len >= len).then(|| span.first(len))
+    }
+
+    fn region_at(&self, address: u64, hint: &Hint) -> Option<&Region> {
+        let last = self.regions.get(hint.0.get());
+        if let Some(region) = last.filter(|region| region.guest.contains(&address)) {
+            return Some(region);
+        }
+        let at = self
+            .regions
+            .partition_point(|region| region.guest.end <= address);
+        let region = self.regions.get(at)?;
+        if !region.guest.contains(&address) {
+            return None;
+        }
+        hint.0.set(at);
+        Some(region)
+    }
+}
+
+impl fmt::Debug for GuestMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = self.regions.iter().map(|region| &region.guest);
+        f.debug_list().entries(ranges).finish()
+    }
+}
+
+impl Region {
+    /// From `address`, which lies in the region, to the region's end.
+    fn span_from(&self, address: u64) -> Span {
+        let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Span {
+            start: self
+                .mapping
+                .start()
+                .wrapping_add(length(address - self.guest.start)),
+            len: length(self.guest.end - address),
+        }
+    }
+}
+
+// SAFETY: a span is an address range of shared memory, valid from any thread while its snapshot lives (invariant 2).
+unsafe impl Send for Span {}
+
+impl Span {
+    /// Its first `len` bytes, or all of it.
+    pub(crate) fn first(self, len: usize) -> Span {
+        Span {
+            start: self.start,
+            len: self.len.min(len),
+        }
+    }
+
+    /// What follows its first `len` bytes.
+    pub(crate) fn after(self, len: usize) -> Span {
+        let skip = self.len.min(len);
+        Span {
+            start: self.start.wrapping_add(skip),
+            len: self.len - skip,
+        }
+    }
+
+    /// Copies the span out; `into` is as long as the span.
+    pub(crate) fn read(self, into: &mut [u8]) {
+        self.volatile().copy_to(into);
+    }
+
+    /// Overwrites the span; `from` is as long as the span.
+    pub(crate) fn write(self, from: &[u8]) {
+        self.volatile().copy_from(from);
+    }
+
+    /// The same memory behind volatile accessors. The lifetime is the caller's: spans are used while the snapshot
+    /// they came from is held (invariant 2), and never kept here.
+    fn volatile<'a>(self) -> VolatileSlice<'a> {
+        // SAFETY: translation checked the bounds, and the snapshot keeps the mapping (invariant 2).
+        unsafe { VolatileSlice::new(self.start, self.len) }
+    }
+}
+
+fn checked_range(start: u64, size: u64, what: &str) -> Result<Range<u64>> {
+    match start.checked_add(size) {
+        Some(end) if size > 0 => Ok(start..end),
+        _ => {
+            let message = format!(
+                "memory region of {size} bytes at {what} address {start:#x} is empty or wraps"
+            );
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The two eventfds of a queue: the kick, by which the guest tells us of new requests, and the call, by which we
+//! tell the guest of finished ones.
+//!
+//! Used by devices, which watch the [`KickFd`] in their AioContext and signal the [`CallFd`] once per batch.
+//! Both fds come from a peer that we do not trust, and both share their open file description with it: the peer
+//! can change O_NONBLOCK, fill the counter, or read it at any time.
+//!
+//! # Invariants
+//! 1. Only eventfds are accepted. Anything else could block, or never become quiet.
+//! 2. A kick is watched edge-triggered and never read, so what the peer does to its counter is the peer's loss.
+//! 3. Signalling a call cannot block: see its module.
+#![deny(unsafe_code)] // children that need it say why
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::{Error, ErrorKind, Result};
+
+mod signal;
+#[cfg(test)]
+mod tests;
+
+/// The eventfd by which a guest announces requests. Never read.
+#[derive(Debug)]
+pub struct KickFd(OwnedFd);
+
+/// The eventfd by which a guest learns of finished requests; also used for the error eventfd.
+#[derive(Debug)]
+pub struct CallFd(OwnedFd);
+
+impl KickFd {
+    /// Accepts `fd` from a peer.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is not an eventfd.
+    pub fn new(fd: OwnedFd) -> Result<Self> {
+        check_eventfd(&fd, "kick").map(|()| KickFd(fd))
+    }
+}
+
+impl AsRawFd for KickFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl CallFd {
+    /// Accepts `fd` from a peer.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is not an eventfd.
+    pub fn new(fd: OwnedFd) -> Result<Self> {
+        check_eventfd(&fd, "call").map(|()| CallFd(fd))
+    }
+
+    /// Adds one to the counter and wakes whoever waits for it. Never blocks; a full counter stays full.
+    pub fn signal(&self) {
+        signal::signal(&self.0);
+    }
+}
+
+/// Only an eventfd shows an `eventfd-count` in its fdinfo.
+fn check_eventfd(fd: &OwnedFd, role: &str) -> Result<()> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let info = fs::read_to_string(path).map_err(|error| {
+        Error::os(
+            format!("cannot check that the {role} fd is an eventfd"),
+            error,
+        )
+    })?;
+    if info.lines().any(|line| line.starts_with("eventfd-count:")) {
+        return Ok(());
+    }
+    let message = format!("the {role} fd is not an eventfd");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}

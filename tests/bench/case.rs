@@ -1,0 +1,133 @@
+//! What is measured: a target, an operation, a client and a queue depth.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::Result;
+
+/// The bytes of a request.
+pub(crate) const BLOCK: usize = 4096;
+
+/// The bytes of a disk.
+pub(crate) const DISK_SIZE: u64 = 512 << 20;
+
+/// What stands behind the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Requests that do nothing but fill the buffer with zeroes.
+    Null,
+    /// A raw file on tmpfs, through the page cache.
+    Tmpfs,
+    /// A raw file on the disk below the build's target folder, past the page cache.
+    Direct,
+}
+
+/// A file that goes with the value.
+#[derive(Debug)]
+pub(crate) struct Image(pub(crate) PathBuf);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Target {
+    pub(crate) const ALL: [Target; 3] = [Target::Null, Target::Tmpfs, Target::Direct];
+
+    /// Makes the file, filled with what does not compress: unwritten blocks are read without I/O.
+    pub(crate) fn prepare(self) -> Result<Option<Image>> {
+        let name = format!("qcontext-bench-{}.raw", std::process::id());
+        let path = match self {
+            Target::Null => return Ok(None),
+            Target::Tmpfs => Path::new("/dev/shm").join(name),
+            Target::Direct => std::env::current_dir()?.join(name),
+        };
+        let image = Image(path);
+        let mut file = BufWriter::new(File::create(&image.0)?);
+        let mut state = 1;
+        for _ in 0..DISK_SIZE / 8 {
+            file.write_all(&random(&mut state).to_ne_bytes())?;
+        }
+        let file = file.into_inner()?;
+        file.sync_all()?;
+        Ok(Some(image))
+    }
+
+    /// The `-blockdev` of both servers, without the node's name.
+    pub(crate) fn blockdev(self, image: Option<&Image>) -> String {
+        let file = || image.map_or_else(String::new, |image| image.0.display().to_string());
+        match self {
+            Target::Null => format!("driver=null-co,size={DISK_SIZE},read-zeroes=on"),
+            Target::Tmpfs => format!("driver=file,filename={},aio=io_uring", file()),
+            Target::Direct => {
+                format!(
+                    "driver=file,filename={},aio=io_uring,cache.direct=on",
+                    file()
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Target::Null => "null",
+            Target::Tmpfs => "tmpfs",
+            Target::Direct => "direct",
+        })
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) target: Target,
+    pub(crate) write: bool,
+    /// The client spins for completions rather than sleep.
+    pub(crate) polling: bool,
+    pub(crate) depth: usize,
+}
+
+impl Case {
+    pub(crate) fn all(target: Target) -> Vec<Case> {
+        let mut all = Vec::new();
+        for (write, polling) in [(false, true), (false, false), (true, false)] {
+            all.extend([1, 32, 128].map(|depth| Case {
+                target,
+                write,
+                polling,
+                depth,
+            }));
+        }
+        all
+    }
+
+    /// Every word is one of the case's own; no word chooses all.
+    pub(crate) fn is_chosen(&self, words: &[String]) -> bool {
+        let name = self.to_string();
+        words
+            .iter()
+            .all(|word| name.split(' ').any(|own| own == word))
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operation = if self.write { "write" } else { "read" };
+        let client = if self.polling { "poll" } else { "sleep" };
+        write!(out, "{} {operation} {client} {}", self.target, self.depth)
+    }
+}
+
+/// The next number of a xorshift generator, whose state is not 0.
+pub(crate) fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}

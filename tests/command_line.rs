@@ -1,0 +1,344 @@
+//! The command line of `qctx`: plans, mistakes, and the client subcommands.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "support/monitor.rs"]
+mod monitor;
+
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use monitor::{Daemon, Directory, QCTX, outcome, run};
+
+/// A line of standard error and exit status 1, and nothing on standard output.
+#[track_caller]
+fn refused(arguments: &[&str], message: &str) {
+    let (status, output, error) = outcome(&run(arguments));
+    assert_eq!(
+        (status, output.as_str(), error.trim_end()),
+        (Some(1), "", message)
+    );
+}
+
+const TRY: &str = "Try 'qctx --help' for more information.";
+
+#[test]
+fn mistakes_in_objects_are_told_in_the_known_words() {
+    let cases = [
+        ("qcontext", "Parameter 'id' is missing"),
+        (
+            "qcontext,id=1d",
+            "Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+        ),
+        ("id=a", "Parameter 'qom-type' is missing"),
+        (
+            "nosuch,id=a",
+            "Parameter 'qom-type' does not accept value 'nosuch'",
+        ),
+        ("qcontext,id=a,bogus=1", "Invalid parameter 'bogus'"),
+        (
+            "qcontext,id=a,threaded=On",
+            "Parameter 'threaded' expects 'on' or 'off'",
+        ),
+        (
+            "qcontext,id=a,threaded=",
+            "Parameter 'threaded' expects 'on' or 'off'",
+        ),
+        (
+            "qcontext,id=a,poll-max-ns=x",
+            "Parameter 'poll-max-ns' expects an int64 value",
+        ),
+        (
+            "qcontext,id=a,poll-max-ns=-1",
+            "poll-max-ns value must be in range [0, 9223372036854775807]",
+        ),
+        (
+            "qcontext,id=qcontext-main",
+            "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
+        ),
+        (r#"{"qom-type":"qcontext"}"#, "Parameter 'id' is missing"),
+        (
+            r#"{"qom-type":"qcontext","id":"a","bogus":1}"#,
+            "Parameter 'bogus' is unexpected",
+        ),
+        (
+            r#"{"qom-type":"qcontext","id":"a","threaded":"on"}"#,
+            "Invalid parameter type for 'threaded', expected: boolean",
+        ),
+        ("{bad", "JSON parse error, invalid keyword 'bad'"),
+        (
+            r#"{"qom-type":"qcontext","id":"a"} x"#,
+            "Expecting at most one JSON value",
+        ),
+    ];
+    for (object, message) in cases {
+        refused(
+            &["-object", object],
+            &format!("qctx: -object {object}: {message}"),
+        );
+    }
+}
+
+#[test]
+fn second_object_of_an_id_is_refused_in_either_form() {
+    refused(
+        &["-object", "qcontext,id=a", "--object", "qcontext,id=a"],
+        "qctx: -object qcontext,id=a: Duplicate ID 'a' for object",
+    );
+    let json = r#"{"qom-type":"qcontext","id":"a"}"#;
+    refused(
+        &["-object", "qcontext,id=a", "-object", json],
+        &format!(
+            "qctx: -object {json}: attempt to add duplicate property 'a' to object (type 'container')"
+        ),
+    );
+}
+
+#[test]
+fn mistakes_in_options_are_told() {
+    refused(&["-bogus"], &format!("qctx: -bogus: invalid option\n{TRY}"));
+    refused(
+        &["disk.raw"],
+        &format!("qctx: disk.raw: unknown command\n{TRY}"),
+    );
+    refused(&["-object"], "qctx: -object: requires an argument");
+    refused(
+        &[],
+        &format!("qctx: nothing to do: no option was given\n{TRY}"),
+    );
+    refused(
+        &["-device", "nosuch,id=d"],
+        "qctx: -device nosuch,id=d: 'nosuch' is not a valid device model name",
+    );
+    refused(
+        &["-device", "id=d"],
+        "qctx: -device id=d: Parameter 'driver' is missing",
+    );
+    refused(
+        &["-qmp", "tcp::4444"],
+        "qctx: -qmp tcp::4444: expects 'stdio' or 'unix:PATH,server=on,wait=off'",
+    );
+    refused(
+        &["-qmp", "unix:x"],
+        "qctx: -qmp unix:x: cannot connect to a client, add 'server=on'",
+    );
+    refused(
+        &["-qmp", "unix:x,server=on,wait=on"],
+        "qctx: -qmp unix:x,server=on,wait=on: cannot wait for a client, use 'wait=off'",
+    );
+}
+
+#[test]
+fn failed_start_leaves_no_socket_behind() {
+    let directory = Directory::new();
+    let socket = directory.path("qmp.sock");
+    let qmp = format!("unix:{},server=on,wait=off", socket.display());
+    let (status, ..) = outcome(&run(&["-qmp", &qmp, "-device", "nosuch,id=d"]));
+    assert_eq!((status, socket.exists()), (Some(1), false));
+}
+
+#[test]
+fn busy_socket_is_an_error_and_stays_with_its_owner() {
+    let directory = Directory::new();
+    let socket = directory.path("qmp.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let qmp = format!("unix:{},server=on,wait=off", socket.display());
+    let message = format!(
+        "qctx: -qmp {qmp}: socket '{}' is in use: somebody is listening there",
+        socket.display()
+    );
+    refused(&["-qmp", &qmp], &message);
+    assert!(socket.exists());
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    for spelling in ["--help", "-help", "-h"] {
+        let (status, output, error) = outcome(&run(&[spelling]));
+        assert_eq!((status, error.as_str()), (Some(0), ""));
+        assert!(output.contains("-object qcontext,id=ID") && output.contains("qom-list"));
+        assert!(output.lines().all(|line| line.len() <= 110));
+    }
+    for spelling in ["--version", "-version", "-V"] {
+        let expected = concat!("qctx ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(
+            outcome(&run(&[spelling])),
+            (Some(0), expected.into(), String::new())
+        );
+    }
+    let (_, types, _) = outcome(&run(&["-object", "help"]));
+    assert_eq!(types, "List of user creatable objects:\n  qcontext\n");
+    let (_, options, _) = outcome(&run(&["-object", "qcontext,help"]));
+    assert!(options.starts_with("qcontext options:\n") && options.contains("  threaded=<bool>\n"));
+}
+
+/// Runs a client subcommand against the daemon.
+fn ask(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(QCTX);
+    command.env("QMP_SOCKET", daemon.socket()).args(arguments);
+    outcome(&command.stdin(Stdio::null()).output().unwrap())
+}
+
+#[track_caller]
+fn prints(daemon: &Daemon, arguments: &[&str], expected: &str) {
+    assert_eq!(
+        ask(daemon, arguments),
+        (Some(0), expected.to_owned(), String::new())
+    );
+}
+
+#[test]
+fn subcommands_show_what_the_talk_shows() {
+    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    prints(
+        &daemon,
+        &["qom-list", "/objects/"],
+        "ctx1/\nqcontext-main/\ntype\n",
+    );
+    prints(
+        &daemon,
+        &["qom-list", "/objects/ctx1"],
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
+    );
+    let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
+    assert_eq!(status, Some(0));
+    assert!(thread.trim_end().parse::<i32>().unwrap() > 0, "{thread}");
+    prints(&daemon, &["qom-get", "/objects/ctx1.threaded"], "true\n");
+    prints(&daemon, &["qom-get", "/objects/ctx1.id"], "ctx1\n");
+}
+
+#[test]
+fn subcommands_set_and_walk() {
+    let daemon = Daemon::start(&["-object", "qcontext,id=a.b"]);
+    prints(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
+    prints(&daemon, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
+    prints(&daemon, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    let negative = ask(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
+    let range = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
+    assert_eq!(negative, (Some(1), String::new(), range.to_owned()));
+    let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.threaded", "on"]);
+    let message = "qctx: qom-set: Property 'qcontext.threaded' is not writable\n";
+    assert_eq!(
+        (status, output.as_str(), error.as_str()),
+        (Some(1), "", message)
+    );
+    let (_, tree, _) = ask(&daemon, &["qom-tree"]);
+    assert!(
+        tree.starts_with("/\n  type: container (string)\n/machine\n"),
+        "{tree}"
+    );
+    assert!(
+        tree.contains("\n/objects/a.b\n  id: a.b (string)\n"),
+        "{tree}"
+    );
+    prints(
+        &daemon,
+        &["qom-tree", "/machine/peripheral"],
+        "/machine/peripheral\n  type: container (string)\n",
+    );
+}
+
+#[test]
+fn client_options_may_stand_anywhere() {
+    let daemon = Daemon::start(&[]);
+    let socket = daemon.socket();
+    let socket = socket.to_str().unwrap();
+    let expected = (Some(0), "container\n".to_owned(), String::new());
+    assert_eq!(
+        outcome(&run(&["qom-get", "-s", socket, "/objects.type"])),
+        expected
+    );
+    assert_eq!(
+        outcome(&run(&["-s", socket, "qom-get", "/objects.type"])),
+        expected
+    );
+    assert_eq!(
+        outcome(&run(&["qom-get", "/objects.type", "--socket", socket])),
+        expected
+    );
+}
+
+#[test]
+fn mistakes_in_subcommands_are_told() {
+    let daemon = Daemon::start(&[]);
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["qom-list", "/nosuch"],
+            "qom-list: Device '/nosuch' not found",
+        ),
+        (
+            &["qom-get", "/objects.nosuch"],
+            "qom-get: Property 'container.nosuch' not found",
+        ),
+        (
+            &["qom-get", "/objects"],
+            "qom-get: '/objects' is not of the form PATH.PROPERTY",
+        ),
+        (
+            &["qom-set", "/objects.type"],
+            "qom-set: usage: qctx qom-set [-s SOCKET] PATH.PROPERTY VALUE",
+        ),
+        (
+            &["qom-list"],
+            "qom-list: usage: qctx qom-list [-s SOCKET] PATH",
+        ),
+        (
+            &["qom-list", "/", "-s", "/nonexistent"],
+            "qom-list: cannot connect to '/nonexistent': No such file or directory (os error 2)",
+        ),
+    ];
+    for (arguments, message) in cases {
+        assert_eq!(
+            ask(&daemon, arguments),
+            (Some(1), String::new(), format!("qctx: {message}\n"))
+        );
+    }
+    refused(
+        &["qom-list", "/"],
+        "qctx: qom-list: no QMP socket given: use -s SOCKET or set QMP_SOCKET",
+    );
+}
+
+#[test]
+fn termination_signals_end_it_gracefully() {
+    for signal in ["-TERM", "-INT", "-HUP"] {
+        let mut daemon = Daemon::start(&["-object", "qcontext,id=a,threaded=on"]);
+        let mut client = daemon.client();
+        let pid = daemon.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+        assert_eq!(client.rest(), "");
+        assert!(!daemon.socket().exists());
+    }
+}
+
+#[test]
+fn flags_work_and_are_warned_about() {
+    let directory = Directory::new();
+    let log = directory.path("log");
+    let mut child = Command::new(QCTX)
+        .args(["-object", "qcontext,id=a,threaded", "-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(
+        &mut input,
+        b"{'execute':'qmp_capabilities'}{'execute':'quit'}",
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(
+        std::fs::read_to_string(&log).unwrap(),
+        "qctx: -object qcontext,id=a,threaded: warning: short-form boolean option 'threaded' deprecated\nPlease use threaded=on instead\n"
+    );
+}

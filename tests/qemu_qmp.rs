@@ -1,0 +1,116 @@
+//! QEMU's own QMP client library, `qemu.qmp` from PyPI, and its `qmp-shell`, against `qctx`.
+//!
+//! The library is installed once into a virtual environment under the target directory. Where that is not possible
+//! the tests say so and count as skipped.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "support/monitor.rs"]
+mod monitor;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use monitor::Daemon;
+
+const PACKAGE: &str = "qemu.qmp==0.0.6";
+
+/// The Python that has the library, or why there is none.
+fn python() -> Result<PathBuf, String> {
+    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    PYTHON.get_or_init(install).clone()
+}
+
+fn install() -> Result<PathBuf, String> {
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-qmp");
+    let python = environment.join("bin/python");
+    let present = Command::new(&python)
+        .args(["-c", "import qemu.qmp.legacy"])
+        .output();
+    if present.is_ok_and(|output| output.status.success()) {
+        return Ok(python);
+    }
+    succeed(
+        Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(&environment),
+    )?;
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        PACKAGE,
+    ];
+    succeed(Command::new(&python).args(pip))?;
+    Ok(python)
+}
+
+fn succeed(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "{command:?}: {}",
+        said.lines().last().unwrap_or("failed")
+    ))
+}
+
+/// The Python to use, or `None` after telling why the test is skipped.
+fn python_or_skip() -> Option<PathBuf> {
+    python()
+        .inspect_err(|reason| eprintln!("SKIP: {PACKAGE} could not be installed: {reason}"))
+        .ok()
+}
+
+#[test]
+fn client_library_lists_gets_sets_adds_and_deletes() {
+    let Some(python) = python_or_skip() else {
+        return;
+    };
+    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/qemu_qmp.py");
+    let output = Command::new(python)
+        .args([&script, &daemon.socket()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.ends_with("done\n"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn qmp_shell_completes_and_asks() {
+    let Some(python) = python_or_skip() else {
+        return;
+    };
+    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    let mut shell = Command::new(python)
+        .args(["-m", "qemu.qmp.qmp_shell"])
+        .arg(daemon.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input
+        .write_all(b"qom-get path=/objects/ctx1 property=id\nobject-del id=ctx1\n")
+        .unwrap();
+    drop(input);
+    let output = shell.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Connected to QEMU 0.1.0"), "{said}");
+    assert!(said.contains("{\"return\": \"ctx1\"}"), "{said}");
+    assert!(!said.contains("error"), "{said}");
+}

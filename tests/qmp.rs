@@ -1,0 +1,635 @@
+//! The QMP server of `qctx`, from outside: exact texts, framing, limits, several clients, hostile clients.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "support/monitor.rs"]
+mod monitor;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use monitor::{Client, Daemon};
+
+const VERSION: &str =
+    r#"{"qemu": {"micro": 0, "minor": 1, "major": 0}, "package": "qcontext 0.1.0"}"#;
+const TWO_CONTEXTS: [&str; 4] = [
+    "-object",
+    "qcontext,id=iot0,threaded=yes,poll-max-ns=20000",
+    "-object",
+    "qcontext,id=slow",
+];
+
+fn generic(desc: &str) -> String {
+    format!(r#"{{"error": {{"class": "GenericError", "desc": "{desc}"}}}}"#)
+}
+
+fn of_class(class: &str, desc: &str) -> String {
+    format!(r#"{{"error": {{"class": "{class}", "desc": "{desc}"}}}}"#)
+}
+
+fn returns(value: &str) -> String {
+    format!(r#"{{"return": {value}}}"#)
+}
+
+#[test]
+fn greeting_and_negotiation_are_those_of_the_protocol() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.connect();
+    let greeting = format!(r#"{{"QMP": {{"version": {VERSION}, "capabilities": []}}}}"#);
+    assert_eq!(client.greeting, greeting);
+    let transcript = [
+        (
+            r#"{"execute":"qom-list","arguments":{"path":"/objects"}}"#,
+            of_class("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'"),
+        ),
+        (
+            r#"{"execute":"qmp_capabilities","arguments":{"enable":["nosuch"]}}"#,
+            generic("Parameter 'null' does not accept value 'nosuch'"),
+        ),
+        (
+            r#"{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}"#,
+            generic("Capability oob not available"),
+        ),
+        (
+            r#"{"execute":"qmp_capabilities","arguments":{"enable":5}}"#,
+            generic("Invalid parameter type for 'enable', expected: array"),
+        ),
+        (
+            r#"{"execute":"qmp_capabilities","arguments":{},"id":0}"#,
+            r#"{"return": {}, "id": 0}"#.to_owned(),
+        ),
+        (
+            r#"{"execute":"qmp_capabilities","id":"again"}"#,
+            r#"{"id": "again", "error": {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}}"#.to_owned(),
+        ),
+        (r#"{"execute":"query-version"}"#, returns(VERSION)),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(request), reply, "{request}");
+    }
+}
+
+#[test]
+fn malformed_requests_have_the_known_answers_and_the_session_goes_on() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.client();
+    let transcript: [(&[u8], String); 24] = [
+        (br#"{"execute":"nosuch"}"#, of_class("CommandNotFound", "The command nosuch has not been found")),
+        (br#"{"exec":"x"}"#, generic("QMP input member 'exec' is unexpected")),
+        (br#"{"exec-oob":"query-version"}"#, generic("QMP input member 'exec-oob' is unexpected")),
+        (br#"{"execute":5}"#, generic("QMP input member 'execute' must be a string")),
+        (br#"{"arguments":[],"execute":"x"}"#, generic("QMP input member 'arguments' must be an object")),
+        (br#"{"id":1}"#, r#"{"id": 1, "error": {"class": "GenericError", "desc": "QMP input lacks member 'execute'"}}"#.to_owned()),
+        (br"[1]", generic("QMP input must be a JSON object")),
+        (br#""a""#, generic("QMP input must be a JSON object")),
+        (b"42 ", generic("QMP input must be a JSON object")),
+        (b"null ", generic("QMP input must be a JSON object")),
+        (b"nul ", generic("JSON parse error, invalid keyword 'nul'")),
+        (br#"{"a" 1}"#, generic("JSON parse error, missing : in object pair")),
+        (br#"{"a":1,}"#, generic("JSON parse error, expecting value")),
+        (b"}", generic("JSON parse error, expecting value")),
+        (b"#", generic("JSON parse error, stray '#'")),
+        (br#" {"a":1,"a":2}"#, generic("JSON parse error, duplicate key")),
+        (b"\n\xff", generic(r"JSON parse error, stray '\uFFFD'")),
+        (b"\n\"abc\x01", generic(r#"JSON parse error, stray '\"abc\u0001'"#)),
+        (br#"{"execute":"query-version","id":"\ud800"}"#, generic(r"JSON parse error, \\ud800 is not a valid Unicode character")),
+        (br#"{"execute":"query-version","arguments":{"x":5}}"#, generic("Parameter 'x' is unexpected")),
+        (br#"{"execute":"qom-list","arguments":{"path":5}}"#, generic("Invalid parameter type for 'path', expected: string")),
+        (br#"{"execute":"qom-list"}"#, generic("Parameter 'path' is missing")),
+        (br#"{"execute":"qom-get","arguments":{"path":"/"}}"#, generic("Parameter 'property' is missing")),
+        (br#"{"execute":"query-version"}"#, returns(VERSION)),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(
+            client.ask(request),
+            reply,
+            "{}",
+            String::from_utf8_lossy(request)
+        );
+    }
+}
+
+#[test]
+fn any_json_value_is_echoed_as_id() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.client();
+    let ids = [
+        (r#""s""#, r#""s""#),
+        ("'it\"s'", r#""it\"s""#),
+        ("null", "null"),
+        ("[1, {\"b\": 2, \"a\": 1}]", "[1, {\"b\": 2, \"a\": 1}]"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("12345678901234567890123", "1.2345678901234568e22"),
+        ("\"\u{e9}\u{1f600}\u{7f}\"", r#""\u00E9\uD83D\uDE00\u007F""#),
+    ];
+    for (id, echoed) in ids {
+        let reply = client.ask(format!(r#"{{"execute":"query-version","id":{id}}}"#));
+        assert_eq!(reply, format!(r#"{{"return": {VERSION}, "id": {echoed}}}"#));
+    }
+    assert_eq!(
+        client.ask(r#"{"execute":"query-version","id":1e400}"#),
+        generic("JSON parse error, number '1e400' is out of range")
+    );
+    let long = format!(
+        r#"{{"execute":"query-version","id":"{}"}}"#,
+        "x".repeat(70_000)
+    );
+    assert_eq!(
+        client.ask(long),
+        generic("QMP input member 'id' is longer than 65536 bytes")
+    );
+}
+
+#[test]
+fn object_tree_is_listed_read_and_changed() {
+    let daemon = Daemon::start(&TWO_CONTEXTS);
+    let mut client = daemon.client();
+    let get = |path: &str, property: &str| {
+        format!(
+            r#"{{"execute":"qom-get","arguments":{{"path":"{path}","property":"{property}"}}}}"#
+        )
+    };
+    let set = |property: &str, value: &str| {
+        format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/iot0","property":"{property}","value":{value}}}}}"#
+        )
+    };
+    let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}]"#;
+    let transcript = [
+        (
+            list("/"),
+            returns(
+                r#"[{"name": "type", "type": "string"}, {"name": "objects", "type": "child<container>"}, {"name": "machine", "type": "child<container>"}]"#,
+            ),
+        ),
+        (
+            list("/machine"),
+            returns(
+                r#"[{"name": "type", "type": "string"}, {"name": "peripheral", "type": "child<container>"}]"#,
+            ),
+        ),
+        (list("/objects/iot0"), returns(context)),
+        (list("/objects/iot0/"), returns(context)),
+        (list("iot0"), returns(context)),
+        (list(""), generic("Path '' is ambiguous")),
+        (
+            list("/objects/nosuch"),
+            of_class("DeviceNotFound", "Device '/objects/nosuch' not found"),
+        ),
+        (get("/objects", "iot0"), returns(r#""/objects/iot0""#)),
+        (get("/", "type"), returns(r#""container""#)),
+        (get("/objects/iot0", "threaded"), returns("true")),
+        (get("/objects/slow", "threaded"), returns("false")),
+        (get("/objects/slow", "thread_id"), returns("-1")),
+        (get("/objects/slow", "thread-id"), returns("-1")),
+        (get("/objects/iot0", "type"), returns(r#""qcontext""#)),
+        (
+            get("/objects/iot0", "nosuch"),
+            generic("Property 'qcontext.nosuch' not found"),
+        ),
+        (
+            get("/objects/nosuch", "type"),
+            of_class("DeviceNotFound", "Device '/objects/nosuch' not found"),
+        ),
+        (
+            set("type", r#""x""#),
+            generic("Property 'qcontext.type' is not writable"),
+        ),
+        (
+            set("threaded", "false"),
+            generic("Property 'qcontext.threaded' is not writable"),
+        ),
+        (
+            set("nosuch", "1"),
+            generic("Property 'qcontext.nosuch' not found"),
+        ),
+        (
+            r#"{"execute":"qom-list-types","arguments":{"implements":"qcontext"}}"#.to_owned(),
+            returns(r#"[{"name": "qcontext", "parent": "object"}]"#),
+        ),
+        (
+            r#"{"execute":"qom-list-types","arguments":{"implements":"nosuch"}}"#.to_owned(),
+            returns("[]"),
+        ),
+        (
+            r#"{"execute":"qom-list-properties","arguments":{"typename":"qcontext"}}"#.to_owned(),
+            returns(context),
+        ),
+        (
+            r#"{"execute":"qom-list-properties","arguments":{"typename":"nosuch"}}"#.to_owned(),
+            of_class("DeviceNotFound", "Class 'nosuch' not found"),
+        ),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
+    let thread = client.ask(get("/objects/iot0", "thread_id"));
+    assert_ne!(thread, returns("-1"));
+    let main = client.ask(get("/objects/qcontext-main", "thread_id"));
+    assert_eq!(main, returns(&daemon.child.id().to_string()));
+    let iothreads = client.ask(r#"{"execute":"query-iothreads"}"#);
+    let thread = thread
+        .trim_start_matches(r#"{"return": "#)
+        .trim_end_matches('}');
+    assert_eq!(
+        iothreads,
+        returns(&format!(
+            r#"[{{"poll-shrink": 0, "thread-id": {thread}, "aio-max-batch": 0, "poll-grow": 0, "poll-max-ns": 20000, "id": "iot0"}}]"#
+        ))
+    );
+    let contexts = client.ask(r#"{"execute":"query-qcontexts"}"#);
+    assert_eq!(contexts.matches("\"threaded\"").count(), 3, "{contexts}");
+}
+
+#[test]
+fn polling_is_read_and_changed() {
+    let daemon = Daemon::start(&TWO_CONTEXTS);
+    let mut client = daemon.client();
+    let get = |path: &str| {
+        format!(
+            r#"{{"execute":"qom-get","arguments":{{"path":"{path}","property":"poll-max-ns"}}}}"#
+        )
+    };
+    let set = |value: &str| {
+        format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/iot0","property":"poll-max-ns","value":{value}}}}}"#
+        )
+    };
+    let add =
+        r#"{"execute":"object-add","arguments":{"qom-type":"qcontext","id":"d","poll-max-ns":-4}}"#;
+    let range = "poll-max-ns value must be in range [0, 9223372036854775807]";
+    let integer = "Invalid parameter type for 'poll-max-ns', expected: integer";
+    let transcript = [
+        (get("/objects/iot0"), returns("20000")),
+        (get("/objects/slow"), returns("32768")),
+        (get("/objects/qcontext-main"), returns("32768")),
+        (set("5"), returns("{}")),
+        (get("iot0"), returns("5")),
+        (set("-1"), generic(range)),
+        (set(r#""5""#), generic(integer)),
+        (set("1.5"), generic(integer)),
+        (set("12345678901234567890"), generic(integer)),
+        (get("iot0"), returns("5")),
+        (add.to_owned(), generic(range)),
+        (
+            get("/objects/d"),
+            of_class("DeviceNotFound", "Device '/objects/d' not found"),
+        ),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
+}
+
+#[test]
+fn objects_are_added_and_deleted_at_run_time() {
+    let daemon = Daemon::start(&TWO_CONTEXTS);
+    let mut client = daemon.client();
+    let add = |rest: &str| format!(r#"{{"execute":"object-add","arguments":{{{rest}}}}}"#);
+    let del = |id: &str| format!(r#"{{"execute":"object-del","arguments":{{"id":"{id}"}}}}"#);
+    let transcript = [
+        (
+            add(r#""qom-type":"qcontext","id":"c","threaded":true"#),
+            returns("{}"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":"c""#),
+            generic("attempt to add duplicate property 'c' to object (type 'container')"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":"iot0""#),
+            generic("attempt to add duplicate property 'iot0' to object (type 'container')"),
+        ),
+        (
+            add(r#""qom-type":"nosuch","id":"d""#),
+            generic("Parameter 'qom-type' does not accept value 'nosuch'"),
+        ),
+        (
+            add(r#""id":"d""#),
+            generic("Parameter 'qom-type' is missing"),
+        ),
+        (
+            add(r#""qom-type":"qcontext""#),
+            generic("Parameter 'id' is missing"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":"1d""#),
+            generic("Parameter 'id' expects an identifier"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":5"#),
+            generic("Invalid parameter type for 'id', expected: string"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":"d","threaded":"on""#),
+            generic("Invalid parameter type for 'threaded', expected: boolean"),
+        ),
+        (
+            add(r#""qom-type":"qcontext","id":"d","foo":5"#),
+            generic("Parameter 'foo' is unexpected"),
+        ),
+        (del("d"), generic("object 'd' not found")),
+        (del("c"), returns("{}")),
+        (del("c"), generic("object 'c' not found")),
+        (
+            r#"{"execute":"device_del","arguments":{"id":"nope"}}"#.to_owned(),
+            of_class("DeviceNotFound", "Device 'nope' not found"),
+        ),
+        (
+            r#"{"execute":"device_add","arguments":{"driver":"nosuch","id":"d"}}"#.to_owned(),
+            generic("'nosuch' is not a valid device model name"),
+        ),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
+    assert!(client.ask(del("qcontext-main")).contains("GenericError"));
+}
+
+#[test]
+fn requests_may_be_split_at_every_byte() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.client();
+    let mut other = daemon.client();
+    let request = br#"{"execute":"query-version","arguments":{},"id":"\u00e9\\\""}"#;
+    let reply = format!(r#"{{"return": {VERSION}, "id": "\u00E9\\\""}}"#);
+    for cut in 1..request.len() {
+        client.send(&request[..cut]);
+        // Another client's round trip makes the server read the first part on its own.
+        other.ask("{}");
+        assert_eq!(client.ask(&request[cut..]), reply, "{cut}");
+    }
+    for byte in request {
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.line(), reply);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.client();
+    let requests: String = (0..2000)
+        .map(|id| format!(r#"{{"execute":"query-version","id":{id}}}"#))
+        .collect();
+    let mut writer = client.stream.try_clone().unwrap();
+    let writing = thread::spawn(move || writer.write_all(requests.as_bytes()).unwrap());
+    for id in 0..2000 {
+        assert_eq!(
+            client.line(),
+            format!(r#"{{"return": {VERSION}, "id": {id}}}"#)
+        );
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_client_that_only_stops_writing_gets_its_replies() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.client();
+    client.send(br#"{"execute":"query-version"}{"execute":"query-version"}"#);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    let line = returns(VERSION);
+    assert_eq!(client.rest(), format!("{line}\n{line}\n"));
+}
+
+#[test]
+fn clients_negotiate_each_for_itself() {
+    let daemon = Daemon::start(&[]);
+    let mut first = daemon.client();
+    let mut second = daemon.connect();
+    let expecting = "Expecting capabilities negotiation with 'qmp_capabilities'";
+    let version = r#"{"execute":"query-version"}"#;
+    assert_eq!(second.ask(version), of_class("CommandNotFound", expecting));
+    assert_eq!(first.ask(version), returns(VERSION));
+    assert_eq!(
+        second.ask(r#"{"execute":"qmp_capabilities"}"#),
+        returns("{}")
+    );
+    drop(first);
+    assert_eq!(second.ask(version), returns(VERSION));
+}
+
+#[test]
+fn standard_input_and_output_are_a_client_too() {
+    let mut daemon = Daemon::start(&[]);
+    assert_eq!(
+        daemon.ask_stdio(r#"{"execute":"qmp_capabilities"}"#),
+        returns("{}")
+    );
+    assert_eq!(
+        daemon.ask_stdio(r#"{"execute":"query-version"}"#),
+        returns(VERSION)
+    );
+    let mut client = daemon.client();
+    assert_eq!(
+        client.ask(r#"{"execute":"query-version"}"#),
+        returns(VERSION)
+    );
+    assert!(daemon.quit().success());
+}
+
+#[test]
+fn over_a_limit_one_error_comes_and_the_connection_closes() {
+    let daemon = Daemon::start(&[]);
+    let long = format!("{{\"execute\":\"{}", "x".repeat(5 << 20));
+    let cases = [
+        (long, "JSON token size limit exceeded"),
+        ("[".repeat(2000), "JSON nesting depth limit exceeded"),
+        (
+            format!("[{}", "0,".repeat(70_000)),
+            "JSON token count limit exceeded",
+        ),
+    ];
+    for (request, message) in cases {
+        let mut client = daemon.client();
+        // The server may hang up before it has all of it.
+        let _ = client.stream.write_all(request.as_bytes());
+        assert_eq!(client.rest(), generic(message) + "\n");
+    }
+    let mut client = daemon.client();
+    let deep = format!(
+        r#"{{"execute":"query-version","id":{}{}}}"#,
+        "[".repeat(1023),
+        "]".repeat(1023)
+    );
+    assert!(client.ask(deep).starts_with(r#"{"return": "#));
+}
+
+/// Writes requests until the server has taken no more for a while; how many bytes it took.
+fn stuff(client: &mut Client, request: &[u8], most: usize) -> usize {
+    client
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let mut written = 0;
+    while written < most {
+        let part = &request[written % request.len()..];
+        match client.stream.write(part) {
+            Ok(count) => written += count,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                break;
+            }
+        }
+    }
+    written
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read_from() {
+    let daemon = Daemon::start(&[]);
+    let (before, _) = daemon.memory();
+    let mut client = daemon.client();
+    let request = br#"{"execute":"query-commands"}"#;
+    let written = stuff(&mut client, request, 64 << 20);
+    assert!(written < 8 << 20, "the server took {written} bytes");
+    let (_, peak) = daemon.memory();
+    assert!(peak - before < 8 << 10, "{before} KiB grew to {peak} KiB");
+    // The others are not concerned.
+    let mut other = daemon.client();
+    assert_eq!(
+        other.ask(r#"{"execute":"query-version"}"#),
+        returns(VERSION)
+    );
+    // Once the client reads, it gets every answer.
+    let whole = written / request.len();
+    let rest = &request[written % request.len()..];
+    let first = client.line();
+    for _ in 1..whole {
+        assert_eq!(client.line(), first);
+    }
+    assert_eq!(client.ask(rest), first);
+}
+
+/// Keeps sending until told to stop or hung up on.
+fn send_until(stop: &AtomicBool, mut client: Client, bytes: &[u8], again: bool) {
+    client
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) && (again || sent < bytes.len()) {
+        match client.stream.write(&bytes[sent % bytes.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    while !stop.load(Ordering::Relaxed) {
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn four_hostile_clients_cost_little_and_delay_nobody() {
+    let daemon = Daemon::start(&[]);
+    let mut polite = daemon.client();
+    let (before, _) = daemon.memory();
+    let huge = format!("{{\"execute\":\"{}", "\u{e9}".repeat((2 << 20) - 20)).into_bytes();
+    let tokens = format!("[{}", "0,".repeat(32_700)).into_bytes();
+    let deep = format!("{}{}", "[".repeat(1024), "]".repeat(1024)).into_bytes();
+    let errors = b"}".to_vec();
+    let stop = AtomicBool::new(false);
+    let slowest = thread::scope(|scope| {
+        for (bytes, again) in [
+            (&huge, false),
+            (&tokens, false),
+            (&deep, true),
+            (&errors, true),
+        ] {
+            let (client, stop) = (daemon.client(), &stop);
+            scope.spawn(move || send_until(stop, client, bytes, again));
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut slowest = Duration::ZERO;
+        while Instant::now() < end {
+            let start = Instant::now();
+            assert_eq!(
+                polite.ask(r#"{"execute":"query-version"}"#),
+                returns(VERSION)
+            );
+            slowest = slowest.max(start.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        slowest
+    });
+    let (_, peak) = daemon.memory();
+    assert!(peak - before < 64 << 10, "{before} KiB grew to {peak} KiB");
+    assert!(
+        slowest < Duration::from_millis(500),
+        "a reply took {slowest:?}"
+    );
+}
+
+#[test]
+fn four_times_the_largest_request_stays_under_64_mib() {
+    let daemon = Daemon::start(&[]);
+    let (before, _) = daemon.memory();
+    let request = format!(r#"{{"execute":"{}"}}"#, "\u{e9}".repeat((2 << 20) - 20));
+    let mut clients: Vec<Client> = (0..4).map(|_| daemon.client()).collect();
+    thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let reply = client.ask(&request);
+                    assert!(reply.contains("CommandNotFound") && reply.len() < 64 << 10);
+                }
+            });
+        }
+    });
+    let (_, peak) = daemon.memory();
+    assert!(peak - before < 64 << 10, "{before} KiB grew to {peak} KiB");
+}
+
+#[test]
+fn socket_belongs_to_its_user_and_goes_with_the_program() {
+    let daemon = Daemon::start(&[]);
+    let socket = daemon.socket();
+    let mode = socket.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut bystander = daemon.client();
+    let mut client = daemon.client();
+    assert_eq!(
+        client.ask(r#"{"execute":"quit","id":"bye"}"#),
+        r#"{"return": {}, "id": "bye"}"#
+    );
+    assert_eq!(client.rest(), "");
+    assert_eq!(bystander.rest(), "");
+    let Daemon { ref directory, .. } = daemon;
+    let names = std::fs::read_dir(directory.path("")).unwrap().count();
+    assert_eq!((names, socket.exists()), (0, false));
+}
+
+/// Clock ticks of processor time that the process has used.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+}
+
+#[test]
+fn clients_beyond_the_fd_limit_wait_without_spinning_and_are_served_later() {
+    let daemon = Daemon::start_with_fd_limit(&[], 32);
+    let socket = daemon.socket();
+    let connect = |_| std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let mut early: Vec<_> = (0..40).map(connect).collect();
+    let mut last = early.pop().unwrap();
+    let before = processor_time(daemon.child.id());
+    last.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut byte = [0];
+    let waiting = last.read(&mut byte).unwrap_err();
+    assert_eq!(waiting.kind(), ErrorKind::WouldBlock);
+    let used = processor_time(daemon.child.id()) - before;
+    assert!(used < 30, "{used} of 100 ticks were used for waiting");
+    drop(early);
+    last.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(last.read(&mut byte).unwrap(), 1);
+}

@@ -1,0 +1,133 @@
+//! A Linux guest under a real QEMU, as `tests/guest/boot` starts it.
+#![forbid(unsafe_code)]
+#![allow(dead_code)] // each test file uses a part
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+
+/// One guest at a time: two emulated machines on few processors only take longer.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A file or folder of the guest's scripts or of what they have fetched.
+fn place(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+/// Why this QEMU cannot be run here, if it cannot.
+pub(crate) fn missing(qemu: u32) -> Option<String> {
+    if place("target/guest/kernel").is_dir() && place(&format!("target/guest/qemu-{qemu}")).is_dir()
+    {
+        return None;
+    }
+    let reason = place(&format!("target/guest/qemu-{qemu}.missing"));
+    let fallback = "no guest here, run tests/guest/packages and tests/guest/fetch";
+    let reason = fs::read_to_string(reason).unwrap_or_else(|_| fallback.to_owned());
+    Some(reason.trim().to_owned())
+}
+
+/// A running guest. Ended with the value.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    child: Child,
+    console: BufReader<std::process::ChildStdout>,
+    seen: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Guest {
+    /// Boots a guest with as many CPUs and queues per disk, which runs these jobs on the disks
+    /// behind these sockets of the directory.
+    pub(crate) fn boot(
+        directory: &Path,
+        qemu: u32,
+        cpus: u32,
+        jobs: &str,
+        sockets: &[&str],
+    ) -> Guest {
+        let turn = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut child = Command::new("timeout")
+            .args(["-k", "1", "120"])
+            .arg(place("tests/guest/boot"))
+            .args([&qemu.to_string(), &cpus.to_string(), jobs])
+            .args(sockets)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let console = BufReader::new(child.stdout.take().unwrap());
+        Guest {
+            child,
+            console,
+            seen: String::new(),
+            _turn: turn,
+        }
+    }
+
+    /// The next line of the console, none at the end.
+    pub(crate) fn next_line(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        let length = self.console.read_until(b'\n', &mut line).unwrap();
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        self.seen.push_str(&line);
+        self.seen.push('\n');
+        (length > 0).then_some(line)
+    }
+
+    /// Lets the guest do its work, and checks that it found no fault on so many disks.
+    /// Returns what it printed.
+    pub(crate) fn finish(mut self, disks: usize) -> String {
+        while self.next_line().is_some() {}
+        let status = self.child.wait().unwrap();
+        let verdict = format!("guest: verdict PASS, {disks} disks");
+        assert!(
+            self.seen.contains(&verdict),
+            "{status}, console:\n{}",
+            self.seen
+        );
+        assert!(status.success(), "QEMU ended with {status}");
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // SIGTERM: `timeout` passes it on and, a second later, kills.
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .stderr(Stdio::null())
+            .status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Checks an image against what the guest says it wrote on the disk.
+pub(crate) fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
+    fs::write(directory.join("console"), console).unwrap();
+    let output = Command::new(place("tests/guest/check-image"))
+        .args([image, disk, "console"])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The interrupts that each queue of each disk got, in the guest's order.
+pub(crate) fn interrupts(console: &str) -> Vec<u64> {
+    let lines = console
+        .lines()
+        .filter_map(|line| line.strip_prefix("guest: interrupts "));
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect()
+}

@@ -1,0 +1,248 @@
+//! A `qctx` under test and raw QMP clients of it.
+#![forbid(unsafe_code)]
+#![allow(dead_code)] // each test program uses its own part
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// Nothing here takes this long; what does is a failure.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Kills a process that outlives the deadline, so that a test that waits for it fails instead of hanging.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn new(child: &Child) -> Watchdog {
+        let pid = child.id().to_string();
+        let (alive, ended) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if ended.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("killing process {pid}, which is over its time");
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
+        Watchdog { _alive: alive }
+    }
+}
+
+/// The program under test.
+pub(crate) const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
+
+/// A directory that is removed at the end.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "qctx-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `qctx` to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(QCTX);
+    command.args(arguments).stdin(Stdio::null());
+    command.env_remove("QMP_SOCKET");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let _watchdog = Watchdog::new(&child);
+    child.wait_with_output().unwrap()
+}
+
+/// Exit status, standard output, standard error.
+pub(crate) fn outcome(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+/// A running `qctx` with a monitor socket.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) directory: Directory,
+    pub(crate) child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    _watchdog: Watchdog,
+}
+
+impl Daemon {
+    /// Starts it with these options; when this returns, the socket is there: the greeting on standard output comes
+    /// from the monitor that is opened after it.
+    pub(crate) fn start(options: &[&str]) -> Daemon {
+        Daemon::start_by(Command::new(QCTX), options)
+    }
+
+    /// The same, in a process that may have this many fds.
+    pub(crate) fn start_with_fd_limit(options: &[&str], limit: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, QCTX]);
+        Daemon::start_by(command, options)
+    }
+
+    fn start_by(mut command: Command, options: &[&str]) -> Daemon {
+        let directory = Directory::new();
+        let socket = directory.path("qmp.sock");
+        command
+            .args(options)
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .args(["-qmp", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let watchdog = Watchdog::new(&child);
+        let input = child.stdin.take().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut greeting = String::new();
+        output.read_line(&mut greeting).unwrap();
+        assert!(greeting.starts_with("{\"QMP\""), "{greeting}");
+        Daemon {
+            directory,
+            child,
+            input,
+            output,
+            _watchdog: watchdog,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path("qmp.sock")
+    }
+
+    /// A client that has not negotiated.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+
+    /// A client that has negotiated.
+    pub(crate) fn client(&self) -> Client {
+        let mut client = self.connect();
+        assert_eq!(
+            client.ask("{\"execute\":\"qmp_capabilities\"}"),
+            "{\"return\": {}}"
+        );
+        client
+    }
+
+    /// Says something on standard input and reads a line of standard output.
+    pub(crate) fn ask_stdio(&mut self, request: &str) -> String {
+        self.input.write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Ends it with `quit`.
+    pub(crate) fn quit(mut self) -> ExitStatus {
+        self.client().send(b"{\"execute\":\"quit\"}");
+        self.child.wait().unwrap()
+    }
+
+    /// Resident memory and its peak, in KiB.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A QMP client that checks nothing.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
+    reader: BufReader<UnixStream>,
+    pub(crate) greeting: String,
+}
+
+impl Client {
+    pub(crate) fn connect(socket: &Path) -> Client {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        let mut client = Client {
+            stream,
+            reader,
+            greeting: String::new(),
+        };
+        client.greeting = client.line();
+        client
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next line, without its end; empty at the end of the stream.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).unwrap();
+        assert_eq!(
+            line.last().copied().unwrap_or(b'\n'),
+            b'\n',
+            "unfinished line"
+        );
+        String::from_utf8(line)
+            .unwrap()
+            .trim_end_matches('\n')
+            .to_owned()
+    }
+
+    pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
+        self.send(request.as_ref());
+        self.line()
+    }
+
+    /// What still comes until the server hangs up; a reset counts as that, because the server did not read all.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        match self.reader.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+        String::from_utf8(rest).unwrap()
+    }
+}

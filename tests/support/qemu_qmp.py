@@ -1,0 +1,107 @@
+"""Manages a running qctx with QEMU's own client library; every step that goes wrong ends the script with a traceback.
+
+Usage: qemu_qmp.py SOCKET. Prints one line per step.
+"""
+
+import asyncio
+import sys
+
+from qemu.qmp import ExecuteError, QMPClient
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+
+async def refused(client, command, error_class, desc, **arguments):
+    try:
+        await client.execute(command, arguments)
+    except ExecuteError as error:
+        assert error.error.error.class_ == error_class, error.error
+        assert str(error) == desc, str(error)
+    else:
+        raise AssertionError(f"{command} {arguments} was not refused")
+
+
+async def names(client, path):
+    return {item["name"] for item in await client.execute("qom-list", {"path": path})}
+
+
+async def introspect(client):
+    assert client.greeting.QMP.capabilities == []
+    version = await client.execute("query-version")
+    assert set(version["qemu"]) == {"major", "minor", "micro"}
+    commands = {item["name"] for item in await client.execute("query-commands")}
+    assert {"qom-list", "qom-get", "qom-set", "object-add", "device_del", "quit"} <= commands
+    types = await client.execute("qom-list-types", {"implements": "qcontext"})
+    assert types == [{"name": "qcontext", "parent": "object"}]
+    print("introspected")
+
+
+async def read_and_change(client):
+    assert {"type", "ctx1", "qcontext-main"} <= await names(client, "/objects")
+    assert {"type", "id", "threaded", "thread_id"} <= await names(client, "/objects/ctx1")
+    thread = await client.execute("qom-get", {"path": "/objects/ctx1", "property": "thread_id"})
+    iothreads = await client.execute("query-iothreads")
+    assert [(item["id"], item["thread-id"]) for item in iothreads] == [("ctx1", thread)]
+    place = {"path": "/objects/ctx1", "property": "poll-max-ns"}
+    assert await client.execute("qom-get", place) == 32768
+    assert await client.execute("qom-set", {**place, "value": 20000}) == {}
+    assert await client.execute("qom-get", place) == 20000
+    await refused(
+        client, "qom-set", "GenericError", "Property 'qcontext.threaded' is not writable",
+        path="/objects/ctx1", property="threaded", value=False,
+    )
+    await refused(
+        client, "qom-get", "DeviceNotFound", "Device '/objects/nosuch' not found",
+        path="/objects/nosuch", property="type",
+    )
+    print("read and changed")
+
+
+async def add_and_delete(client):
+    for round_number in range(20):
+        name = f"extra{round_number}"
+        await client.execute("object-add", {"qom-type": "qcontext", "id": name, "threaded": True})
+        thread = await client.execute("qom-get", {"path": f"/objects/{name}", "property": "thread_id"})
+        assert thread > 0
+        await refused(
+            client, "object-add", "GenericError",
+            f"attempt to add duplicate property '{name}' to object (type 'container')",
+            **{"qom-type": "qcontext", "id": name},
+        )
+        await client.execute("object-del", {"id": name})
+        assert name not in await names(client, "/objects")
+    await refused(client, "object-del", "GenericError", "object 'extra0' not found", id="extra0")
+    print("added and deleted")
+
+
+async def ask_at_once(socket):
+    clients = [QMPClient(f"client{number}") for number in range(8)]
+    await asyncio.gather(*(client.connect(socket) for client in clients))
+    arguments = {"path": "/objects/ctx1", "property": "id"}
+    requests = [client.execute("qom-get", arguments) for client in clients for _ in range(50)]
+    assert set(await asyncio.gather(*requests)) == {"ctx1"}
+    await asyncio.gather(*(client.disconnect() for client in clients))
+    print("asked by 8 clients at once")
+
+
+def use_legacy_interface(socket):
+    monitor = QEMUMonitorProtocol(socket)
+    monitor.connect(negotiate=True)
+    assert monitor.cmd("qom-get", path="/objects/ctx1", property="threaded") is True
+    monitor.close()
+    print("asked by the legacy interface")
+
+
+async def main(socket):
+    client = QMPClient("test")
+    await client.connect(socket)
+    await introspect(client)
+    await read_and_change(client)
+    await add_and_delete(client)
+    await client.disconnect()
+    await ask_at_once(socket)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
+    use_legacy_interface(sys.argv[1])
+    print("done")

@@ -1,0 +1,491 @@
+//! The virtio disk as a guest sees it: a mock driver over memfd memory, every engine, friendly and hostile.
+#![allow(unsafe_code)] // eventfds and cachestat
+#![cfg(feature = "vhost-user")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
+
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gsource::{PollParams, Reactor};
+use qcontext::virtio::Device;
+
+#[path = "support/disk.rs"]
+mod disk;
+#[path = "support/mock_driver.rs"]
+mod mock_driver;
+
+use disk::{
+    DISCARD, DISK_DIR, Disk, FLUSH, GET_ID, IN, Image, OUT, SHM, STORES, Shape, WRITE_ZEROES,
+    eventfd, open_node, take, try_open,
+};
+use mock_driver::Random;
+
+/// Random reads and writes at `depth` against a model; returns how many were done.
+fn compare_with_model(disk: &mut Disk, model: &mut [u8], depth: usize, count: usize) -> usize {
+    let unit = usize::try_from(disk.blk.node().block_size()).unwrap();
+    let mut flying: BTreeMap<u16, (usize, usize, bool)> = BTreeMap::new();
+    let mut put = 0;
+    let mut done = 0;
+    while done < count {
+        while put < count && flying.len() < depth {
+            let units = 1 + usize::try_from(disk.random.below(20)).unwrap();
+            let len = units * unit;
+            let places = (model.len() - len) / unit;
+            let start = usize::try_from(disk.random.below(places as u64)).unwrap() * unit;
+            let clash = flying
+                .values()
+                .any(|&(other, size, _)| start < other + size && other < start + len);
+            if clash {
+                break;
+            }
+            let write = disk.random.below(2) == 0;
+            let pieces = 2 + disk.random.below(5);
+            let sector = (start / 512) as u64;
+            let head = if write {
+                disk.random.fill(&mut model[start..start + len]);
+                let data = model[start..start + len].to_vec();
+                disk.put(0, (OUT, sector), &data, 0, pieces)
+            } else {
+                disk.put(0, (IN, sector), &[], len, pieces)
+            };
+            flying.insert(head, (start, len, write));
+            put += 1;
+        }
+        disk.kick(0);
+        disk.iterate(1);
+        while let Some((head, finished)) = disk.take_done(0) {
+            let (start, len, write) = flying.remove(&head).unwrap();
+            assert_eq!(finished.status, 0, "{start}+{len} write={write}");
+            if !write {
+                assert_eq!(finished.written as usize, len + 1);
+                assert!(
+                    finished.data == model[start..start + len],
+                    "wrong data at {start}+{len}"
+                );
+            }
+            done += 1;
+        }
+    }
+    done
+}
+
+#[test]
+fn random_data_at_every_depth_matches_the_model_on_every_store() {
+    for (number, (directory, options)) in STORES.into_iter().enumerate() {
+        let mut model = vec![0; 2 << 20];
+        Random(number as u64).fill(&mut model);
+        let image = Image::new(directory, &model);
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        for (depth, event_idx, indirect) in [
+            (1, false, false),
+            (7, true, false),
+            (32, false, true),
+            (128, true, true),
+        ] {
+            let shape = Shape {
+                size: 1024,
+                slots: 128,
+                event_idx,
+                indirect,
+                ..Shape::default()
+            };
+            let mut disk = Disk::new(Arc::clone(&node), shape);
+            let count = compare_with_model(&mut disk, &mut model, depth, 100 + 4 * depth);
+            assert_eq!(disk.request((FLUSH, 0), &[], 0).status, 0);
+            disk.stop(0);
+            let stats = disk.blk.stats(0);
+            assert_eq!(
+                (stats.reads + stats.writes, stats.flushes),
+                (count as u64, 1)
+            );
+            assert_eq!(stats.errors, 0);
+            disk.iterate(4);
+        }
+        assert!(
+            std::fs::read(&image.0).unwrap() == model,
+            "{directory} {options}"
+        );
+    }
+}
+
+#[test]
+fn requests_answer_with_the_right_status() {
+    let image = Image::new(SHM, &[1; 64 * 1024]);
+    let mut disk = Disk::new(try_open(&image, "aio=threads").unwrap(), Shape::default());
+    let range = |sector: u64, count: u32, flags: u32| {
+        let mut bytes = sector.to_le_bytes().to_vec();
+        bytes.extend(count.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes
+    };
+    let cases: [(u32, u64, Vec<u8>, usize, u8); 19] = [
+        (IN, 0, vec![], 512, 0),
+        (IN, 127, vec![], 512, 0),
+        (IN, 128, vec![], 512, 1),
+        (IN, 127, vec![], 1024, 1),
+        (IN, u64::MAX, vec![], 512, 1),
+        (IN, u64::MAX / 512, vec![], 512, 1),
+        (IN, 0, vec![], 511, 1),
+        (IN, 0, vec![], 0, 0),
+        (OUT, 0, vec![2; 512], 0, 0),
+        (OUT, 127, vec![2; 1024], 0, 1),
+        (OUT, 0, vec![2; 100], 0, 1),
+        (FLUSH, 0, vec![], 0, 0),
+        (DISCARD, 0, range(8, 8, 0), 0, 0),
+        (DISCARD, 0, range(8, 8, 1), 0, 2),
+        (DISCARD, 0, range(127, 8, 0), 0, 1),
+        (DISCARD, 0, vec![0; 15], 0, 1),
+        (WRITE_ZEROES, 0, range(16, 8, 1), 0, 0),
+        (WRITE_ZEROES, 0, range(24, 1, 0), 0, 0),
+        (99, 0, vec![], 0, 2),
+    ];
+    for (kind, sector, out, writable, status) in cases {
+        let done = disk.request((kind, sector), &out, writable);
+        assert_eq!(done.status, status, "{kind} {sector} {out:?} {writable}");
+        assert_eq!(done.written as usize, writable + 1);
+    }
+    let bytes = std::fs::read(&image.0).unwrap();
+    assert_eq!(bytes[..512], [2; 512]);
+    assert!(
+        bytes[8 * 512..16 * 512].iter().all(|&byte| byte == 0),
+        "discarded"
+    );
+    assert!(
+        bytes[16 * 512..25 * 512].iter().all(|&byte| byte == 0),
+        "zeroed"
+    );
+    assert_eq!(bytes[25 * 512], 1);
+}
+
+#[test]
+fn zeroes_without_unmap_work_where_only_writing_is_left() {
+    // tmpfs has no FALLOC_FL_ZERO_RANGE, other file systems do; both must zero exactly the range.
+    for (directory, options) in [
+        (SHM, "aio=io_uring"),
+        (SHM, "aio=threads"),
+        (DISK_DIR, "cache=none"),
+    ] {
+        let image = Image::new(directory, &vec![7; 4 << 20]);
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        let mut disk = Disk::new(node, Shape::default());
+        let mut range = 8_u64.to_le_bytes().to_vec();
+        range.extend(6000_u32.to_le_bytes());
+        range.extend([0; 4]);
+        assert_eq!(disk.request((WRITE_ZEROES, 0), &range, 0).status, 0);
+        let bytes = std::fs::read(&image.0).unwrap();
+        let zero = 8 * 512..6008 * 512;
+        assert!(bytes[zero.clone()].iter().all(|&byte| byte == 0));
+        assert!(
+            bytes[..zero.start]
+                .iter()
+                .chain(&bytes[zero.end..])
+                .all(|&byte| byte == 7)
+        );
+    }
+}
+
+#[test]
+fn the_id_is_twenty_bytes_however_much_room_there_is() {
+    let mut disk = Disk::new(open_node("driver=null-co").unwrap(), Shape::default());
+    for room in [20, 5, 64] {
+        let done = disk.request((GET_ID, 0), &[], room);
+        assert_eq!(done.status, 0);
+        let text = &b"serial-0123\0\0\0\0\0\0\0\0\0"[..room.min(20)];
+        assert_eq!(&done.data[..text.len()], text);
+    }
+}
+
+#[test]
+fn a_read_only_disk_refuses_to_change() {
+    let image = Image::new(SHM, &[3; 4096]);
+    let mut disk = Disk::new(try_open(&image, "readonly=on").unwrap(), Shape::default());
+    assert_eq!(disk.request((OUT, 0), &[1; 512], 0).status, 1);
+    assert_eq!(disk.request((IN, 0), &[], 512).data, [3; 512]);
+    assert_eq!(disk.request((FLUSH, 0), &[], 0).status, 0);
+    assert_eq!(std::fs::read(&image.0).unwrap(), [3; 4096]);
+}
+
+#[test]
+fn an_odd_image_reads_zeroes_behind_its_end() {
+    for options in ["aio=io_uring", "aio=threads"] {
+        let image = Image::new(DISK_DIR, &[5; 1000]);
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        let mut disk = Disk::new(node, Shape::default());
+        let done = disk.request((IN, 0), &[], 1024);
+        assert_eq!(done.status, 0);
+        assert_eq!(
+            (done.data[999], done.data[1000], done.data[1023]),
+            (5, 0, 0)
+        );
+    }
+}
+
+#[test]
+fn a_batch_costs_one_kick_and_one_call() {
+    let mut disk = Disk::new(open_node("driver=null-co").unwrap(), Shape::default());
+    let before = disk.blk.stats(0);
+    for sector in 0..16 {
+        disk.put(0, (IN, sector), &[], 512, 1);
+    }
+    assert!(disk.kick(0));
+    disk.iterate(1);
+    let after = disk.blk.stats(0);
+    assert_eq!(after.reads - before.reads, 16);
+    assert_eq!(
+        (after.kicks - before.kicks, after.calls - before.calls),
+        (1, 1)
+    );
+    assert_eq!(take(&disk.clients[0].call), 1);
+}
+
+#[test]
+fn a_flush_leaves_no_dirty_page_in_the_cache() {
+    let image = Image::new(DISK_DIR, &vec![0; 1 << 20]);
+    for options in ["aio=io_uring", "aio=threads"] {
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        let mut disk = Disk::new(Arc::clone(&node), Shape::default());
+        let file = std::fs::File::open(&image.0).unwrap();
+        assert_eq!(disk.request((OUT, 8), &[9; 65536], 0).status, 0);
+        let Some(dirty) = dirty_pages(&file) else {
+            eprintln!("SKIP: this kernel has no cachestat");
+            return;
+        };
+        assert!(dirty >= 1, "the write should still be in the page cache");
+        let syncs = node.data_syncs();
+        assert_eq!(disk.request((FLUSH, 0), &[], 0).status, 0);
+        assert_eq!(dirty_pages(&file), Some(0));
+        assert_eq!(node.data_syncs(), syncs + 1);
+        disk.stop(0);
+        drop(node);
+        disk.close();
+    }
+}
+
+/// How many pages of `file` wait to be written, if the kernel tells.
+fn dirty_pages(file: &std::fs::File) -> Option<u64> {
+    const CACHESTAT: i64 = 451;
+    let range = [0_u64, 0];
+    let mut stat = [0_u64; 5];
+    // SAFETY: both buffers have the kernel's layout: two and five 64-bit numbers.
+    let result = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            file.as_raw_fd(),
+            range.as_ptr(),
+            stat.as_mut_ptr(),
+            0,
+        )
+    };
+    (result == 0).then(|| stat[1] + stat[2])
+}
+
+#[test]
+fn stopping_waits_for_requests_in_flight_and_starting_goes_on() {
+    let image = Image::new(DISK_DIR, &vec![4; 1 << 20]);
+    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        let mut disk = Disk::new(Arc::clone(&node), Shape::default());
+        for sector in 0..10 {
+            disk.put(0, (IN, sector * 8), &[], 4096, 1);
+        }
+        disk.kick(0);
+        disk.iterate(1);
+        assert_eq!(disk.stop(0), 10);
+        for _ in 0..10 {
+            assert_eq!(disk.take_done(0).unwrap().1.data, [4; 4096]);
+        }
+        let head = disk.put(0, (IN, 0), &[], 512, 1);
+        disk.kick(0);
+        disk.iterate(3);
+        assert!(disk.take_done(0).is_none(), "a stopped queue takes nothing");
+        disk.start(0, 10).unwrap();
+        let mut done = None;
+        disk.wait(|disk| {
+            done = disk.take_done(0);
+            done.is_some()
+        });
+        assert_eq!(done.unwrap().0, head);
+        disk.stop(0);
+        drop(node);
+        disk.close();
+    }
+}
+
+#[test]
+fn a_dropped_disk_finishes_what_is_in_flight_and_frees_its_node() {
+    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+        let image = Image::new(DISK_DIR, &vec![4; 1 << 20]);
+        let node = try_open(&image, options);
+        let Some(node) = node else {
+            continue;
+        };
+        let mut disk = Disk::new(Arc::clone(&node), Shape::default());
+        for sector in 0..10 {
+            disk.put(0, (IN, sector * 8), &[], 4096, 1);
+        }
+        disk.kick(0);
+        disk.iterate(1);
+        let Disk {
+            aio,
+            blk,
+            mut ram,
+            mut clients,
+            ..
+        } = disk;
+        drop(blk);
+        let start = std::time::Instant::now();
+        while node.claim().is_err() {
+            assert!(start.elapsed() < disk::DEADLINE);
+            aio.poll(gsource::Wait::NoBlock).unwrap();
+        }
+        for _ in 0..10 {
+            clients[0]
+                .ring
+                .take_used(&ram)
+                .expect("finished before it went");
+        }
+        ram.alloc(1, 1);
+    }
+}
+
+#[test]
+fn kick_and_call_fds_can_be_replaced_while_running() {
+    let mut disk = Disk::new(open_node("driver=null-co").unwrap(), Shape::default());
+    let (kick, call) = (eventfd(), eventfd());
+    disk.blk
+        .set_kick(0, Some(kick.try_clone().unwrap()))
+        .unwrap();
+    disk.blk
+        .set_call(0, Some(call.try_clone().unwrap()))
+        .unwrap();
+    assert_eq!(take(&call), 1, "a new call fd is signalled once");
+    disk.iterate(2);
+    disk.clients[0].kick = kick;
+    disk.request((IN, 0), &[], 512);
+    assert_eq!(take(&call), 1);
+    disk.blk.set_call(0, None).unwrap();
+    disk.request((IN, 0), &[], 512);
+    assert_eq!(take(&call), 0);
+    let pipe = std::io::pipe().unwrap().0.into();
+    let error = disk.blk.set_kick(0, Some(pipe)).unwrap_err();
+    assert_eq!(error.to_string(), "the kick fd is not an eventfd");
+}
+
+#[test]
+fn long_misaligned_requests_go_through_bounce_buffers() {
+    const LEN: usize = 300 * 1024;
+    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+        let mut model = vec![0; 48 * LEN];
+        Random(5).fill(&mut model);
+        let image = Image::new(DISK_DIR, &model);
+        let shape = Shape {
+            slots: 48,
+            ..Shape::default()
+        };
+        let Some(node) = try_open(&image, options) else {
+            continue;
+        };
+        let mut disk = Disk::new(node, shape);
+        let mut starts = BTreeMap::new();
+        for number in 0..48 {
+            let start = number * LEN;
+            let sector = (start / 512) as u64;
+            // Three pieces at random borders are practically never aligned.
+            let head = if number % 2 == 0 {
+                disk.put(0, (IN, sector), &[], LEN, 3)
+            } else {
+                disk.random.fill(&mut model[start..start + LEN]);
+                disk.put(0, (OUT, sector), &model[start..start + LEN], 0, 3)
+            };
+            starts.insert(head, start);
+        }
+        disk.kick(0);
+        disk.wait(|disk| {
+            while let Some((head, done)) = disk.take_done(0) {
+                let start = starts.remove(&head).unwrap();
+                assert_eq!(done.status, 0);
+                assert!(done.data == model[start..start + done.data.len()]);
+            }
+            starts.is_empty()
+        });
+        assert!(std::fs::read(&image.0).unwrap() == model, "{options}");
+    }
+}
+
+#[test]
+fn no_kick_and_no_call_is_lost_between_two_sleepers() {
+    let cases = [(false, 1, 0), (true, 1, 0), (false, 3, 0), (true, 3, 0)];
+    let polled = [(false, 1, 32_768), (true, 3, 32_768)];
+    for (event_idx, depth, max_ns) in cases.into_iter().chain(polled) {
+        let node = open_node("driver=null-co").unwrap();
+        let shape = Shape {
+            event_idx,
+            ..Shape::default()
+        };
+        let mut disk = Disk::new(node, shape);
+        let home = Reactor::new().unwrap();
+        let (grow, shrink) = (0, 0);
+        home.set_poll_params(PollParams {
+            max_ns,
+            grow,
+            shrink,
+        })
+        .unwrap();
+        disk.aio.attach_to(&home).unwrap();
+        take(&disk.clients[0].call);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (aio, stopped) = (disk.aio.clone(), Arc::clone(&stop));
+        let device = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                aio.poll(gsource::Wait::Block).unwrap();
+            }
+        });
+        let mut in_flight = 0;
+        for sector in 0..3000 {
+            disk.put(0, (IN, sector), &[], 512, 1);
+            disk.kick(0);
+            in_flight += 1;
+            while in_flight == depth {
+                sleep_for_call(&disk);
+                while disk.take_done(0).is_some() {
+                    in_flight -= 1;
+                }
+            }
+        }
+        stop.store(true, Ordering::Release);
+        disk.aio.notify();
+        device.join().unwrap();
+        disk.close();
+    }
+}
+
+/// Waits as a guest does: sleeps until called, unless something is finished already.
+fn sleep_for_call(disk: &Disk) {
+    let client = &disk.clients[0];
+    let mut poll = libc::pollfd {
+        fd: client.call.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    if client.ring.event_idx {
+        client.ring.set_used_event(&disk.ram, client.ring.used_seen);
+    }
+    if client.ring.used_index(&disk.ram) == client.ring.used_seen {
+        // SAFETY: one valid pollfd.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+        assert_eq!(ready, 1, "a kick or a call was lost");
+    }
+    take(&client.call);
+}
