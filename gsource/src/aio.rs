@@ -25,7 +25,7 @@ pub(crate) mod timer;
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait, report};
 use crate::source;
 use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
@@ -361,15 +361,21 @@ impl Core {
             old.remove_record(record);
             record.set_paused(false);
         }
-        if let Err(error) = new.add_records(&handlers) {
-            old.add_records(&handlers)?;
-            return Err(error);
-        }
+        let closed = match new.adopt_records(&handlers) {
+            Ok(closed) => closed,
+            Err(error) => {
+                let trouble = old.readopt_records(&handlers);
+                drop(handlers);
+                report(trouble);
+                return Err(error);
+            }
+        };
         old.forget(self, &handlers, &driving);
         self.leave();
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
         drop(driving);
+        report(closed);
         self.kick(Urgency::Now);
         Ok(())
     }

@@ -370,21 +370,36 @@ impl Reactor {
         }
     }
 
-    /// Adds all of `records` or none.
-    pub(crate) fn add_records(&self, records: &[Arc<FdRecord>]) -> Result<()> {
-        self.change_fds(|fds| {
+    /// Takes over all of `records` or none; what it answers is to be told of.
+    pub(crate) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
+        let closed = self.change_fds(|fds| {
+            let mut closed = Vec::new();
             for (index, record) in records.iter().enumerate() {
-                if let Err(error) = fds.add(record) {
+                if let Err(error) = fds.adopt(record, &mut closed) {
                     for added in &records[..index] {
                         fds.remove(added);
                     }
                     return Err(error);
                 }
             }
-            Ok(())
+            Ok(closed)
         })?;
         self.look_at_always_ready();
-        Ok(())
+        Ok(closed)
+    }
+
+    /// Takes back what another reactor did not want, as far as the kernel lets it; what it answers is to be told of.
+    pub(crate) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
+        let trouble = self.change_fds(|fds| {
+            let mut trouble = Vec::new();
+            for record in records {
+                let outcome = fds.adopt(record, &mut trouble);
+                trouble.extend(outcome.err());
+            }
+            trouble
+        });
+        self.look_at_always_ready();
+        trouble
     }
 
     pub(crate) fn remove_record(&self, record: &FdRecord) {
@@ -473,7 +488,7 @@ impl fmt::Debug for Reactor {
 }
 
 /// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
-fn report(errors: impl IntoIterator<Item = Error>) {
+pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }

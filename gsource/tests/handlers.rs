@@ -1,4 +1,5 @@
 //! Fd handlers and event notifiers: what is called when, and what a callback may do to the others.
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
 
@@ -267,7 +268,8 @@ both_loops! {
         let other_fd = other.as_raw_fd();
         let aio = Mutex::new(Some(driven.aio.clone()));
         let handler = handler.read_poll(move || {
-            if let Some(aio) = aio.lock().unwrap().take() {
+            let first = aio.lock().unwrap().take();
+            if let Some(aio) = first {
                 let register = move || {
                     aio.set_fd_handler(other_fd, FdHandler::new().on_read(|| ())).unwrap();
                     assert!(aio.remove_fd_handler(other_fd));

@@ -96,20 +96,38 @@ impl FdTable {
             // Nothing asks the kernel before the table is open, and a wrong number must not make it huge.
             check_open(fd)?;
         }
+        self.put(index, record);
+        self.sync(fd, true).inspect_err(|_| {
+            self.remove(record);
+        })
+    }
+
+    /// Takes over a handler from another table. One whose fd was closed meanwhile (or names an epoll set by now) is taken
+    /// too, and told of in `closed`.
+    ///
+    /// # Errors
+    /// The kernel's, when it does not take the fd; then nothing was added.
+    pub(crate) fn adopt(&mut self, record: &Arc<FdRecord>, closed: &mut Vec<Error>) -> Result<()> {
+        self.put(index(record.fd)?, record);
+        match self.sync(record.fd, true) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
+                closed.push(error);
+            }
+            Err(error) => {
+                self.remove(record);
+                return Err(error);
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, index: usize, record: &Arc<FdRecord>) {
         if self.entries.len() <= index {
             self.entries.resize_with(index + 1, Entry::default);
         }
         self.entries[index].records.push(Arc::clone(record));
-        let unpollable = usize::from(record.handler.io_poll.is_none());
-        self.unpollable += unpollable;
-        self.sync(fd, true).inspect_err(|_| {
-            self.entries[index]
-                .records
-                .retain(|other| !Arc::ptr_eq(other, record));
-            self.unpollable -= unpollable;
-
-            let _ = self.sync(fd, false);
-        })
+        self.unpollable += usize::from(record.handler.io_poll.is_none());
     }
 
     /// Takes a handler out; false when it was not here.
