@@ -51,6 +51,9 @@ pub enum Wait {
     NoBlock,
 }
 
+/// How many events one wait takes. More stay in the kernel for the next turn.
+const EVENTS: usize = 256;
+
 /// Token of the wake-up fd; fds have generations above 0 and numbers below 2^31.
 const WAKE: u64 = u64::MAX;
 /// Token of the fd that wakes a foreign loop for a timer.
@@ -151,7 +154,6 @@ pub(crate) struct Io {
 
 /// What only the driving thread touches.
 struct Home {
-    events: Vec<Event>,
     /// Ready handlers that have not run yet. Nested iterations share it.
     batch: Batch,
     /// Contexts with taken bottom halves.
@@ -197,6 +199,8 @@ pub struct Reactor {
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
+    /// Room for what a wait reports.
+    events: HomeCell<Box<[Event; EVENTS]>>,
 }
 
 /// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
@@ -252,7 +256,6 @@ impl Reactor {
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
-                events: Vec::new(),
                 batch: Batch::new(),
                 active: VecDeque::new(),
                 paused: Vec::new(),
@@ -263,6 +266,7 @@ impl Reactor {
                 busy: Busy::default(),
                 ring: None,
             }),
+            events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
         });
         timers::announce(&reactor);
         reactor
@@ -447,6 +451,12 @@ impl Reactor {
 
     /// Drops what was retired.
     fn reap(&self, driving: &Driving<'_>) {
+        if self.has_retired() {
+            self.reap_all(driving);
+        }
+    }
+
+    fn reap_all(&self, driving: &Driving<'_>) {
         let mut early = Vec::new();
         while self.has_retired() {
             self.has_retired.store(false, Ordering::SeqCst);

@@ -15,8 +15,6 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// How many events one wait takes. More stay in the kernel for the next turn.
-const EVENTS: usize = 256;
 /// An idle bottom half is not kept waiting longer.
 const IDLE_BH_NS: i64 = 10_000_000;
 
@@ -90,39 +88,52 @@ impl Reactor {
         if self.has_work(driving) || self.has_retired() {
             return 0;
         }
-        let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
-        let ready = self.has_always_ready().then_some(0);
-        let bounds = [self.remaining_ns(), idle, ready, limit_ns];
-        bounds.into_iter().flatten().min().unwrap_or(-1)
+        if self.has_always_ready() {
+            return 0;
+        }
+        let mut bound = limit_ns.unwrap_or(i64::MAX);
+        if self.has_idle_bh(driving) {
+            bound = bound.min(IDLE_BH_NS);
+        }
+        if let Some(remaining) = self.remaining_ns() {
+            bound = bound.min(remaining);
+        }
+        if bound == i64::MAX { -1 } else { bound }
     }
 
     /// Waits and puts what is ready into the batch.
     fn collect(&self, driving: &Driving<'_>, timeout_ns: i64) {
         let Some(io) = self.io.get() else { return };
-        let mut events = std::mem::take(&mut self.home.get(driving).events);
-        events.resize(EVENTS, Event { events: 0, u64: 0 });
-        let count = io.epoll.wait(&mut events, timeout_ns);
-        let mut home = self.home.get(driving);
-        let trouble = self.sort_events(&mut home, &events[..count]);
-        home.events = events;
-        drop(home);
-        super::report(trouble.err());
+        let mut events = self.events.get(driving);
+        let count = io.epoll.wait(&mut events[..], timeout_ns);
+        if count == 0 && !self.has_always_ready() {
+            return;
+        }
+        let trouble = self.sort_events(&mut self.home.get(driving), &events[..count]);
+        drop(events);
+        if let Err(error) = trouble {
+            super::report([error]);
+        }
     }
 
     fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
-        if events.is_empty() && !self.has_always_ready() {
-            return Ok(());
-        }
         let mut fds = lock(&self.fds);
         let mut outcome = Ok(());
         for event in events {
             match event.u64 {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => outcome = outcome.and(fds.collect(event, &mut home.batch)),
+                _ => {
+                    if let Err(error) = fds.collect(event, &mut home.batch) {
+                        outcome = Err(error);
+                    }
+                }
             }
         }
-        fds.collect_always_ready(&mut home.batch);
+        if self.has_always_ready() {
+            fds.collect_always_ready(&mut home.batch);
+        }
+        drop(fds);
         outcome
     }
 
@@ -180,9 +191,11 @@ impl Reactor {
     fn run_bhs(&self, driving: &Driving<'_>) -> bool {
         let mut progress = false;
         loop {
-            let Some(attachment) = self.home.get(driving).active.front().cloned() else {
+            let home = self.home.get(driving);
+            let Some(attachment) = home.active.front().cloned() else {
                 return progress;
             };
+            drop(home);
             progress |= run_slice(&attachment, driving);
             let mut home = self.home.get(driving);
             if home
@@ -198,7 +211,12 @@ impl Reactor {
 
     /// Asks the handlers that did not want to read whether they do now.
     fn ask_paused(&self, driving: &Driving<'_>) {
-        let paused = std::mem::take(&mut self.home.get(driving).paused);
+        let mut home = self.home.get(driving);
+        if home.paused.is_empty() {
+            return;
+        }
+        let paused = std::mem::take(&mut home.paused);
+        drop(home);
         for record in paused {
             if record.is_removed() {
                 continue;
@@ -232,7 +250,9 @@ impl Reactor {
                 call(&record, record.handler.write.as_deref());
             }
             // It may have been removed and reaped meanwhile.
-            unwind::drop_guarded(&"destructor of an fd handler", record);
+            if Arc::strong_count(&record) == 1 {
+                unwind::drop_guarded(&"destructor of an fd handler", record);
+            }
         }
     }
 
