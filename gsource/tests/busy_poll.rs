@@ -41,14 +41,14 @@ fn a_nested_poll_neither_polls_nor_calls_the_handler_it_is_nested_in() {
         bump(&seen.reads);
     };
     let question = {
-        let seen = Arc::clone(&outer);
-        move || seen.work.load(Ordering::SeqCst)
+        let state = Arc::clone(&outer);
+        move || state.work.load(Ordering::SeqCst)
     };
     let ready = {
-        let (seen, nested) = (Arc::clone(&outer), aio.clone());
+        let (state, nested) = (Arc::clone(&outer), aio.clone());
         move || {
-            bump(&seen.polled);
-            assert!(seen.work.load(Ordering::SeqCst));
+            bump(&state.polled);
+            assert!(state.work.load(Ordering::SeqCst));
             assert!(
                 nested.poll(Wait::Block).unwrap(),
                 "the dummy's read is progress"
@@ -73,9 +73,9 @@ fn a_nested_poll_neither_polls_nor_calls_the_handler_it_is_nested_in() {
     polled.signal();
     assert!(aio.poll(Wait::Block).unwrap());
     let dummy_reads = Arc::new(AtomicUsize::new(0));
-    let (reads, event) = (Arc::clone(&dummy_reads), Arc::clone(&dummy));
+    let (reads, other) = (Arc::clone(&dummy_reads), Arc::clone(&dummy));
     let dummy_read = move || {
-        assert!(event.take());
+        assert!(other.take());
         bump(&reads);
     };
     let never = || panic!("the dummy is never found by polling");
@@ -110,7 +110,7 @@ fn notifications_are_off_exactly_while_polling() {
     }
     timer.arm_in_ns(200_000);
     assert!(aio.poll(Wait::Block).unwrap());
-    let switches = switches.lock().unwrap();
+    let switches = switches.lock().unwrap().clone();
     assert!(switches.contains(&true), "polling began");
     assert_eq!(
         switches.last(),
