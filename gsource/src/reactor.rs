@@ -341,8 +341,7 @@ impl Reactor {
         });
         let mut trouble = Vec::new();
         if fresh {
-            trouble = fds.open(Arc::clone(&io.epoll));
-            fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+            trouble = fds.open(Arc::clone(&io.epoll), (io.wake.as_raw_fd(), WAKE))?;
             self.count_fds(&fds);
         }
         drop(fds);

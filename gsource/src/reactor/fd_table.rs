@@ -65,13 +65,14 @@ pub(crate) struct FdTable {
 const MANY_STALE: usize = 64;
 
 impl FdTable {
-    /// Starts to use `epoll`: registers everything that was recorded before. An fd that was closed meanwhile is told of and
-    /// spoils nothing.
-    pub(crate) fn open(&mut self, epoll: Arc<Epoll>) -> Vec<Error> {
+    /// Starts to use `epoll`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
+    /// before. An fd that was closed meanwhile spoils nothing; the answer tells of it.
+    pub(crate) fn open(&mut self, epoll: Arc<Epoll>, wake: (RawFd, u64)) -> Result<Vec<Error>> {
         self.epoll = Some(epoll);
-        (0..self.entries.len())
+        self.watch_internal(wake.0, wake.1)?;
+        Ok((0..self.entries.len())
             .filter_map(|fd| self.sync(raw(fd), true).err())
-            .collect()
+            .collect())
     }
 
     /// Watches one of the reactor's own fds, whose events carry `token`.
@@ -247,6 +248,9 @@ impl FdTable {
         if wanted == 0 {
             forget(entry, &epoll, fd);
             self.always_ready.retain(|&other| other != fd);
+        } else if self.internal.iter().any(|&(own, _)| own == fd) {
+            // The number of a file that was closed under its handler is the reactor's own by now.
+            return Err(refused(fd, io::Error::from_raw_os_error(libc::EBADF)));
         } else if wanted != entry.armed || force {
             let outcome =
                 arm(entry, &epoll, fd, (wanted, generation)).map_err(|error| refused(fd, error))?;
