@@ -10,29 +10,30 @@
 //! 1. No lock of this file is held while a callback or a destructor of a callback runs.
 //! 2. `NotifyState::sleep` comes before the last look at queues, deadlines and retired things, so nothing published later
 //!    goes unnoticed.
-#![allow(unsafe_code)] // queued attachments are counted by hand
+#![deny(unsafe_code)]
 
+mod attachment;
 mod busy;
 mod fd_table;
 mod io;
+mod retired;
 mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
 use crate::aio::notify::NotifyState;
-use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
-use crate::list::{Link, Linked, List, Pushed};
+use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::uring::Ring;
-use crate::queued::Queued;
-use crate::unwind;
 use crate::{Error, ErrorKind, Result};
+pub(crate) use attachment::{Attachment, Urgency};
 use busy::Busy;
 pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
+pub(crate) use retired::Retired;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -61,90 +62,6 @@ const TIMER: u64 = u64::MAX - 1;
 
 /// Token of the io_uring.
 const RING: u64 = u64::MAX - 2;
-
-/// An AioContext on a reactor.
-pub(crate) struct Attachment {
-    link: Link<Attachment>,
-    queued: Queued,
-    /// On the home's list of contexts with taken bottom halves; home only.
-    active: AtomicBool,
-    /// The context has left this reactor; set by the home.
-    pub(crate) gone: AtomicBool,
-    pub(crate) core: Arc<Core>,
-    pub(crate) reactor: Arc<Reactor>,
-}
-
-// SAFETY: the link is a field.
-unsafe impl Linked for Attachment {
-    fn link(&self) -> &Link<Attachment> {
-        &self.link
-    }
-}
-
-impl Attachment {
-    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
-        Arc::new(Attachment {
-            link: Link::new(),
-            queued: Queued::new(),
-            active: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            core: Arc::clone(core),
-            reactor: Arc::clone(reactor),
-        })
-    }
-
-    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
-    pub(crate) fn kick(&self, urgency: Urgency) {
-        if self.queued.win() {
-            let this = std::ptr::from_ref(self);
-            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
-            unsafe { Arc::increment_strong_count(this) };
-            // SAFETY: this call has won `queued`, and the count keeps the node allocated.
-            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
-                // SAFETY: the refused count is given back; the caller holds another.
-                unsafe { Arc::decrement_strong_count(this) };
-            }
-        }
-        match urgency {
-            Urgency::Now => self.reactor.notify(),
-            Urgency::Idle => self.reactor.rouse(),
-        }
-    }
-}
-
-/// How much of a hurry the home is to be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// It does not block before it has looked.
-    Now,
-    /// It looks before it blocks, and again if it blocks already.
-    Idle,
-}
-
-/// Something whose destructor belongs to the home thread.
-pub(crate) enum Retired {
-    Handler(Arc<FdRecord>),
-    Timer(Arc<TimerNode>),
-    /// A context whose last handle is gone.
-    Context(Arc<Core>),
-}
-
-impl Retired {
-    /// Drops it; gives it back when it is too early.
-    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
-        match self {
-            Retired::Handler(record) => {
-                unwind::drop_guarded(&"destructor of an fd handler", record);
-            }
-            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Context(core) if core.runs_bhs(driving) => {
-                return Some(Retired::Context(core));
-            }
-            Retired::Context(core) => core.end(reactor, driving),
-        }
-        None
-    }
-}
 
 /// The fds of a reactor that somebody drives.
 pub(crate) struct Io {
@@ -308,7 +225,7 @@ impl Reactor {
     }
 
     /// Makes the home look again, if it blocks. Async-signal-safe.
-    fn rouse(&self) {
+    pub(super) fn rouse(&self) {
         if self.state.rouse() {
             self.wake();
         }
@@ -425,50 +342,6 @@ impl Reactor {
         self.counts
             .unpollable
             .store(fds.unpollable(), Ordering::Release);
-    }
-
-    /// Leaves `retired` to the home to drop.
-    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
-        lock(&self.retired).extend(retired);
-        self.has_retired.store(true, Ordering::SeqCst);
-        if !self.is_driven_here() {
-            self.rouse();
-        }
-    }
-
-    pub(crate) fn has_retired(&self) -> bool {
-        self.has_retired.load(Ordering::SeqCst)
-    }
-
-    /// Drops what is left behind here if nobody, or this thread, drives.
-    pub fn reap_if_idle(&self) {
-        if let Ok(driving) = self.drive() {
-            self.collect_ready(&driving);
-            self.reap(&driving);
-        }
-    }
-
-    /// Drops what was retired.
-    fn reap(&self, driving: &Driving<'_>) {
-        if self.has_retired() {
-            self.reap_all(driving);
-        }
-    }
-
-    fn reap_all(&self, driving: &Driving<'_>) {
-        let mut early = Vec::new();
-        while self.has_retired() {
-            self.has_retired.store(false, Ordering::SeqCst);
-            let retired = std::mem::take(&mut *lock(&self.retired));
-            early.extend(
-                retired
-                    .into_iter()
-                    .filter_map(|retired| retired.reap(self, driving)),
-            );
-        }
-        if !early.is_empty() {
-            self.retire(early);
-        }
     }
 
     /// Lets go of `core`, which is moving elsewhere.

@@ -190,22 +190,27 @@ impl Reactor {
     /// Runs the taken bottom halves of all contexts. A nested iteration runs the rest of this one's.
     fn run_bhs(&self, driving: &Driving<'_>) -> bool {
         let mut progress = false;
-        loop {
-            let home = self.home.get(driving);
-            let Some(attachment) = home.active.front().cloned() else {
-                return progress;
-            };
-            drop(home);
+        while let Some(attachment) = self.first_active(driving) {
             progress |= run_slice(&attachment, driving);
-            let mut home = self.home.get(driving);
-            if home
-                .active
-                .front()
-                .is_some_and(|front| Arc::ptr_eq(front, &attachment))
-            {
-                home.active.pop_front();
-                attachment.active.store(false, Ordering::Relaxed);
-            }
+            self.leave_active(&attachment, driving);
+        }
+        progress
+    }
+
+    fn first_active(&self, driving: &Driving<'_>) -> Option<Arc<Attachment>> {
+        self.home.get(driving).active.front().cloned()
+    }
+
+    /// `attachment` has nothing left, unless a nested iteration has found that out already.
+    fn leave_active(&self, attachment: &Arc<Attachment>, driving: &Driving<'_>) {
+        let mut home = self.home.get(driving);
+        if home
+            .active
+            .front()
+            .is_some_and(|front| Arc::ptr_eq(front, attachment))
+        {
+            home.active.pop_front();
+            attachment.active.store(false, Ordering::Relaxed);
         }
     }
 

@@ -1,0 +1,81 @@
+//! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
+#![forbid(unsafe_code)]
+
+use super::{Driving, Reactor};
+use crate::aio::handler::FdRecord;
+use crate::aio::timer::TimerNode;
+use crate::aio::{Core, lock};
+use crate::unwind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Something whose destructor belongs to the home thread.
+pub(crate) enum Retired {
+    Handler(Arc<FdRecord>),
+    Timer(Arc<TimerNode>),
+    /// A context whose last handle is gone.
+    Context(Arc<Core>),
+}
+
+impl Retired {
+    /// Drops it; gives it back when it is too early.
+    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
+        match self {
+            Retired::Handler(record) => {
+                unwind::drop_guarded(&"destructor of an fd handler", record);
+            }
+            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
+            Retired::Context(core) if core.runs_bhs(driving) => {
+                return Some(Retired::Context(core));
+            }
+            Retired::Context(core) => core.end(reactor, driving),
+        }
+        None
+    }
+}
+
+impl Reactor {
+    /// Leaves `retired` to the home to drop.
+    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
+        lock(&self.retired).extend(retired);
+        self.has_retired.store(true, Ordering::SeqCst);
+        if !self.is_driven_here() {
+            self.rouse();
+        }
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::SeqCst)
+    }
+
+    /// Drops what is left behind here if nobody, or this thread, drives.
+    pub fn reap_if_idle(&self) {
+        if let Ok(driving) = self.drive() {
+            self.collect_ready(&driving);
+            self.reap(&driving);
+        }
+    }
+
+    /// Drops what was retired.
+    pub(super) fn reap(&self, driving: &Driving<'_>) {
+        if self.has_retired() {
+            self.reap_all(driving);
+        }
+    }
+
+    fn reap_all(&self, driving: &Driving<'_>) {
+        let mut early = Vec::new();
+        while self.has_retired() {
+            self.has_retired.store(false, Ordering::SeqCst);
+            let retired = std::mem::take(&mut *lock(&self.retired));
+            early.extend(
+                retired
+                    .into_iter()
+                    .filter_map(|retired| retired.reap(self, driving)),
+            );
+        }
+        if !early.is_empty() {
+            self.retire(early);
+        }
+    }
+}
