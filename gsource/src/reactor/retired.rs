@@ -22,6 +22,7 @@ impl Retired {
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
+                reactor.home.get(driving).known.forget(&record);
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
@@ -57,6 +58,7 @@ impl Reactor {
     }
 
     /// Drops what was retired.
+    #[inline]
     pub(super) fn reap(&self, driving: &Driving<'_>) {
         if self.has_retired() {
             self.reap_all(driving);
