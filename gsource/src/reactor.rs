@@ -124,6 +124,8 @@ pub(crate) enum Retired {
     Timer(Arc<TimerNode>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
+    /// An error that had nobody to return to, and must not be told of where it happened.
+    Trouble(Error),
 }
 
 impl Retired {
@@ -131,6 +133,7 @@ impl Retired {
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
+                reactor.expel(&record, driving);
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
@@ -138,6 +141,7 @@ impl Retired {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
+            Retired::Trouble(error) => report([error]),
         }
         None
     }
@@ -432,6 +436,12 @@ impl Reactor {
         }
     }
 
+    /// Takes what was retired, for a home elsewhere.
+    pub(crate) fn take_retired(&self) -> Vec<Retired> {
+        self.has_retired.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.retired))
+    }
+
     pub(crate) fn has_retired(&self) -> bool {
         self.has_retired.load(Ordering::SeqCst)
     }
@@ -448,8 +458,7 @@ impl Reactor {
     fn reap(&self, driving: &Driving<'_>) {
         let mut early = Vec::new();
         while self.has_retired() {
-            self.has_retired.store(false, Ordering::SeqCst);
-            let retired = std::mem::take(&mut *lock(&self.retired));
+            let retired = self.take_retired();
             early.extend(
                 retired
                     .into_iter()
@@ -487,7 +496,7 @@ impl fmt::Debug for Reactor {
 }
 
 /// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
-pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
+fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }
