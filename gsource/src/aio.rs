@@ -25,7 +25,7 @@ pub(crate) mod timer;
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait, report};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait};
 use crate::source;
 use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
@@ -356,9 +356,9 @@ impl Core {
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
         new.open()?;
-        let polled = lock(&self.handlers).clone();
-        for record in &polled {
-            old.release(record, &driving);
+        for record in self.polled_handlers() {
+            old.release(&record, &driving);
+            unwind::drop_guarded(&"destructor of an fd handler", record);
         }
         let handlers = lock(&self.handlers);
         for record in handlers.iter() {
@@ -369,8 +369,7 @@ impl Core {
             Ok(closed) => closed,
             Err(error) => {
                 let trouble = old.readopt_records(&handlers);
-                drop(handlers);
-                report(trouble);
+                old.retire(trouble.into_iter().map(Retired::Trouble));
                 return Err(error);
             }
         };
@@ -378,10 +377,25 @@ impl Core {
         self.leave();
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
+        // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
+        new.retire(closed.into_iter().map(Retired::Trouble));
+        if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
+            new.retire(old.hand_over_retired(&driving));
+        }
         drop(driving);
-        report(closed);
         self.kick(Urgency::Now);
         Ok(())
+    }
+
+    fn polled_handlers(&self) -> Vec<Arc<FdRecord>> {
+        let mut polled = Vec::new();
+        polled.extend(
+            lock(&self.handlers)
+                .iter()
+                .filter(|record| record.handler.io_poll.is_some())
+                .cloned(),
+        );
+        polled
     }
 
     /// Tells a walk over this context's bottom halves that they are not its reactor's any more.

@@ -5,7 +5,7 @@ use super::{Driving, Reactor};
 use crate::aio::handler::FdRecord;
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
-use crate::unwind;
+use crate::{Error, unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +15,8 @@ pub(crate) enum Retired {
     Timer(Arc<TimerNode>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
+    /// An error that had nobody to return to, and must not be told of where it happened.
+    Trouble(Error),
 }
 
 impl Retired {
@@ -23,6 +25,7 @@ impl Retired {
         match self {
             Retired::Handler(record) => {
                 reactor.home.get(driving).known.forget(&record);
+                reactor.expel(&record, driving);
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
@@ -30,6 +33,7 @@ impl Retired {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
+            Retired::Trouble(error) => super::report([error]),
         }
         None
     }
@@ -43,6 +47,24 @@ impl Reactor {
         if !self.is_driven_here() {
             self.rouse();
         }
+    }
+
+    fn take_retired(&self) -> Vec<Retired> {
+        self.has_retired.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.retired))
+    }
+
+    /// Takes what was retired, for a home elsewhere.
+    pub(crate) fn hand_over_retired(&self, driving: &Driving<'_>) -> Vec<Retired> {
+        let retired = self.take_retired();
+        let mut home = self.home.get(driving);
+        for one in &retired {
+            if let Retired::Handler(record) = one {
+                home.known.forget(record);
+            }
+        }
+        drop(home);
+        retired
     }
 
     pub(crate) fn has_retired(&self) -> bool {
@@ -68,8 +90,7 @@ impl Reactor {
     fn reap_all(&self, driving: &Driving<'_>) {
         let mut early = Vec::new();
         while self.has_retired() {
-            self.has_retired.store(false, Ordering::SeqCst);
-            let retired = std::mem::take(&mut *lock(&self.retired));
+            let retired = self.take_retired();
             early.extend(
                 retired
                     .into_iter()

@@ -445,7 +445,7 @@ fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
 }
 
 /// Removes a handler that has panicked.
-fn remove(record: &Arc<FdRecord>) {
+pub(super) fn remove(record: &Arc<FdRecord>) {
     if let Some(core) = record.core.upgrade() {
         core.remove_record(record);
     }
