@@ -149,7 +149,8 @@ fn required(
     complaint: &str,
     expected: &str,
 ) -> Result<String> {
-    options.take_str(name)?.ok_or_else(|| {
+    let given = options.take_str(name)?.filter(|value| !value.is_empty());
+    given.ok_or_else(|| {
         Error::new(
             ErrorKind::MissingArgument,
             format!("device '{id}' {complaint}, expected {expected}"),

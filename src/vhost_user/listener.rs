@@ -261,28 +261,37 @@ fn with(shared: &Weak<Shared>, f: impl FnOnce(&Shared)) {
 /// Binds a non-blocking socket at `path`, replacing a socket file that nobody listens on.
 fn bind(name: &str, path: &Path) -> Result<UnixListener> {
     let failed = |error: io::Error| {
-        let path = path.display();
-        let what = format!("device '{name}': cannot listen at vhost-user='{path}'");
-        match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                Error::new(ErrorKind::Busy, format!("{what}: Address already in use"))
-            }
-            _ => Error::os(what, error),
-        }
+        let what = format!(
+            "device '{name}': cannot listen at vhost-user='{}'",
+            path.display()
+        );
+        Error::os(what, error)
     };
-    remove_stale(path).map_err(failed)?;
+    if is_stale(name, path)? {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
     let socket = UnixListener::bind(path).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
 }
 
-/// Removes a socket file whose listener is gone; leaves everything else, so that bind reports it.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    if is_socket && !socket::is_listening(path) {
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
+/// Whether a socket is at `path` whose listener is gone; an error if it is anything else that is in the way.
+fn is_stale(name: &str, path: &Path) -> Result<bool> {
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(false);
+    };
+    let shown = path.display();
+    let complaint = if !found.file_type().is_socket() {
+        format!("vhost-user path '{shown}' exists and is not a socket")
+    } else if socket::is_listening(path) {
+        format!("vhost-user socket '{shown}' is in use: somebody is listening there")
+    } else {
+        return Ok(true);
+    };
+    Err(Error::new(
+        ErrorKind::Busy,
+        format!("device '{name}': {complaint}"),
+    ))
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
