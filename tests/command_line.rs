@@ -169,6 +169,10 @@ fn help_and_version_are_printed() {
     }
     let (_, types, _) = outcome(&run(&["-object", "help"]));
     assert_eq!(types, "List of user creatable objects:\n  qcontext\n");
+    let (_, models, _) = outcome(&run(&["-device", "help"]));
+    assert_eq!(models, "List of devices:\n  virtio-blk\n");
+    let (_, model, _) = outcome(&run(&["-device", "virtio-blk,help"]));
+    assert!(model.starts_with("virtio-blk options:\n") && model.contains("  num-queues=<int>\n"));
     let (_, options, _) = outcome(&run(&["-object", "qcontext,help"]));
     assert!(options.starts_with("qcontext options:\n") && options.contains("  threaded=<bool>\n"));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use qcontext::export::Export;
 use qcontext::monitor::{Commands, Monitor};
 use qcontext::object::{self, Options, Value};
 use qcontext::{QContext, Result, Wait};
@@ -26,8 +27,10 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
         signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
     let outcome = serve(plan, &stop);
     // Also after a failure: sockets of devices that were made must go.
-    machine::shut_down(wake);
-    iterate_until(machine::is_down)?;
+    let gone = Flag::default();
+    let told = gone.clone();
+    Export::shutdown_all(move || told.set());
+    iterate_until(|| gone.is_set())?;
     let said = outcome.and_then(say_goodbye);
     drop(signals);
     said
