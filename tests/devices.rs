@@ -195,3 +195,24 @@ fn device_model_is_a_type() {
     );
     server.stop();
 }
+
+#[test]
+fn what_is_asked_after_quit_leaves_nothing_behind() {
+    let directory = directory();
+    let drives: Vec<String> = (0..30)
+        .map(|number| format!("-blockdev driver=null-co,node-name=n{number},size=1M"))
+        .collect();
+    let mut server = start(&directory, &format!("{TALK} {}", drives.join(" ")));
+    let mut writer = Writer::connect(&directory.socket("disk0.sock"));
+    writer.write_until(500);
+    let mut requests = r#"{"execute":"quit"}"#.to_owned();
+    for number in 0..30 {
+        requests += &format!(
+            r#"{{"execute":"device_add","arguments":{{"driver":"virtio-blk","id":"late{number}","drive":"n{number}","vhost-user":"late{number}.sock"}}}}"#
+        );
+    }
+    let mut client = client(&directory);
+    client.send(requests.as_bytes());
+    assert!(server.wait().success());
+    assert_eq!(server.sockets(), Vec::<String>::new());
+}
