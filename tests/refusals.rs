@@ -8,7 +8,7 @@
 mod server;
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 
 use server::{Server, WorkDir, qctx};
@@ -39,7 +39,10 @@ fn names(directory: &WorkDir) -> Vec<String> {
 #[track_caller]
 fn refused_in(directory: &WorkDir, parts: &[&str], message: &str) {
     let before = names(directory);
-    let output = Command::new(qctx())
+    // What should be refused may also be served.
+    let output = Command::new("timeout")
+        .arg("20")
+        .arg(qctx())
         .args(parts.iter().flat_map(|part| part.split(' ')))
         .args(["-qmp", "unix:qmp.sock,server=on,wait=off"])
         .current_dir(directory.path())
@@ -110,8 +113,15 @@ fn image_that_does_not_exist() {
 fn socket_that_somebody_listens_on() {
     let directory = directory();
     let _owner = UnixListener::bind(directory.socket("disk0.sock")).unwrap();
-    let message =
-        "device 'disk0': vhost-user socket 'disk0.sock' is in use: somebody is listening there";
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
+    refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
+}
+
+#[test]
+fn socket_of_another_kind_stays_with_its_owner() {
+    let directory = directory();
+    let _owner = UnixDatagram::bind(directory.socket("disk0.sock")).unwrap();
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
     refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
 }
 
@@ -119,7 +129,7 @@ fn socket_that_somebody_listens_on() {
 fn socket_path_with_something_else_there() {
     let directory = directory();
     fs::write(directory.path().join("disk0.sock"), "precious").unwrap();
-    let message = "device 'disk0': vhost-user path 'disk0.sock' exists and is not a socket";
+    let message = "device 'disk0': vhost-user='disk0.sock' exists and is not a socket";
     refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
     let kept = fs::read_to_string(directory.path().join("disk0.sock")).unwrap();
     assert_eq!(kept, "precious");
@@ -131,7 +141,7 @@ fn socket_of_two_devices() {
     let device = "-device virtio-blk,id=disk1,drive=d1,vhost-user=disk0.sock";
     refused(
         &[CONTEXT, DRIVE, drive, GOOD, device],
-        "device 'disk1': vhost-user socket 'disk0.sock' is in use: somebody is listening there",
+        "device 'disk1': vhost-user='disk0.sock' is in use: somebody is listening there",
     );
 }
 

@@ -267,31 +267,30 @@ fn bind(name: &str, path: &Path) -> Result<UnixListener> {
         );
         Error::os(what, error)
     };
-    if is_stale(name, path)? {
-        std::fs::remove_file(path).map_err(failed)?;
+    if let Some(obstacle) = make_room(path).map_err(failed)? {
+        let message = format!(
+            "device '{name}': vhost-user='{}' {obstacle}",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Busy, message));
     }
     let socket = UnixListener::bind(path).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
 }
 
-/// Whether a socket is at `path` whose listener is gone; an error if it is anything else that is in the way.
-fn is_stale(name: &str, path: &Path) -> Result<bool> {
+/// Removes a socket file whose listener is gone; answers with what is wrong with anything else at `path`.
+fn make_room(path: &Path) -> io::Result<Option<&'static str>> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let shown = path.display();
-    let complaint = if !found.file_type().is_socket() {
-        format!("vhost-user path '{shown}' exists and is not a socket")
-    } else if socket::is_listening(path) {
-        format!("vhost-user socket '{shown}' is in use: somebody is listening there")
-    } else {
-        return Ok(true);
-    };
-    Err(Error::new(
-        ErrorKind::Busy,
-        format!("device '{name}': {complaint}"),
-    ))
+    if !found.file_type().is_socket() {
+        return Ok(Some("exists and is not a socket"));
+    }
+    if socket::is_listening(path)? {
+        return Ok(Some("is in use: somebody is listening there"));
+    }
+    std::fs::remove_file(path).map(|()| None)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
