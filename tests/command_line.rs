@@ -158,7 +158,7 @@ fn help_and_version_are_printed() {
         let (status, output, error) = outcome(&run(&[spelling]));
         assert_eq!((status, error.as_str()), (Some(0), ""));
         assert!(output.contains("-object qcontext,id=ID") && output.contains("qom-list"));
-        assert!(output.lines().all(|line| line.len() <= 110));
+        assert!(output.lines().all(|line| line.len() <= 120));
     }
     for spelling in ["--version", "-version", "-V"] {
         let expected = concat!("qctx ", env!("CARGO_PKG_VERSION"), "\n");

@@ -1,4 +1,5 @@
 //! Devices: what is refused and why, what is left behind (nothing), what the object tree shows, how they go.
+#![deny(unsafe_code)] // guest.rs needs some
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 

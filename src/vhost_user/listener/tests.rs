@@ -1,3 +1,6 @@
+//! One socket, one front end at a time, and how both go.
+#![forbid(unsafe_code)]
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
