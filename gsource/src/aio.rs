@@ -20,6 +20,7 @@ pub(crate) mod clock;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
+mod raw;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
@@ -107,11 +108,24 @@ impl AioContext {
             self.remove_fd_handler(fd);
             return Ok(());
         }
-        self.core().set_handler(Arc::new(FdRecord::new(
-            fd,
-            handler,
-            Arc::downgrade(self.core()),
-        )))
+        self.core().set_handler(self.record(fd, handler), true)
+    }
+
+    /// As [`AioContext::set_fd_handler`], but never in place of another handler.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when this context watches the fd already, `InvalidArgument` for a handler that wants nothing, or the
+    /// kernel's; then nothing changed and the handler was not taken.
+    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        if handler.is_empty() {
+            let message = format!("the handler of fd {fd} has neither a read nor a write callback");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.core().set_handler(self.record(fd, handler), false)
+    }
+
+    fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
+        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.core())))
     }
 
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
@@ -121,6 +135,25 @@ impl AioContext {
             .take_handler(fd)
             .map(|record| self.core().drop_record(record))
             .is_some()
+    }
+
+    /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
+    /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
+    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
+        let record = self.core().take_handler(fd);
+        let found = record.is_some();
+        if let Some(record) = record {
+            record.after_drop(Box::new(done));
+            self.core().drop_record(record);
+        }
+        found
+    }
+
+    /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    pub fn reap(&self) {
+        if let Ok(reactor) = self.reactor() {
+            reactor.reap_if_idle();
+        }
     }
 
     /// A new bottom half. The name is for people who look for what holds the loop.
@@ -292,9 +325,13 @@ impl Core {
         attachments.push(attachment);
     }
 
-    fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
+    fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
         let earlier = handlers.iter().position(|other| other.fd == record.fd);
+        if earlier.is_some() && !replace {
+            let message = format!("fd {} has a handler already", record.fd);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
         let earlier = earlier.map(|index| handlers.swap_remove(index));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
