@@ -20,6 +20,7 @@ pub(crate) mod clock;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
+mod raw;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
@@ -111,17 +112,52 @@ impl AioContext {
             self.remove_fd_handler(fd);
             return Ok(());
         }
-        self.core().set_handler(Arc::new(FdRecord::new(
-            fd,
-            handler,
-            Arc::downgrade(self.core()),
-        )))
+        self.core().set_handler(self.record(fd, handler), true)
+    }
+
+    /// As [`AioContext::set_fd_handler`], but never in place of another handler.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when this context watches the fd already, `InvalidArgument` for a handler that wants nothing, or the
+    /// kernel's; then nothing changed and the handler was not taken.
+    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        if handler.is_empty() {
+            let message = format!("the handler of fd {fd} has neither a read nor a write callback");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.core().set_handler(self.record(fd, handler), false)
+    }
+
+    fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
+        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.core())))
     }
 
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
     /// its number reused; a callback that has begun on another thread may still be running.
     pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
         self.core().remove_fd(fd)
+    }
+
+    /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
+    /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
+    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
+        let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
+        self.core().remove_handlers(|record| {
+            if record.fd != fd {
+                return false;
+            }
+            if let Some(done) = done.take() {
+                record.after_drop(done);
+            }
+            true
+        })
+    }
+
+    /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    pub fn reap(&self) {
+        if let Ok(reactor) = self.reactor() {
+            reactor.reap_if_idle();
+        }
     }
 
     /// A new bottom half. The name is for people who look for what holds the loop.
@@ -295,9 +331,13 @@ impl Core {
         drop(earlier);
     }
 
-    fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
+    fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
         let place = handlers.iter().position(|other| other.fd == record.fd);
+        if place.is_some() && !replace {
+            let message = format!("fd {} has a handler already", record.fd);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
         let earlier = place.map(|index| Arc::clone(&handlers[index]));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
