@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 mod home;
+mod id;
 mod invoke;
 mod registry;
 mod sources;
@@ -28,6 +29,7 @@ mod sources;
 use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
 use gsource::{PollParams, Reactor};
 use home::Home;
+pub use id::check_id;
 use sources::Sources;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -88,7 +90,7 @@ impl QContext {
     /// # Errors
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
-        registry::check_id(id)?;
+        id::check_id(id, "id")?;
         let context = QContext(Arc::new(Handle(Inner::new(
             id,
             threaded,

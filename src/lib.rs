@@ -1,6 +1,7 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
 //!
 //! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
+#![deny(unsafe_code)] // modules that need it say why
 #![deny(missing_docs)]
 
 #[cfg(feature = "vhost-user")]
