@@ -1,4 +1,5 @@
 //! Busy-polling with QEMU's semantics: enrolment, the un-enrolled handler during its own callback, nested polls, switches.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 use gsource::{AioContext, EventNotifier, FdHandler, PollParams, Wait};

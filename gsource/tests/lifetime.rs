@@ -1,4 +1,5 @@
 //! Who destroys what, when, on which thread: destroy notifies, the end of a context, attaching and detaching.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;

@@ -52,8 +52,8 @@ impl Reactor {
     /// Leaves what was retired here to the home of `new`.
     pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
         let retired = self.take_retired();
-        for retired in &retired {
-            if let Retired::Handler(record) = retired {
+        for one in &retired {
+            if let Retired::Handler(record) = one {
                 self.lose_sight_of(record, driving);
             }
         }
