@@ -420,7 +420,7 @@ impl Core {
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
         new.retire(closed.into_iter().map(Retired::Trouble));
         if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
-            new.retire(old.hand_over_retired(&driving));
+            old.hand_over_retired(new, &driving);
         }
         drop(driving);
         self.kick(Urgency::Now);

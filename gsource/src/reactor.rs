@@ -382,7 +382,7 @@ impl fmt::Debug for Reactor {
 }
 
 /// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
-fn report(errors: impl IntoIterator<Item = Error>) {
+pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }
