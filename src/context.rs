@@ -250,16 +250,16 @@ impl QContext {
         }
         inner.refuse_own_thread("stop")?;
         inner.request_stop();
-        let thread = lock(&inner.thread).take();
-        match thread {
-            Some(thread) => thread.join().map_err(|_| {
-                Error::new(
-                    ErrorKind::Closed,
-                    format!("the thread of context '{}' panicked", inner.id),
-                )
-            }),
-            None => Ok(()),
-        }
+        // Held until the thread has ended, so that everybody who stops waits for that. Nothing else takes this lock.
+        let mut handle = lock(&inner.thread);
+        let ended = handle.take().map_or(Ok(()), JoinHandle::join);
+        drop(handle);
+        ended.map_err(|_| {
+            Error::new(
+                ErrorKind::Closed,
+                format!("the thread of context '{}' panicked", inner.id),
+            )
+        })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -10,29 +10,32 @@
 //! 1. No lock of this file is held while a callback or a destructor of a callback runs.
 //! 2. `NotifyState::sleep` comes before the last look at queues, deadlines and retired things, so nothing published later
 //!    goes unnoticed.
-#![allow(unsafe_code)] // queued attachments are counted by hand
+#![deny(unsafe_code)]
 
+mod attachment;
 mod busy;
 mod fd_table;
 mod io;
+mod known;
+mod retired;
 mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
 use crate::aio::notify::NotifyState;
-use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
-use crate::list::{Link, Linked, List, Pushed};
+use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
-use crate::poller::uring::Ring;
-use crate::queued::Queued;
-use crate::unwind;
+use crate::poller::uring::{IoCompletion, Ring};
 use crate::{Error, ErrorKind, Result};
+pub(crate) use attachment::{Attachment, Urgency};
 use busy::Busy;
 pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
+use known::Known;
+pub(crate) use retired::Retired;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -51,6 +54,9 @@ pub enum Wait {
     NoBlock,
 }
 
+/// How many events one wait takes. More stay in the kernel for the next turn.
+const EVENTS: usize = 256;
+
 /// Token of the wake-up fd; fds have generations above 0 and numbers below 2^31.
 const WAKE: u64 = u64::MAX;
 /// Token of the fd that wakes a foreign loop for a timer.
@@ -58,90 +64,6 @@ const TIMER: u64 = u64::MAX - 1;
 
 /// Token of the io_uring.
 const RING: u64 = u64::MAX - 2;
-
-/// An AioContext on a reactor.
-pub(crate) struct Attachment {
-    link: Link<Attachment>,
-    queued: Queued,
-    /// On the home's list of contexts with taken bottom halves; home only.
-    active: AtomicBool,
-    /// The context has left this reactor; set by the home.
-    pub(crate) gone: AtomicBool,
-    pub(crate) core: Arc<Core>,
-    pub(crate) reactor: Arc<Reactor>,
-}
-
-// SAFETY: the link is a field.
-unsafe impl Linked for Attachment {
-    fn link(&self) -> &Link<Attachment> {
-        &self.link
-    }
-}
-
-impl Attachment {
-    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
-        Arc::new(Attachment {
-            link: Link::new(),
-            queued: Queued::new(),
-            active: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            core: Arc::clone(core),
-            reactor: Arc::clone(reactor),
-        })
-    }
-
-    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
-    pub(crate) fn kick(&self, urgency: Urgency) {
-        if self.queued.win() {
-            let this = std::ptr::from_ref(self);
-            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
-            unsafe { Arc::increment_strong_count(this) };
-            // SAFETY: this call has won `queued`, and the count keeps the node allocated.
-            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
-                // SAFETY: the refused count is given back; the caller holds another.
-                unsafe { Arc::decrement_strong_count(this) };
-            }
-        }
-        match urgency {
-            Urgency::Now => self.reactor.notify(),
-            Urgency::Idle => self.reactor.rouse(),
-        }
-    }
-}
-
-/// How much of a hurry the home is to be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// It does not block before it has looked.
-    Now,
-    /// It looks before it blocks, and again if it blocks already.
-    Idle,
-}
-
-/// Something whose destructor belongs to the home thread.
-pub(crate) enum Retired {
-    Handler(Arc<FdRecord>),
-    Timer(Arc<TimerNode>),
-    /// A context whose last handle is gone.
-    Context(Arc<Core>),
-}
-
-impl Retired {
-    /// Drops it; gives it back when it is too early.
-    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
-        match self {
-            Retired::Handler(record) => {
-                unwind::drop_guarded(&"destructor of an fd handler", record);
-            }
-            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Context(core) if core.runs_bhs(driving) => {
-                return Some(Retired::Context(core));
-            }
-            Retired::Context(core) => core.end(reactor, driving),
-        }
-        None
-    }
-}
 
 /// The fds of a reactor that somebody drives.
 pub(crate) struct Io {
@@ -151,7 +73,6 @@ pub(crate) struct Io {
 
 /// What only the driving thread touches.
 struct Home {
-    events: Vec<Event>,
     /// Ready handlers that have not run yet. Nested iterations share it.
     batch: Batch,
     /// Contexts with taken bottom halves.
@@ -166,6 +87,9 @@ struct Home {
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
     busy: Busy,
+    known: Known,
+    /// Room for the completions of one sink.
+    completions: Vec<IoCompletion>,
     ring: Option<Ring>,
 }
 
@@ -178,6 +102,8 @@ struct Counts {
     unpollable: AtomicUsize,
     /// Busy-polling is on.
     polls: AtomicBool,
+    /// The home has an io_uring.
+    ring: AtomicBool,
 }
 
 /// Everything one thread waits for. See the module.
@@ -197,6 +123,8 @@ pub struct Reactor {
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
+    /// Room for what a wait reports.
+    events: HomeCell<Box<[Event; EVENTS]>>,
 }
 
 /// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
@@ -252,7 +180,6 @@ impl Reactor {
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
-                events: Vec::new(),
                 batch: Batch::new(),
                 active: VecDeque::new(),
                 paused: Vec::new(),
@@ -261,8 +188,11 @@ impl Reactor {
                 collected: false,
                 served: false,
                 busy: Busy::default(),
+                known: Known::default(),
+                completions: Vec::new(),
                 ring: None,
             }),
+            events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
         });
         timers::announce(&reactor);
         reactor
@@ -304,7 +234,7 @@ impl Reactor {
     }
 
     /// Makes the home look again, if it blocks. Async-signal-safe.
-    fn rouse(&self) {
+    pub(super) fn rouse(&self) {
         if self.state.rouse() {
             self.wake();
         }
@@ -337,8 +267,7 @@ impl Reactor {
         });
         let mut trouble = Vec::new();
         if fresh {
-            trouble = fds.open(Arc::clone(&io.epoll));
-            fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+            trouble = fds.open(Arc::clone(&io.epoll), (io.wake.as_raw_fd(), WAKE))?;
             self.count_fds(&fds);
         }
         drop(fds);
@@ -424,44 +353,6 @@ impl Reactor {
             .store(fds.unpollable(), Ordering::Release);
     }
 
-    /// Leaves `retired` to the home to drop.
-    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
-        lock(&self.retired).extend(retired);
-        self.has_retired.store(true, Ordering::SeqCst);
-        if !self.is_driven_here() {
-            self.rouse();
-        }
-    }
-
-    pub(crate) fn has_retired(&self) -> bool {
-        self.has_retired.load(Ordering::SeqCst)
-    }
-
-    /// Drops what is left behind here if nobody, or this thread, drives.
-    pub fn reap_if_idle(&self) {
-        if let Ok(driving) = self.drive() {
-            self.collect_ready(&driving);
-            self.reap(&driving);
-        }
-    }
-
-    /// Drops what was retired.
-    fn reap(&self, driving: &Driving<'_>) {
-        let mut early = Vec::new();
-        while self.has_retired() {
-            self.has_retired.store(false, Ordering::SeqCst);
-            let retired = std::mem::take(&mut *lock(&self.retired));
-            early.extend(
-                retired
-                    .into_iter()
-                    .filter_map(|retired| retired.reap(self, driving)),
-            );
-        }
-        if !early.is_empty() {
-            self.retire(early);
-        }
-    }
-
     /// Lets go of `core`, which is moving elsewhere.
     pub(crate) fn forget(
         &self,
@@ -476,6 +367,9 @@ impl Reactor {
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));
         home.paused.retain(|record| !leaving(record));
+        for record in records {
+            home.known.forget(record);
+        }
     }
 }
 
@@ -488,7 +382,7 @@ impl fmt::Debug for Reactor {
 }
 
 /// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
-pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
+fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }

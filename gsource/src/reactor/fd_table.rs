@@ -65,13 +65,14 @@ pub(crate) struct FdTable {
 const MANY_STALE: usize = 64;
 
 impl FdTable {
-    /// Starts to use `epoll`: registers everything that was recorded before. An fd that was closed meanwhile is told of and
-    /// spoils nothing.
-    pub(crate) fn open(&mut self, epoll: Arc<Epoll>) -> Vec<Error> {
+    /// Starts to use `epoll`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
+    /// before. An fd that was closed meanwhile spoils nothing; the answer tells of it.
+    pub(crate) fn open(&mut self, epoll: Arc<Epoll>, wake: (RawFd, u64)) -> Result<Vec<Error>> {
         self.epoll = Some(epoll);
-        (0..self.entries.len())
+        self.watch_internal(wake.0, wake.1)?;
+        Ok((0..self.entries.len())
             .filter_map(|fd| self.sync(raw(fd), true).err())
-            .collect()
+            .collect())
     }
 
     /// Watches one of the reactor's own fds, whose events carry `token`.
@@ -171,6 +172,14 @@ impl FdTable {
         }
     }
 
+    /// The handler that `token` stands for, if it is the only one of its fd.
+    pub(crate) fn sole(&self, token: u64) -> Option<Arc<FdRecord>> {
+        match self.live(token)?.records.as_slice() {
+            [record] => Some(Arc::clone(record)),
+            _ => None,
+        }
+    }
+
     /// Adds the handlers that `event` is for to `batch`.
     ///
     /// # Errors
@@ -247,6 +256,9 @@ impl FdTable {
         if wanted == 0 {
             forget(entry, &epoll, fd);
             self.always_ready.retain(|&other| other != fd);
+        } else if self.internal.iter().any(|&(own, _)| own == fd) {
+            // The number of a file that was closed under its handler is the reactor's own by now.
+            return Err(refused(fd, io::Error::from_raw_os_error(libc::EBADF)));
         } else if wanted != entry.armed || force {
             let outcome =
                 arm(entry, &epoll, fd, (wanted, generation)).map_err(|error| refused(fd, error))?;
@@ -269,9 +281,9 @@ enum Armed {
 fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
     let (events, generation) = wanted;
     if entry.armed != 0 {
-        match epoll.modify(fd, events, token(fd, entry.generation)) {
+        match epoll.modify(fd, events, token(fd, generation)) {
             Ok(()) => {
-                entry.armed = events;
+                (entry.armed, entry.generation) = (events, generation);
                 return Ok(Armed::InSet);
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => entry.armed = 0,
@@ -320,7 +332,7 @@ fn token(fd: RawFd, generation: u32) -> u64 {
 }
 
 /// The fd and the generation of a token.
-fn split(token: u64) -> [u32; 2] {
+pub(super) fn split(token: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = token.to_le_bytes();
     [
         u32::from_le_bytes([a, b, c, d]),

@@ -1,0 +1,176 @@
+//! Which loops do which workloads.
+#![forbid(unsafe_code)]
+
+use crate::cell::Cell;
+use crate::loops::glib_main::Glib;
+use crate::loops::ours::{InGlib, Own, Polling};
+use crate::loops::qcontexts::{Plain, WithForeign};
+use crate::loops::raw::{Raw, RawEdge, RawList};
+use crate::workload::{bh, fd, remote, timer};
+
+/// A row of cells that are measured together.
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) size: usize,
+    pub(crate) figure: Figure,
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// How slices become figures, and how they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Figure {
+    /// The best slice counts; the thread has a processor for itself.
+    Best,
+    /// The median counts, for several threads share the processors.
+    Median,
+    /// Each slice is one event of its own; the median counts.
+    Lateness,
+}
+
+impl Workload {
+    /// What people call it.
+    pub(crate) fn title(&self) -> String {
+        format!("{} {}", self.name, self.size)
+    }
+
+    /// Every word is the workload's name or size; no word chooses all.
+    pub(crate) fn is_chosen(&self, words: &[String]) -> bool {
+        words
+            .iter()
+            .all(|word| *word == self.name || *word == self.size.to_string())
+    }
+}
+
+/// The cells of `make` on the loops named.
+macro_rules! cells {
+    ($module:ident::$make:ident: $($looped:ty),+ $(; $($peer:ty),+)?) => {
+        vec![
+            $(Cell::of::<$looped>($module::$make::<$looped>),)+
+            $($(#[cfg(feature = "peers")] Cell::of::<$peer>($module::$make::<$peer>),)+)?
+        ]
+    };
+}
+
+fn row(
+    name: &'static str,
+    figure: Figure,
+    sizes: &[usize],
+    cells: fn() -> Vec<Cell>,
+) -> Vec<Workload> {
+    let each = |&size| Workload {
+        name,
+        size,
+        figure,
+        cells: cells(),
+    };
+    sizes.iter().map(each).collect()
+}
+
+/// All there is to measure.
+pub(crate) fn all() -> Vec<Workload> {
+    [fds(), others(), deferred(), timers()].concat_rows()
+}
+
+trait ConcatRows {
+    fn concat_rows(self) -> Vec<Workload>;
+}
+
+impl<const N: usize> ConcatRows for [Vec<Workload>; N] {
+    fn concat_rows(self) -> Vec<Workload> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+fn fds() -> Vec<Workload> {
+    [
+        row(
+            "fd-dispatch",
+            Figure::Best,
+            &[0, 1, 10, 100, 1000, 10_000],
+            || cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+        row(
+            "fd-burst",
+            Figure::Best,
+            &[8, 64],
+            || cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+        row(
+            "fdtimer-dispatch",
+            Figure::Best,
+            &[100],
+            || cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+        row(
+            "readd-fd",
+            Figure::Best,
+            &[1000],
+            || cells![fd::readd: Own, Plain, InGlib, Raw, Glib],
+        ),
+        row(
+            "empty-iter",
+            Figure::Best,
+            &[1],
+            || cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+    ]
+    .concat_rows()
+}
+
+fn others() -> Vec<Workload> {
+    [
+        row("pingpong", Figure::Best, &[1, 2], || {
+            cells![remote::ping_pong: Own, Polling, Plain, WithForeign, InGlib, Raw, RawEdge, Glib]
+        }),
+        row("post", Figure::Median, &[1, 2], || {
+            cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib]
+        }),
+    ]
+    .concat_rows()
+}
+
+fn deferred() -> Vec<Workload> {
+    row(
+        "bh-local",
+        Figure::Best,
+        &[1, 1000],
+        || cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib],
+    )
+}
+
+fn timers() -> Vec<Workload> {
+    const SIZES: &[usize] = &[1000, 100_000];
+    [
+        row(
+            "timer-arm",
+            Figure::Best,
+            SIZES,
+            || cells![timer::arm: Own, InGlib, Raw, Glib],
+        ),
+        row(
+            "timer-mod",
+            Figure::Best,
+            SIZES,
+            || cells![timer::rearm: Own, InGlib, Raw, Glib],
+        ),
+        row(
+            "timer-fire",
+            Figure::Best,
+            SIZES,
+            || cells![timer::fire: Own, InGlib, Raw, Glib],
+        ),
+        row(
+            "timer-iter",
+            Figure::Best,
+            &[1000],
+            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+        row(
+            "timer-lateness",
+            Figure::Lateness,
+            &[200],
+            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        ),
+    ]
+    .concat_rows()
+}
