@@ -128,6 +128,32 @@ fn object_names_the_context_that_the_kernel_runs_it_on() {
     server.stop();
 }
 
+/// The names of the threads of a program; io_uring's workers are the kernel's.
+fn threads(server: &Server) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let names =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.retain(|name| !name.starts_with("iou-"));
+    names.sort();
+    names
+}
+
+#[test]
+fn devices_have_no_threads_of_their_own() {
+    let directory = directory();
+    let line = format!(
+        "{TALK} -object qcontext,id=ctx2,threaded=yes -drive if=none,id=d1,file=disk1.raw,format=raw \
+         -device virtio-blk,id=disk1,drive=d1,num-queues=4,x-data-plane=on,context=ctx1,vhost-user=disk1.sock"
+    );
+    let mut server = start(&directory, &line);
+    for disk in ["disk0.sock", "disk1.sock"] {
+        Writer::connect(&directory.socket(disk)).write_until(500);
+    }
+    assert_eq!(threads(&server), ["ctx1", "ctx2", "qctx"]);
+    server.stop();
+}
+
 #[test]
 fn devices_come_and_go_at_run_time() {
     let directory = directory();
