@@ -261,6 +261,16 @@ fn client_options_may_stand_anywhere() {
         outcome(&run(&["qom-get", "/objects.type", "--socket", socket])),
         expected
     );
+    let joined = format!("--socket={socket}");
+    assert_eq!(
+        outcome(&run(&["qom-get", &joined, "/objects.type"])),
+        expected
+    );
+    // What is said here counts more than what the environment says.
+    let mut command = Command::new(QCTX);
+    command.env("QMP_SOCKET", "/nonexistent");
+    command.args(["qom-get", "/objects.type", "-s", socket]);
+    assert_eq!(outcome(&command.output().unwrap()), expected);
 }
 
 #[test]

@@ -8,6 +8,8 @@
 mod monitor;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "support/writer.rs"]
 mod writer;
 
@@ -126,6 +128,36 @@ fn object_names_the_context_that_the_kernel_runs_it_on() {
     let main = server.number("/objects/qcontext-main.thread_id");
     assert_eq!(main, i64::from(server.pid()));
     server.stop();
+}
+
+/// The names of the threads of a program; io_uring's workers are the kernel's.
+fn threads(server: &Server) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let names =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.retain(|name| !name.starts_with("iou-"));
+    names.sort();
+    names
+}
+
+#[test]
+fn devices_have_no_threads_of_their_own() {
+    let directory = directory();
+    let line = format!(
+        "{TALK} -object qcontext,id=ctx2,threaded=yes -drive if=none,id=d1,file=disk1.raw,format=raw \
+         -device virtio-blk,id=disk1,drive=d1,num-queues=4,x-data-plane=on,context=ctx1,vhost-user=disk1.sock"
+    );
+    let mut server = start(&directory, &line);
+    for disk in ["disk0.sock", "disk1.sock"] {
+        Writer::connect(&directory.socket(disk)).write_until(500);
+    }
+    let names = threads(&server);
+    server.stop();
+    if names.iter().any(|name| name == "block-worker") {
+        return skip::skip("no io_uring here, so the thread engine serves");
+    }
+    assert_eq!(names, ["ctx1", "ctx2", "qctx"]);
 }
 
 #[test]
