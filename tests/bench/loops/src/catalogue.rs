@@ -5,10 +5,15 @@ use crate::cell::Cell;
 use crate::loops::glib_main::Glib;
 use crate::loops::ours::{InGlib, Own, Polling};
 use crate::loops::qcontexts::{Plain, WithForeign};
-use crate::loops::raw::{Raw, RawEdge, RawList};
+use crate::loops::raw::{Raw, RawEdge, RawList, RawSpin};
+#[cfg(feature = "peers")]
+use crate::loops::{
+    event_manager::Manager, libevent::Libevent, libuv::Libuv, mio::Mio, tokio_rt::Tokio,
+};
 use crate::workload::{bh, fd, remote, timer};
 
 /// A row of cells that are measured together.
+#[derive(Clone)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) size: usize,
@@ -68,65 +73,44 @@ fn row(
 
 /// All there is to measure.
 pub(crate) fn all() -> Vec<Workload> {
-    [fds(), others(), deferred(), timers()].concat_rows()
-}
-
-trait ConcatRows {
-    fn concat_rows(self) -> Vec<Workload>;
-}
-
-impl<const N: usize> ConcatRows for [Vec<Workload>; N] {
-    fn concat_rows(self) -> Vec<Workload> {
-        self.into_iter().flatten().collect()
-    }
+    [fds(), others(), deferred(), timers()].concat()
 }
 
 fn fds() -> Vec<Workload> {
+    const IDLE: &[usize] = &[0, 1, 10, 100, 1000, 10_000];
     [
-        row(
-            "fd-dispatch",
-            Figure::Best,
-            &[0, 1, 10, 100, 1000, 10_000],
-            || cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "fd-burst",
-            Figure::Best,
-            &[8, 64],
-            || cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "fdtimer-dispatch",
-            Figure::Best,
-            &[100],
-            || cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "readd-fd",
-            Figure::Best,
-            &[1000],
-            || cells![fd::readd: Own, Plain, InGlib, Raw, Glib],
-        ),
-        row(
-            "empty-iter",
-            Figure::Best,
-            &[1],
-            || cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
+        row("fd-dispatch", Figure::Best, IDLE, || {
+            cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
+        row("fd-burst", Figure::Best, &[8, 64], || {
+            cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
+        }),
+        row("fdtimer-dispatch", Figure::Best, &[100], || {
+            cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio]
+        }),
+        row("readd-fd", Figure::Best, &[1000], || {
+            cells![fd::readd: Own, Plain, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
+        row("empty-iter", Figure::Best, &[1], || {
+            cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
     ]
-    .concat_rows()
+    .concat()
 }
 
 fn others() -> Vec<Workload> {
     [
         row("pingpong", Figure::Best, &[1, 2], || {
-            cells![remote::ping_pong: Own, Polling, Plain, WithForeign, InGlib, Raw, RawEdge, Glib]
+            cells![remote::ping_pong: Own, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
+        row("pingpong-polling", Figure::Best, &[1, 2], || {
+            cells![remote::ping_pong: Polling, RawSpin]
         }),
         row("post", Figure::Median, &[1, 2], || {
-            cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib]
+            cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager]
         }),
     ]
-    .concat_rows()
+    .concat()
 }
 
 fn deferred() -> Vec<Workload> {
@@ -134,7 +118,7 @@ fn deferred() -> Vec<Workload> {
         "bh-local",
         Figure::Best,
         &[1, 1000],
-        || cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib],
+        || cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
     )
 }
 
@@ -145,32 +129,32 @@ fn timers() -> Vec<Workload> {
             "timer-arm",
             Figure::Best,
             SIZES,
-            || cells![timer::arm: Own, InGlib, Raw, Glib],
+            || cells![timer::arm: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-mod",
             Figure::Best,
             SIZES,
-            || cells![timer::rearm: Own, InGlib, Raw, Glib],
+            || cells![timer::rearm: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-fire",
             Figure::Best,
             SIZES,
-            || cells![timer::fire: Own, InGlib, Raw, Glib],
+            || cells![timer::fire: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-iter",
             Figure::Best,
             &[1000],
-            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
+            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-lateness",
             Figure::Lateness,
             &[200],
-            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib],
+            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent],
         ),
     ]
-    .concat_rows()
+    .concat()
 }

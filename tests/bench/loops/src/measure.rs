@@ -46,8 +46,17 @@ pub(crate) struct Figures {
 
 /// A workload's figures, and the loops that could not be measured, with the reason.
 pub(crate) struct Measured {
+    pub(crate) name: &'static str,
+    pub(crate) size: usize,
+    pub(crate) figure: Figure,
     pub(crate) figures: Vec<Figures>,
     pub(crate) skipped: Vec<(&'static str, String)>,
+}
+
+impl Measured {
+    pub(crate) fn title(&self) -> String {
+        format!("{} {}", self.name, self.size)
+    }
 }
 
 /// A cell that is set up.
@@ -81,6 +90,9 @@ pub(crate) fn measure(workload: &Workload, effort: Effort) -> Result<Measured> {
     measured?;
     let figures = ready.into_iter().map(|cell| cell.figures(workload.figure));
     Ok(Measured {
+        name: workload.name,
+        size: workload.size,
+        figure: workload.figure,
         figures: figures.collect(),
         skipped,
     })
