@@ -28,7 +28,7 @@ mod registry;
 mod sources;
 
 use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
-use gsource::{PollParams, Reactor};
+use gsource::{PollParams, PoolLimits, Reactor};
 use home::Home;
 pub use id::check_id;
 use sources::Sources;
@@ -304,6 +304,19 @@ impl QContext {
     /// `InvalidArgument` when a parameter is negative; nothing has changed then.
     pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
         self.inner().reactor.set_poll_params(params)
+    }
+
+    /// How many workers the pool of this context has; at most 64 unless changed.
+    pub fn pool_limits(&self) -> PoolLimits {
+        self.inner().reactor.pool_limits()
+    }
+
+    /// Changes how many workers the pool has, while it works.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
+    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
+        self.inner().reactor.set_pool_limits(limits)
     }
 
     /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is

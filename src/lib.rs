@@ -21,5 +21,5 @@ pub mod virtio;
 pub use context::QContext;
 pub use gsource::{
     AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    Result, Timer, Wait,
+    PoolLimits, Result, Timer, Wait,
 };

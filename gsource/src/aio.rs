@@ -20,6 +20,7 @@ pub(crate) mod clock;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
+pub(crate) mod pool;
 mod raw;
 pub(crate) mod timer;
 
@@ -32,6 +33,7 @@ use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
 use handler::FdRecord;
+use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -77,6 +79,7 @@ pub(crate) struct Core {
     /// The owned attachments: the current one last.
     attachments: Mutex<Vec<Arc<Attachment>>>,
     handlers: Mutex<Vec<Arc<FdRecord>>>,
+    pub(crate) jobs: Jobs,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
 }
@@ -96,6 +99,7 @@ impl AioContext {
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
+            jobs: Jobs::default(),
             private: Arc::clone(&private),
         });
         core.bind(Attachment::new(&core, &private));
@@ -464,6 +468,7 @@ impl Core {
     pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
         reactor.drop_timers(&self);
         self.release_bhs(driving);
+        self.jobs.abandon();
         reactor.forget(&self, &[], driving);
         self.leave();
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);

@@ -23,6 +23,7 @@ mod turn;
 
 use crate::aio::handler::FdRecord;
 use crate::aio::notify::NotifyState;
+use crate::aio::pool::OwnPool;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
@@ -125,6 +126,7 @@ pub struct Reactor {
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
+    pub(crate) pool: OwnPool,
 }
 
 /// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
@@ -193,6 +195,7 @@ impl Reactor {
                 ring: None,
             }),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
+            pool: OwnPool::new(),
         });
         timers::announce(&reactor);
         reactor
