@@ -26,6 +26,7 @@ pub(crate) mod timer;
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
+use crate::pool::Pool;
 use crate::reactor::{Attachment, Reactor, Retired, Urgency, Wait};
 use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
@@ -35,7 +36,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A device's set of event handlers. Clones are the same context; the last one to go removes everything it holds.
 ///
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     handlers: Mutex<Vec<Arc<FdRecord>>>,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
+    /// Worker threads, once there is a job for them.
+    pool: OnceLock<Arc<Pool>>,
 }
 
 impl AioContext {
@@ -93,6 +96,7 @@ impl AioContext {
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
             private: Arc::clone(&private),
+            pool: OnceLock::new(),
         });
         core.bind(Attachment::new(&core, &private));
         Ok(AioContext(Arc::new(Handle { core })))
@@ -282,6 +286,10 @@ impl Drop for Handle {
 }
 
 impl Core {
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        self.pool.get_or_init(Pool::new)
+    }
+
     /// Makes the reactor look at this context's bottom halves. Async-signal-safe.
     pub(crate) fn kick(&self, urgency: Urgency) {
         self.visit(|attachment| attachment.kick(urgency));
@@ -405,6 +413,9 @@ impl Core {
     }
 
     fn tear_down(self: &Arc<Self>) {
+        if let Some(pool) = self.pool.get() {
+            pool.close();
+        }
         let records = std::mem::take(&mut *lock(&self.handlers));
         for record in records {
             record.mark_removed();

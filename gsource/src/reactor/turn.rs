@@ -223,7 +223,7 @@ impl Reactor {
                 progress |= self.read(&record, driving);
             }
             if record.wants_write(events) && !record.is_removed() {
-                progress = true;
+                progress |= !record.handler.quiet;
                 self.call(&record, record.handler.write.as_deref());
             }
         }
@@ -257,7 +257,7 @@ impl Reactor {
         if !record.is_removed() {
             self.call(record, record.handler.read.as_deref());
         }
-        true
+        !record.handler.quiet
     }
 
     fn call(&self, record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
