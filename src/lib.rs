@@ -20,5 +20,5 @@ pub mod virtio;
 pub use context::QContext;
 pub use gsource::{
     AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    Result, Timer, Wait,
+    PoolJob, Result, Timer, Wait, start_virtual_clock, stop_virtual_clock,
 };
