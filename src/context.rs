@@ -32,6 +32,7 @@ use gsource::{PollParams, PoolLimits, Reactor};
 use home::Home;
 pub use id::check_id;
 use sources::Sources;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -54,6 +55,8 @@ struct Handle(Arc<Inner>);
 /// A context in memory.
 pub(crate) struct Inner {
     id: String,
+    /// The id with a NUL at its end.
+    c_id: CString,
     threaded: bool,
     gmain: glib::MainContext,
     reactor: Arc<Reactor>,
@@ -213,6 +216,11 @@ impl QContext {
     /// The name.
     pub fn id(&self) -> &str {
         &self.inner().id
+    }
+
+    /// The name, for C.
+    pub fn c_id(&self) -> &CStr {
+        &self.inner().c_id
     }
 
     /// True when the context has a thread of its own.
@@ -383,6 +391,7 @@ impl Inner {
         let home = Home::new(&gmain, &reactor, &aio)?;
         Ok(Arc::new(Inner {
             id: id.to_owned(),
+            c_id: CString::new(id).unwrap_or_default(),
             threaded,
             gmain,
             reactor,

@@ -20,6 +20,6 @@ pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    PoolLimits, Result, Timer, Wait,
+    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job, PollParams,
+    PoolLimits, Result, Timer, Wait, start_virtual_clock, stop_virtual_clock,
 };

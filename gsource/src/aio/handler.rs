@@ -25,6 +25,7 @@ pub struct FdHandler {
     pub(crate) io_poll_ready: Option<Callback>,
     pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
+    pub(crate) quiet: bool,
 }
 
 impl FdHandler {
@@ -58,6 +59,13 @@ impl FdHandler {
     #[must_use]
     pub fn edge_triggered(mut self) -> Self {
         self.edge = true;
+        self
+    }
+
+    /// Its calls do not count as progress: for what only wakes the loop.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 
