@@ -3,14 +3,15 @@
 
 use crate::cell::Cell;
 use crate::loops::glib_main::Glib;
-use crate::loops::ours::{InGlib, Own, Polling};
+use crate::loops::ours::{InGlib, Own};
+use crate::loops::polling::{PollingBh, PollingKick};
 use crate::loops::qcontexts::{Plain, WithForeign};
 use crate::loops::raw::{Raw, RawEdge, RawList, RawSpin};
 #[cfg(feature = "peers")]
 use crate::loops::{
     event_manager::Manager, libevent::Libevent, libuv::Libuv, mio::Mio, tokio_rt::Tokio,
 };
-use crate::workload::{bh, fd, remote, timer};
+use crate::workload::{bh, fd, remote, threaded, timer};
 
 /// A row of cells that are measured together.
 #[derive(Clone)]
@@ -71,6 +72,11 @@ fn row(
     sizes.iter().map(each).collect()
 }
 
+fn and(mut some: Vec<Cell>, others: Vec<Cell>) -> Vec<Cell> {
+    some.extend(others);
+    some
+}
+
 /// All there is to measure.
 pub(crate) fn all() -> Vec<Workload> {
     [fds(), others(), deferred(), timers()].concat()
@@ -80,7 +86,11 @@ fn fds() -> Vec<Workload> {
     const IDLE: &[usize] = &[0, 1, 10, 100, 1000, 10_000];
     [
         row("fd-dispatch", Figure::Best, IDLE, || {
-            cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+            let own = vec![
+                threaded::cell(threaded::dispatch),
+                threaded::cell_with_foreign(threaded::dispatch_with_foreign),
+            ];
+            and(own, cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("fd-burst", Figure::Best, &[8, 64], || {
             cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
@@ -101,25 +111,25 @@ fn fds() -> Vec<Workload> {
 fn others() -> Vec<Workload> {
     [
         row("pingpong", Figure::Best, &[1, 2], || {
-            cells![remote::ping_pong: Own, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("pingpong-polling", Figure::Best, &[1, 2], || {
-            cells![remote::ping_pong: Polling, RawSpin]
+            cells![remote::ping_pong: PollingKick, PollingBh, RawSpin]
         }),
         row("post", Figure::Median, &[1, 2], || {
-            cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+            and(vec![threaded::cell(threaded::post)], cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
     ]
     .concat()
 }
 
 fn deferred() -> Vec<Workload> {
-    row(
-        "bh-local",
-        Figure::Best,
-        &[1, 1000],
-        || cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
-    )
+    row("bh-local", Figure::Best, &[1, 1000], || {
+        and(
+            vec![threaded::cell(threaded::bh)],
+            cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
+        )
+    })
 }
 
 fn timers() -> Vec<Workload> {

@@ -11,6 +11,7 @@ pub(crate) mod libuv;
 #[cfg(feature = "peers")]
 pub(crate) mod mio;
 pub(crate) mod ours;
+pub(crate) mod polling;
 pub(crate) mod qcontexts;
 pub(crate) mod raw;
 pub(crate) mod raw_heap;

@@ -36,14 +36,13 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse(all: impl Iterator<Item = String>) -> Result<Arguments> {
+    fn parse(mut all: impl Iterator<Item = String>) -> Result<Arguments> {
         let mut arguments = Arguments {
             effort: Effort::FULL,
             count_syscalls: true,
             out: None,
             words: Vec::new(),
         };
-        let mut all = all.peekable();
         while let Some(word) = all.next() {
             match word.as_str() {
                 "--quick" => {
@@ -52,7 +51,7 @@ impl Arguments {
                 }
                 "--no-syscalls" => arguments.count_syscalls = false,
                 "--out" => {
-                    arguments.out = Some(all.next().ok_or("--out needs a directory")?.into())
+                    arguments.out = Some(all.next().ok_or("--out needs a directory")?.into());
                 }
                 word if word.starts_with('-') => {
                     return Err(format!("unknown option {word}").into());
@@ -97,7 +96,8 @@ fn run() -> Result<()> {
     }
     let arguments = Arguments::parse(words.into_iter())?;
     let before = machine::line();
-    println!("{before}\n");
+    let before = format!("{before}{}\n\n{}", arguments.effort.note(), report::LEGEND);
+    println!("{before}");
     let all = measure_all(&arguments)?;
     let mut end = report::flatness(&all);
     if arguments.count_syscalls {
@@ -107,8 +107,8 @@ fn run() -> Result<()> {
     println!("{end}\n{after}");
     if let Some(out) = &arguments.out {
         let tables: Vec<String> = all.iter().map(report::table).collect();
-        let text = format!("{before}\n\n{}\n{end}\n{after}\n", tables.join("\n"));
-        write(out, &text, &before, &all)?;
+        let text = format!("{before}\n{}\n{end}\n{after}\n", tables.join("\n"));
+        write(out, &text, &after, &all)?;
         println!("written to {}", out.display());
     }
     Ok(())

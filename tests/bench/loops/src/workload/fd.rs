@@ -33,13 +33,15 @@ impl<L: Fds> Watching<L> {
         let mut looped = L::new()?;
         let active = EventFd::new()?;
         let idle = eventfd::idle(idle)?;
-        let mut fds: Vec<RawFd> = idle.iter().map(|fd| fd.as_raw_fd()).collect();
-        fds.insert(fds.len() / 2, active.as_raw_fd());
-        for fd in fds {
+        let mut all: Vec<RawFd> = idle.iter().map(|fd| fd.as_raw_fd()).collect();
+        all.insert(all.len() / 2, active.as_raw_fd());
+        for fd in all {
             looped.watch(fd, Action::Read)?;
         }
-        let fds = vec![active];
-        Ok(Watching { looped, fds })
+        Ok(Watching {
+            looped,
+            fds: vec![active],
+        })
     }
 
     fn dispatch(&mut self, ops: u64) -> Result<Sample> {
