@@ -19,6 +19,6 @@ pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    PoolLimits, Result, Timer, Wait,
+    AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
+    JoinHandle, PollParams, PoolLimits, Result, Timer, Wait,
 };

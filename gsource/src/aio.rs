@@ -21,6 +21,7 @@ pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
 pub(crate) mod pool;
+pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
@@ -79,6 +80,8 @@ pub(crate) struct Core {
     attachments: Mutex<Vec<Arc<Attachment>>>,
     handlers: Mutex<Vec<Arc<FdRecord>>>,
     pub(crate) jobs: Jobs,
+    /// How many tasks bind this context to their thread.
+    pub(crate) tasks: AtomicUsize,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
 }
@@ -99,6 +102,7 @@ impl AioContext {
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
             jobs: Jobs::default(),
+            tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
         });
         core.bind(Attachment::new(&core, &private));
@@ -200,7 +204,7 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, or when it is attached to another home; `Os` when the new
+    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
     /// poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
@@ -220,7 +224,7 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);
@@ -304,7 +308,9 @@ impl Core {
 
     fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
         let mut handlers = lock(&self.handlers);
-        let earlier = handlers.iter().position(|other| other.fd == record.fd);
+        let earlier = handlers
+            .iter()
+            .position(|other| other.is_handler_of(record.fd));
         let earlier = earlier.map(|index| handlers.swap_remove(index));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
@@ -323,9 +329,24 @@ impl Core {
         added
     }
 
+    /// Watches for a future, beside the handler of that fd.
+    pub(crate) fn add_waiter(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let message = "the AioContext has been torn down";
+        let mut added = Err(Error::new(ErrorKind::Closed, message));
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, None));
+        if added.is_ok() {
+            handlers.push(record);
+        }
+        drop(handlers);
+        added
+    }
+
     fn take_handler(&self, fd: RawFd) -> Option<Arc<FdRecord>> {
         let mut handlers = lock(&self.handlers);
-        let index = handlers.iter().position(|record| record.fd == fd)?;
+        let index = handlers
+            .iter()
+            .position(|record| record.is_handler_of(fd))?;
         let record = handlers.swap_remove(index);
         drop(handlers);
         record.mark_removed();
@@ -355,6 +376,10 @@ impl Core {
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
+        if self.tasks.load(Ordering::SeqCst) > 0 {
+            let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         new.open()?;
         let polled = lock(&self.handlers).clone();
         for record in &polled {
@@ -413,6 +438,7 @@ impl Core {
 
     /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
     pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        task::end_all(&self);
         reactor.drop_timers(&self);
         self.release_bhs(driving);
         self.jobs.abandon();

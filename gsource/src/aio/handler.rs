@@ -25,6 +25,8 @@ pub struct FdHandler {
     pub(crate) io_poll_ready: Option<Callback>,
     pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
+    /// Serves a future: goes beside the fd's handler.
+    is_waiter: bool,
 }
 
 impl FdHandler {
@@ -81,6 +83,12 @@ impl FdHandler {
         self
     }
 
+    /// Makes it one that goes beside the fd's handler.
+    pub(crate) fn waiting(mut self) -> Self {
+        self.is_waiter = true;
+        self
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.read.is_none() && self.write.is_none()
     }
@@ -121,6 +129,11 @@ impl FdRecord {
             removed,
             paused,
         }
+    }
+
+    /// True when this is what `set_fd_handler` has set for `fd`.
+    pub(crate) fn is_handler_of(&self, fd: RawFd) -> bool {
+        self.fd == fd && !self.handler.is_waiter
     }
 
     /// The poller events this record wants now.
