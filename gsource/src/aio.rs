@@ -22,6 +22,7 @@ pub(crate) mod notifier;
 pub(crate) mod notify;
 pub(crate) mod pool;
 mod raw;
+pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
@@ -80,6 +81,8 @@ pub(crate) struct Core {
     attachments: Mutex<Vec<Arc<Attachment>>>,
     handlers: Mutex<Vec<Arc<FdRecord>>>,
     pub(crate) jobs: Jobs,
+    /// How many tasks bind this context to their thread.
+    pub(crate) tasks: AtomicUsize,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
 }
@@ -100,6 +103,7 @@ impl AioContext {
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
             jobs: Jobs::default(),
+            tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
         });
         core.bind(Attachment::new(&core, &private));
@@ -147,7 +151,7 @@ impl AioContext {
     pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
         let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
         self.core().remove_handlers(|record| {
-            if record.fd != fd {
+            if !record.is_handler_of(fd) {
                 return false;
             }
             if let Some(done) = done.take() {
@@ -233,7 +237,7 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, or when it is attached to another home; `Os` when the new
+    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
     /// poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
@@ -253,7 +257,7 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);
@@ -337,7 +341,8 @@ impl Core {
 
     fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
-        let place = handlers.iter().position(|other| other.fd == record.fd);
+        let is_earlier = |other: &Arc<FdRecord>| other.is_handler_of(record.fd);
+        let place = handlers.iter().position(is_earlier);
         if place.is_some() && !replace {
             let message = format!("fd {} has a handler already", record.fd);
             return Err(Error::new(ErrorKind::AlreadyExists, message));
@@ -357,9 +362,22 @@ impl Core {
         Ok(())
     }
 
+    /// Watches for a future, beside the handler of that fd.
+    pub(crate) fn add_waiter(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let message = "the AioContext has been torn down";
+        let mut added = Err(Error::new(ErrorKind::Closed, message));
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, None));
+        if added.is_ok() {
+            handlers.push(record);
+        }
+        drop(handlers);
+        added
+    }
+
     /// Takes the handler of `fd` out; false when there is none.
     fn remove_fd(&self, fd: RawFd) -> bool {
-        self.remove_handlers(|record| record.fd == fd)
+        self.remove_handlers(|record| record.is_handler_of(fd))
     }
 
     /// Removes a handler whose callback panicked.
@@ -399,6 +417,10 @@ impl Core {
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
+        if self.tasks.load(Ordering::SeqCst) > 0 {
+            let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         new.open()?;
         for record in self.polled_handlers() {
             old.release(&record, &driving);
@@ -466,6 +488,7 @@ impl Core {
 
     /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
     pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        task::end_all(&self);
         reactor.drop_timers(&self);
         self.release_bhs(driving);
         self.jobs.abandon();
