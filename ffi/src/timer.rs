@@ -121,8 +121,8 @@ impl Place {
     /// Makes the node of a timer that has none; under the lock.
     fn make(self, destroy: GDestroyNotify) -> Result<Arc<Node>, Fault> {
         // SAFETY: the timer was checked, and initialised by the caller.
-        let told = unsafe { &*self.0 };
-        let (aio, func, data, number) = (told.aio, told.func, told.user_data, told.clock);
+        let set = unsafe { &*self.0 };
+        let (aio, func, data, number) = (set.aio, set.func, set.user_data, set.clock);
         if func.is_none() {
             return Err(Fault::Misuse("the timer is not initialised"));
         }
