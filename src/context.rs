@@ -22,21 +22,21 @@
 
 mod home;
 mod id;
+mod inner;
 mod invoke;
 mod raw;
 mod registry;
 mod sources;
 
-use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
-use gsource::{PollParams, PoolLimits, Reactor};
-use home::Home;
+use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
+use gsource::{PollParams, PoolLimits};
 pub use id::check_id;
-use sources::Sources;
-use std::ffi::{CStr, CString};
+pub(crate) use inner::Inner;
+use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
@@ -51,38 +51,6 @@ pub struct QContext(Arc<Handle>);
 
 /// What users hold: ends the context when the last clone goes. The home thread holds the [`Inner`] only.
 struct Handle(Arc<Inner>);
-
-/// A context in memory.
-pub(crate) struct Inner {
-    id: String,
-    /// The id with a NUL at its end.
-    c_id: CString,
-    threaded: bool,
-    gmain: glib::MainContext,
-    reactor: Arc<Reactor>,
-    /// What users hold of this context.
-    handle: Mutex<Weak<Handle>>,
-    /// The context's own sources; gone once it has stopped.
-    own: Mutex<Option<Own>>,
-    sources: Mutex<Sources>,
-    /// Devices that hold the context, by name; `None` once it was deleted.
-    users: Mutex<Option<Vec<String>>>,
-    thread_id: AtomicI64,
-    stopping: AtomicBool,
-    /// Some foreign GSource may be attached, so GLib is asked before each wait.
-    foreign: AtomicBool,
-    /// GLib's side of the loop, taken by whoever iterates.
-    home: Mutex<Option<Home>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The sources every context has.
-struct Own {
-    /// For `invoke`.
-    aio: AioContext,
-    handlers: IoHandlers,
-    source: glib::Source,
-}
 
 /// Proof that a device uses a context, which can not be deleted meanwhile.
 pub struct Claim {
@@ -373,119 +341,6 @@ impl Drop for Claim {
         {
             users.swap_remove(index);
         }
-    }
-}
-
-impl Inner {
-    fn new(id: &str, threaded: bool, gmain: glib::MainContext) -> Result<Arc<Inner>> {
-        let reactor = Reactor::new()?;
-        reactor.set_poll_params(PollParams {
-            max_ns: POLL_MAX_NS,
-            ..PollParams::default()
-        })?;
-        let (aio, handlers) = (AioContext::new()?, IoHandlers::new()?);
-        aio.attach_to(&reactor)?;
-        handlers.aio().attach_to(&reactor)?;
-        let source = reactor.g_source()?;
-        source.attach(Some(&gmain));
-        let home = Home::new(&gmain, &reactor, &aio)?;
-        Ok(Arc::new(Inner {
-            id: id.to_owned(),
-            c_id: CString::new(id).unwrap_or_default(),
-            threaded,
-            gmain,
-            reactor,
-            handle: Mutex::new(Weak::new()),
-            own: Mutex::new(Some(Own {
-                aio,
-                handlers,
-                source,
-            })),
-            sources: Mutex::default(),
-            users: Mutex::new(Some(Vec::new())),
-            thread_id: AtomicI64::new(-1),
-            stopping: AtomicBool::new(false),
-            foreign: AtomicBool::new(id == MAIN),
-            home: Mutex::new(Some(home)),
-            thread: Mutex::new(None),
-        }))
-    }
-
-    /// A new handle, unless the last one is going.
-    fn handle(&self) -> Option<QContext> {
-        lock(&self.handle).upgrade().map(QContext)
-    }
-
-    fn aio(&self) -> Result<AioContext> {
-        lock(&self.own)
-            .as_ref()
-            .map(|own| own.aio.clone())
-            .ok_or_else(|| self.closed())
-    }
-
-    fn handlers(&self) -> Result<IoHandlers> {
-        lock(&self.own)
-            .as_ref()
-            .map(|own| own.handlers.clone())
-            .ok_or_else(|| self.closed())
-    }
-
-    fn closed(&self) -> Error {
-        Error::new(
-            ErrorKind::Closed,
-            format!("context '{}' has been stopped", self.id),
-        )
-    }
-
-    fn refuse_own_thread(&self, what: &str) -> Result<()> {
-        if self.threaded && self.reactor.is_driven_here() {
-            let message = format!(
-                "context '{}' can not {what} itself from its own thread",
-                self.id
-            );
-            return Err(Error::new(ErrorKind::WouldDeadlock, message));
-        }
-        Ok(())
-    }
-
-    /// Refuses new claims, if no device holds one.
-    fn close_to_users(&self) -> Result<()> {
-        let mut users = lock(&self.users);
-        let holder = users.as_ref().and_then(|users| users.first());
-        if let Some(device) = holder {
-            let message = format!(
-                "object '{}' is in use by device '{device}', can not be deleted",
-                self.id
-            );
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        *users = None;
-        drop(users);
-        Ok(())
-    }
-
-    /// Asks a threaded context to end; tears an unthreaded one down here.
-    fn request_stop(self: &Arc<Self>) {
-        if self.stopping.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.reactor.notify();
-        if !self.threaded {
-            self.tear_down();
-        }
-    }
-
-    /// Gives back what was attached and destroys what is the context's own. On the home thread, or where none runs.
-    fn tear_down(&self) {
-        let sources = std::mem::take(&mut *lock(&self.sources));
-        sources.release();
-        let own = lock(&self.own).take();
-        if let Some(own) = own {
-            own.source.destroy();
-        }
-        let home = lock(&self.home).take();
-        drop(home);
-        self.reactor.reap_if_idle();
     }
 }
 

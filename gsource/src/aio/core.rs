@@ -1,0 +1,267 @@
+//! What an AioContext is made of, and the changes to it that must not miss one another: handlers come and go, the context
+//! moves, and it ends.
+//!
+//! The invariants are those of [`super`].
+#![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
+
+use super::bh::{self, BhNode};
+use super::handler::FdRecord;
+use super::pool::job::Jobs;
+use super::{lock, task};
+use crate::home_cell::HomeCell;
+use crate::list::{List, Taken};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency};
+use crate::unwind;
+use crate::{Error, ErrorKind, Result};
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What an AioContext is made of.
+pub(crate) struct Core {
+    /// Scheduled bottom halves; closed when the context is torn down.
+    pub(crate) bhs: List<BhNode>,
+    /// Bottom halves that the home has taken and not run yet.
+    pub(crate) slice: HomeCell<Taken<BhNode>>,
+    /// How many walks over the slice have not ended; more than one with nested iterations.
+    pub(crate) slices: HomeCell<u32>,
+    /// The current attachment; null once torn down. See invariant 1.
+    pub(super) attachment: AtomicPtr<Attachment>,
+    pub(super) visitors: AtomicUsize,
+    /// The owned attachments: the current one last.
+    pub(super) attachments: Mutex<Vec<Arc<Attachment>>>,
+    pub(super) handlers: Mutex<Vec<Arc<FdRecord>>>,
+    pub(crate) jobs: Jobs,
+    /// How many tasks bind this context to their thread.
+    pub(crate) tasks: AtomicUsize,
+    /// The reactor to itself, used while not attached elsewhere.
+    pub(super) private: Arc<Reactor>,
+}
+
+impl Core {
+    /// Makes the reactor look at this context's bottom halves. Async-signal-safe.
+    pub(crate) fn kick(&self, urgency: Urgency) {
+        self.visit(|attachment| attachment.kick(urgency));
+    }
+
+    /// Calls `visit` with the current attachment, if there is one; it stays allocated meanwhile (invariant 1).
+    pub(super) fn visit(&self, visit: impl FnOnce(&Attachment)) {
+        self.visitors.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: invariant 1: `visitors` keeps what the pointer names allocated.
+        if let Some(attachment) = unsafe { self.attachment.load(Ordering::SeqCst).as_ref() } {
+            visit(attachment);
+        }
+        self.visitors.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Calls `change` with the current reactor until it says that the context was still there.
+    pub(crate) fn on_reactor(&self, mut change: impl FnMut(&Reactor) -> bool) {
+        let mut done = false;
+        while !done {
+            done = true;
+            self.visit(|attachment| done = change(&attachment.reactor));
+        }
+    }
+
+    /// True while `reactor` is the current one.
+    pub(crate) fn is_on(&self, reactor: &Reactor) -> bool {
+        let mut same = false;
+        self.visit(|attachment| same = ptr::eq(Arc::as_ptr(&attachment.reactor), reactor));
+        same
+    }
+
+    /// Makes `attachment` the current one and frees the earlier ones if nobody visits them.
+    pub(super) fn bind(&self, attachment: Arc<Attachment>) {
+        let mut attachments = lock(&self.attachments);
+        self.attachment
+            .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
+        let mut earlier = std::mem::take(&mut *attachments);
+        if self.visitors.load(Ordering::SeqCst) > 0 {
+            attachments.append(&mut earlier);
+        }
+        attachments.push(attachment);
+        drop(attachments);
+        drop(earlier);
+    }
+
+    pub(super) fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let is_earlier = |other: &Arc<FdRecord>| other.is_handler_of(record.fd);
+        let place = handlers.iter().position(is_earlier);
+        if place.is_some() && !replace {
+            let message = format!("fd {} has a handler already", record.fd);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let earlier = place.map(|index| Arc::clone(&handlers[index]));
+        let mut added = Ok(());
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
+        added?;
+        if let Some(index) = place {
+            handlers.swap_remove(index);
+        }
+        handlers.push(record);
+        let replaced = earlier.inspect(|earlier| earlier.mark_removed());
+        let left = self.try_retire(replaced.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        Ok(())
+    }
+
+    /// Watches for a future, beside the handler of that fd.
+    pub(crate) fn add_waiter(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let message = "the AioContext has been torn down";
+        let mut added = Err(Error::new(ErrorKind::Closed, message));
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, None));
+        if added.is_ok() {
+            handlers.push(record);
+        }
+        drop(handlers);
+        added
+    }
+
+    /// Takes the handler of `fd` out; false when there is none.
+    pub(super) fn remove_fd(&self, fd: RawFd) -> bool {
+        self.remove_handlers(|record| record.is_handler_of(fd))
+    }
+
+    /// Removes a handler whose callback panicked.
+    pub(crate) fn remove_record(&self, record: &Arc<FdRecord>) {
+        self.remove_handlers(|other| Arc::ptr_eq(other, record));
+    }
+
+    /// Removes the handlers that `chosen` names; true when there was one. All under the lock that a move takes, so that they
+    /// leave the reactor that has them, and are left to its home.
+    pub(super) fn remove_handlers(&self, mut chosen: impl FnMut(&Arc<FdRecord>) -> bool) -> bool {
+        let mut handlers = lock(&self.handlers);
+        let removed: Vec<_> = handlers.extract_if(.., |record| chosen(record)).collect();
+        let found = !removed.is_empty();
+        for record in &removed {
+            record.mark_removed();
+            self.visit(|attachment| attachment.reactor.remove_record(record));
+        }
+        let left = self.try_retire(removed.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        found
+    }
+
+    /// Gives `retired` to the home to drop; after the tear-down it comes back.
+    pub(super) fn try_retire(&self, retired: Vec<Retired>) -> Vec<Retired> {
+        let mut left = retired;
+        self.visit(|attachment| attachment.reactor.retire(std::mem::take(&mut left)));
+        left
+    }
+
+    /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
+    pub(crate) fn retire(&self, retired: Retired) {
+        let left = self.try_retire(vec![retired]);
+        unwind::drop_guarded(&"destructor of a callback", left);
+    }
+
+    /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
+    pub(super) fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
+        let driving = old.drive()?;
+        if self.tasks.load(Ordering::SeqCst) > 0 {
+            let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        new.open()?;
+        for record in self.polled_handlers() {
+            old.release(&record, &driving);
+            unwind::drop_guarded(&"destructor of an fd handler", record);
+        }
+        let handlers = lock(&self.handlers);
+        for record in handlers.iter() {
+            old.remove_record(record);
+            record.set_paused(false);
+        }
+        let closed = match new.adopt_records(&handlers) {
+            Ok(closed) => closed,
+            Err(error) => {
+                let trouble = old.readopt_records(&handlers);
+                old.retire(trouble.into_iter().map(Retired::Trouble));
+                return Err(error);
+            }
+        };
+        old.forget(self, &handlers, &driving);
+        self.leave();
+        Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
+        drop(handlers);
+        // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
+        new.retire(closed.into_iter().map(Retired::Trouble));
+        if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
+            old.hand_over_retired(new, &driving);
+        }
+        drop(driving);
+        self.kick(Urgency::Now);
+        Ok(())
+    }
+
+    pub(super) fn polled_handlers(&self) -> Vec<Arc<FdRecord>> {
+        let mut polled = Vec::new();
+        polled.extend(
+            lock(&self.handlers)
+                .iter()
+                .filter(|record| record.handler.io_poll.is_some())
+                .cloned(),
+        );
+        polled
+    }
+
+    /// Tells a walk over this context's bottom halves that they are not its reactor's any more.
+    pub(super) fn leave(&self) {
+        self.visit(|attachment| attachment.gone.store(true, Ordering::Relaxed));
+    }
+
+    /// Removes the handlers, and leaves the rest to the home, or to this thread if nobody drives.
+    pub(super) fn tear_down(self: &Arc<Self>) {
+        self.remove_handlers(|_| true);
+        let mut reactor = None;
+        self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
+        if let Some(reactor) = reactor {
+            reactor.retire([Retired::Context(Arc::clone(self))]);
+            reactor.reap_if_idle();
+        }
+        self.private.reap_if_idle();
+    }
+
+    /// True while a bottom half of this context is being called: it is too early to end.
+    pub(crate) fn runs_bhs(&self, driving: &Driving<'_>) -> bool {
+        *self.slices.get(driving) > 0
+    }
+
+    /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
+    pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        task::end_all(&self);
+        reactor.drop_timers(&self);
+        self.release_bhs(driving);
+        self.jobs.abandon();
+        reactor.forget(&self, &[], driving);
+        self.leave();
+        self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
+        // A handle that raced with the last clone is done with the attachment in a few instructions.
+        while self.visitors.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
+        // What such a handle has kicked holds the attachment.
+        reactor.collect_ready(driving);
+        let attachments = std::mem::take(&mut *lock(&self.attachments));
+        drop(attachments);
+    }
+
+    /// Frees deleted bottom halves and gives the others back to their handles.
+    pub(super) fn release_bhs(&self, driving: &Driving<'_>) {
+        let mut taken = std::mem::replace(&mut *self.slice.get(driving), Taken::empty());
+        taken.append(self.bhs.close());
+        loop {
+            let node = taken.pop();
+            if node.is_null() {
+                return;
+            }
+            // SAFETY: the node was just taken by the thread that tears the context down, and none is being called.
+            unsafe { bh::release(node) };
+        }
+    }
+}
