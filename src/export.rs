@@ -32,6 +32,7 @@ mod object;
 mod options;
 mod registry;
 
+pub use object::{MODEL, register_type};
 pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX};
 use registry::Reservation;
 

@@ -162,7 +162,7 @@ fn help_and_version_are_printed() {
         let (status, output, error) = outcome(&run(&[spelling]));
         assert_eq!((status, error.as_str()), (Some(0), ""));
         assert!(output.contains("-object qcontext,id=ID") && output.contains("qom-list"));
-        assert!(output.lines().all(|line| line.len() <= 110));
+        assert!(output.lines().all(|line| line.len() <= 120));
     }
     for spelling in ["--version", "-version", "-V"] {
         let expected = concat!("qctx ", env!("CARGO_PKG_VERSION"), "\n");
@@ -173,6 +173,10 @@ fn help_and_version_are_printed() {
     }
     let (_, types, _) = outcome(&run(&["-object", "help"]));
     assert_eq!(types, "List of user creatable objects:\n  qcontext\n");
+    let (_, models, _) = outcome(&run(&["-device", "help"]));
+    assert_eq!(models, "List of devices:\n  virtio-blk\n");
+    let (_, model, _) = outcome(&run(&["-device", "virtio-blk,help"]));
+    assert!(model.starts_with("virtio-blk options:\n") && model.contains("  num-queues=<int>\n"));
     let (_, options, _) = outcome(&run(&["-object", "qcontext,help"]));
     assert!(options.starts_with("qcontext options:\n") && options.contains("  threaded=<bool>\n"));
 }
@@ -261,6 +265,16 @@ fn client_options_may_stand_anywhere() {
         outcome(&run(&["qom-get", "/objects.type", "--socket", socket])),
         expected
     );
+    let joined = format!("--socket={socket}");
+    assert_eq!(
+        outcome(&run(&["qom-get", &joined, "/objects.type"])),
+        expected
+    );
+    // What is said here counts more than what the environment says.
+    let mut command = Command::new(QCTX);
+    command.env("QMP_SOCKET", "/nonexistent");
+    command.args(["qom-get", "/objects.type", "-s", socket]);
+    assert_eq!(outcome(&command.output().unwrap()), expected);
 }
 
 #[test]

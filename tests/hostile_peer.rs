@@ -1,5 +1,6 @@
 //! Front ends that misbehave: whatever they send, withdraw or stop doing, the process lives, the device serves the next one,
 //! and another device on the same context does not notice.
+#![deny(unsafe_code)] // guest.rs needs some
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 

@@ -21,13 +21,14 @@ pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
 pub(crate) mod pool;
+mod raw;
 pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait, report};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait};
 use crate::source;
 use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
@@ -119,20 +120,52 @@ impl AioContext {
             self.remove_fd_handler(fd);
             return Ok(());
         }
-        self.core().set_handler(Arc::new(FdRecord::new(
-            fd,
-            handler,
-            Arc::downgrade(self.core()),
-        )))
+        self.core().set_handler(self.record(fd, handler), true)
+    }
+
+    /// As [`AioContext::set_fd_handler`], but never in place of another handler.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when this context watches the fd already, `InvalidArgument` for a handler that wants nothing, or the
+    /// kernel's; then nothing changed and the handler was not taken.
+    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        if handler.is_empty() {
+            let message = format!("the handler of fd {fd} has neither a read nor a write callback");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.core().set_handler(self.record(fd, handler), false)
+    }
+
+    fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
+        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.core())))
     }
 
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
     /// its number reused; a callback that has begun on another thread may still be running.
     pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
-        self.core()
-            .take_handler(fd)
-            .map(|record| self.core().drop_record(record))
-            .is_some()
+        self.core().remove_fd(fd)
+    }
+
+    /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
+    /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
+    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
+        let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
+        self.core().remove_handlers(|record| {
+            if record.fd != fd {
+                return false;
+            }
+            if let Some(done) = done.take() {
+                record.after_drop(done);
+            }
+            true
+        })
+    }
+
+    /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    pub fn reap(&self) {
+        if let Ok(reactor) = self.reactor() {
+            reactor.reap_if_idle();
+        }
     }
 
     /// A new bottom half. The name is for people who look for what holds the loop.
@@ -204,8 +237,8 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
-    /// poll set does not take its fds (then it stays where it was).
+    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home;
+    /// `Os` when the new poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
         if Arc::ptr_eq(&current, reactor) {
@@ -306,27 +339,28 @@ impl Core {
         drop(earlier);
     }
 
-    fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
+    fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
-        let earlier = handlers
+        let place = handlers
             .iter()
             .position(|other| other.is_handler_of(record.fd));
-        let earlier = earlier.map(|index| handlers.swap_remove(index));
+        if place.is_some() && !replace {
+            let message = format!("fd {} has a handler already", record.fd);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let earlier = place.map(|index| Arc::clone(&handlers[index]));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
-        handlers.push(if added.is_ok() {
-            record
-        } else if let Some(earlier) = &earlier {
-            Arc::clone(earlier)
-        } else {
-            return added;
-        });
-        drop(handlers);
-        if let (Some(earlier), Ok(())) = (earlier, &added) {
-            earlier.mark_removed();
-            self.retire(Retired::Handler(earlier));
+        added?;
+        if let Some(index) = place {
+            handlers.swap_remove(index);
         }
-        added
+        handlers.push(record);
+        let replaced = earlier.inspect(|earlier| earlier.mark_removed());
+        let left = self.try_retire(replaced.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        Ok(())
     }
 
     /// Watches for a future, beside the handler of that fd.
@@ -342,34 +376,42 @@ impl Core {
         added
     }
 
-    fn take_handler(&self, fd: RawFd) -> Option<Arc<FdRecord>> {
-        let mut handlers = lock(&self.handlers);
-        let index = handlers
-            .iter()
-            .position(|record| record.is_handler_of(fd))?;
-        let record = handlers.swap_remove(index);
-        drop(handlers);
-        record.mark_removed();
-        self.visit(|attachment| attachment.reactor.remove_record(&record));
-        Some(record)
-    }
-
-    fn drop_record(&self, record: Arc<FdRecord>) {
-        self.retire(Retired::Handler(record));
+    /// Takes the handler of `fd` out; false when there is none.
+    fn remove_fd(&self, fd: RawFd) -> bool {
+        self.remove_handlers(|record| record.is_handler_of(fd))
     }
 
     /// Removes a handler whose callback panicked.
     pub(crate) fn remove_record(&self, record: &Arc<FdRecord>) {
-        lock(&self.handlers).retain(|other| !Arc::ptr_eq(other, record));
-        record.mark_removed();
-        self.visit(|attachment| attachment.reactor.remove_record(record));
-        self.retire(Retired::Handler(Arc::clone(record)));
+        self.remove_handlers(|other| Arc::ptr_eq(other, record));
+    }
+
+    /// Removes the handlers that `chosen` names; true when there was one. All under the lock that a move takes, so that they
+    /// leave the reactor that has them, and are left to its home.
+    fn remove_handlers(&self, mut chosen: impl FnMut(&Arc<FdRecord>) -> bool) -> bool {
+        let mut handlers = lock(&self.handlers);
+        let removed: Vec<_> = handlers.extract_if(.., |record| chosen(record)).collect();
+        let found = !removed.is_empty();
+        for record in &removed {
+            record.mark_removed();
+            self.visit(|attachment| attachment.reactor.remove_record(record));
+        }
+        let left = self.try_retire(removed.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        found
+    }
+
+    /// Gives `retired` to the home to drop; after the tear-down it comes back.
+    fn try_retire(&self, retired: Vec<Retired>) -> Vec<Retired> {
+        let mut left = retired;
+        self.visit(|attachment| attachment.reactor.retire(std::mem::take(&mut left)));
+        left
     }
 
     /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
     pub(crate) fn retire(&self, retired: Retired) {
-        let mut left = Some(retired);
-        self.visit(|attachment| attachment.reactor.retire(left.take()));
+        let left = self.try_retire(vec![retired]);
         unwind::drop_guarded(&"destructor of a callback", left);
     }
 
@@ -381,9 +423,9 @@ impl Core {
             return Err(Error::new(ErrorKind::Busy, message));
         }
         new.open()?;
-        let polled = lock(&self.handlers).clone();
-        for record in &polled {
-            old.release(record, &driving);
+        for record in self.polled_handlers() {
+            old.release(&record, &driving);
+            unwind::drop_guarded(&"destructor of an fd handler", record);
         }
         let handlers = lock(&self.handlers);
         for record in handlers.iter() {
@@ -394,8 +436,7 @@ impl Core {
             Ok(closed) => closed,
             Err(error) => {
                 let trouble = old.readopt_records(&handlers);
-                drop(handlers);
-                report(trouble);
+                old.retire(trouble.into_iter().map(Retired::Trouble));
                 return Err(error);
             }
         };
@@ -403,10 +444,25 @@ impl Core {
         self.leave();
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
+        // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
+        new.retire(closed.into_iter().map(Retired::Trouble));
+        if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
+            old.hand_over_retired(new, &driving);
+        }
         drop(driving);
-        report(closed);
         self.kick(Urgency::Now);
         Ok(())
+    }
+
+    fn polled_handlers(&self) -> Vec<Arc<FdRecord>> {
+        let mut polled = Vec::new();
+        polled.extend(
+            lock(&self.handlers)
+                .iter()
+                .filter(|record| record.handler.io_poll.is_some())
+                .cloned(),
+        );
+        polled
     }
 
     /// Tells a walk over this context's bottom halves that they are not its reactor's any more.
@@ -416,12 +472,7 @@ impl Core {
 
     /// Removes the handlers, and leaves the rest to the home, or to this thread if nobody drives.
     fn tear_down(self: &Arc<Self>) {
-        let records = std::mem::take(&mut *lock(&self.handlers));
-        for record in records {
-            record.mark_removed();
-            self.visit(|attachment| attachment.reactor.remove_record(&record));
-            self.drop_record(record);
-        }
+        self.remove_handlers(|_| true);
         let mut reactor = None;
         self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
         if let Some(reactor) = reactor {

@@ -16,6 +16,7 @@ mod attachment;
 mod busy;
 mod fd_table;
 mod io;
+mod known;
 mod retired;
 mod timers;
 mod turn;
@@ -29,12 +30,13 @@ use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
-use crate::poller::uring::Ring;
+use crate::poller::uring::{IoCompletion, Ring};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use busy::Busy;
 pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
+use known::Known;
 pub(crate) use retired::Retired;
 use std::collections::VecDeque;
 use std::fmt;
@@ -87,6 +89,9 @@ struct Home {
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
     busy: Busy,
+    known: Known,
+    /// Room for the completions of one sink.
+    completions: Vec<IoCompletion>,
     ring: Option<Ring>,
 }
 
@@ -99,6 +104,8 @@ struct Counts {
     unpollable: AtomicUsize,
     /// Busy-polling is on.
     polls: AtomicBool,
+    /// The home has an io_uring.
+    ring: AtomicBool,
 }
 
 /// Everything one thread waits for. See the module.
@@ -186,6 +193,8 @@ impl Reactor {
                 collected: false,
                 served: false,
                 busy: Busy::default(),
+                known: Known::default(),
+                completions: Vec::new(),
                 ring: None,
             }),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
@@ -378,6 +387,9 @@ impl Reactor {
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));
         home.paused.retain(|record| !leaving(record));
+        for record in records {
+            home.known.forget(record);
+        }
     }
 }
 

@@ -1,4 +1,6 @@
 //! Busy-polling with QEMU's semantics: enrolment, the un-enrolled handler during its own callback, nested polls, switches.
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 use gsource::{AioContext, EventNotifier, FdHandler, PollParams, Wait};
 use std::os::fd::AsRawFd;
@@ -6,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const PARAMS: PollParams = PollParams {
-    max_ns: 1_000_000,
+    // So long that no machine is too slow to learn from a wait.
+    max_ns: 10_000_000_000,
     grow: 2,
     shrink: 2,
 };
@@ -110,7 +113,7 @@ fn notifications_are_off_exactly_while_polling() {
     }
     timer.arm_in_ns(200_000);
     assert!(aio.poll(Wait::Block).unwrap());
-    let switches = switches.lock().unwrap().clone();
+    let switches = std::mem::take(&mut *switches.lock().unwrap());
     assert!(switches.contains(&true), "polling began");
     assert_eq!(
         switches.last(),
@@ -167,4 +170,48 @@ fn negative_parameters_are_refused_by_name() {
         error.to_string(),
         "poll-grow value must be in range [0, 9223372036854775807]"
     );
+}
+
+#[test]
+fn a_handler_whose_io_poll_panics_is_removed() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let (seen, asked) = (Arc::clone(&event), Arc::new(AtomicUsize::new(0)));
+    let question = Arc::clone(&asked);
+    let poll = move || {
+        bump(&question);
+        panic!("expected by the test");
+    };
+    let handler = FdHandler::new()
+        .on_read(move || assert!(seen.take()))
+        .io_poll(poll, || ());
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    event.signal();
+    assert!(aio.poll(Wait::Block).unwrap());
+    for _ in 0..4 {
+        aio.poll(Wait::NoBlock).unwrap();
+    }
+    assert_eq!(count(&asked), 1);
+    assert!(!aio.remove_fd_handler(event.as_raw_fd()));
+}
+
+#[test]
+fn a_removed_handler_that_was_polled_is_destroyed_by_the_same_iteration_as_others() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let (seen, alive) = (Arc::clone(&event), Arc::new(()));
+    let held = Arc::clone(&alive);
+    let read = move || {
+        let _ = &held;
+        assert!(seen.take());
+    };
+    let handler = FdHandler::new().on_read(read).io_poll(|| false, || ());
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    event.signal();
+    aio.poll(Wait::Block).unwrap();
+    assert!(aio.remove_fd_handler(event.as_raw_fd()));
+    assert!(!aio.poll(Wait::NoBlock).unwrap());
+    assert_eq!(Arc::strong_count(&alive), 1);
 }

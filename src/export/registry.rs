@@ -27,7 +27,7 @@ impl Reservation {
         if entries.iter().any(|entry| entry.id == id) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("Duplicate ID '{id}' for device"),
+                format!("Duplicate device ID '{id}'"),
             ));
         }
         entries.push(Entry {

@@ -172,6 +172,14 @@ impl FdTable {
         }
     }
 
+    /// The handler that `token` stands for, if it is the only one of its fd.
+    pub(crate) fn sole(&self, token: u64) -> Option<Arc<FdRecord>> {
+        match self.live(token)?.records.as_slice() {
+            [record] => Some(Arc::clone(record)),
+            _ => None,
+        }
+    }
+
     /// Adds the handlers that `event` is for to `batch`.
     ///
     /// # Errors
@@ -273,9 +281,9 @@ enum Armed {
 fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
     let (events, generation) = wanted;
     if entry.armed != 0 {
-        match epoll.modify(fd, events, token(fd, entry.generation)) {
+        match epoll.modify(fd, events, token(fd, generation)) {
             Ok(()) => {
-                entry.armed = events;
+                (entry.armed, entry.generation) = (events, generation);
                 return Ok(Armed::InSet);
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => entry.armed = 0,
@@ -324,7 +332,7 @@ fn token(fd: RawFd, generation: u32) -> u64 {
 }
 
 /// The fd and the generation of a token.
-fn split(token: u64) -> [u32; 2] {
+pub(super) fn split(token: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = token.to_le_bytes();
     [
         u32::from_le_bytes([a, b, c, d]),

@@ -1,7 +1,8 @@
 //! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
 #![forbid(unsafe_code)]
 
-use super::{Driving, Reactor};
+use super::{Driving, Reactor, report};
+use crate::Error;
 use crate::aio::handler::FdRecord;
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
@@ -15,6 +16,8 @@ pub(crate) enum Retired {
     Timer(Arc<TimerNode>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
+    /// An error that had nobody to return to, and must not be told of where it happened.
+    Trouble(Error),
 }
 
 impl Retired {
@@ -22,6 +25,7 @@ impl Retired {
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
+                reactor.lose_sight_of(&record, driving);
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
@@ -29,6 +33,7 @@ impl Retired {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
+            Retired::Trouble(error) => report([error]),
         }
         None
     }
@@ -44,6 +49,28 @@ impl Reactor {
         }
     }
 
+    /// Leaves what was retired here to the home of `new`.
+    pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
+        let retired = self.take_retired();
+        for one in &retired {
+            if let Retired::Handler(record) = one {
+                self.lose_sight_of(record, driving);
+            }
+        }
+        new.retire(retired);
+    }
+
+    /// Lets go of the home's own references to a handler.
+    fn lose_sight_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        self.home.get(driving).known.forget(record);
+        self.expel(record, driving);
+    }
+
+    fn take_retired(&self) -> Vec<Retired> {
+        self.has_retired.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.retired))
+    }
+
     pub(crate) fn has_retired(&self) -> bool {
         self.has_retired.load(Ordering::SeqCst)
     }
@@ -57,6 +84,7 @@ impl Reactor {
     }
 
     /// Drops what was retired.
+    #[inline]
     pub(super) fn reap(&self, driving: &Driving<'_>) {
         if self.has_retired() {
             self.reap_all(driving);
@@ -66,8 +94,7 @@ impl Reactor {
     fn reap_all(&self, driving: &Driving<'_>) {
         let mut early = Vec::new();
         while self.has_retired() {
-            self.has_retired.store(false, Ordering::SeqCst);
-            let retired = std::mem::take(&mut *lock(&self.retired));
+            let retired = self.take_retired();
             early.extend(
                 retired
                     .into_iter()

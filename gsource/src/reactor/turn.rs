@@ -33,7 +33,9 @@ impl Reactor {
     /// As for `iterate`.
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
-        self.open()?;
+        if self.io.get().is_none() {
+            self.open()?;
+        }
         self.ask_paused(&driving);
         self.reap(&driving);
         self.submit_io(&driving);
@@ -117,24 +119,31 @@ impl Reactor {
     }
 
     fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
-        let mut fds = lock(&self.fds);
         let mut outcome = Ok(());
         for event in events {
-            match event.u64 {
+            let (token, ready) = (event.u64, event.events);
+            match token {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => {
-                    if let Err(error) = fds.collect(event, &mut home.batch) {
-                        outcome = Err(error);
-                    }
-                }
+                _ => match home.known.find(token) {
+                    Some(record) => home.batch.push_back((Arc::clone(record), ready)),
+                    None => outcome = outcome.and(self.look_up(home, event)),
+                },
             }
         }
         if self.has_always_ready() {
-            fds.collect_always_ready(&mut home.batch);
+            lock(&self.fds).collect_always_ready(&mut home.batch);
         }
-        drop(fds);
         outcome
+    }
+
+    /// Finds the handlers of an event in the table, and remembers one that is alone.
+    fn look_up(&self, home: &mut Home, event: &Event) -> Result<()> {
+        let mut fds = lock(&self.fds);
+        if let Some(record) = fds.sole(event.u64) {
+            home.known.learn(event.u64, record);
+        }
+        fds.collect(event, &mut home.batch)
     }
 
     /// True when some fd that epoll refuses is watched, so that no wait may block.
@@ -143,7 +152,14 @@ impl Reactor {
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
+    #[inline]
     pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
+        if !self.ready.is_empty() {
+            self.collect_kicked(driving);
+        }
+    }
+
+    fn collect_kicked(&self, driving: &Driving<'_>) {
         let mut kicked = self.ready.take();
         loop {
             let attachment: *mut Attachment = kicked.pop();
@@ -251,7 +267,7 @@ impl Reactor {
                 progress |= self.read(&record, driving);
             }
             if record.wants_write(events) && !record.is_removed() {
-                progress = true;
+                progress |= !record.handler.quiet;
                 call(&record, record.handler.write.as_deref());
             }
             // It may have been removed and reaped meanwhile.
@@ -291,7 +307,7 @@ impl Reactor {
             self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
         }
-        may_read
+        may_read && !record.handler.quiet
     }
 
     /// GSource prepare: the milliseconds GLib may block, or `None` when there is something to dispatch.
@@ -429,7 +445,7 @@ fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
 }
 
 /// Removes a handler that has panicked.
-fn remove(record: &Arc<FdRecord>) {
+pub(super) fn remove(record: &Arc<FdRecord>) {
     if let Some(core) = record.core.upgrade() {
         core.remove_record(record);
     }
