@@ -1,6 +1,6 @@
 //! The worker pool of a reactor: threads for work that would block its home.
 //!
-//! [`AioContext::submit`] queues a [`Job`], whose result comes back to the AioContext; who has requests of its own that must
+//! [`AioContext::submit`] queues a [`Job`](job::Job), whose result comes back to the AioContext; who has requests of its own that must
 //! not cost an allocation each implements [`Work`] and enqueues that. What is queued starts in order. A thread is started
 //! when there is more work than free threads, up to the maximum; one that finds nothing to do for ten seconds goes away
 //! unless it belongs to the minimum.

@@ -1,7 +1,7 @@
 //! Tasks: futures that need not be `Send`, run by the home of an AioContext.
 //!
 //! Waking a task schedules its bottom half, so wakes come from any thread, coalesce, and run in the order of the bottom
-//! halves; a task is polled at most once per iteration. What a task can wait for is in [`wait`], [`file`] and
+//! halves; a task is polled at most once per iteration. What a task can wait for is in [`wait`], [`mod@file`] and
 //! [`AioContext::run_in_pool`]; it may also await whatever other futures wake their waker.
 //!
 //! # Threads
