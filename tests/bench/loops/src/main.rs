@@ -15,6 +15,7 @@ mod machine;
 mod measure;
 mod plot;
 mod report;
+mod row;
 mod syscalls;
 mod target;
 mod workload;
@@ -67,7 +68,7 @@ fn measure_all(arguments: &Arguments) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for workload in catalogue::all() {
         if workload.is_chosen(&arguments.words) {
-            let measured = measure::measure(&workload, arguments.effort)
+            let measured = row::measure(&workload, arguments.effort)
                 .map_err(|error| format!("{}: {error}", workload.title()))?;
             println!("{}", report::table(&measured));
             all.push(measured);
@@ -93,6 +94,9 @@ fn run() -> Result<()> {
     machine::allow_files()?;
     if words.first().is_some_and(|word| word == "--cell") {
         return syscalls::run_cell(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--row") {
+        return row::run(&words[1..]);
     }
     let arguments = Arguments::parse(words.into_iter())?;
     let before = machine::line();

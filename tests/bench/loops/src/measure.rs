@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::catalogue::{Figure, Workload};
-use crate::cell::Runner;
+use crate::cell::{Cell, Runner, Sample};
 use crate::event_loop::Kind;
 use crate::machine::{self, RealTime};
 
@@ -41,6 +41,22 @@ impl Effort {
 }
 
 impl Effort {
+    /// The word for it on the command line.
+    pub(crate) fn option(self) -> &'static str {
+        match self.priority {
+            RealTime::On => "full",
+            RealTime::Off => "quick",
+        }
+    }
+
+    pub(crate) fn of_option(option: &str) -> Effort {
+        if option == "full" {
+            Effort::FULL
+        } else {
+            Effort::QUICK
+        }
+    }
+
     /// What the reader must know of how it was measured.
     pub(crate) fn note(self) -> &'static str {
         let allowed = machine::real_time(self.priority);
@@ -64,6 +80,18 @@ pub(crate) struct Figures {
     pub(crate) decisive: f64,
 }
 
+impl Figures {
+    pub(crate) fn new(cell: &Cell, figure: Figure, best: f64, median: f64) -> Figures {
+        Figures {
+            name: cell.name,
+            kind: cell.kind,
+            best,
+            median,
+            decisive: if figure == Figure::Best { best } else { median },
+        }
+    }
+}
+
 /// A workload's figures, and the loops that could not be measured, with the reason.
 pub(crate) struct Measured {
     pub(crate) name: &'static str,
@@ -80,9 +108,8 @@ impl Measured {
 }
 
 /// A cell that is set up.
-struct Ready {
-    name: &'static str,
-    kind: Kind,
+struct Ready<'a> {
+    cell: &'a Cell,
     run: Runner,
     ops: u64,
     slices: Vec<f64>,
@@ -97,8 +124,7 @@ pub(crate) fn measure(workload: &Workload, effort: Effort) -> Result<Measured> {
     for cell in &workload.cells {
         match (cell.make)(workload.size) {
             Ok(run) => ready.push(Ready {
-                name: cell.name,
-                kind: cell.kind,
+                cell,
                 run,
                 ops: 1,
                 slices: Vec::new(),
@@ -119,7 +145,7 @@ pub(crate) fn measure(workload: &Workload, effort: Effort) -> Result<Measured> {
     })
 }
 
-fn run_rounds(ready: &mut [Ready], figure: Figure, effort: Effort) -> Result<()> {
+fn run_rounds(ready: &mut [Ready<'_>], figure: Figure, effort: Effort) -> Result<()> {
     let begin = Instant::now();
     for cell in ready.iter_mut().filter(|_| figure != Figure::Lateness) {
         cell.calibrate(effort.slice)?;
@@ -136,12 +162,17 @@ fn run_rounds(ready: &mut [Ready], figure: Figure, effort: Effort) -> Result<()>
     Ok(())
 }
 
-impl Ready {
+impl Ready<'_> {
+    fn slice(&mut self) -> Result<Sample> {
+        let name = self.cell.name;
+        Ok((self.run)(self.ops).map_err(|error| format!("{name}: {error}"))?)
+    }
+
     /// Finds how many operations fill a slice.
     fn calibrate(&mut self, slice: Duration) -> Result<()> {
         let wanted = slice.as_nanos() as f64;
         for _ in 0..24 {
-            let sample = (self.run)(self.ops).map_err(|error| format!("{}: {error}", self.name))?;
+            let sample = self.slice()?;
             if sample.ns >= wanted || sample.ops > self.ops.saturating_mul(16) {
                 break;
             }
@@ -153,7 +184,7 @@ impl Ready {
     /// A few slices, as the first one finds the caches full of what the other loops did.
     fn turn(&mut self) -> Result<()> {
         for _ in 0..SLICES {
-            let sample = (self.run)(self.ops).map_err(|error| format!("{}: {error}", self.name))?;
+            let sample = self.slice()?;
             self.slices.push(sample.ns_per_op());
         }
         Ok(())
@@ -164,12 +195,6 @@ impl Ready {
         let best = self.slices.first().copied().unwrap_or(f64::NAN);
         let median = self.slices.get(self.slices.len() / 2);
         let median = median.copied().unwrap_or(f64::NAN);
-        Figures {
-            name: self.name,
-            kind: self.kind,
-            best,
-            median,
-            decisive: if figure == Figure::Best { best } else { median },
-        }
+        Figures::new(self.cell, figure, best, median)
     }
 }

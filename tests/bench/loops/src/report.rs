@@ -13,7 +13,7 @@ pub(crate) const LEGEND: &str = "\
 reactor: an AioContext under Reactor::iterate. qcontext: QContext::iterate of an unthreaded context; +foreign: with a GSource
 of somebody else's. qcontext thread: a context with a thread of its own, events follow each other there. g_source: an
 AioContext as a GSource, by g_main_context_iteration. raw: the bare calls and structures. One operation of each workload is
-described in src/workload/. The loops take turns in one process; best and median are over all slices.
+described in src/workload/. The loops of a table take turns in one process; best and median are over all slices.
 ";
 
 /// The least decisive figure of a kind.
