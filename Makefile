@@ -9,7 +9,10 @@ test: ready
 	CARGO="$(CARGO)" tests/all
 
 bench: ready
+	tests/guest/packages libuv1-dev libevent-dev
 	$(CARGO) bench --locked --bench disk
+	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
+	    --target-dir target/loops -- --out target/bench
 
 ready:
 	tests/guest/packages
