@@ -1,4 +1,5 @@
 //! The context: names, foreign sources, attaching, invoking, stopping, and what its predecessors got wrong.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 use qcontext::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, QContext, Wait};

@@ -1,4 +1,5 @@
 //! Contexts that come and go leave nothing behind: alone in its process, because it counts fds, threads and memory.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use qcontext::{AioContext, Clock, EventNotifier, FdHandler, QContext, Wait};
