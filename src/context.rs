@@ -23,18 +23,20 @@
 mod home;
 mod id;
 mod invoke;
+mod raw;
 mod registry;
 mod sources;
 
 use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
-use gsource::{PollParams, Reactor};
+use gsource::{PollParams, PoolLimits, Reactor};
 use home::Home;
 pub use id::check_id;
 use sources::Sources;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
@@ -53,9 +55,13 @@ struct Handle(Arc<Inner>);
 /// A context in memory.
 pub(crate) struct Inner {
     id: String,
+    /// The id with a NUL at its end.
+    c_id: CString,
     threaded: bool,
     gmain: glib::MainContext,
     reactor: Arc<Reactor>,
+    /// What users hold of this context.
+    handle: Mutex<Weak<Handle>>,
     /// The context's own sources; gone once it has stopped.
     own: Mutex<Option<Own>>,
     sources: Mutex<Sources>,
@@ -91,11 +97,7 @@ impl QContext {
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
         id::check_id(id, "id")?;
-        let context = QContext(Arc::new(Handle(Inner::new(
-            id,
-            threaded,
-            home::new_main_context(),
-        )?)));
+        let context = QContext::wrap(Inner::new(id, threaded, home::new_main_context())?);
         registry::insert(&context)?;
         if threaded {
             context
@@ -104,6 +106,46 @@ impl QContext {
                 .inspect_err(|_| registry::remove(id))?;
         }
         Ok(context)
+    }
+
+    /// A new context that nobody finds by name; its id is generated and begins with `#`.
+    ///
+    /// # Errors
+    /// `Os` when there are no fds or threads left.
+    pub fn anonymous(threaded: bool) -> Result<QContext> {
+        let id = registry::generate_id();
+        let context = QContext::wrap(Inner::new(&id, threaded, home::new_main_context())?);
+        if threaded {
+            context.inner().start()?;
+        }
+        Ok(context)
+    }
+
+    /// A context for somebody's GMainContext, run by whoever iterates that; anonymous without an `id`.
+    ///
+    /// # Errors
+    /// As for [`QContext::new`]; `Busy` for the default GMainContext, which is `qcontext-main`'s.
+    pub fn for_main_context(id: Option<&str>, gmain: &glib::MainContext) -> Result<QContext> {
+        id.map_or(Ok(()), |id| id::check_id(id, "id"))?;
+        if *gmain == glib::MainContext::default() {
+            let message = format!("the default GMainContext belongs to context '{MAIN}'");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        let generated = id.map_or_else(registry::generate_id, str::to_owned);
+        let inner = Inner::new(&generated, false, gmain.clone())?;
+        // A context that is not ours does not tell of changes, so GLib is always asked.
+        inner.foreign.store(true, Ordering::Release);
+        let context = QContext::wrap(inner);
+        if id.is_some() {
+            registry::insert(&context)?;
+        }
+        Ok(context)
+    }
+
+    fn wrap(inner: Arc<Inner>) -> QContext {
+        let context = QContext(Arc::new(Handle(inner)));
+        *lock(&context.inner().handle) = Arc::downgrade(&context.0);
+        context
     }
 
     /// The context `qcontext-main`, which drives the default GMainContext and always exists.
@@ -126,7 +168,9 @@ impl QContext {
 
     /// The context that runs the calling thread.
     pub fn current() -> Option<QContext> {
-        home::current().and_then(|inner| registry::find(&inner.id).ok())
+        home::current()
+            .and_then(|inner| inner.handle())
+            .or_else(registry::owned_here)
     }
 
     /// Keeps this context alive without a handle, until [`QContext::delete`].
@@ -174,6 +218,11 @@ impl QContext {
         &self.inner().id
     }
 
+    /// The name, for C.
+    pub fn c_id(&self) -> &CStr {
+        &self.inner().c_id
+    }
+
     /// True when the context has a thread of its own.
     pub fn is_threaded(&self) -> bool {
         self.inner().threaded
@@ -184,9 +233,17 @@ impl QContext {
         self.inner().thread_id.load(Ordering::Acquire)
     }
 
-    /// True on the thread that runs this context.
+    /// True on the thread that runs this context, also while that only iterates its GMainContext.
     pub fn is_current(&self) -> bool {
-        self.inner().reactor.is_driven_here()
+        self.inner().reactor.is_driven_here() || self.inner().gmain.is_owner()
+    }
+
+    /// The AioContext every context has, for bottom halves and timers that need none of their own.
+    ///
+    /// # Errors
+    /// `Closed` after a stop.
+    pub fn aio(&self) -> Result<AioContext> {
+        self.inner().aio()
     }
 
     /// The GMainContext this context wraps; any `glib::Source` may be attached to it.
@@ -200,6 +257,28 @@ impl QContext {
     /// `Os` when the kernel cannot watch the fd; `Closed` after a stop. The handler was not taken then.
     pub fn set_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
         self.inner().handlers()?.set_fd_handler(fd, handler)
+    }
+
+    /// As [`QContext::set_fd_handler`], but never in place of another handler.
+    ///
+    /// # Errors
+    /// As for [`AioContext::add_fd_handler`]; `Closed` after a stop.
+    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        self.inner().handlers()?.aio().add_fd_handler(fd, handler)
+    }
+
+    /// As [`QContext::remove_fd_handler`], with word of the end: see [`AioContext::remove_fd_handler_then`].
+    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
+        self.inner()
+            .handlers()
+            .is_ok_and(|handlers| handlers.aio().remove_fd_handler_then(fd, done))
+    }
+
+    /// Drops what was removed, if nobody or the calling thread runs this context. See [`AioContext::reap`].
+    pub fn reap(&self) {
+        if let Ok(_owner) = self.inner().gmain.acquire() {
+            self.inner().reactor.reap_if_idle();
+        }
     }
 
     /// Watches `fd` no more; false when it was not watched. See [`AioContext::remove_fd_handler`].
@@ -233,6 +312,19 @@ impl QContext {
     /// `InvalidArgument` when a parameter is negative; nothing has changed then.
     pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
         self.inner().reactor.set_poll_params(params)
+    }
+
+    /// How many workers the pool of this context has; at most 64 unless changed.
+    pub fn pool_limits(&self) -> PoolLimits {
+        self.inner().reactor.pool_limits()
+    }
+
+    /// Changes how many workers the pool has, while it works.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
+    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
+        self.inner().reactor.set_pool_limits(limits)
     }
 
     /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is
@@ -299,9 +391,11 @@ impl Inner {
         let home = Home::new(&gmain, &reactor, &aio)?;
         Ok(Arc::new(Inner {
             id: id.to_owned(),
+            c_id: CString::new(id).unwrap_or_default(),
             threaded,
             gmain,
             reactor,
+            handle: Mutex::new(Weak::new()),
             own: Mutex::new(Some(Own {
                 aio,
                 handlers,
@@ -315,6 +409,11 @@ impl Inner {
             home: Mutex::new(Some(home)),
             thread: Mutex::new(None),
         }))
+    }
+
+    /// A new handle, unless the last one is going.
+    fn handle(&self) -> Option<QContext> {
+        lock(&self.handle).upgrade().map(QContext)
     }
 
     fn aio(&self) -> Result<AioContext> {

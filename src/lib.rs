@@ -20,6 +20,7 @@ pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    Result, Timer, Wait,
+    AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
+    JoinHandle, PollParams, PoolLimits, Result, Timer, Wait, start_virtual_clock,
+    stop_virtual_clock,
 };

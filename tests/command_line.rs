@@ -54,6 +54,10 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "poll-max-ns value must be in range [0, 9223372036854775807]",
         ),
         (
+            "qcontext,id=a,thread-pool-min=3,thread-pool-max=2",
+            "bad thread-pool-min/thread-pool-max values",
+        ),
+        (
             "qcontext,id=qcontext-main",
             "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
         ),
@@ -203,7 +207,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));

@@ -144,7 +144,7 @@ fn object_tree_is_listed_read_and_changed() {
         )
     };
     let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
-    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}]"#;
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}, {"name": "thread-pool-min", "type": "int"}, {"name": "thread-pool-max", "type": "int"}]"#;
     let transcript = [
         (
             list("/"),
@@ -265,6 +265,63 @@ fn polling_is_read_and_changed() {
             get("/objects/d"),
             of_class("DeviceNotFound", "Device '/objects/d' not found"),
         ),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
+}
+
+#[test]
+fn the_worker_pool_is_read_and_changed() {
+    let daemon = Daemon::start(&[
+        "-object",
+        "qcontext,id=iot0,threaded=yes,thread-pool-min=2,thread-pool-max=8",
+    ]);
+    let mut client = daemon.client();
+    let get = |path: &str, limit: &str| {
+        format!(
+            r#"{{"execute":"qom-get","arguments":{{"path":"{path}","property":"thread-pool-{limit}"}}}}"#
+        )
+    };
+    let set = |limit: &str, value: &str| {
+        format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"/objects/iot0","property":"thread-pool-{limit}","value":{value}}}}}"#
+        )
+    };
+    let add = |limits: &str| {
+        format!(
+            r#"{{"execute":"object-add","arguments":{{"qom-type":"qcontext","id":"d",{limits}}}}}"#
+        )
+    };
+    let bad = "bad thread-pool-min/thread-pool-max values";
+    let range = "value must be in range [0, 9223372036854775807]";
+    let transcript = [
+        (get("/objects/iot0", "min"), returns("2")),
+        (get("/objects/iot0", "max"), returns("8")),
+        (get("/objects/qcontext-main", "min"), returns("0")),
+        (get("/objects/qcontext-main", "max"), returns("64")),
+        (set("max", "3"), returns("{}")),
+        (set("min", "4"), generic(bad)),
+        (set("max", "1"), generic(bad)),
+        (set("max", "2147483648"), generic(bad)),
+        (
+            set("min", "-1"),
+            generic(&format!("thread-pool-min {range}")),
+        ),
+        (
+            set("max", r#""5""#),
+            generic("Invalid parameter type for 'thread-pool-max', expected: integer"),
+        ),
+        (set("min", "3"), returns("{}")),
+        (get("iot0", "min"), returns("3")),
+        (get("iot0", "max"), returns("3")),
+        (add(r#""thread-pool-max":0"#), generic(bad)),
+        (add(r#""thread-pool-min":65"#), generic(bad)),
+        (
+            add(r#""thread-pool-max":80,"thread-pool-min":65"#),
+            returns("{}"),
+        ),
+        (get("d", "min"), returns("65")),
     ];
     for (request, reply) in transcript {
         assert_eq!(client.ask(&request), reply, "{request}");

@@ -20,6 +20,9 @@ pub(crate) mod clock;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
+pub(crate) mod pool;
+mod raw;
+pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
@@ -31,6 +34,7 @@ use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
 use handler::FdRecord;
+use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -76,6 +80,9 @@ pub(crate) struct Core {
     /// The owned attachments: the current one last.
     attachments: Mutex<Vec<Arc<Attachment>>>,
     handlers: Mutex<Vec<Arc<FdRecord>>>,
+    pub(crate) jobs: Jobs,
+    /// How many tasks bind this context to their thread.
+    pub(crate) tasks: AtomicUsize,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
 }
@@ -95,6 +102,8 @@ impl AioContext {
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
+            jobs: Jobs::default(),
+            tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
         });
         core.bind(Attachment::new(&core, &private));
@@ -111,17 +120,52 @@ impl AioContext {
             self.remove_fd_handler(fd);
             return Ok(());
         }
-        self.core().set_handler(Arc::new(FdRecord::new(
-            fd,
-            handler,
-            Arc::downgrade(self.core()),
-        )))
+        self.core().set_handler(self.record(fd, handler), true)
+    }
+
+    /// As [`AioContext::set_fd_handler`], but never in place of another handler.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when this context watches the fd already, `InvalidArgument` for a handler that wants nothing, or the
+    /// kernel's; then nothing changed and the handler was not taken.
+    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
+        if handler.is_empty() {
+            let message = format!("the handler of fd {fd} has neither a read nor a write callback");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.core().set_handler(self.record(fd, handler), false)
+    }
+
+    fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
+        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.core())))
     }
 
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
     /// its number reused; a callback that has begun on another thread may still be running.
     pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
         self.core().remove_fd(fd)
+    }
+
+    /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
+    /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
+    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
+        let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
+        self.core().remove_handlers(|record| {
+            if !record.is_handler_of(fd) {
+                return false;
+            }
+            if let Some(done) = done.take() {
+                record.after_drop(done);
+            }
+            true
+        })
+    }
+
+    /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    pub fn reap(&self) {
+        if let Ok(reactor) = self.reactor() {
+            reactor.reap_if_idle();
+        }
     }
 
     /// A new bottom half. The name is for people who look for what holds the loop.
@@ -193,7 +237,7 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, or when it is attached to another home; `Os` when the new
+    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
     /// poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
@@ -213,7 +257,7 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);
@@ -295,9 +339,14 @@ impl Core {
         drop(earlier);
     }
 
-    fn set_handler(&self, record: Arc<FdRecord>) -> Result<()> {
+    fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
-        let place = handlers.iter().position(|other| other.fd == record.fd);
+        let is_earlier = |other: &Arc<FdRecord>| other.is_handler_of(record.fd);
+        let place = handlers.iter().position(is_earlier);
+        if place.is_some() && !replace {
+            let message = format!("fd {} has a handler already", record.fd);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
         let earlier = place.map(|index| Arc::clone(&handlers[index]));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
@@ -313,9 +362,22 @@ impl Core {
         Ok(())
     }
 
+    /// Watches for a future, beside the handler of that fd.
+    pub(crate) fn add_waiter(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let message = "the AioContext has been torn down";
+        let mut added = Err(Error::new(ErrorKind::Closed, message));
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, None));
+        if added.is_ok() {
+            handlers.push(record);
+        }
+        drop(handlers);
+        added
+    }
+
     /// Takes the handler of `fd` out; false when there is none.
     fn remove_fd(&self, fd: RawFd) -> bool {
-        self.remove_handlers(|record| record.fd == fd)
+        self.remove_handlers(|record| record.is_handler_of(fd))
     }
 
     /// Removes a handler whose callback panicked.
@@ -355,6 +417,10 @@ impl Core {
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
+        if self.tasks.load(Ordering::SeqCst) > 0 {
+            let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         new.open()?;
         for record in self.polled_handlers() {
             old.release(&record, &driving);
@@ -380,7 +446,7 @@ impl Core {
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
         new.retire(closed.into_iter().map(Retired::Trouble));
         if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
-            new.retire(old.hand_over_retired(&driving));
+            old.hand_over_retired(new, &driving);
         }
         drop(driving);
         self.kick(Urgency::Now);
@@ -422,8 +488,10 @@ impl Core {
 
     /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
     pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        task::end_all(&self);
         reactor.drop_timers(&self);
         self.release_bhs(driving);
+        self.jobs.abandon();
         reactor.forget(&self, &[], driving);
         self.leave();
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);

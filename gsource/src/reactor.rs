@@ -23,6 +23,8 @@ mod turn;
 
 use crate::aio::handler::FdRecord;
 use crate::aio::notify::NotifyState;
+use crate::aio::pool::OwnPool;
+use crate::aio::task::Residents;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
@@ -125,6 +127,9 @@ pub struct Reactor {
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
+    pub(crate) pool: OwnPool,
+    /// Tasks, which only their thread may drive.
+    pub(crate) residents: Residents,
 }
 
 /// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
@@ -193,6 +198,8 @@ impl Reactor {
                 ring: None,
             }),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
+            pool: OwnPool::new(),
+            residents: Residents::default(),
         });
         timers::announce(&reactor);
         reactor
@@ -201,16 +208,11 @@ impl Reactor {
     /// Claims the reactor for the calling thread until the token is dropped.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `WrongThread` while another thread drives it, or has tasks on it.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
         let outermost = self.driver.load(Ordering::Relaxed) != me;
-        if outermost
-            && self
-                .driver
-                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
-                .is_err()
-        {
+        if outermost && !self.claim(me) {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
@@ -219,6 +221,24 @@ impl Reactor {
             outermost,
             thread: PhantomData,
         })
+    }
+
+    /// Makes `me` the driver, if nobody else is and no task belongs to another thread.
+    fn claim(&self, me: usize) -> bool {
+        if self.residents.are_elsewhere(me)
+            || self
+                .driver
+                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
+                .is_err()
+        {
+            return false;
+        }
+        // The last driver may have spawned a task after the first look.
+        let is_mine = !self.residents.are_elsewhere(me);
+        if !is_mine {
+            self.driver.store(0, Ordering::SeqCst);
+        }
+        is_mine
     }
 
     /// True on the thread that drives this reactor.
@@ -382,14 +402,14 @@ impl fmt::Debug for Reactor {
 }
 
 /// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
-fn report(errors: impl IntoIterator<Item = Error>) {
+pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }
 }
 
 /// A number that names the calling thread while it lives.
-fn thread_token() -> usize {
+pub(crate) fn thread_token() -> usize {
     thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }

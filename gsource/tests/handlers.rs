@@ -1,4 +1,5 @@
 //! Fd handlers and event notifiers: what is called when, and what a callback may do to the others.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;

@@ -1,4 +1,5 @@
 //! Who destroys what, when, on which thread: destroy notifies, the end of a context, attaching and detaching.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
@@ -477,4 +478,19 @@ fn nothing_is_lost_while_a_context_moves_under_load() {
             }
         }
     });
+}
+
+#[test]
+fn handler_removed_before_a_move_is_destroyed_by_the_new_home() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    let (notifier, handler, witness) = mourned_handler();
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    notifier.signal();
+    assert!(aio.poll(Wait::Block).unwrap(), "the old reactor knows it");
+    aio.remove_fd_handler(notifier.as_raw_fd());
+    aio.attach_to(&reactor).unwrap();
+    assert!(witness.drops().is_empty(), "not under the caller's locks");
+    assert!(!reactor.iterate(Wait::NoBlock).unwrap());
+    assert_eq!(witness.drops().len(), 1);
 }

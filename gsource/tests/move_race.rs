@@ -1,4 +1,5 @@
 //! Handlers that come and go on one thread while their context moves on another.
+#![deny(unsafe_code)]
 
 use gsource::{AioContext, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::AsRawFd;

@@ -22,6 +22,7 @@ Ask a running qctx:
 
 Options (one or two dashes; order does not matter: objects come first, monitors last):
   -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
+          [,thread-pool-min=N][,thread-pool-max=N]
                  a named event loop, by default without a thread of its own;
                  'qcontext-main' always exists
   -drive if=none,id=ID,file=PATH,format=raw[,aio=io_uring|threads][,cache=writeback|none|writethrough|directsync]

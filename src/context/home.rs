@@ -69,7 +69,8 @@ impl Home {
         let woken = Arc::new(AtomicBool::new(false));
         let glib_set = Epoll::new()?;
         let flag = Arc::clone(&woken);
-        let handler = FdHandler::new().on_read(move || flag.store(true, Ordering::Relaxed));
+        let wake = move || flag.store(true, Ordering::Relaxed);
+        let handler = FdHandler::new().on_read(wake).quiet();
         aio.set_fd_handler(glib_set.as_raw_fd(), handler)?;
         let own_fd = reactor.poll_fd()?;
         let mut home = Home {
@@ -195,6 +196,10 @@ impl Home {
         let fds: *mut libc::pollfd = self.fds.as_mut_ptr().cast();
         // SAFETY: a GPollFD is a struct pollfd on Unix.
         unsafe { libc::poll(fds, count, 0) };
+        // We serve the reactor ourselves; GLib would dispatch its source for a ready fd alone.
+        for own in self.fds.iter_mut().filter(|poll| poll.fd == self.own_fd) {
+            own.revents = 0;
+        }
     }
 
     /// One iteration; see the module for its two speeds.
@@ -205,7 +210,7 @@ impl Home {
                 return Ok(progress);
             }
             inner.foreign.store(true, Ordering::Release);
-            return self.iterate(inner, Wait::NoBlock);
+            return Ok(self.iterate(inner, Wait::NoBlock)? | progress);
         }
         let prepared = self.ask(inner)?;
         let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {

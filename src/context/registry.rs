@@ -6,6 +6,7 @@
 
 use super::{Handle, Inner, MAIN, QContext, lock};
 use crate::{Error, ErrorKind, Result};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 struct Entry {
@@ -40,11 +41,10 @@ pub(super) fn main() -> QContext {
         .get_or_init(|| {
             let inner = Inner::new(MAIN, false, glib::MainContext::default())
                 .expect("the main context takes four fds, and a process without them cannot run");
-            inner.thread_id.store(
-                i64::from(std::process::id()),
-                std::sync::atomic::Ordering::Release,
-            );
-            QContext(Arc::new(Handle(inner)))
+            inner
+                .thread_id
+                .store(i64::from(std::process::id()), Ordering::Release);
+            QContext::wrap(inner)
         })
         .clone()
 }
@@ -62,13 +62,30 @@ pub(super) fn find(id: &str) -> Result<QContext> {
         .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("context '{id}' not found")))
 }
 
+/// The context whose GMainContext the calling thread iterates by itself.
+pub(super) fn owned_here() -> Option<QContext> {
+    let is_owned = |context: &QContext| context.inner().gmain.is_owner();
+    let main = MAIN_CONTEXT.get().cloned();
+    main.into_iter().chain(named()).find(is_owned)
+}
+
+/// An id that no user can give.
+pub(super) fn generate_id() -> String {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    format!("#ctx{}", LAST.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
 pub(super) fn list() -> Vec<QContext> {
-    let named: Vec<_> = lock(&ENTRIES)
+    std::iter::once(main()).chain(named()).collect()
+}
+
+/// The contexts that somebody has named, in order of creation.
+fn named() -> Vec<QContext> {
+    lock(&ENTRIES)
         .iter()
         .filter_map(|entry| entry.handle.upgrade())
         .map(QContext)
-        .collect();
-    std::iter::once(main()).chain(named).collect()
+        .collect()
 }
 
 pub(super) fn keep(context: &QContext) {

@@ -28,6 +28,22 @@ impl Sources {
             .map(|(_, attached)| attached)
     }
 
+    fn has_aio(&self, aio: &AioContext) -> bool {
+        self.0
+            .iter()
+            .any(|(_, attached)| matches!(attached, Attached::Aio(other) if other.is_same(aio)))
+    }
+
+    /// Takes out the sources that have ended by themselves; their names are free again.
+    fn take_destroyed(&mut self) -> Sources {
+        let ended = |attached: &Attached| matches!(attached, Attached::Source(source) if source.is_destroyed());
+        let (gone, alive) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(_, attached)| ended(attached));
+        self.0 = alive;
+        Sources(gone)
+    }
+
     fn take_aio(&mut self, aio: &AioContext) -> Option<AioContext> {
         let is_it =
             |attached: &Attached| matches!(attached, Attached::Aio(other) if other.is_same(aio));
@@ -51,6 +67,8 @@ impl Sources {
         for (_, attached) in self.0 {
             match attached {
                 Attached::Aio(aio) => {
+                    // Tasks are bound to this thread, which is ending.
+                    let _ = aio.cancel_tasks();
                     if let Err(error) = aio.detach() {
                         glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
                     }
@@ -116,6 +134,9 @@ impl QContext {
     /// stop.
     pub fn attach_source(&self, source: &glib::Source, name: Option<&str>) -> Result<()> {
         let inner = self.inner();
+        let gone = lock(&inner.sources).take_destroyed();
+        // Dropped without the lock.
+        drop(gone);
         let mut sources = lock(&inner.sources);
         inner.check_free(&sources, name)?;
         if source.is_destroyed() || is_attached(source) {
@@ -137,9 +158,14 @@ impl QContext {
     /// The GSource attached under `name`.
     pub fn find_source(&self, name: &str) -> Option<glib::Source> {
         match lock(&self.inner().sources).named(name) {
-            Some(Attached::Source(source)) => Some(source.clone()),
+            Some(Attached::Source(source)) if !source.is_destroyed() => Some(source.clone()),
             _ => None,
         }
+    }
+
+    /// True when `aio` was attached here and not detached.
+    pub fn has_aio(&self, aio: &AioContext) -> bool {
+        lock(&self.inner().sources).has_aio(aio)
     }
 
     /// Destroys a source attached with [`QContext::attach_source`]; false when it was not.

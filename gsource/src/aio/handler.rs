@@ -1,12 +1,12 @@
 //! The handler of one fd: its callbacks, and the record a reactor keeps of it.
 #![allow(unsafe_code)] // shares callbacks that one thread at a time calls
 
-use crate::aio::Core;
+use crate::aio::{Core, lock};
 use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Weak};
 
 type Callback = Box<dyn Fn() + Send>;
 type Question = Box<dyn Fn() -> bool + Send>;
@@ -25,6 +25,9 @@ pub struct FdHandler {
     pub(crate) io_poll_ready: Option<Callback>,
     pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
+    pub(crate) quiet: bool,
+    /// Serves a future: goes beside the fd's handler.
+    is_waiter: bool,
 }
 
 impl FdHandler {
@@ -61,6 +64,13 @@ impl FdHandler {
         self
     }
 
+    /// Its calls do not count as progress: for what only wakes the loop.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
     /// Lets the home busy-poll before it sleeps: `poll` looks for work without a system call, `ready` handles what it found.
     #[must_use]
     pub fn io_poll(
@@ -78,6 +88,12 @@ impl FdHandler {
     #[must_use]
     pub fn io_poll_switch(mut self, switch: impl Fn(bool) + Send + 'static) -> Self {
         self.io_poll_switch = Some(Box::new(switch));
+        self
+    }
+
+    /// Makes it one that goes beside the fd's handler.
+    pub(crate) fn waiting(mut self) -> Self {
+        self.is_waiter = true;
         self
     }
 
@@ -106,6 +122,21 @@ pub(crate) struct FdRecord {
     removed: AtomicBool,
     /// Reading waits for `read_poll`; written by the home.
     paused: AtomicBool,
+    /// Runs when everything above has been dropped.
+    after: After,
+}
+
+/// What is to run once a handler's callbacks are no more.
+#[derive(Default)]
+struct After(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Drop for After {
+    fn drop(&mut self) {
+        let after = lock(&self.0).take();
+        if let Some(after) = after {
+            after();
+        }
+    }
 }
 
 // SAFETY: only the driving thread calls the callbacks, and at most one thread drives; the flags are atomic.
@@ -120,7 +151,18 @@ impl FdRecord {
             handler,
             removed,
             paused,
+            after: After::default(),
         }
+    }
+
+    /// Lets `after` run when the callbacks have been dropped.
+    pub(crate) fn after_drop(&self, after: Box<dyn FnOnce() + Send>) {
+        *lock(&self.after.0) = Some(after);
+    }
+
+    /// True when this is what `set_fd_handler` has set for `fd`.
+    pub(crate) fn is_handler_of(&self, fd: RawFd) -> bool {
+        self.fd == fd && !self.handler.is_waiter
     }
 
     /// The poller events this record wants now.

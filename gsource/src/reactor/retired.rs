@@ -1,11 +1,12 @@
 //! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
 #![forbid(unsafe_code)]
 
-use super::{Driving, Reactor};
+use super::{Driving, Reactor, report};
+use crate::Error;
 use crate::aio::handler::FdRecord;
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
-use crate::{Error, unwind};
+use crate::unwind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,8 +25,7 @@ impl Retired {
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
             Retired::Handler(record) => {
-                reactor.home.get(driving).known.forget(&record);
-                reactor.expel(&record, driving);
+                reactor.lose_sight_of(&record, driving);
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
@@ -33,7 +33,7 @@ impl Retired {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
-            Retired::Trouble(error) => super::report([error]),
+            Retired::Trouble(error) => report([error]),
         }
         None
     }
@@ -49,22 +49,26 @@ impl Reactor {
         }
     }
 
+    /// Leaves what was retired here to the home of `new`.
+    pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
+        let retired = self.take_retired();
+        for one in &retired {
+            if let Retired::Handler(record) = one {
+                self.lose_sight_of(record, driving);
+            }
+        }
+        new.retire(retired);
+    }
+
+    /// Lets go of the home's own references to a handler.
+    fn lose_sight_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        self.home.get(driving).known.forget(record);
+        self.expel(record, driving);
+    }
+
     fn take_retired(&self) -> Vec<Retired> {
         self.has_retired.store(false, Ordering::SeqCst);
         std::mem::take(&mut *lock(&self.retired))
-    }
-
-    /// Takes what was retired, for a home elsewhere.
-    pub(crate) fn hand_over_retired(&self, driving: &Driving<'_>) -> Vec<Retired> {
-        let retired = self.take_retired();
-        let mut home = self.home.get(driving);
-        for one in &retired {
-            if let Retired::Handler(record) = one {
-                home.known.forget(record);
-            }
-        }
-        drop(home);
-        retired
     }
 
     pub(crate) fn has_retired(&self) -> bool {

@@ -267,7 +267,7 @@ impl Reactor {
                 progress |= self.read(&record, driving);
             }
             if record.wants_write(events) && !record.is_removed() {
-                progress = true;
+                progress |= !record.handler.quiet;
                 call(&record, record.handler.write.as_deref());
             }
             // It may have been removed and reaped meanwhile.
@@ -307,7 +307,7 @@ impl Reactor {
             self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
         }
-        may_read
+        may_read && !record.handler.quiet
     }
 
     /// GSource prepare: the milliseconds GLib may block, or `None` when there is something to dispatch.

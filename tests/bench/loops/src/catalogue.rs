@@ -3,12 +3,18 @@
 
 use crate::cell::Cell;
 use crate::loops::glib_main::Glib;
-use crate::loops::ours::{InGlib, Own, Polling};
+use crate::loops::ours::{InGlib, Own};
+use crate::loops::polling::{PollingBh, PollingKick};
 use crate::loops::qcontexts::{Plain, WithForeign};
-use crate::loops::raw::{Raw, RawEdge, RawList};
-use crate::workload::{bh, fd, remote, timer};
+use crate::loops::raw::{Raw, RawEdge, RawList, RawSpin};
+#[cfg(feature = "peers")]
+use crate::loops::{
+    event_manager::Manager, libevent::Libevent, libuv::Libuv, mio::Mio, tokio_rt::Tokio,
+};
+use crate::workload::{bh, fd, remote, threaded, timer};
 
 /// A row of cells that are measured together.
+#[derive(Clone)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) size: usize,
@@ -66,76 +72,64 @@ fn row(
     sizes.iter().map(each).collect()
 }
 
+fn and(mut some: Vec<Cell>, others: Vec<Cell>) -> Vec<Cell> {
+    some.extend(others);
+    some
+}
+
 /// All there is to measure.
 pub(crate) fn all() -> Vec<Workload> {
-    [fds(), others(), deferred(), timers()].concat_rows()
-}
-
-trait ConcatRows {
-    fn concat_rows(self) -> Vec<Workload>;
-}
-
-impl<const N: usize> ConcatRows for [Vec<Workload>; N] {
-    fn concat_rows(self) -> Vec<Workload> {
-        self.into_iter().flatten().collect()
-    }
+    [fds(), others(), deferred(), timers()].concat()
 }
 
 fn fds() -> Vec<Workload> {
+    const IDLE: &[usize] = &[0, 1, 10, 100, 1000, 10_000];
     [
-        row(
-            "fd-dispatch",
-            Figure::Best,
-            &[0, 1, 10, 100, 1000, 10_000],
-            || cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "fd-burst",
-            Figure::Best,
-            &[8, 64],
-            || cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "fdtimer-dispatch",
-            Figure::Best,
-            &[100],
-            || cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
-        row(
-            "readd-fd",
-            Figure::Best,
-            &[1000],
-            || cells![fd::readd: Own, Plain, InGlib, Raw, Glib],
-        ),
-        row(
-            "empty-iter",
-            Figure::Best,
-            &[1],
-            || cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
-        ),
+        row("fd-dispatch", Figure::Best, IDLE, || {
+            let own = vec![
+                threaded::cell(threaded::dispatch),
+                threaded::cell_with_foreign(threaded::dispatch_with_foreign),
+            ];
+            and(own, cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+        }),
+        row("fd-burst", Figure::Best, &[8, 64], || {
+            cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
+        }),
+        row("fdtimer-dispatch", Figure::Best, &[100], || {
+            cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio]
+        }),
+        row("readd-fd", Figure::Best, &[1000], || {
+            cells![fd::readd: Own, Plain, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
+        row("empty-iter", Figure::Best, &[1], || {
+            cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+        }),
     ]
-    .concat_rows()
+    .concat()
 }
 
 fn others() -> Vec<Workload> {
     [
         row("pingpong", Figure::Best, &[1, 2], || {
-            cells![remote::ping_pong: Own, Polling, Plain, WithForeign, InGlib, Raw, RawEdge, Glib]
+            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+        }),
+        row("pingpong-polling", Figure::Best, &[1, 2], || {
+            cells![remote::ping_pong: PollingKick, PollingBh, RawSpin]
         }),
         row("post", Figure::Median, &[1, 2], || {
-            cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib]
+            and(vec![threaded::cell(threaded::post)], cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
     ]
-    .concat_rows()
+    .concat()
 }
 
 fn deferred() -> Vec<Workload> {
-    row(
-        "bh-local",
-        Figure::Best,
-        &[1, 1000],
-        || cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib],
-    )
+    row("bh-local", Figure::Best, &[1, 1000], || {
+        and(
+            vec![threaded::cell(threaded::bh)],
+            cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
+        )
+    })
 }
 
 fn timers() -> Vec<Workload> {
@@ -145,32 +139,32 @@ fn timers() -> Vec<Workload> {
             "timer-arm",
             Figure::Best,
             SIZES,
-            || cells![timer::arm: Own, InGlib, Raw, Glib],
+            || cells![timer::arm: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-mod",
             Figure::Best,
             SIZES,
-            || cells![timer::rearm: Own, InGlib, Raw, Glib],
+            || cells![timer::rearm: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-fire",
             Figure::Best,
             SIZES,
-            || cells![timer::fire: Own, InGlib, Raw, Glib],
+            || cells![timer::fire: Own, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-iter",
             Figure::Best,
             &[1000],
-            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib],
+            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-lateness",
             Figure::Lateness,
             &[200],
-            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib],
+            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent],
         ),
     ]
-    .concat_rows()
+    .concat()
 }

@@ -22,6 +22,7 @@ impl Sample {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Cell {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,

@@ -59,6 +59,14 @@ pub(crate) trait Loop: Sized + 'static {
 
     fn iterate(&mut self, wait: Wait);
 
+    /// `count` iterations with nothing to do.
+    fn iterate_idly(&mut self, count: u64) {
+        for _ in 0..count {
+            self.iterate(Wait::NoBlock);
+        }
+    }
+
+    /// Iterates until the thread's count is reached.
     fn iterate_until(&mut self, count: u64) {
         while hits() < count {
             self.iterate(Wait::Block);
@@ -108,6 +116,11 @@ pub(crate) trait Timers: Loop {
     fn timer(&mut self) -> Self::Timer;
 
     fn arm(&mut self, timer: &mut Self::Timer, deadline_ns: i64);
+
+    /// Arms a timer to be due `early_ns` before now, or as soon as the loop can.
+    fn arm_due(&mut self, timer: &mut Self::Timer, now_ns: i64, early_ns: i64) {
+        self.arm(timer, now_ns - early_ns);
+    }
 
     /// Makes the deadlines of freshly armed timers have passed.
     fn pass_deadlines(&mut self) {}

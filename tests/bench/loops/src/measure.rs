@@ -17,20 +17,40 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// No more rounds begin after it.
     pub(crate) budget: Duration,
+    /// For what has a processor to itself.
+    priority: RealTime,
 }
+
+/// Slices of a turn.
+const SLICES: usize = 3;
 
 impl Effort {
     pub(crate) const FULL: Effort = Effort {
         slice: Duration::from_millis(2),
-        rounds: 60,
+        rounds: 20,
         budget: Duration::from_secs(8),
+        priority: RealTime::On,
     };
     /// Enough to see that everything works.
     pub(crate) const QUICK: Effort = Effort {
         slice: Duration::from_micros(100),
         rounds: 2,
         budget: Duration::from_millis(200),
+        priority: RealTime::Off,
     };
+}
+
+impl Effort {
+    /// What the reader must know of how it was measured.
+    pub(crate) fn note(self) -> &'static str {
+        let allowed = machine::real_time(self.priority);
+        machine::real_time(RealTime::Off);
+        match (self.priority, allowed) {
+            (RealTime::On, true) => ", real-time priority",
+            (RealTime::On, false) => ", real-time priority refused",
+            (RealTime::Off, _) => ", no real-time priority",
+        }
+    }
 }
 
 /// The figures of one cell, in nanoseconds per operation.
@@ -46,8 +66,17 @@ pub(crate) struct Figures {
 
 /// A workload's figures, and the loops that could not be measured, with the reason.
 pub(crate) struct Measured {
+    pub(crate) name: &'static str,
+    pub(crate) size: usize,
+    pub(crate) figure: Figure,
     pub(crate) figures: Vec<Figures>,
     pub(crate) skipped: Vec<(&'static str, String)>,
+}
+
+impl Measured {
+    pub(crate) fn title(&self) -> String {
+        format!("{} {}", self.name, self.size)
+    }
 }
 
 /// A cell that is set up.
@@ -60,6 +89,10 @@ struct Ready {
 }
 
 pub(crate) fn measure(workload: &Workload, effort: Effort) -> Result<Measured> {
+    // First, as threads that the loops start inherit it.
+    if workload.figure == Figure::Best {
+        machine::real_time(effort.priority);
+    }
     let (mut ready, mut skipped) = (Vec::new(), Vec::new());
     for cell in &workload.cells {
         match (cell.make)(workload.size) {
@@ -73,14 +106,14 @@ pub(crate) fn measure(workload: &Workload, effort: Effort) -> Result<Measured> {
             Err(reason) => skipped.push((cell.name, reason.to_string())),
         }
     }
-    if workload.figure == Figure::Best {
-        machine::real_time(RealTime::On);
-    }
     let measured = run_rounds(&mut ready, workload.figure, effort);
     machine::real_time(RealTime::Off);
     measured?;
     let figures = ready.into_iter().map(|cell| cell.figures(workload.figure));
     Ok(Measured {
+        name: workload.name,
+        size: workload.size,
+        figure: workload.figure,
         figures: figures.collect(),
         skipped,
     })
@@ -97,8 +130,7 @@ fn run_rounds(ready: &mut [Ready], figure: Figure, effort: Effort) -> Result<()>
         }
         for turn in 0..ready.len() {
             let cell = &mut ready[(round + turn) % ready.len().max(1)];
-            let sample = (cell.run)(cell.ops).map_err(|error| format!("{}: {error}", cell.name))?;
-            cell.slices.push(sample.ns_per_op());
+            cell.turn()?;
         }
     }
     Ok(())
@@ -114,6 +146,15 @@ impl Ready {
                 break;
             }
             self.ops *= 2;
+        }
+        Ok(())
+    }
+
+    /// A few slices, as the first one finds the caches full of what the other loops did.
+    fn turn(&mut self) -> Result<()> {
+        for _ in 0..SLICES {
+            let sample = (self.run)(self.ops).map_err(|error| format!("{}: {error}", self.name))?;
+            self.slices.push(sample.ns_per_op());
         }
         Ok(())
     }

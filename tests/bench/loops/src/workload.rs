@@ -4,4 +4,5 @@
 pub(crate) mod bh;
 pub(crate) mod fd;
 pub(crate) mod remote;
+pub(crate) mod threaded;
 pub(crate) mod timer;

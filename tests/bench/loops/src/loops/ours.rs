@@ -8,9 +8,7 @@ use gsource::{Driving, Reactor};
 use qcontext::{AioContext, Bh, Clock, FdHandler, Timer, Wait};
 
 use crate::Result;
-use crate::event_loop::{
-    Action, Deferred, Fds, Kind, Loop, Posts, Timers, Wakes, hit, hits, receive,
-};
+use crate::event_loop::{Action, Deferred, Fds, Kind, Loop, Posts, Timers, Wakes, hit, receive};
 
 /// A loop of ours, however it is driven.
 pub(crate) trait Ours: Loop {
@@ -20,7 +18,7 @@ pub(crate) trait Ours: Loop {
 /// `Reactor::iterate` by a thread that owns the reactor for good, as the thread of a context does.
 pub(crate) struct Own {
     aio: AioContext,
-    reactor: &'static Reactor,
+    pub(crate) reactor: &'static Reactor,
     _driving: Driving<'static>,
 }
 
@@ -145,38 +143,5 @@ impl<L: Ours> Posts for L {
 
     fn post(poster: &AioContext, number: u64) {
         poster.schedule_oneshot("post", move || receive(number));
-    }
-}
-
-/// The reactor with busy-polling, which it does for as long as it waits.
-pub(crate) struct Polling(Own);
-
-impl Loop for Polling {
-    const NAME: &'static str = "reactor polling";
-    const KIND: Kind = Kind::Ours;
-
-    fn new() -> Result<Self> {
-        let own = Own::new()?;
-        own.reactor.set_poll_params(qcontext::PollParams {
-            max_ns: 32_768,
-            ..qcontext::PollParams::default()
-        })?;
-        Ok(Polling(own))
-    }
-
-    fn iterate(&mut self, wait: Wait) {
-        self.0.iterate(wait);
-    }
-
-    fn iterate_until(&mut self, count: u64) {
-        while hits() < count {
-            self.iterate(Wait::Block);
-        }
-    }
-}
-
-impl Ours for Polling {
-    fn aio(&self) -> &AioContext {
-        &self.0.aio
     }
 }

@@ -124,17 +124,18 @@ impl Deferred for Raw {
 }
 
 impl Timers for Raw {
-    type Timer = usize;
+    /// Allocated, because what a timer calls must live somewhere.
+    type Timer = Box<usize>;
 
-    fn timer(&mut self) -> usize {
-        self.heap.timer()
+    fn timer(&mut self) -> Box<usize> {
+        Box::new(self.heap.timer())
     }
 
-    fn arm(&mut self, timer: &mut usize, deadline_ns: i64) {
-        self.heap.arm(*timer, deadline_ns);
+    fn arm(&mut self, timer: &mut Box<usize>, deadline_ns: i64) {
+        self.heap.arm(**timer, deadline_ns);
     }
 
-    fn delete(&mut self, _timers: Vec<usize>) {
+    fn delete(&mut self, _timers: Vec<Box<usize>>) {
         self.heap.clear();
     }
 }
@@ -238,5 +239,46 @@ impl Posts for RawList {
         if poster.armed.load(Ordering::SeqCst) && poster.armed.swap(false, Ordering::SeqCst) {
             poster.wake.signal();
         }
+    }
+}
+
+/// A word in memory that the other thread writes, looked at all the time.
+pub(crate) struct RawSpin {
+    word: Arc<AtomicBool>,
+}
+
+impl Loop for RawSpin {
+    const NAME: &'static str = "raw spin";
+    const KIND: Kind = Kind::Limit;
+
+    fn new() -> Result<Self> {
+        Ok(RawSpin {
+            word: Arc::default(),
+        })
+    }
+
+    fn iterate(&mut self, _wait: Wait) {
+        // Some patience, then the processor to whoever shares it.
+        for _ in 0..1000 {
+            if self.word.load(Ordering::Acquire) {
+                self.word.store(false, Ordering::Relaxed);
+                hit();
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        std::thread::yield_now();
+    }
+}
+
+impl Wakes for RawSpin {
+    type Waker = Arc<AtomicBool>;
+
+    fn waker(&mut self) -> Result<Arc<AtomicBool>> {
+        Ok(Arc::clone(&self.word))
+    }
+
+    fn wake(waker: &Arc<AtomicBool>) {
+        waker.store(true, Ordering::Release);
     }
 }

@@ -33,13 +33,15 @@ impl<L: Fds> Watching<L> {
         let mut looped = L::new()?;
         let active = EventFd::new()?;
         let idle = eventfd::idle(idle)?;
-        let mut fds: Vec<RawFd> = idle.iter().map(|fd| fd.as_raw_fd()).collect();
-        fds.insert(fds.len() / 2, active.as_raw_fd());
-        for fd in fds {
+        let mut all: Vec<RawFd> = idle.iter().map(|fd| fd.as_raw_fd()).collect();
+        all.insert(all.len() / 2, active.as_raw_fd());
+        for fd in all {
             looped.watch(fd, Action::Read)?;
         }
-        let fds = vec![active];
-        Ok(Watching { looped, fds })
+        Ok(Watching {
+            looped,
+            fds: vec![active],
+        })
     }
 
     fn dispatch(&mut self, ops: u64) -> Result<Sample> {
@@ -58,23 +60,7 @@ impl<L: Fds> Watching<L> {
 
     fn iterate(&mut self, ops: u64) -> Result<Sample> {
         let slice = Slice::begin();
-        for _ in 0..ops {
-            self.looped.iterate(Wait::NoBlock);
-        }
-        slice.end_unseen(ops)
-    }
-
-    /// Takes random handlers away and adds them again.
-    fn readd(&mut self, ops: u64, state: &mut u64) -> Result<Sample> {
-        let slice = Slice::begin();
-        for op in 0..ops {
-            let fd = self.fds[random_index(state, self.fds.len())].as_raw_fd();
-            self.looped.unwatch(fd);
-            self.looped.watch(fd, Action::Read)?;
-            if L::LAZY && op % 32 == 31 {
-                self.looped.iterate(Wait::NoBlock);
-            }
-        }
+        self.looped.iterate_idly(ops);
         slice.end_unseen(ops)
     }
 }
@@ -106,9 +92,24 @@ pub(crate) fn burst<L: Fds>(count: usize) -> Result<Runner> {
 
 /// Takes away one random handler of `count` and adds it again.
 pub(crate) fn readd<L: Fds>(count: usize) -> Result<Runner> {
-    let mut watching = Watching::<L>::new(count, Action::Read)?;
+    let mut looped = L::new()?;
+    let fds = eventfd::idle(count)?;
+    for fd in &fds {
+        looped.watch(fd.as_raw_fd(), Action::Read)?;
+    }
     let mut state = SEED;
-    Ok(Box::new(move |ops| watching.readd(ops, &mut state)))
+    Ok(Box::new(move |ops| {
+        let slice = Slice::begin();
+        for op in 0..ops {
+            let fd = fds[random_index(&mut state, count)].as_raw_fd();
+            looped.unwatch(fd);
+            looped.watch(fd, Action::Read)?;
+            if L::LAZY && op % 32 == 31 {
+                looped.iterate(Wait::NoBlock);
+            }
+        }
+        slice.end_unseen(ops)
+    }))
 }
 
 /// Iterations with `idle` idle fds and nothing to do.

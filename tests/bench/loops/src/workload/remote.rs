@@ -1,13 +1,13 @@
 //! Other threads: round trips between two loops, and posts to one.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 
-use crate::Result;
 use crate::cell::{Runner, Sample, Slice};
 use crate::event_loop::{Posts, Wakes, hits};
-use crate::machine;
+use crate::{Result, clock, machine};
 
 /// Posts of a slice, whatever the number of producers.
 pub(crate) const POSTS: u64 = 20_000;
@@ -64,6 +64,38 @@ fn pong<L: Wakes>(cpu: usize, trips: u64, back: &L::Waker, sender: &mpsc::Sender
     }
 }
 
+/// The moment at which the first of some producers began, whoever of them that was.
+pub(crate) struct Start {
+    barrier: Barrier,
+    first: AtomicI64,
+}
+
+impl Start {
+    /// For `producers` threads and the one that waits for them.
+    pub(crate) fn new(producers: usize) -> Start {
+        Start {
+            barrier: Barrier::new(producers + 1),
+            first: AtomicI64::new(i64::MAX),
+        }
+    }
+
+    /// A producer waits for the others and begins.
+    pub(crate) fn begin(&self) {
+        self.barrier.wait();
+        self.first.fetch_min(clock::now_ns(), Ordering::AcqRel);
+    }
+
+    /// Lets the producers begin.
+    pub(crate) fn release(&self) {
+        self.barrier.wait();
+    }
+
+    /// Nanoseconds from the first beginning until `end`.
+    pub(crate) fn until(&self, end: i64) -> f64 {
+        (end - self.first.load(Ordering::Acquire)) as f64
+    }
+}
+
 /// `producers` threads post to one loop; the clock runs until everything has arrived.
 pub(crate) fn post<L: Posts>(producers: usize) -> Result<Runner> {
     machine::require_cpus(2)?;
@@ -71,20 +103,24 @@ pub(crate) fn post<L: Posts>(producers: usize) -> Result<Runner> {
     let poster = looped.poster()?;
     Ok(Box::new(move |_| {
         let share = POSTS / producers as u64;
-        let start = Arc::new(Barrier::new(producers + 1));
+        let all = share * producers as u64;
+        let start = Start::new(producers);
         thread::scope(|scope| {
             for _ in 0..producers {
-                let (poster, start) = (poster.clone(), Arc::clone(&start));
+                let (poster, start) = (poster.clone(), &start);
                 scope.spawn(move || {
-                    start.wait();
+                    start.begin();
                     (0..share).for_each(|number| L::post(&poster, number));
                 });
             }
-            start.wait();
+            start.release();
             let slice = Slice::begin();
-            let all = share * producers as u64;
             looped.iterate_until(hits() + all);
-            slice.end(all)
+            let end = clock::now_ns();
+            Ok(Sample {
+                ns: start.until(end),
+                ..slice.end(all)?
+            })
         })
     }))
 }

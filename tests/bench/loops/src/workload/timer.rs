@@ -62,7 +62,7 @@ pub(crate) fn fire<L: Timers>(count: usize) -> Result<Runner> {
         let now = clock::now_ns();
         for timer in &mut timers {
             let early = i64::try_from(random(&mut state) % 1_000_000).unwrap_or(0);
-            looped.arm(timer, now - early);
+            looped.arm_due(timer, now, early);
         }
         looped.pass_deadlines();
         let slice = Slice::begin();
@@ -82,9 +82,7 @@ pub(crate) fn empty<L: Timers>(count: usize) -> Result<Runner> {
     Ok(Box::new(move |ops| {
         let _armed = &timers;
         let slice = Slice::begin();
-        for _ in 0..ops {
-            looped.iterate(Wait::NoBlock);
-        }
+        looped.iterate_idly(ops);
         slice.end_unseen(ops)
     }))
 }

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Builds the archive for meson: cargo src target-dir profile outdir output depfile
+set -eu
+cargo=$1 src=$2 target=$3 profile=$4 outdir=$5 output=$6 depfile=$7
+"$cargo" build --locked --manifest-path "$src/Cargo.toml" --package qcontext-ffi --lib \
+    --profile "$profile" --target-dir "$target"
+cp "$target/$outdir/libqcontext_ffi.a" "$output"
+sed "s|^[^:]*:|$output:|" "$target/$outdir/libqcontext_ffi.d" >"$depfile"

@@ -1,0 +1,371 @@
+//! AioContexts: life, who drives them, and the calling thread's own.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::boundary::{Fault, enter, enter_fallible, optional_text, text};
+use crate::handle::{self, QContext, QContextAio, give_aio};
+use crate::run::wait;
+use glib::translate::IntoGlibPtr;
+use glib_sys::{GError, GSource, gboolean};
+use qcontext::QContext as Context;
+use qcontext::{AioContext, Error, ErrorKind, PollParams};
+use std::cell::RefCell;
+use std::ffi::c_char;
+use std::ptr;
+
+thread_local! {
+    /// What qcontext_aio_set_current() said.
+    static CURRENT: RefCell<Option<AioContext>> = const { RefCell::new(None) };
+}
+
+/// qcontext_aio_new:
+/// Creates an AioContext that is attached nowhere. qcontext_aio_poll() drives it, or the source of qcontext_aio_get_g_source(),
+/// or the context it is attached to.
+/// @error: OS
+///
+/// Returns: (transfer full) (nullable): the AioContext.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_new(error: *mut *mut GError) -> *mut QContextAio {
+    let body = || Ok(give_aio(AioContext::new()?));
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_new", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_aio_ref:
+/// Takes another reference.
+/// @aio: an AioContext
+///
+/// Returns: (transfer full): @aio.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_ref(aio: *mut QContextAio) -> *mut QContextAio {
+    enter("qcontext_aio_ref", ptr::null_mut(), || {
+        // SAFETY: the caller's AioContext.
+        unsafe { handle::aio(aio) }.map(give_aio)
+    })
+}
+
+/// qcontext_aio_unref:
+/// Gives a reference back. A context it is attached to, and each of its sources, hold one too. The last one removes what the
+/// AioContext holds, with the destroy notifies; bottom halves and timers that are not deleted never run then.
+/// @aio: (nullable) (transfer full): an AioContext; NULL is ignored
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_unref(aio: *mut QContextAio) {
+    if aio.is_null() {
+        return;
+    }
+    enter("qcontext_aio_unref", (), || {
+        // SAFETY: the reference that the caller gives back.
+        drop(unsafe { AioContext::from_raw(aio.cast()) });
+        Ok(())
+    });
+}
+
+/// qcontext_aio_attach:
+/// Lets a context drive the AioContext; it takes a reference until it is detached.
+/// @aio: an AioContext that nobody drives
+/// @context: a context
+/// @name: (nullable): the name to find it by
+/// @error: EXISTS when the name is taken, BUSY when it is attached elsewhere, WRONG_THREAD while another thread drives it,
+/// CLOSED after a stop, OS
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_attach(
+    aio: *mut QContextAio,
+    context: *mut QContext,
+    name: *const c_char,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        // SAFETY: the caller's string.
+        context.attach(&aio, unsafe { optional_text(name) }?)?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_attach", 0, error, body) }
+}
+
+/// Both, if the one is attached to the other.
+///
+/// # Safety
+/// The caller's pointers.
+unsafe fn attached(
+    aio: *mut QContextAio,
+    context: *mut QContext,
+) -> Result<(AioContext, Context), Fault> {
+    // SAFETY: the caller's AioContext.
+    let aio = unsafe { handle::aio(aio) }?;
+    // SAFETY: the caller's context.
+    let context = unsafe { handle::context(context) }?;
+    if !context.has_aio(&aio) {
+        let message = format!(
+            "the AioContext is not attached to context '{}'",
+            context.id()
+        );
+        return Err(Fault::Error(Error::new(ErrorKind::NotFound, message)));
+    }
+    Ok((aio, context))
+}
+
+/// qcontext_aio_detach:
+/// Lets the context drive the AioContext no more: at once on the context's thread or when nobody runs it, else soon. Nothing that
+/// is pending is lost.
+/// @aio: an AioContext
+/// @context: the context it is attached to
+///
+/// Returns: FALSE when it is not attached there.
+///
+/// Any thread, any locks held; never waits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_detach(
+    aio: *mut QContextAio,
+    context: *mut QContext,
+) -> gboolean {
+    enter("qcontext_aio_detach", 0, || {
+        // SAFETY: the caller's pointers.
+        let (aio, context) = unsafe { attached(aio, context) }?;
+        context.detach(&aio);
+        Ok(1)
+    })
+}
+
+/// qcontext_aio_detach_sync:
+/// As qcontext_aio_detach(), and waits until it is done.
+/// @aio: an AioContext
+/// @context: the context it is attached to
+/// @error: NOT_FOUND when it is not attached there, WOULD_DEADLOCK, CLOSED after a stop
+///
+/// Returns: TRUE when it is detached.
+///
+/// Any thread; blocks unless it is the context's own, so no lock that callbacks of the context take may be held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_detach_sync(
+    aio: *mut QContextAio,
+    context: *mut QContext,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's pointers.
+        let (aio, context) = unsafe { attached(aio, context) }?;
+        detach_and_wait(&aio, &context)?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_detach_sync", 0, error, body) }
+}
+
+/// Nobody may run an unthreaded context, and then nobody is there to wait for.
+fn detach_and_wait(aio: &AioContext, context: &Context) -> Result<(), Error> {
+    context.detach(aio);
+    if context.has_aio(aio) {
+        context.detach_sync(aio)?;
+    }
+    Ok(())
+}
+
+/// qcontext_aio_move:
+/// Moves the AioContext from one context to another without losing an event.
+/// @aio: an AioContext
+/// @from: the context it is attached to
+/// @to: the context that is to drive it
+/// @name: (nullable): the name to find it by there
+/// @error: as for qcontext_aio_detach_sync() and qcontext_aio_attach(); after a failure of the latter it is detached
+///
+/// Returns: TRUE when it has moved.
+///
+/// Any thread; blocks unless it is @from's, so no lock that callbacks of @from take may be held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_move(
+    aio: *mut QContextAio,
+    from: *mut QContext,
+    to: *mut QContext,
+    name: *const c_char,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's context.
+        let to = unsafe { handle::context(to) }?;
+        // SAFETY: the caller's string.
+        let name = unsafe { optional_text(name) }?;
+        // SAFETY: the caller's pointers.
+        let (aio, from) = unsafe { attached(aio, from) }?;
+        detach_and_wait(&aio, &from)?;
+        to.attach(&aio, name)?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_move", 0, error, body) }
+}
+
+/// qcontext_find_aio_by_name:
+/// @context: a context
+/// @name: a name given to qcontext_aio_attach()
+///
+/// Returns: (transfer full) (nullable): a new reference to the AioContext, NULL when there is none of that name.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_find_aio_by_name(
+    context: *mut QContext,
+    name: *const c_char,
+) -> *mut QContextAio {
+    enter("qcontext_find_aio_by_name", ptr::null_mut(), || {
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        // SAFETY: the caller's string.
+        let name = unsafe { text(name, "the name is NULL") }?;
+        Ok(context.find_aio(name).map_or(ptr::null_mut(), give_aio))
+    })
+}
+
+/// qcontext_aio_get_g_source:
+/// Makes a source that drives the AioContext from a GMainContext of the caller's. It holds a reference to the AioContext.
+/// @aio: an AioContext that is attached to no context
+/// @error: OS
+///
+/// Returns: (transfer full) (nullable): a new source, attached nowhere.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_get_g_source(
+    aio: *mut QContextAio,
+    error: *mut *mut GError,
+) -> *mut GSource {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let source = unsafe { handle::aio(aio) }?.g_source()?;
+        Ok(source.into_glib_ptr())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_get_g_source", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_aio_poll:
+/// Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
+/// @aio: an AioContext
+/// @may_block: whether to wait until something happens
+/// @error: WRONG_THREAD while another thread drives it, OS
+///
+/// Returns: whether it made progress: a bottom half that is not idle, a handler or a timer ran.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_poll(
+    aio: *mut QContextAio,
+    may_block: gboolean,
+    error: *mut *mut GError,
+) -> gboolean {
+    // SAFETY: the caller's AioContext.
+    let body = || Ok(unsafe { handle::aio(aio) }?.poll(wait(may_block))?.into());
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_poll", 0, error, body) }
+}
+
+/// qcontext_aio_notify:
+/// Makes the current or next wait return. That alone is not progress.
+/// @aio: an AioContext
+///
+/// Any thread, any locks held, also from a signal handler.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
+    enter("qcontext_aio_notify", (), || {
+        // SAFETY: the caller's AioContext.
+        unsafe { handle::borrowed_aio(aio) }?.notify();
+        Ok(())
+    });
+}
+
+/// qcontext_aio_is_home:
+/// @aio: an AioContext
+///
+/// Returns: whether the calling thread drives it right now.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_is_home(aio: *mut QContextAio) -> gboolean {
+    enter("qcontext_aio_is_home", 0, || {
+        // SAFETY: the caller's AioContext.
+        Ok(unsafe { handle::borrowed_aio(aio) }?.is_home().into())
+    })
+}
+
+/// qcontext_aio_set_current:
+/// Makes the AioContext the calling thread's own, for code that asks qcontext_aio_get_current().
+/// @aio: (nullable): an AioContext, of which a reference is held; NULL for none
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_current(aio: *mut QContextAio) {
+    enter("qcontext_aio_set_current", (), || {
+        let new = if aio.is_null() {
+            None
+        } else {
+            // SAFETY: the caller's AioContext.
+            Some(unsafe { handle::aio(aio) }?)
+        };
+        let old = CURRENT.with(|current| current.replace(new));
+        drop(old);
+        Ok(())
+    });
+}
+
+/// qcontext_aio_get_current:
+/// Returns: (transfer full) (nullable): a new reference to the calling thread's own AioContext: what
+/// qcontext_aio_set_current() said, else that of the context that runs the thread, else NULL.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub extern "C" fn qcontext_aio_get_current() -> *mut QContextAio {
+    enter("qcontext_aio_get_current", ptr::null_mut(), || {
+        let set = CURRENT
+            .try_with(|current| current.borrow().clone())
+            .ok()
+            .flatten();
+        let current = set.or_else(|| Context::current().and_then(|context| context.aio().ok()));
+        Ok(current.map_or(ptr::null_mut(), give_aio))
+    })
+}
+
+/// qcontext_aio_set_poll_params:
+/// Changes how long qcontext_aio_poll() of an unattached AioContext busy-polls before it sleeps; at first it does not.
+/// @aio: an AioContext
+/// @max_ns: the longest time; 0 never polls
+/// @grow: the factor by which the time grows; 0 means 2
+/// @shrink: the divisor by which it shrinks; 0 means back to nothing
+/// @error: INVALID_ARGUMENT when one is negative
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_poll_params(
+    aio: *mut QContextAio,
+    max_ns: i64,
+    grow: i64,
+    shrink: i64,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        aio.set_poll_params(PollParams {
+            max_ns,
+            grow,
+            shrink,
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_set_poll_params", 0, error, body) }
+}

@@ -1,0 +1,144 @@
+//! Fd handlers of an AioContext.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::bh::send_to_aio as aio_send_home;
+use crate::boundary::{Fault, enter, enter_fallible};
+use crate::fd::{check_fd, handler, remove_sync};
+use crate::handle::{self, QContextAio};
+use crate::user::{QContextBoolFunc, QContextFunc, User, register};
+use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
+use qcontext::FdHandler;
+use std::ffi::c_int;
+use std::sync::Arc;
+
+/// For fds that are never read back, such as a device's kicks: each new readiness is reported once.
+pub const QCONTEXT_FD_EDGE_TRIGGERED: u32 = 1;
+
+/// QContextFdOps:
+/// What to do when an fd is ready. Begin with an all-zero one and fill in what is wanted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct QContextFdOps {
+    /// Called while the fd is readable, hung up or in error.
+    pub read: QContextFunc,
+    /// Called while the fd is writable or in error, or hung up and nobody reads it.
+    pub write: QContextFunc,
+    /// Asked when the fd is readable; FALSE pauses reading, and it is asked again at each iteration.
+    pub can_read: QContextBoolFunc,
+    /// Looks for work without a system call before the loop sleeps. Ignored without io_poll_ready.
+    pub io_poll: QContextBoolFunc,
+    /// Handles what io_poll found.
+    pub io_poll_ready: QContextFunc,
+    /// Called before busy-polling starts: the peer's notifications may go off.
+    pub io_poll_begin: QContextFunc,
+    /// Called before the loop may sleep: the peer's notifications go on again.
+    pub io_poll_end: QContextFunc,
+    /// QCONTEXT_FD_EDGE_TRIGGERED or 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: [usize; 3],
+}
+
+impl QContextFdOps {
+    fn handler(&self, user: &Arc<User>) -> FdHandler {
+        let mut handler = handler(user, self.can_read, self.read, self.write);
+        if let (Some(poll), Some(_)) = (self.io_poll, self.io_poll_ready) {
+            let (asked, called, ready) = (Arc::clone(user), Arc::clone(user), self.io_poll_ready);
+            handler = handler.io_poll(move || asked.ask(poll), move || called.call(ready));
+        }
+        if self.io_poll_begin.is_some() || self.io_poll_end.is_some() {
+            let (user, begin, end) = (Arc::clone(user), self.io_poll_begin, self.io_poll_end);
+            handler =
+                handler.io_poll_switch(move |polling| user.call(if polling { begin } else { end }));
+        }
+        if self.flags & QCONTEXT_FD_EDGE_TRIGGERED != 0 {
+            handler = handler.edge_triggered();
+        }
+        handler
+    }
+}
+
+/// qcontext_aio_set_fd_handler:
+/// Watches an fd, in place of the AioContext's earlier handler of it.
+/// @aio: an AioContext
+/// @fd: the fd
+/// @ops: (nullable): the callbacks, which are copied; NULL, or neither read nor write, removes the handler as by
+/// qcontext_aio_remove_fd(), and @destroy is not called
+/// @user_data: data of all of them
+/// @destroy: (nullable): runs when the handler was removed and its last call has returned, on the thread that drives
+/// @error: INVALID_ARGUMENT for unknown flags, OS
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_fd_handler(
+    aio: *mut QContextAio,
+    fd: c_int,
+    ops: *const QContextFdOps,
+    user_data: gpointer,
+    destroy: GDestroyNotify,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        check_fd(fd)?;
+        // SAFETY: the caller's callbacks.
+        let ops = unsafe { ops.as_ref() }.filter(|ops| ops.read.is_some() || ops.write.is_some());
+        let Some(ops) = ops else {
+            aio.remove_fd_handler(fd);
+            return Ok(1);
+        };
+        if ops.flags & !QCONTEXT_FD_EDGE_TRIGGERED != 0 {
+            return Err(Fault::Misuse("the flags are unknown"));
+        }
+        register(user_data, destroy, aio_send_home(&aio), |user, _| {
+            aio.set_fd_handler(fd, ops.handler(&user))
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_set_fd_handler", 0, error, body) }
+}
+
+/// qcontext_aio_remove_fd:
+/// As qcontext_remove_fd(), for an AioContext's handler.
+/// @aio: an AioContext
+/// @fd: the fd
+///
+/// Returns: FALSE when the AioContext did not watch it.
+///
+/// Any thread, any locks held; never waits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_remove_fd(aio: *mut QContextAio, fd: c_int) -> gboolean {
+    enter("qcontext_aio_remove_fd", 0, || {
+        // SAFETY: the caller's AioContext.
+        Ok(unsafe { handle::aio(aio) }?.remove_fd_handler(fd).into())
+    })
+}
+
+/// qcontext_aio_remove_fd_sync:
+/// As qcontext_remove_fd_sync(), for an AioContext's handler.
+/// @aio: an AioContext
+/// @fd: the fd
+/// @error: NOT_FOUND, WOULD_DEADLOCK on the thread that drives it; nothing has changed then
+///
+/// Returns: TRUE when the last callback has returned and the destroy notify has run.
+///
+/// Any thread but the one that drives it; blocks, so no lock that callbacks take may be held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_remove_fd_sync(
+    aio: *mut QContextAio,
+    fd: c_int,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        let remove = |done| aio.remove_fd_handler_then(fd, done);
+        remove_sync(fd, aio.is_home(), remove, || aio.reap())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_remove_fd_sync", 0, error, body) }
+}

@@ -1,0 +1,144 @@
+//! Running a function on a context.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::boundary::{Fault, enter_fallible};
+use crate::handle::{self, QContext};
+use crate::user::{QContextFunc, register};
+use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
+use qcontext::QContext as Context;
+use std::ptr;
+
+/// How a destroy notify that comes late gets to its thread.
+pub(crate) fn send_to(context: &Context) -> impl FnOnce(Box<dyn FnOnce() + Send>) + use<> {
+    let context = context.clone();
+    move |late| {
+        // A stopped context runs nothing: the notify runs here then, as `late` is dropped.
+        let _ = context.invoke(late);
+    }
+}
+
+/// qcontext_invoke:
+/// Runs a function once on the context: always queued, in the order of the calls.
+/// @context: a context
+/// @func: the function
+/// @user_data: its data
+/// @destroy: (nullable): runs after @func, or without it when the context stops first
+/// @error: CLOSED after a stop; nothing was taken then
+///
+/// Returns: TRUE when it was queued.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_invoke(
+    context: *mut QContext,
+    func: QContextFunc,
+    user_data: gpointer,
+    destroy: GDestroyNotify,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        if func.is_none() {
+            return Err(Fault::Misuse("the function is NULL"));
+        }
+        register(user_data, destroy, send_to(&context), |user, _| {
+            context.invoke(move || user.call(func))
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_invoke", 0, error, body) }
+}
+
+/// qcontext_invoke_sync:
+/// Runs a function on the context and waits for it; on the context's own thread it runs at once.
+/// @context: a context
+/// @func: the function
+/// @user_data: its data
+/// @error: WOULD_DEADLOCK when the context waits, directly or through others, for the caller's; CLOSED after a stop
+///
+/// Returns: TRUE when @func has run.
+///
+/// Any thread; blocks, so no lock that callbacks of the context take may be held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_invoke_sync(
+    context: *mut QContext,
+    func: QContextFunc,
+    user_data: gpointer,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        if func.is_none() {
+            return Err(Fault::Misuse("the function is NULL"));
+        }
+        let send_late = |_| {};
+        register(user_data, None, send_late, |user, _| {
+            context.invoke_sync(move || user.call(func))
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_invoke_sync", 0, error, body) }
+}
+
+/// Runs `func` on `context`, or here when that has stopped.
+pub(crate) fn tell(context: Option<&Context>, user_data: gpointer, func: QContextFunc) {
+    let teller = Teller(func, user_data);
+    if let Some(context) = context {
+        let _ = context.invoke(move || drop(teller));
+    }
+}
+
+/// Calls when it goes, wherever that is: what waits for a completion must not wait for ever.
+struct Teller(QContextFunc, gpointer);
+
+// SAFETY: C says by registering that its data may be used on the thread of the context.
+unsafe impl Send for Teller {}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        if let Some(func) = self.0 {
+            // SAFETY: C registered this function for this data.
+            unsafe { func(self.1) };
+        }
+    }
+}
+
+/// A completion that was asked for on a context.
+pub(crate) struct Completion {
+    context: Option<Context>,
+    func: QContextFunc,
+    data: gpointer,
+}
+
+// SAFETY: as for `Teller`.
+unsafe impl Send for Completion {}
+
+impl Completion {
+    /// # Safety
+    /// `context` is NULL or a context of the caller's.
+    pub(crate) unsafe fn new(
+        func: QContextFunc,
+        data: gpointer,
+        context: *mut QContext,
+    ) -> Result<Completion, Fault> {
+        let context = if ptr::eq(context, ptr::null()) {
+            None
+        } else {
+            // SAFETY: the caller's context.
+            Some(unsafe { handle::context(context) }?)
+        };
+        Ok(Completion {
+            context,
+            func,
+            data,
+        })
+    }
+
+    pub(crate) fn tell(self) {
+        tell(self.context.as_ref(), self.data, self.func);
+    }
+}

@@ -1,0 +1,257 @@
+//! The program's main loop, for programs without one: iterations of the default GMainContext with the program's own lock
+//! dropped while they wait, and with fds of loops that know only poll(2).
+#![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
+
+use crate::boundary::{Fault, enter, enter_fallible};
+use crate::run::append_query;
+use crate::user::{QContextFunc, User, register};
+use glib::translate::ToGlibPtr;
+use glib_sys::{GArray, GDestroyNotify, GError, GMainContext, GPollFD, gboolean, gpointer};
+use qcontext::QContext as Context;
+use qcontext::{Error, ErrorKind};
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// QContextFillFunc:
+/// Appends GPollFDs to @pollfds and may lower *@timeout_ms, where -1 means for ever.
+pub type QContextFillFunc =
+    Option<unsafe extern "C" fn(pollfds: *mut GArray, timeout_ms: *mut i32, user_data: gpointer)>;
+
+/// QContextPolledFunc:
+/// Told the array with the revents of everything, also of others' fds.
+pub type QContextPolledFunc =
+    Option<unsafe extern "C" fn(pollfds: *mut GArray, user_data: gpointer)>;
+
+#[derive(Clone)]
+struct Hook {
+    id: u32,
+    fill: QContextFillFunc,
+    polled: QContextPolledFunc,
+    user: Arc<User>,
+}
+
+#[derive(Clone, Default)]
+struct Hooks {
+    lock: QContextFunc,
+    unlock: QContextFunc,
+    data: Data,
+    polls: Vec<Hook>,
+    last: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Data(gpointer);
+
+// SAFETY: C says by setting hooks that their data may be used on the thread that iterates.
+unsafe impl Send for Data {}
+
+impl Default for Data {
+    fn default() -> Self {
+        Data(ptr::null_mut())
+    }
+}
+
+static HOOKS: Mutex<Option<Hooks>> = Mutex::new(None);
+
+fn hooks() -> MutexGuard<'static, Option<Hooks>> {
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// qcontext_main_init:
+/// Makes sure that qcontext-main can run: it takes its fds now, where running out of them can still be reported.
+/// @error: OS
+///
+/// Returns: FALSE on failure.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean {
+    let body = || {
+        // The attempt of `new` takes as many fds, and gives them back.
+        drop(Context::anonymous(false)?);
+        Context::main();
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_main_init", 0, error, body) }
+}
+
+/// qcontext_main_iterate:
+/// Runs one iteration of the default GMainContext, and with it of qcontext-main.
+/// @nonblock: whether to do only what is ready
+///
+/// Returns: 1 when something was dispatched, else 0.
+///
+/// Any one thread that can acquire the default GMainContext.
+#[unsafe(no_mangle)]
+pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
+    enter("qcontext_main_iterate", 0, || {
+        let main = Context::main().main_context();
+        let gmain: *mut GMainContext = main.to_glib_none().0;
+        // SAFETY: the default GMainContext lives for ever.
+        if unsafe { glib_sys::g_main_context_acquire(gmain) } == 0 {
+            return Err(Fault::Misuse(
+                "another thread runs the default GMainContext",
+            ));
+        }
+        let current = hooks().clone().unwrap_or_default();
+        // SAFETY: the thread owns the GMainContext.
+        let dispatched = unsafe { iterate(gmain, nonblock != 0, &current) };
+        // SAFETY: as above.
+        unsafe { glib_sys::g_main_context_release(gmain) };
+        Ok(dispatched.into())
+    })
+}
+
+/// # Safety
+/// The calling thread owns `gmain`.
+unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &Hooks) -> bool {
+    let size = u32::try_from(size_of::<GPollFD>()).unwrap_or(0);
+    // SAFETY: plain values.
+    let fds = unsafe { glib_sys::g_array_new(0, 0, size) };
+    let (mut priority, mut timeout) = (0, -1);
+    // SAFETY: the caller owns the GMainContext.
+    unsafe { glib_sys::g_main_context_prepare(gmain, &raw mut priority) };
+    // SAFETY: as above; the array is one of GPollFD.
+    let own = unsafe { append_query(gmain, priority, &raw mut timeout, fds) };
+    for hook in &hooks.polls {
+        hook.user.fill(hook.fill, fds, &mut timeout);
+    }
+    if nonblock {
+        timeout = 0;
+    }
+    // SAFETY: the array is one of GPollFD.
+    unsafe { poll(fds, timeout, hooks) };
+    for hook in &hooks.polls {
+        hook.user.polled(hook.polled, fds);
+    }
+    // SAFETY: the array is alive.
+    let data = unsafe { (*fds).data }.cast::<GPollFD>();
+    // SAFETY: the caller owns the GMainContext; its own fds come first.
+    let ready = unsafe { glib_sys::g_main_context_check(gmain, priority, data, own) } != 0;
+    if ready {
+        // SAFETY: the caller owns the GMainContext.
+        unsafe { glib_sys::g_main_context_dispatch(gmain) };
+    }
+    // SAFETY: the array made above.
+    unsafe { glib_sys::g_array_free(fds, 1) };
+    ready
+}
+
+/// Waits, without the program's lock if it blocks.
+///
+/// # Safety
+/// `fds` is an array of GPollFD.
+unsafe fn poll(fds: *mut GArray, timeout_ms: i32, hooks: &Hooks) {
+    // SAFETY: the caller's word.
+    let fds = unsafe { &*fds };
+    let (data, count) = (fds.data.cast::<GPollFD>(), fds.len);
+    let blocks = timeout_ms != 0;
+    if blocks {
+        call(hooks.unlock, hooks.data);
+    }
+    // SAFETY: the entries of the array.
+    unsafe { glib_sys::g_poll(data, count, timeout_ms) };
+    if blocks {
+        call(hooks.lock, hooks.data);
+    }
+}
+
+fn call(hook: QContextFunc, data: Data) {
+    if let Some(hook) = hook {
+        // SAFETY: C set this hook with this data.
+        unsafe { hook(data.0) };
+    }
+}
+
+/// qcontext_main_set_lock_hooks:
+/// Names the program's own big lock: qcontext_main_iterate() is called with it held, and drops it while it waits.
+/// @lock: (nullable): takes the lock
+/// @unlock: (nullable): releases it
+/// @user_data: data of both
+///
+/// Any thread, any locks held; before the loop runs.
+#[unsafe(no_mangle)]
+pub extern "C" fn qcontext_main_set_lock_hooks(
+    lock: QContextFunc,
+    unlock: QContextFunc,
+    user_data: gpointer,
+) {
+    enter("qcontext_main_set_lock_hooks", (), || {
+        let mut guard = hooks();
+        let hooks = guard.get_or_insert_default();
+        (hooks.lock, hooks.unlock, hooks.data) = (lock, unlock, Data(user_data));
+        drop(guard);
+        Ok(())
+    });
+}
+
+/// qcontext_main_add_poll_hook:
+/// Lets a library that knows only poll(2) take part in qcontext_main_iterate(): its fds are waited for with the others.
+/// @fill: (nullable): asked what to wait for before each wait
+/// @polled: (nullable): told what was found after it
+/// @user_data: data of both
+/// @destroy: (nullable): runs when the hook was removed and its last call has returned
+///
+/// Returns: an id for qcontext_main_remove_poll_hook().
+///
+/// Any thread, any locks held; counts from the next iteration on.
+#[unsafe(no_mangle)]
+pub extern "C" fn qcontext_main_add_poll_hook(
+    fill: QContextFillFunc,
+    polled: QContextPolledFunc,
+    user_data: gpointer,
+    destroy: GDestroyNotify,
+) -> u32 {
+    enter("qcontext_main_add_poll_hook", 0, || {
+        let send_home = |late: Box<dyn FnOnce() + Send>| late();
+        let id = register(user_data, destroy, send_home, |user, _| {
+            let mut guard = hooks();
+            let hooks = guard.get_or_insert_default();
+            hooks.last += 1;
+            let id = hooks.last;
+            hooks.polls.push(Hook {
+                id,
+                fill,
+                polled,
+                user,
+            });
+            drop(guard);
+            Ok(id)
+        })?;
+        Context::main().notify();
+        Ok(id)
+    })
+}
+
+/// qcontext_main_remove_poll_hook:
+/// @id: what qcontext_main_add_poll_hook() said
+/// @error: NOT_FOUND
+///
+/// Returns: FALSE on failure.
+///
+/// Any thread, any locks held; a call that has begun may still run.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_main_remove_poll_hook(
+    id: u32,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        let mut guard = hooks();
+        let polls = &mut guard.get_or_insert_default().polls;
+        let found = polls.iter().position(|hook| hook.id == id);
+        let removed = found.map(|index| polls.remove(index));
+        drop(guard);
+        // Dropped without the lock.
+        match removed.map(drop) {
+            Some(()) => Ok(1),
+            None => Err(Fault::Error(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no poll hook {id}"),
+            ))),
+        }
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_main_remove_poll_hook", 0, error, body) }
+}

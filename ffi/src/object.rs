@@ -1,0 +1,178 @@
+//! Objects and properties: `-object`, `object-del`, `qom-list`, `qom-get`.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::boundary::{Fault, enter_fallible, text};
+use crate::handle::{self, QContext, give_context};
+use crate::variant::{from_variant, to_text, to_variant};
+use glib::Variant;
+use glib::translate::{IntoGlibPtr, ToGlibPtr, from_glib_none};
+use glib_sys::{GError, GVariant, gboolean};
+use qcontext::QContext as Context;
+use qcontext::object::{self, Object, Value, tree};
+use qcontext::{Error, ErrorKind};
+use std::ffi::c_char;
+use std::ptr;
+
+/// qcontext_object_add:
+/// Creates a context as the command line does: "qcontext,id=ctx1,threaded=yes", or a JSON object. It lasts until
+/// qcontext_object_del(), also without references.
+/// @optarg: the argument of -object
+/// @error: an unknown type or option, a bad or taken id
+///
+/// Returns: (transfer full) (nullable): a reference to the context.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_object_add(
+    optarg: *const c_char,
+    error: *mut *mut GError,
+) -> *mut QContext {
+    let body = || {
+        // SAFETY: the caller's string.
+        let optarg = unsafe { text(optarg, "the option string is NULL") }?;
+        let options = object::options::parse(Some("qom-type"), optarg)?;
+        if let Some(other) = options.peek("qom-type").filter(|&name| name != "qcontext") {
+            let message = format!("Parameter 'qom-type' does not accept value '{other}'");
+            return Err(Fault::Error(Error::new(
+                ErrorKind::InvalidArgument,
+                message,
+            )));
+        }
+        let id = options.peek("id").unwrap_or("").to_owned();
+        object::object_add(options)?;
+        Ok(give_context(Context::find(&id)?))
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_object_add", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_object_del:
+/// Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref().
+/// @id: the context's name
+/// @error: NOT_FOUND; BUSY for qcontext-main and while a device uses the context; WOULD_DEADLOCK on its own thread
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread but the context's own; blocks, so no lock that callbacks of the context take may be held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_object_del(
+    id: *const c_char,
+    error: *mut *mut GError,
+) -> gboolean {
+    // SAFETY: the caller's string.
+    let body = || Ok(object::object_del(unsafe { text(id, "the id is NULL") }?).map(|()| 1)?);
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_object_del", 0, error, body) }
+}
+
+/// qcontext_qom_list:
+/// @path: a path in the object tree, such as "/objects" or "/objects/ctx1"
+/// @error: DEVICE_NOT_FOUND
+///
+/// Returns: (transfer full) (nullable): the names of its properties and children; free with g_strfreev().
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_qom_list(
+    path: *const c_char,
+    error: *mut *mut GError,
+) -> *mut *mut c_char {
+    let body = || {
+        // SAFETY: the caller's string.
+        let properties = tree::list(unsafe { text(path, "the path is NULL") }?)?;
+        let names: Vec<String> = properties
+            .into_iter()
+            .map(|property| property.name.into_owned())
+            .collect();
+        Ok(names.to_glib_full())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_qom_list", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_qom_get:
+/// @path_and_property: a path, a dot and a property, such as "/objects/ctx1.thread_id"
+/// @error: DEVICE_NOT_FOUND, NOT_FOUND
+///
+/// Returns: (transfer full) (nullable): the value as text; free with g_free().
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_qom_get(
+    path_and_property: *const c_char,
+    error: *mut *mut GError,
+) -> *mut c_char {
+    let body = || {
+        // SAFETY: the caller's string.
+        let both = unsafe { text(path_and_property, "the path is NULL") }?;
+        let (path, property) = both.rsplit_once('.').ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("'{both}' is not a path, a dot and a property"),
+            )
+        })?;
+        Ok(to_text(&tree::get(path, property)?).to_glib_full())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_qom_get", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_get_property:
+/// @context: a context
+/// @name: a property, such as "thread_id"
+/// @error: NOT_FOUND
+///
+/// Returns: (transfer full) (nullable): the value; not floating.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_get_property(
+    context: *mut QContext,
+    name: *const c_char,
+    error: *mut *mut GError,
+) -> *mut GVariant {
+    let body = || {
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        // SAFETY: the caller's string.
+        let value = context.get(unsafe { text(name, "the property's name is NULL") }?)?;
+        Ok(to_variant(&value).into_glib_ptr())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_get_property", ptr::null_mut(), error, body) }
+}
+
+/// qcontext_set_property:
+/// @context: a context
+/// @name: a property, such as "poll-max-ns"
+/// @value: a boolean, a number or a string; consumed if floating
+/// @error: NOT_FOUND, INVALID_ARGUMENT for one that cannot be written or a value that does not fit
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_set_property(
+    context: *mut QContext,
+    name: *const c_char,
+    value: *mut GVariant,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        if value.is_null() {
+            return Err(Fault::Misuse("the value is NULL"));
+        }
+        // SAFETY: the caller's value, whose floating reference this sinks.
+        let value: Variant = unsafe { from_glib_none(value) };
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        // SAFETY: the caller's string.
+        let name = unsafe { text(name, "the property's name is NULL") }?;
+        let value: Value = from_variant(&value)
+            .ok_or_else(|| object::expected(name, "boolean, number or string"))?;
+        context.set(name, value)?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_set_property", 0, error, body) }
+}

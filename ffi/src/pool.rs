@@ -1,0 +1,197 @@
+//! Jobs for worker threads.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::bh::send_to_aio;
+use crate::boundary::{Fault, enter, enter_fallible, free};
+use crate::handle::{self, QContextAio};
+use crate::user::register;
+use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
+use qcontext::{AioContext, Job, PoolLimits, Result, Wait};
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// QContextJobFunc:
+/// A job. It runs on a worker thread and returns its result.
+pub type QContextJobFunc = Option<unsafe extern "C" fn(arg: gpointer) -> c_int>;
+
+/// QContextJobDoneFunc:
+/// Told a job's result, or -ECANCELED, on the thread that drives.
+pub type QContextJobDoneFunc = Option<unsafe extern "C" fn(user_data: gpointer, result: c_int)>;
+
+/// QContextJob:
+/// A job that was submitted.
+#[derive(Debug)]
+pub struct QContextJob {
+    job: Job,
+    aio: AioContext,
+    /// The completion has run.
+    complete: Arc<AtomicBool>,
+}
+
+/// A job's result for C.
+fn result_of(outcome: Result<c_int>) -> c_int {
+    outcome.unwrap_or_else(|error| -error.errno())
+}
+
+/// A pointer that the worker may use.
+struct Argument(gpointer);
+
+// SAFETY: C says by submitting that its argument may be used on a worker thread.
+unsafe impl Send for Argument {}
+
+impl Argument {
+    fn give_to(&self, func: unsafe extern "C" fn(gpointer) -> c_int) -> c_int {
+        // SAFETY: C submitted this function for this argument.
+        unsafe { func(self.0) }
+    }
+}
+
+/// qcontext_pool_submit:
+/// Runs a job on a worker thread of the AioContext's pool. Jobs start in the order they came.
+/// @aio: the AioContext on which the completion runs
+/// @func: the job
+/// @arg: its argument, not used after it has returned or was cancelled
+/// @done: (nullable): told the result; never before this has returned to the loop
+/// @user_data: data of @done
+/// @destroy: (nullable): runs after @done, or without it when the AioContext goes first
+/// @error: OS when no worker can be started; nothing was taken then
+///
+/// Returns: (transfer full) (nullable): the job; free with qcontext_job_free(), at any time.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_pool_submit(
+    aio: *mut QContextAio,
+    func: QContextJobFunc,
+    arg: gpointer,
+    done: QContextJobDoneFunc,
+    user_data: gpointer,
+    destroy: GDestroyNotify,
+    error: *mut *mut GError,
+) -> *mut QContextJob {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        let func = func.ok_or(Fault::Misuse("the job is NULL"))?;
+        let argument = Argument(arg);
+        let complete = Arc::new(AtomicBool::new(false));
+        let completed = Arc::clone(&complete);
+        let job = register(user_data, destroy, send_to_aio(&aio), |user, _| {
+            let told = move |outcome| {
+                user.tell(done, result_of(outcome));
+                completed.store(true, Ordering::Release);
+            };
+            Ok(aio.submit(move || argument.give_to(func), told))
+        })?;
+        Ok(Box::into_raw(Box::new(QContextJob { job, aio, complete })))
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_pool_submit", ptr::null_mut(), error, body) }
+}
+
+/// # Safety
+/// `job` is NULL or a job of the caller's.
+unsafe fn borrow<'a>(job: *const QContextJob) -> Result<&'a QContextJob, Fault> {
+    // SAFETY: the caller's word.
+    unsafe { job.as_ref() }.ok_or(Fault::Misuse("the job is NULL"))
+}
+
+/// qcontext_job_cancel:
+/// Completes a job with -ECANCELED, if it has not begun; else it completes as it would have.
+/// @job: a job
+///
+/// Any thread, any locks held; never waits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_job_cancel(job: *mut QContextJob) {
+    enter("qcontext_job_cancel", (), || {
+        // SAFETY: the caller's job.
+        unsafe { borrow(job) }?.job.cancel();
+        Ok(())
+    });
+}
+
+/// qcontext_job_cancel_sync:
+/// As qcontext_job_cancel(), and iterates the AioContext until the completion has run.
+/// @job: a job
+/// @error: WRONG_THREAD while another thread drives the AioContext
+///
+/// Returns: TRUE when the completion has run.
+///
+/// The thread that drives, or any when none does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_job_cancel_sync(
+    job: *mut QContextJob,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's job.
+        let QContextJob { job, aio, complete } = unsafe { borrow(job) }?;
+        job.cancel();
+        while !complete.load(Ordering::Acquire) {
+            aio.poll(Wait::Block)?;
+        }
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_job_cancel_sync", 0, error, body) }
+}
+
+/// qcontext_job_is_complete:
+/// @job: a job
+///
+/// Returns: whether the completion has run.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_job_is_complete(job: *mut QContextJob) -> gboolean {
+    enter("qcontext_job_is_complete", 0, || {
+        // SAFETY: the caller's job.
+        Ok(unsafe { borrow(job) }?
+            .complete
+            .load(Ordering::Acquire)
+            .into())
+    })
+}
+
+/// qcontext_job_free:
+/// Lets go of a job, which goes on.
+/// @job: (nullable) (transfer full): a job; NULL is ignored
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_job_free(job: *mut QContextJob) {
+    // SAFETY: the job that the caller gives back.
+    unsafe { free("qcontext_job_free", job) };
+}
+
+/// qcontext_aio_set_pool_limits:
+/// Changes how many workers of the AioContext's pool stay and how many there may be; at first 0 and 64.
+/// @aio: an AioContext
+/// @min: how many stay
+/// @max: how many there may be
+/// @error: INVALID_ARGUMENT when @max is 0 or below @min
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_pool_limits(
+    aio: *mut QContextAio,
+    min: u32,
+    max: u32,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        aio.set_pool_limits(PoolLimits {
+            min: min.into(),
+            max: max.into(),
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_set_pool_limits", 0, error, body) }
+}

@@ -1,0 +1,226 @@
+//! Running an unthreaded context: whole iterations, or the four steps for programs with a poll loop of their own.
+#![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
+
+use crate::boundary::{Fault, enter, enter_fallible};
+use crate::handle::{self, QContext};
+use glib::translate::ToGlibPtr;
+use glib_sys::{GArray, GError, GMainContext, GPollFD, gboolean};
+use qcontext::Wait;
+use std::ptr;
+
+pub(crate) fn wait(may_block: gboolean) -> Wait {
+    if may_block != 0 {
+        Wait::Block
+    } else {
+        Wait::NoBlock
+    }
+}
+
+/// The GMainContext of a context that the calling thread has acquired.
+///
+/// # Safety
+/// As for `handle::context`.
+unsafe fn acquired(context: *const QContext) -> Result<glib::MainContext, Fault> {
+    // SAFETY: the caller's context.
+    let gmain = unsafe { handle::context(context) }?.main_context();
+    if gmain.is_owner() {
+        Ok(gmain)
+    } else {
+        Err(Fault::Misuse(
+            "the calling thread has not acquired the context",
+        ))
+    }
+}
+
+/// qcontext_iterate:
+/// Runs one iteration of an unthreaded context.
+/// @context: a context
+/// @may_block: whether to wait until something happens
+/// @error: WRONG_THREAD when another thread runs the context, CLOSED after a stop
+///
+/// Returns: whether something was dispatched.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_iterate(
+    context: *mut QContext,
+    may_block: gboolean,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's context.
+        let context = unsafe { handle::context(context) }?;
+        Ok(context.iterate(wait(may_block))?.into())
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_iterate", 0, error, body) }
+}
+
+/// qcontext_acquire:
+/// Makes the calling thread the one that may run the context, until as many calls of qcontext_release().
+/// @context: a context
+///
+/// Returns: FALSE while another thread owns the context.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_acquire(context: *mut QContext) -> gboolean {
+    enter("qcontext_acquire", 0, || {
+        // SAFETY: the caller's context.
+        let gmain = unsafe { handle::context(context) }?.main_context();
+        // SAFETY: the GMainContext is alive.
+        Ok(unsafe { glib_sys::g_main_context_acquire(gmain.to_glib_none().0) })
+    })
+}
+
+/// qcontext_release:
+/// Takes a qcontext_acquire() back.
+/// @context: a context that the calling thread has acquired
+///
+/// The thread that acquired it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_release(context: *mut QContext) {
+    enter("qcontext_release", (), || {
+        // SAFETY: the caller's context.
+        let gmain = unsafe { acquired(context) }?;
+        // SAFETY: the GMainContext is alive and the thread owns it.
+        unsafe { glib_sys::g_main_context_release(gmain.to_glib_none().0) };
+        Ok(())
+    });
+}
+
+/// qcontext_prepare:
+/// First step of an iteration in the caller's own poll loop. The other three follow whatever this returns.
+/// @context: a context that the calling thread has acquired
+/// @priority: (out) (nullable): the priority to give to the next two steps
+///
+/// Returns: whether something is ready already.
+///
+/// The thread that acquired the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_prepare(context: *mut QContext, priority: *mut i32) -> gboolean {
+    enter("qcontext_prepare", 0, || {
+        // SAFETY: the caller's context.
+        let gmain = unsafe { acquired(context) }?;
+        // SAFETY: the thread owns the GMainContext; GLib takes a NULL priority.
+        Ok(unsafe { glib_sys::g_main_context_prepare(gmain.to_glib_none().0, priority) })
+    })
+}
+
+/// qcontext_append_query:
+/// Second step: appends what the context waits for to an array, so that several loops share one poll.
+/// @context: a context that the calling thread has acquired
+/// @max_priority: what qcontext_prepare() said
+/// @timeout_ms: (out): how long the poll may block, -1 for ever
+/// @pollfds: an array of GPollFD
+///
+/// Returns: how many entries were appended.
+///
+/// The thread that acquired the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_append_query(
+    context: *mut QContext,
+    max_priority: i32,
+    timeout_ms: *mut i32,
+    pollfds: *mut GArray,
+) -> i32 {
+    enter("qcontext_append_query", 0, || {
+        if pollfds.is_null() || timeout_ms.is_null() {
+            return Err(Fault::Misuse(
+                "the array or the place for the timeout is NULL",
+            ));
+        }
+        // SAFETY: the caller's array.
+        let element = unsafe { glib_sys::g_array_get_element_size(pollfds) };
+        if usize::try_from(element) != Ok(size_of::<GPollFD>()) {
+            return Err(Fault::Misuse("the array is not one of GPollFD"));
+        }
+        // SAFETY: the caller's context.
+        let gmain = unsafe { acquired(context) }?;
+        // SAFETY: the thread owns the GMainContext; array and timeout were checked.
+        Ok(unsafe { append_query(gmain.to_glib_none().0, max_priority, timeout_ms, pollfds) })
+    })
+}
+
+/// # Safety
+/// The calling thread owns the GMainContext; the array is one of GPollFD, the timeout is valid for a write.
+pub(crate) unsafe fn append_query(
+    gmain: *mut GMainContext,
+    priority: i32,
+    timeout_ms: *mut i32,
+    pollfds: *mut GArray,
+) -> i32 {
+    // SAFETY: the caller's array.
+    let before = unsafe { (*pollfds).len };
+    let mut room = 8;
+    loop {
+        // SAFETY: as above; the new entries are written by the query before anybody reads them.
+        unsafe { glib_sys::g_array_set_size(pollfds, before + room) };
+        // SAFETY: the array has entries from `before` on.
+        let first = unsafe { (*pollfds).data }.cast::<GPollFD>();
+        // SAFETY: as above.
+        let place = unsafe { first.add(before as usize) };
+        let count = i32::try_from(room).unwrap_or(i32::MAX);
+        // SAFETY: there is room for `count` entries at `place`.
+        let needed =
+            unsafe { glib_sys::g_main_context_query(gmain, priority, timeout_ms, place, count) };
+        let wanted = u32::try_from(needed).unwrap_or(0);
+        if wanted <= room {
+            // SAFETY: shrinks the array to what the query wrote.
+            unsafe { glib_sys::g_array_set_size(pollfds, before + wanted) };
+            return needed;
+        }
+        room = wanted;
+    }
+}
+
+/// qcontext_check:
+/// Third step: tells the context what the poll found.
+/// @context: a context that the calling thread has acquired
+/// @max_priority: what qcontext_prepare() said
+/// @pollfds: (nullable): the entries that qcontext_append_query() appended, with their revents
+/// @count: their number
+///
+/// Returns: whether something is ready to be dispatched.
+///
+/// The thread that acquired the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_check(
+    context: *mut QContext,
+    max_priority: i32,
+    pollfds: *mut GPollFD,
+    count: i32,
+) -> gboolean {
+    enter("qcontext_check", 0, || {
+        if count < 0 || (pollfds.is_null() && count > 0) {
+            return Err(Fault::Misuse("the entries are NULL"));
+        }
+        let fds = if pollfds.is_null() {
+            ptr::dangling_mut()
+        } else {
+            pollfds
+        };
+        // SAFETY: the caller's context.
+        let gmain = unsafe { acquired(context) }?;
+        // SAFETY: the thread owns the GMainContext; the caller's entries.
+        Ok(unsafe {
+            glib_sys::g_main_context_check(gmain.to_glib_none().0, max_priority, fds, count)
+        })
+    })
+}
+
+/// qcontext_dispatch:
+/// Fourth step: dispatches what is ready.
+/// @context: a context that the calling thread has acquired
+///
+/// The thread that acquired the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_dispatch(context: *mut QContext) {
+    enter("qcontext_dispatch", (), || {
+        // SAFETY: the caller's context.
+        let gmain = unsafe { acquired(context) }?;
+        // SAFETY: the thread owns the GMainContext.
+        unsafe { glib_sys::g_main_context_dispatch(gmain.to_glib_none().0) };
+        Ok(())
+    });
+}
