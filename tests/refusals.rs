@@ -41,7 +41,7 @@ fn refused_in(directory: &WorkDir, parts: &[&str], message: &str) {
     let before = names(directory);
     // What should be refused may also be served.
     let output = Command::new("timeout")
-        .arg("20")
+        .args(["-k", "1", "20"])
         .arg(qctx())
         .args(parts.iter().flat_map(|part| part.split(' ')))
         .args(["-qmp", "unix:qmp.sock,server=on,wait=off"])
@@ -272,6 +272,21 @@ fn images_that_cannot_be_served() {
         &[interface],
         "if=virtio is not supported: use if=none and a -device with drive=",
     );
+}
+
+#[test]
+fn files_that_are_no_images() {
+    let directory = directory();
+    let fifo = directory.path().join("fifo");
+    let made = Command::new("mkfifo").arg(fifo).status().unwrap();
+    assert!(made.success());
+    for file in ["fifo", "/dev/null", "/dev/zero", "/tmp"] {
+        for more in ["", ",format=raw", ",format=raw,read-only=on"] {
+            let drive = format!("-drive if=none,id=d0,file={file}{more}");
+            let message = format!("'{file}' is neither a regular file nor a block device");
+            refused_in(&directory, &[&drive], &message);
+        }
+    }
 }
 
 #[test]

@@ -92,16 +92,8 @@ impl OpenFile {
     /// `Os` if it cannot be opened, `Busy` if somebody else holds it, `InvalidArgument` if it is neither a regular
     /// file nor a block device, or direct I/O is not possible on it.
     pub(super) fn open(&self) -> Result<ImageFile> {
+        check_kind(&self.path)?;
         let (file, read_only) = self.open_file()?;
-        let metadata = file.metadata().map_err(|error| self.os(error))?;
-        let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let message = format!(
-                "'{}' is neither a regular file nor a block device",
-                self.path
-            );
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
         if self.locking {
             let access = if read_only {
                 Access::Read
@@ -174,6 +166,7 @@ impl ImageFile {
     /// The first bytes, for the recognition of formats; shorter if the image is.
     pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
         let os = |error| Error::os(format!("Could not open '{path}'"), error);
+        check_kind(path)?;
         let mut start = Vec::new();
         let file = File::open(path).map_err(os)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, len as u64), &mut start)
@@ -196,6 +189,18 @@ impl AsRawFd for ImageFile {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// Makes sure that `path` names an image before it is opened: opening a FIFO waits for its other end, and some devices do
+/// things when they are opened.
+fn check_kind(path: &str) -> Result<()> {
+    let failed = |error| Error::os(format!("Could not open '{path}'"), error);
+    let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    }
+    let message = format!("'{path}' is neither a regular file nor a block device");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 /// What the kernel says about direct I/O on `file`, or a page, which suits every device.
