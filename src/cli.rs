@@ -2,7 +2,7 @@
 //!
 //! Two programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
 //! QMP socket. Every mistake is a message in QEMU's shape, `qctx: -object ...: what is wrong`, and exit status 1.
-#![deny(unsafe_code)] // not forbid: signal.rs has its exception
+#![deny(unsafe_code)] // signal.rs has its exception
 
 mod client;
 mod failure;
@@ -41,6 +41,7 @@ fn decode(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fail
 }
 
 fn dispatch(arguments: &[String]) -> Result<(), Failure> {
+    qcontext::export::register_type();
     if let Some(request) = qom::parse(arguments)? {
         return request.run();
     }

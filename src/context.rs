@@ -21,14 +21,16 @@
 #![deny(unsafe_code)]
 
 mod home;
+mod id;
 mod invoke;
 mod raw;
 mod registry;
 mod sources;
 
 use crate::{AioContext, Error, ErrorKind, FdHandler, IoHandlers, Result, Wait};
-use gsource::{PollParams, Reactor};
+use gsource::{PollParams, PoolLimits, Reactor};
 use home::Home;
+pub use id::check_id;
 use sources::Sources;
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -94,7 +96,7 @@ impl QContext {
     /// # Errors
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
-        registry::check_id(id)?;
+        id::check_id(id, "id")?;
         let context = QContext::wrap(Inner::new(id, threaded, home::new_main_context())?);
         registry::insert(&context)?;
         if threaded {
@@ -124,7 +126,7 @@ impl QContext {
     /// # Errors
     /// As for [`QContext::new`]; `Busy` for the default GMainContext, which is `qcontext-main`'s.
     pub fn for_main_context(id: Option<&str>, gmain: &glib::MainContext) -> Result<QContext> {
-        id.map_or(Ok(()), registry::check_id)?;
+        id.map_or(Ok(()), |id| id::check_id(id, "id"))?;
         if *gmain == glib::MainContext::default() {
             let message = format!("the default GMainContext belongs to context '{MAIN}'");
             return Err(Error::new(ErrorKind::Busy, message));
@@ -312,6 +314,19 @@ impl QContext {
         self.inner().reactor.set_poll_params(params)
     }
 
+    /// How many workers the pool of this context has; at most 64 unless changed.
+    pub fn pool_limits(&self) -> PoolLimits {
+        self.inner().reactor.pool_limits()
+    }
+
+    /// Changes how many workers the pool has, while it works.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
+    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
+        self.inner().reactor.set_pool_limits(limits)
+    }
+
     /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is
     /// attached is detached. Idempotent.
     ///
@@ -327,16 +342,16 @@ impl QContext {
         }
         inner.refuse_own_thread("stop")?;
         inner.request_stop();
-        let thread = lock(&inner.thread).take();
-        match thread {
-            Some(thread) => thread.join().map_err(|_| {
-                Error::new(
-                    ErrorKind::Closed,
-                    format!("the thread of context '{}' panicked", inner.id),
-                )
-            }),
-            None => Ok(()),
-        }
+        // Held until the thread has ended, so that everybody who stops waits for that. Nothing else takes this lock.
+        let mut handle = lock(&inner.thread);
+        let ended = handle.take().map_or(Ok(()), JoinHandle::join);
+        drop(handle);
+        ended.map_err(|_| {
+            Error::new(
+                ErrorKind::Closed,
+                format!("the thread of context '{}' panicked", inner.id),
+            )
+        })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

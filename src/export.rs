@@ -14,13 +14,14 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
 
 use crate::block::Node;
 use crate::context::Claim;
+use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::vhost_user::{Listener, Served};
 use crate::virtio::blk::{Blk, QueueStats};
@@ -31,6 +32,7 @@ mod object;
 mod options;
 mod registry;
 
+pub use object::{MODEL, register_type};
 pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX};
 use registry::Reservation;
 
@@ -42,7 +44,18 @@ pub struct Export {
     control: AioContext,
     /// Gone when the device is.
     live: Mutex<Option<Live>>,
-    going: AtomicBool,
+    end: Mutex<End>,
+}
+
+/// Called once when a device is gone.
+type Done = Box<dyn FnOnce() + Send>;
+
+/// How far a device's end has come, and who waits for it.
+#[derive(Default)]
+struct End {
+    going: bool,
+    gone: bool,
+    waiting: Vec<Done>,
 }
 
 /// What a device has while it exists. The fields go in this order.
@@ -70,9 +83,8 @@ impl Export {
         options.check_numbers()?;
         let reservation = Reservation::new(&options.id)?;
         let export = Arc::new(Export::build(options, reservation)?);
-        let path = export.path();
-        tree::add_child(&path, Arc::<Export>::clone(&export) as _)
-            .inspect_err(|_| drop(export.lock().take()))?;
+        let object: Arc<dyn Object> = Arc::<Export>::clone(&export);
+        tree::add_child(&export.path(), object).inspect_err(|_| drop(export.lock().take()))?;
         registry::complete(&export);
         Ok(export)
     }
@@ -105,7 +117,7 @@ impl Export {
             context,
             node,
             control,
-            going: AtomicBool::new(false),
+            end: Mutex::default(),
         })
     }
 
@@ -166,25 +178,60 @@ impl Export {
     /// # Errors
     /// `Busy` if the device is being shut down already; `done` is not called then.
     pub fn shutdown(self: &Arc<Self>, done: impl FnOnce() + Send + 'static) -> Result<()> {
-        if self.going.swap(true, Ordering::AcqRel) {
-            let what = "is being deleted already";
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("device '{}' {what}", self.id()),
-            ));
+        let mut end = self.lock_end();
+        if std::mem::replace(&mut end.going, true) {
+            let message = format!("device '{}' is being deleted already", self.id());
+            return Err(Error::new(ErrorKind::Busy, message));
         }
+        end.waiting.push(Box::new(done));
+        drop(end);
+        self.begin_end();
+        Ok(())
+    }
+
+    /// Ends all devices, those that are ending already included, and calls `done` when the last one is gone: on its
+    /// context's thread, or at once if there is none.
+    pub fn shutdown_all(done: impl FnOnce() + Send + 'static) {
+        let exports = registry::list();
+        let left = Arc::new(AtomicUsize::new(exports.len() + 1));
+        let done: Arc<Mutex<Option<Done>>> = Arc::new(Mutex::new(Some(Box::new(done))));
+        let one_less = move || {
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+                done.into_iter().for_each(|done| done());
+            }
+        };
+        for export in exports {
+            export.join_end(Box::new(one_less.clone()));
+        }
+        one_less();
+    }
+
+    fn join_end(self: &Arc<Self>, done: Done) {
+        let mut end = self.lock_end();
+        if end.gone {
+            drop(end);
+            return done();
+        }
+        end.waiting.push(done);
+        let is_first = !std::mem::replace(&mut end.going, true);
+        drop(end);
+        if is_first {
+            self.begin_end();
+        }
+    }
+
+    fn begin_end(self: &Arc<Self>) {
         let listener = self.lock().as_ref().map(|live| Arc::clone(&live.listener));
         let this = Arc::clone(self);
-        match listener {
-            Some(listener) => listener.shutdown(move || this.quiet(done)),
-            None => done(),
+        if let Some(listener) = listener {
+            listener.shutdown(move || this.quiet());
         }
-        Ok(())
     }
 
     /// The transport is down and nothing is in flight. Goes on in an iteration of its own, when nobody up the stack holds
     /// a part of the device.
-    fn quiet(self: Arc<Self>, done: impl FnOnce() + Send + 'static) {
+    fn quiet(self: Arc<Self>) {
         let control = self.control.clone();
         control.schedule_oneshot("export-flush", move || {
             let this = Arc::clone(&self);
@@ -192,7 +239,7 @@ impl Export {
                 if result != 0 {
                     this.report(&std::io::Error::from_raw_os_error(-result));
                 }
-                this.leave(done);
+                this.leave();
             });
             if let Err((error, unflushed)) = flushed {
                 self.report(&error);
@@ -210,17 +257,29 @@ impl Export {
     }
 
     /// Lets go of everything, outside of the AioContexts that go.
-    fn leave(self: Arc<Self>, done: impl FnOnce() + Send + 'static) {
+    fn leave(self: Arc<Self>) {
         let context = self.context.clone();
-        let end = move || {
-            tree::remove_child(&self.path());
-            let live = self.lock().take();
-            drop(live);
-            drop(self);
-            done();
+        let this = Arc::clone(&self);
+        if context.invoke(move || this.finish()).is_err() {
+            // The context is being torn down, so nothing of the device runs any more.
+            self.finish();
+        }
+    }
+
+    fn finish(&self) {
+        tree::remove_child(&self.path());
+        let live = self.lock().take();
+        drop(live);
+        let waiting = {
+            let mut end = self.lock_end();
+            end.gone = true;
+            std::mem::take(&mut end.waiting)
         };
-        // It fails only when the context is being torn down, and then nothing of the device can run any more.
-        let _ = context.invoke(end);
+        waiting.into_iter().for_each(|done| done());
+    }
+
+    fn lock_end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Live>> {

@@ -1,6 +1,7 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
 //!
 //! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
+#![deny(unsafe_code)] // modules that need it say why
 #![deny(missing_docs)]
 
 #[cfg(feature = "vhost-user")]
@@ -19,6 +20,7 @@ pub mod virtio;
 
 pub use context::QContext;
 pub use gsource::{
-    AioContext, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, PollParams,
-    PoolJob, Result, Timer, Wait, start_virtual_clock, stop_virtual_clock,
+    AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
+    JoinHandle, PollParams, PoolLimits, Result, Timer, Wait, start_virtual_clock,
+    stop_virtual_clock,
 };

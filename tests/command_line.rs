@@ -54,6 +54,10 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "poll-max-ns value must be in range [0, 9223372036854775807]",
         ),
         (
+            "qcontext,id=a,thread-pool-min=3,thread-pool-max=2",
+            "bad thread-pool-min/thread-pool-max values",
+        ),
+        (
             "qcontext,id=qcontext-main",
             "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
         ),
@@ -158,7 +162,7 @@ fn help_and_version_are_printed() {
         let (status, output, error) = outcome(&run(&[spelling]));
         assert_eq!((status, error.as_str()), (Some(0), ""));
         assert!(output.contains("-object qcontext,id=ID") && output.contains("qom-list"));
-        assert!(output.lines().all(|line| line.len() <= 110));
+        assert!(output.lines().all(|line| line.len() <= 120));
     }
     for spelling in ["--version", "-version", "-V"] {
         let expected = concat!("qctx ", env!("CARGO_PKG_VERSION"), "\n");
@@ -169,6 +173,10 @@ fn help_and_version_are_printed() {
     }
     let (_, types, _) = outcome(&run(&["-object", "help"]));
     assert_eq!(types, "List of user creatable objects:\n  qcontext\n");
+    let (_, models, _) = outcome(&run(&["-device", "help"]));
+    assert_eq!(models, "List of devices:\n  virtio-blk\n");
+    let (_, model, _) = outcome(&run(&["-device", "virtio-blk,help"]));
+    assert!(model.starts_with("virtio-blk options:\n") && model.contains("  num-queues=<int>\n"));
     let (_, options, _) = outcome(&run(&["-object", "qcontext,help"]));
     assert!(options.starts_with("qcontext options:\n") && options.contains("  threaded=<bool>\n"));
 }
@@ -199,7 +207,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread_id\nthreaded\ntype\n",
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
@@ -257,6 +265,16 @@ fn client_options_may_stand_anywhere() {
         outcome(&run(&["qom-get", "/objects.type", "--socket", socket])),
         expected
     );
+    let joined = format!("--socket={socket}");
+    assert_eq!(
+        outcome(&run(&["qom-get", &joined, "/objects.type"])),
+        expected
+    );
+    // What is said here counts more than what the environment says.
+    let mut command = Command::new(QCTX);
+    command.env("QMP_SOCKET", "/nonexistent");
+    command.args(["qom-get", "/objects.type", "-s", socket]);
+    assert_eq!(outcome(&command.output().unwrap()), expected);
 }
 
 #[test]

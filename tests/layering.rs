@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The layers from below, each with the top-level modules of `src/` that belong to it. An export ties
 /// a node, a device and a transport together, so it stands with the transports.
@@ -164,6 +165,32 @@ fn devices_name_no_socket_and_transports_no_block_layer() {
     }
 }
 
+/// The packages that a library user gets who asks for the loop only.
+fn packages_without_services() -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--no-default-features"])
+        .args(["--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let packages = String::from_utf8(output.stdout).unwrap();
+    let names = packages.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn library_without_services_is_the_loop_alone() {
+    let packages = packages_without_services();
+    for package in ["qcontext", "gsource", "glib", "libc"] {
+        assert!(packages.iter().any(|name| name == package), "{packages:?}");
+    }
+    for service in ["gio", "gio-unix", "vm-memory", "virtio-bindings"] {
+        assert!(!packages.iter().any(|name| name == service), "{service}");
+    }
+}
+
 #[test]
 fn event_sources_know_nothing_of_contexts() {
     for file in sources(&top().join("gsource")) {
@@ -177,4 +204,20 @@ fn event_sources_know_nothing_of_contexts() {
         !manifest.contains("qcontext"),
         "gsource depends on qcontext"
     );
+}
+
+#[test]
+fn every_file_says_what_it_is_and_whether_it_may_be_unsafe() {
+    let files = ["src", "tests"].map(|folder| sources(&top().join(folder)));
+    for path in files.iter().flatten() {
+        let text = fs::read_to_string(path).unwrap();
+        let says = |start: &str| text.lines().any(|line| line.starts_with(start));
+        assert!(text.starts_with("//! "), "{} has no header", path.display());
+        let kinds = ["forbid", "deny", "allow"].map(|kind| format!("#![{kind}(unsafe_code)]"));
+        assert!(
+            kinds.iter().any(|kind| says(kind)),
+            "{} does not say whether it may be unsafe",
+            path.display()
+        );
+    }
 }

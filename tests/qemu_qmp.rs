@@ -2,19 +2,27 @@
 //!
 //! The library is installed once into a virtual environment under the target directory. Where that is not possible
 //! the tests say so and count as skipped.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // writer.rs allows itself one mapping
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 #[path = "support/monitor.rs"]
 mod monitor;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/writer.rs"]
+mod writer;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use monitor::Daemon;
+use server::{Server, WorkDir};
+use writer::Writer;
 
 const PACKAGE: &str = "qemu.qmp==0.0.6";
 
@@ -71,23 +79,56 @@ fn python_or_skip() -> Option<PathBuf> {
         .ok()
 }
 
+const SERVED: &str = "-object qcontext,id=ctx1,threaded=yes \
+    -drive if=none,id=d0,file=disk0.raw,format=raw \
+    -blockdev driver=null-co,node-name=spare,size=16M \
+    -device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock";
+
+/// Writes the disk from beginning to end, again and again.
+fn write_until(stop: &AtomicBool, socket: &Path) -> usize {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        Writer::connect(socket).write_until(MEBIBYTES * 256 - 64);
+        rounds += 1;
+    }
+    rounds
+}
+
+/// The size of the disk; a block has 4 KiB.
+const MEBIBYTES: usize = 64;
+
 #[test]
-fn client_library_lists_gets_sets_adds_and_deletes() {
+fn client_library_manages_contexts_and_devices_while_io_runs() {
     let Some(python) = python_or_skip() else {
         return;
     };
-    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    let directory = WorkDir::new();
+    directory.image("disk0.raw", MEBIBYTES as u64);
+    let options: Vec<&str> = SERVED.split_whitespace().collect();
+    let mut server = Server::start(&directory, &options);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/qemu_qmp.py");
-    let output = Command::new(python)
-        .args([&script, &daemon.socket()])
-        .output()
-        .unwrap();
+    let stop = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        let writing = scope.spawn(|| write_until(&stop, &directory.socket("disk0.sock")));
+        let output = Command::new("timeout")
+            .arg("60")
+            .arg(python)
+            .args([&script, Path::new("qmp.sock")])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        stop.store(true, Ordering::Relaxed);
+        assert!(writing.join().unwrap() > 0);
+        output
+    });
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.ends_with("done\n"),
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    assert_eq!(server.number("/machine/peripheral/disk0.errors"), 0);
+    server.stop();
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Disks over vhost-user with an independent front end: what is written is what is read, for every engine, depth, number of
 //! queues and way of notifying.
+#![deny(unsafe_code)] // guest.rs needs some
+#![cfg(feature = "vhost-user")]
+#![allow(clippy::unwrap_used)] // also in what tests call
 
 use qcontext::QContext;
 

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gsource::{PollParams, Reactor};
 use qcontext::virtio::Device;
 
 #[path = "support/disk.rs"]
@@ -425,13 +426,24 @@ fn long_misaligned_requests_go_through_bounce_buffers() {
 
 #[test]
 fn no_kick_and_no_call_is_lost_between_two_sleepers() {
-    for (event_idx, depth) in [(false, 1), (true, 1), (false, 3), (true, 3)] {
+    let cases = [(false, 1, 0), (true, 1, 0), (false, 3, 0), (true, 3, 0)];
+    let polled = [(false, 1, 32_768), (true, 3, 32_768)];
+    for (event_idx, depth, max_ns) in cases.into_iter().chain(polled) {
         let node = open_node("driver=null-co").unwrap();
         let shape = Shape {
             event_idx,
             ..Shape::default()
         };
         let mut disk = Disk::new(node, shape);
+        let home = Reactor::new().unwrap();
+        let (grow, shrink) = (0, 0);
+        home.set_poll_params(PollParams {
+            max_ns,
+            grow,
+            shrink,
+        })
+        .unwrap();
+        disk.aio.attach_to(&home).unwrap();
         take(&disk.clients[0].call);
         let stop = Arc::new(AtomicBool::new(false));
         let (aio, stopped) = (disk.aio.clone(), Arc::clone(&stop));

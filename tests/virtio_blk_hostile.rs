@@ -1,4 +1,5 @@
 //! The virtio disk under attack: malformed rings, eventfds and memory files in the peer's hands, greedy neighbours.
+#![deny(unsafe_code)] // its support needs some
 #![cfg(feature = "vhost-user")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
 

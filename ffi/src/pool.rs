@@ -6,9 +6,11 @@ use crate::boundary::{Fault, enter, enter_fallible, free};
 use crate::handle::{self, QContextAio};
 use crate::user::register;
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::{AioContext, PoolJob, Wait};
+use qcontext::{AioContext, Job, PoolLimits, Result, Wait};
 use std::ffi::c_int;
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// QContextJobFunc:
 /// A job. It runs on a worker thread and returns its result.
@@ -22,8 +24,15 @@ pub type QContextJobDoneFunc = Option<unsafe extern "C" fn(user_data: gpointer, 
 /// A job that was submitted.
 #[derive(Debug)]
 pub struct QContextJob {
-    job: PoolJob,
+    job: Job,
     aio: AioContext,
+    /// The completion has run.
+    complete: Arc<AtomicBool>,
+}
+
+/// A job's result for C.
+fn result_of(outcome: Result<c_int>) -> c_int {
+    outcome.unwrap_or_else(|error| -error.errno())
 }
 
 /// A pointer that the worker may use.
@@ -67,13 +76,16 @@ pub unsafe extern "C" fn qcontext_pool_submit(
         let aio = unsafe { handle::aio(aio) }?;
         let func = func.ok_or(Fault::Misuse("the job is NULL"))?;
         let argument = Argument(arg);
+        let complete = Arc::new(AtomicBool::new(false));
+        let completed = Arc::clone(&complete);
         let job = register(user_data, destroy, send_to_aio(&aio), |user, _| {
-            aio.submit(
-                move || argument.give_to(func),
-                move |result| user.tell(done, result),
-            )
+            let told = move |outcome| {
+                user.tell(done, result_of(outcome));
+                completed.store(true, Ordering::Release);
+            };
+            Ok(aio.submit(move || argument.give_to(func), told))
         })?;
-        Ok(Box::into_raw(Box::new(QContextJob { job, aio })))
+        Ok(Box::into_raw(Box::new(QContextJob { job, aio, complete })))
     };
     // SAFETY: the caller's place for an error.
     unsafe { enter_fallible("qcontext_pool_submit", ptr::null_mut(), error, body) }
@@ -115,9 +127,9 @@ pub unsafe extern "C" fn qcontext_job_cancel_sync(
 ) -> gboolean {
     let body = || {
         // SAFETY: the caller's job.
-        let QContextJob { job, aio } = unsafe { borrow(job) }?;
+        let QContextJob { job, aio, complete } = unsafe { borrow(job) }?;
         job.cancel();
-        while !job.is_complete() {
+        while !complete.load(Ordering::Acquire) {
             aio.poll(Wait::Block)?;
         }
         Ok(1)
@@ -136,7 +148,10 @@ pub unsafe extern "C" fn qcontext_job_cancel_sync(
 pub unsafe extern "C" fn qcontext_job_is_complete(job: *mut QContextJob) -> gboolean {
     enter("qcontext_job_is_complete", 0, || {
         // SAFETY: the caller's job.
-        Ok(unsafe { borrow(job) }?.job.is_complete().into())
+        Ok(unsafe { borrow(job) }?
+            .complete
+            .load(Ordering::Acquire)
+            .into())
     })
 }
 
@@ -170,7 +185,11 @@ pub unsafe extern "C" fn qcontext_aio_set_pool_limits(
 ) -> gboolean {
     let body = || {
         // SAFETY: the caller's AioContext.
-        unsafe { handle::aio(aio) }?.set_pool_limits(min as usize, max as usize)?;
+        let aio = unsafe { handle::aio(aio) }?;
+        aio.set_pool_limits(PoolLimits {
+            min: min.into(),
+            max: max.into(),
+        })?;
         Ok(1)
     };
     // SAFETY: the caller's place for an error.

@@ -20,23 +20,26 @@ pub(crate) mod clock;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;
+pub(crate) mod pool;
 mod raw;
+pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::home_cell::HomeCell;
 use crate::list::{List, Taken};
 use crate::poller::uring::{IoQueue, IoSink};
-use crate::pool::Pool;
-use crate::reactor::{Attachment, Reactor, Retired, Urgency, Wait};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, Wait};
 use crate::source;
+use crate::unwind;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use bh::BhNode;
 use handler::FdRecord;
+use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device's set of event handlers. Clones are the same context; the last one to go removes everything it holds.
 ///
@@ -69,16 +72,19 @@ pub(crate) struct Core {
     pub(crate) bhs: List<BhNode>,
     /// Bottom halves that the home has taken and not run yet.
     pub(crate) slice: HomeCell<Taken<BhNode>>,
+    /// How many walks over the slice have not ended; more than one with nested iterations.
+    pub(crate) slices: HomeCell<u32>,
     /// The current attachment; null once torn down. See invariant 1.
     attachment: AtomicPtr<Attachment>,
     visitors: AtomicUsize,
     /// The owned attachments: the current one last.
     attachments: Mutex<Vec<Arc<Attachment>>>,
     handlers: Mutex<Vec<Arc<FdRecord>>>,
+    pub(crate) jobs: Jobs,
+    /// How many tasks bind this context to their thread.
+    pub(crate) tasks: AtomicUsize,
     /// The reactor to itself, used while not attached elsewhere.
     private: Arc<Reactor>,
-    /// Worker threads, once there is a job for them.
-    pool: OnceLock<Arc<Pool>>,
 }
 
 impl AioContext {
@@ -91,12 +97,14 @@ impl AioContext {
         let core = Arc::new(Core {
             bhs: List::new(),
             slice: HomeCell::new(Taken::empty()),
+            slices: HomeCell::new(0),
             attachment: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
+            jobs: Jobs::default(),
+            tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
-            pool: OnceLock::new(),
         });
         core.bind(Attachment::new(&core, &private));
         Ok(AioContext(Arc::new(Handle { core })))
@@ -135,22 +143,22 @@ impl AioContext {
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
     /// its number reused; a callback that has begun on another thread may still be running.
     pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
-        self.core()
-            .take_handler(fd)
-            .map(|record| self.core().drop_record(record))
-            .is_some()
+        self.core().remove_fd(fd)
     }
 
     /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
     /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
     pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
-        let record = self.core().take_handler(fd);
-        let found = record.is_some();
-        if let Some(record) = record {
-            record.after_drop(Box::new(done));
-            self.core().drop_record(record);
-        }
-        found
+        let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
+        self.core().remove_handlers(|record| {
+            if !record.is_handler_of(fd) {
+                return false;
+            }
+            if let Some(done) = done.take() {
+                record.after_drop(done);
+            }
+            true
+        })
     }
 
     /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
@@ -229,7 +237,7 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, or when it is attached to another home; `Os` when the new
+    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
     /// poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
@@ -249,7 +257,7 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);
@@ -286,10 +294,6 @@ impl Drop for Handle {
 }
 
 impl Core {
-    pub(crate) fn pool(&self) -> &Arc<Pool> {
-        self.pool.get_or_init(Pool::new)
-    }
-
     /// Makes the reactor look at this context's bottom halves. Async-signal-safe.
     pub(crate) fn kick(&self, urgency: Urgency) {
         self.visit(|attachment| attachment.kick(urgency));
@@ -326,129 +330,191 @@ impl Core {
         let mut attachments = lock(&self.attachments);
         self.attachment
             .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
-        let earlier = std::mem::take(&mut *attachments);
+        let mut earlier = std::mem::take(&mut *attachments);
         if self.visitors.load(Ordering::SeqCst) > 0 {
-            *attachments = earlier;
+            attachments.append(&mut earlier);
         }
         attachments.push(attachment);
+        drop(attachments);
+        drop(earlier);
     }
 
     fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
         let mut handlers = lock(&self.handlers);
-        let earlier = handlers.iter().position(|other| other.fd == record.fd);
-        if earlier.is_some() && !replace {
+        let is_earlier = |other: &Arc<FdRecord>| other.is_handler_of(record.fd);
+        let place = handlers.iter().position(is_earlier);
+        if place.is_some() && !replace {
             let message = format!("fd {} has a handler already", record.fd);
             return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
-        let earlier = earlier.map(|index| handlers.swap_remove(index));
+        let earlier = place.map(|index| Arc::clone(&handlers[index]));
         let mut added = Ok(());
         self.visit(|attachment| added = attachment.reactor.add_record(&record, earlier.as_deref()));
-        handlers.push(if added.is_ok() {
-            record
-        } else if let Some(earlier) = &earlier {
-            Arc::clone(earlier)
-        } else {
-            return added;
-        });
-        drop(handlers);
-        if let (Some(earlier), Ok(())) = (earlier, &added) {
-            earlier.mark_removed();
-            self.retire(Retired::Handler(earlier));
+        added?;
+        if let Some(index) = place {
+            handlers.swap_remove(index);
         }
+        handlers.push(record);
+        let replaced = earlier.inspect(|earlier| earlier.mark_removed());
+        let left = self.try_retire(replaced.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        Ok(())
+    }
+
+    /// Watches for a future, beside the handler of that fd.
+    pub(crate) fn add_waiter(&self, record: Arc<FdRecord>) -> Result<()> {
+        let mut handlers = lock(&self.handlers);
+        let message = "the AioContext has been torn down";
+        let mut added = Err(Error::new(ErrorKind::Closed, message));
+        self.visit(|attachment| added = attachment.reactor.add_record(&record, None));
+        if added.is_ok() {
+            handlers.push(record);
+        }
+        drop(handlers);
         added
     }
 
-    fn take_handler(&self, fd: RawFd) -> Option<Arc<FdRecord>> {
-        let mut handlers = lock(&self.handlers);
-        let index = handlers.iter().position(|record| record.fd == fd)?;
-        let record = handlers.swap_remove(index);
-        drop(handlers);
-        record.mark_removed();
-        self.visit(|attachment| attachment.reactor.remove_record(&record));
-        Some(record)
-    }
-
-    fn drop_record(&self, record: Arc<FdRecord>) {
-        self.retire(Retired::Handler(record));
+    /// Takes the handler of `fd` out; false when there is none.
+    fn remove_fd(&self, fd: RawFd) -> bool {
+        self.remove_handlers(|record| record.is_handler_of(fd))
     }
 
     /// Removes a handler whose callback panicked.
     pub(crate) fn remove_record(&self, record: &Arc<FdRecord>) {
-        lock(&self.handlers).retain(|other| !Arc::ptr_eq(other, record));
-        record.mark_removed();
-        self.visit(|attachment| attachment.reactor.remove_record(record));
-        self.retire(Retired::Handler(Arc::clone(record)));
+        self.remove_handlers(|other| Arc::ptr_eq(other, record));
+    }
+
+    /// Removes the handlers that `chosen` names; true when there was one. All under the lock that a move takes, so that they
+    /// leave the reactor that has them, and are left to its home.
+    fn remove_handlers(&self, mut chosen: impl FnMut(&Arc<FdRecord>) -> bool) -> bool {
+        let mut handlers = lock(&self.handlers);
+        let removed: Vec<_> = handlers.extract_if(.., |record| chosen(record)).collect();
+        let found = !removed.is_empty();
+        for record in &removed {
+            record.mark_removed();
+            self.visit(|attachment| attachment.reactor.remove_record(record));
+        }
+        let left = self.try_retire(removed.into_iter().map(Retired::Handler).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a callback", left);
+        found
+    }
+
+    /// Gives `retired` to the home to drop; after the tear-down it comes back.
+    fn try_retire(&self, retired: Vec<Retired>) -> Vec<Retired> {
+        let mut left = retired;
+        self.visit(|attachment| attachment.reactor.retire(std::mem::take(&mut left)));
+        left
     }
 
     /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
     pub(crate) fn retire(&self, retired: Retired) {
-        let mut left = Some(retired);
-        self.visit(|attachment| attachment.reactor.retire(left.take()));
-        drop(left);
+        let left = self.try_retire(vec![retired]);
+        unwind::drop_guarded(&"destructor of a callback", left);
     }
 
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
     fn move_to(self: &Arc<Self>, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
+        if self.tasks.load(Ordering::SeqCst) > 0 {
+            let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         new.open()?;
-        let polled = lock(&self.handlers).clone();
-        for record in &polled {
-            old.release(record, &driving);
+        for record in self.polled_handlers() {
+            old.release(&record, &driving);
+            unwind::drop_guarded(&"destructor of an fd handler", record);
         }
         let handlers = lock(&self.handlers);
         for record in handlers.iter() {
             old.remove_record(record);
             record.set_paused(false);
         }
-        if let Err(error) = new.add_records(&handlers) {
-            old.add_records(&handlers)?;
-            return Err(error);
-        }
+        let closed = match new.adopt_records(&handlers) {
+            Ok(closed) => closed,
+            Err(error) => {
+                let trouble = old.readopt_records(&handlers);
+                old.retire(trouble.into_iter().map(Retired::Trouble));
+                return Err(error);
+            }
+        };
         old.forget(self, &handlers, &driving);
+        self.leave();
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
+        // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
+        new.retire(closed.into_iter().map(Retired::Trouble));
+        if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
+            old.hand_over_retired(new, &driving);
+        }
         drop(driving);
         self.kick(Urgency::Now);
         Ok(())
     }
 
+    fn polled_handlers(&self) -> Vec<Arc<FdRecord>> {
+        let mut polled = Vec::new();
+        polled.extend(
+            lock(&self.handlers)
+                .iter()
+                .filter(|record| record.handler.io_poll.is_some())
+                .cloned(),
+        );
+        polled
+    }
+
+    /// Tells a walk over this context's bottom halves that they are not its reactor's any more.
+    fn leave(&self) {
+        self.visit(|attachment| attachment.gone.store(true, Ordering::Relaxed));
+    }
+
+    /// Removes the handlers, and leaves the rest to the home, or to this thread if nobody drives.
     fn tear_down(self: &Arc<Self>) {
-        if let Some(pool) = self.pool.get() {
-            pool.close();
+        self.remove_handlers(|_| true);
+        let mut reactor = None;
+        self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
+        if let Some(reactor) = reactor {
+            reactor.retire([Retired::Context(Arc::clone(self))]);
+            reactor.reap_if_idle();
         }
-        let records = std::mem::take(&mut *lock(&self.handlers));
-        for record in records {
-            record.mark_removed();
-            self.visit(|attachment| attachment.reactor.remove_record(&record));
-            self.drop_record(record);
-        }
-        self.visit(|attachment| attachment.reactor.drop_timers(self));
-        self.release_bhs();
+        self.private.reap_if_idle();
+    }
+
+    /// True while a bottom half of this context is being called: it is too early to end.
+    pub(crate) fn runs_bhs(&self, driving: &Driving<'_>) -> bool {
+        *self.slices.get(driving) > 0
+    }
+
+    /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
+    pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
+        task::end_all(&self);
+        reactor.drop_timers(&self);
+        self.release_bhs(driving);
+        self.jobs.abandon();
+        reactor.forget(&self, &[], driving);
+        self.leave();
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
         // A handle that raced with the last clone is done with the attachment in a few instructions.
         while self.visitors.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
+        // What such a handle has kicked holds the attachment.
+        reactor.collect_ready(driving);
         let attachments = std::mem::take(&mut *lock(&self.attachments));
-        for attachment in attachments {
-            attachment.reactor.reap_if_idle();
-        }
-        self.private.reap_if_idle();
+        drop(attachments);
     }
 
     /// Frees deleted bottom halves and gives the others back to their handles.
-    fn release_bhs(&self) {
-        // SAFETY: the last handle is gone: no poll and no source of this context can be driving, except a callback of the
-        // driving thread, which is the calling one then.
-        let mut taken =
-            std::mem::replace(&mut *unsafe { self.slice.get_undriven() }, Taken::empty());
+    fn release_bhs(&self, driving: &Driving<'_>) {
+        let mut taken = std::mem::replace(&mut *self.slice.get(driving), Taken::empty());
         taken.append(self.bhs.close());
         loop {
             let node = taken.pop();
             if node.is_null() {
                 return;
             }
-            // SAFETY: the node was just taken by the thread that tears the context down.
+            // SAFETY: the node was just taken by the thread that tears the context down, and none is being called.
             unsafe { bh::release(node) };
         }
     }

@@ -42,6 +42,10 @@ pub enum ErrorKind {
     DeviceNotFound,
     /// A system call failed; see [`Error::raw_os_error`].
     Os,
+    /// It was taken back before it was done.
+    Cancelled,
+    /// The code that was to do it panicked.
+    Panicked,
 }
 
 /// An error: kind, sentence, and the system call's answer if one was behind it.
@@ -107,7 +111,8 @@ impl Error {
                 ErrorKind::Unsupported | ErrorKind::CommandNotFound => libc::EOPNOTSUPP,
                 ErrorKind::Protocol => libc::EPROTO,
                 ErrorKind::LimitExceeded => libc::E2BIG,
-                ErrorKind::Os => libc::EIO,
+                ErrorKind::Os | ErrorKind::Panicked => libc::EIO,
+                ErrorKind::Cancelled => libc::ECANCELED,
                 _ => libc::EINVAL,
             })
     }

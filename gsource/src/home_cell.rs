@@ -1,8 +1,7 @@
 //! State that only the driving thread of a reactor may touch.
 //!
 //! # Invariants
-//! 1. The value is reached only with a [`Driving`] token, which exists on at most one thread per reactor, or by the one
-//!    thread that tears its owner down when nobody drives.
+//! 1. The value is reached only with a [`Driving`] token of the reactor its owner is on, which exists on at most one thread.
 #![allow(unsafe_code)] // makes thread-confined state shareable
 
 use crate::reactor::Driving;
@@ -21,14 +20,6 @@ impl<T> HomeCell<T> {
 
     /// The value, for as long as no callback runs.
     pub(crate) fn get<'a>(&'a self, _driving: &'a Driving<'_>) -> RefMut<'a, T> {
-        self.0.borrow_mut()
-    }
-
-    /// The value, at tear-down.
-    ///
-    /// # Safety
-    /// No thread drives the reactor, or the calling thread does.
-    pub(crate) unsafe fn get_undriven(&self) -> RefMut<'_, T> {
         self.0.borrow_mut()
     }
 }

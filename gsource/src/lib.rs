@@ -1,5 +1,5 @@
-//! Event sources for virtual devices: fd handlers, bottom halves, nanosecond timers, notifiers and io_uring requests,
-//! collected in an [`AioContext`].
+//! Event sources for virtual devices: fd handlers, bottom halves, nanosecond timers, notifiers, io_uring requests and
+//! worker jobs, collected in an [`AioContext`].
 //!
 //! An AioContext is driven by exactly one thread at a time: by [`AioContext::poll`], by whoever iterates the GMainContext its
 //! [`AioContext::g_source`] is attached to, or by the [`Reactor`] of a home thread that serves many AioContexts with one wait.
@@ -17,7 +17,6 @@ mod home_cell;
 mod iohandler;
 mod list;
 mod poller;
-mod pool;
 mod queued;
 mod reactor;
 mod source;
@@ -29,10 +28,14 @@ pub use aio::bh::Bh;
 pub use aio::clock::Clock;
 pub use aio::handler::FdHandler;
 pub use aio::notifier::EventNotifier;
+pub use aio::pool::job::Job;
+pub use aio::pool::{Pool, PoolLimits, Work};
+pub use aio::task::file::{AsyncFile, FileRequest};
+pub use aio::task::wait::{Readiness, Sleep};
+pub use aio::task::{JoinHandle, PoolRun};
 pub use aio::timer::Timer;
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
 pub use poller::epoll::Epoll;
 pub use poller::uring::{IoCompletion, IoQueue, IoSink};
-pub use pool::PoolJob;
 pub use reactor::{Driving, PollParams, Reactor, Wait, start_virtual_clock, stop_virtual_clock};

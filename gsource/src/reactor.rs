@@ -10,29 +10,34 @@
 //! 1. No lock of this file is held while a callback or a destructor of a callback runs.
 //! 2. `NotifyState::sleep` comes before the last look at queues, deadlines and retired things, so nothing published later
 //!    goes unnoticed.
-#![allow(unsafe_code)] // queued attachments are counted by hand
+#![deny(unsafe_code)]
 
+mod attachment;
 mod busy;
 mod fd_table;
 mod io;
+mod known;
+mod retired;
 mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
 use crate::aio::notify::NotifyState;
-use crate::aio::timer::TimerNode;
+use crate::aio::pool::OwnPool;
+use crate::aio::task::Residents;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
-use crate::list::{Link, Linked, List, Pushed};
+use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
-use crate::poller::uring::Ring;
-use crate::queued::Queued;
-use crate::unwind;
+use crate::poller::uring::{IoCompletion, Ring};
 use crate::{Error, ErrorKind, Result};
+pub(crate) use attachment::{Attachment, Urgency};
 use busy::Busy;
 pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
+use known::Known;
+pub(crate) use retired::Retired;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -51,6 +56,9 @@ pub enum Wait {
     NoBlock,
 }
 
+/// How many events one wait takes. More stay in the kernel for the next turn.
+const EVENTS: usize = 256;
+
 /// Token of the wake-up fd; fds have generations above 0 and numbers below 2^31.
 const WAKE: u64 = u64::MAX;
 /// Token of the fd that wakes a foreign loop for a timer.
@@ -58,82 +66,6 @@ const TIMER: u64 = u64::MAX - 1;
 
 /// Token of the io_uring.
 const RING: u64 = u64::MAX - 2;
-
-/// An AioContext on a reactor.
-pub(crate) struct Attachment {
-    link: Link<Attachment>,
-    queued: Queued,
-    /// On the home's list of contexts with taken bottom halves; home only.
-    active: AtomicBool,
-    /// The context has left this reactor; set by the home.
-    gone: AtomicBool,
-    pub(crate) core: Arc<Core>,
-    pub(crate) reactor: Arc<Reactor>,
-}
-
-// SAFETY: the link is a field.
-unsafe impl Linked for Attachment {
-    fn link(&self) -> &Link<Attachment> {
-        &self.link
-    }
-}
-
-impl Attachment {
-    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
-        Arc::new(Attachment {
-            link: Link::new(),
-            queued: Queued::new(),
-            active: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            core: Arc::clone(core),
-            reactor: Arc::clone(reactor),
-        })
-    }
-
-    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
-    pub(crate) fn kick(&self, urgency: Urgency) {
-        if self.queued.win() {
-            let this = std::ptr::from_ref(self);
-            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
-            unsafe { Arc::increment_strong_count(this) };
-            // SAFETY: this call has won `queued`, and the count keeps the node allocated.
-            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
-                // SAFETY: the refused count is given back; the caller holds another.
-                unsafe { Arc::decrement_strong_count(this) };
-            }
-        }
-        match urgency {
-            Urgency::Now => self.reactor.notify(),
-            Urgency::Idle => self.reactor.rouse(),
-        }
-    }
-}
-
-/// How much of a hurry the home is to be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// It does not block before it has looked.
-    Now,
-    /// It looks before it blocks, and again if it blocks already.
-    Idle,
-}
-
-/// Something whose destructor belongs to the home thread.
-pub(crate) enum Retired {
-    Handler(Arc<FdRecord>),
-    Timer(Arc<TimerNode>),
-}
-
-impl Retired {
-    fn reap(self) {
-        match self {
-            Retired::Handler(record) => {
-                unwind::drop_guarded(&"destructor of an fd handler", record);
-            }
-            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-        }
-    }
-}
 
 /// The fds of a reactor that somebody drives.
 pub(crate) struct Io {
@@ -143,7 +75,6 @@ pub(crate) struct Io {
 
 /// What only the driving thread touches.
 struct Home {
-    events: Vec<Event>,
     /// Ready handlers that have not run yet. Nested iterations share it.
     batch: Batch,
     /// Contexts with taken bottom halves.
@@ -158,6 +89,9 @@ struct Home {
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
     busy: Busy,
+    known: Known,
+    /// Room for the completions of one sink.
+    completions: Vec<IoCompletion>,
     ring: Option<Ring>,
 }
 
@@ -170,7 +104,8 @@ struct Counts {
     unpollable: AtomicUsize,
     /// Busy-polling is on.
     polls: AtomicBool,
-    retired: AtomicUsize,
+    /// The home has an io_uring.
+    ring: AtomicBool,
 }
 
 /// Everything one thread waits for. See the module.
@@ -185,9 +120,16 @@ pub struct Reactor {
     retired: Mutex<Vec<Retired>>,
     /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
     counts: Counts,
+    /// Set after something was put into `retired`.
+    has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
     home: HomeCell<Home>,
+    /// Room for what a wait reports.
+    events: HomeCell<Box<[Event; EVENTS]>>,
+    pub(crate) pool: OwnPool,
+    /// Tasks, which only their thread may drive.
+    pub(crate) residents: Residents,
 }
 
 /// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
@@ -201,7 +143,11 @@ pub struct Driving<'a> {
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if self.outermost {
-            self.reactor.driver.store(0, Ordering::Release);
+            self.reactor.driver.store(0, Ordering::SeqCst);
+            // Another thread may have retired something after the last look here, and found us driving.
+            if self.reactor.has_retired() {
+                self.reactor.reap_if_idle();
+            }
         }
     }
 }
@@ -236,9 +182,9 @@ impl Reactor {
             poll_params: Mutex::default(),
             retired: Mutex::default(),
             counts: Counts::default(),
+            has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
-                events: Vec::new(),
                 batch: Batch::new(),
                 active: VecDeque::new(),
                 paused: Vec::new(),
@@ -247,8 +193,13 @@ impl Reactor {
                 collected: false,
                 served: false,
                 busy: Busy::default(),
+                known: Known::default(),
+                completions: Vec::new(),
                 ring: None,
             }),
+            events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
+            pool: OwnPool::new(),
+            residents: Residents::default(),
         });
         timers::announce(&reactor);
         reactor
@@ -257,16 +208,11 @@ impl Reactor {
     /// Claims the reactor for the calling thread until the token is dropped.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it.
+    /// `WrongThread` while another thread drives it, or has tasks on it.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
         let outermost = self.driver.load(Ordering::Relaxed) != me;
-        if outermost
-            && self
-                .driver
-                .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-        {
+        if outermost && !self.claim(me) {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
@@ -275,6 +221,24 @@ impl Reactor {
             outermost,
             thread: PhantomData,
         })
+    }
+
+    /// Makes `me` the driver, if nobody else is and no task belongs to another thread.
+    fn claim(&self, me: usize) -> bool {
+        if self.residents.are_elsewhere(me)
+            || self
+                .driver
+                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
+                .is_err()
+        {
+            return false;
+        }
+        // The last driver may have spawned a task after the first look.
+        let is_mine = !self.residents.are_elsewhere(me);
+        if !is_mine {
+            self.driver.store(0, Ordering::SeqCst);
+        }
+        is_mine
     }
 
     /// True on the thread that drives this reactor.
@@ -290,7 +254,7 @@ impl Reactor {
     }
 
     /// Makes the home look again, if it blocks. Async-signal-safe.
-    fn rouse(&self) {
+    pub(super) fn rouse(&self) {
         if self.state.rouse() {
             self.wake();
         }
@@ -321,11 +285,13 @@ impl Reactor {
             fresh = true;
             Io { epoll, wake }
         });
+        let mut trouble = Vec::new();
         if fresh {
-            fds.open(Arc::clone(&io.epoll))?;
-            fds.watch_internal(io.wake.as_raw_fd(), WAKE)?;
+            trouble = fds.open(Arc::clone(&io.epoll), (io.wake.as_raw_fd(), WAKE))?;
+            self.count_fds(&fds);
         }
         drop(fds);
+        report(trouble);
         Ok(io)
     }
 
@@ -341,22 +307,48 @@ impl Reactor {
                 fds.remove(earlier);
             }
             Ok(())
-        })
+        })?;
+        self.look_at_always_ready();
+        Ok(())
     }
 
-    /// Adds all of `records` or none.
-    pub(crate) fn add_records(&self, records: &[Arc<FdRecord>]) -> Result<()> {
-        self.change_fds(|fds| {
+    /// No event announces an fd that is always ready.
+    fn look_at_always_ready(&self) {
+        if self.has_always_ready() && !self.is_driven_here() {
+            self.notify();
+        }
+    }
+
+    /// Takes over all of `records` or none; what it answers is to be told of.
+    pub(crate) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
+        let closed = self.change_fds(|fds| {
+            let mut closed = Vec::new();
             for (index, record) in records.iter().enumerate() {
-                if let Err(error) = fds.add(record) {
+                if let Err(error) = fds.adopt(record, &mut closed) {
                     for added in &records[..index] {
                         fds.remove(added);
                     }
                     return Err(error);
                 }
             }
-            Ok(())
-        })
+            Ok(closed)
+        })?;
+        self.look_at_always_ready();
+        Ok(closed)
+    }
+
+    /// Takes back what another reactor did not want, as far as the kernel lets it; what it answers is to be told of.
+    pub(crate) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
+        let trouble = self.change_fds(|fds| {
+            let mut trouble = Vec::new();
+            for record in records {
+                let outcome = fds.adopt(record, &mut trouble);
+                trouble.extend(outcome.err());
+            }
+            trouble
+        });
+        self.look_at_always_ready();
+        trouble
     }
 
     pub(crate) fn remove_record(&self, record: &FdRecord) {
@@ -367,47 +359,18 @@ impl Reactor {
     fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
         let mut fds = lock(&self.fds);
         let changed = change(&mut fds);
+        self.count_fds(&fds);
+        drop(fds);
+        changed
+    }
+
+    fn count_fds(&self, fds: &FdTable) {
         self.counts
             .always_ready
             .store(fds.always_ready(), Ordering::Release);
         self.counts
             .unpollable
             .store(fds.unpollable(), Ordering::Release);
-        drop(fds);
-        changed
-    }
-
-    /// Leaves `retired` to the home to drop.
-    pub(crate) fn retire(&self, retired: Option<Retired>) {
-        let mut queue = lock(&self.retired);
-        queue.extend(retired);
-        self.counts.retired.store(queue.len(), Ordering::Release);
-        drop(queue);
-        if !self.is_driven_here() {
-            self.notify();
-        }
-    }
-
-    /// Drops what is left behind here if nobody, or this thread, drives.
-    pub fn reap_if_idle(&self) {
-        if let Ok(driving) = self.drive() {
-            self.collect_ready(&driving);
-            let mut home = self.home.get(&driving);
-            home.active.retain(|attachment| attachment.core.is_on(self));
-            drop(home);
-            self.reap();
-        }
-    }
-
-    /// Drops what was retired. On the driving thread.
-    fn reap(&self) {
-        while self.counts.retired.load(Ordering::Acquire) > 0 {
-            let mut queue = lock(&self.retired);
-            let retired = std::mem::take(&mut *queue);
-            self.counts.retired.store(0, Ordering::Release);
-            drop(queue);
-            retired.into_iter().for_each(Retired::reap);
-        }
     }
 
     /// Lets go of `core`, which is moving elsewhere.
@@ -418,15 +381,15 @@ impl Reactor {
         driving: &Driving<'_>,
     ) {
         let mut home = self.home.get(driving);
-        home.active.retain(|attachment| {
-            let leaving = Arc::ptr_eq(&attachment.core, core);
-            attachment.gone.store(leaving, Ordering::Relaxed);
-            !leaving
-        });
+        home.active
+            .retain(|attachment| !Arc::ptr_eq(&attachment.core, core));
         let leaving =
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));
         home.paused.retain(|record| !leaving(record));
+        for record in records {
+            home.known.forget(record);
+        }
     }
 }
 
@@ -438,8 +401,15 @@ impl fmt::Debug for Reactor {
     }
 }
 
+/// Tells of errors that have nobody to return to. With no lock held: the log handler is foreign code.
+pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
+    for error in errors {
+        glib::g_warning!("qcontext", "{error}");
+    }
+}
+
 /// A number that names the calling thread while it lives.
-fn thread_token() -> usize {
+pub(crate) fn thread_token() -> usize {
     thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }

@@ -75,7 +75,10 @@ unsafe extern "C" fn prepare(
     // SAFETY: GLib passes our source.
     let reactor = &unsafe { state(source) }.reactor;
     let wait = match reactor.drive() {
-        Ok(driving) => reactor.prepare(&driving),
+        Ok(driving) => {
+            reactor.residents.note_glib();
+            reactor.prepare(&driving)
+        }
         Err(_) => Some(-1),
     };
     // SAFETY: GLib passes a valid place.
@@ -117,7 +120,9 @@ unsafe extern "C" fn finalize(source: *mut glib_sys::GSource) {
     let state = unsafe { ptr::replace(place, ptr::null_mut()) };
     if !state.is_null() {
         // SAFETY: the box was made by `new`, and finalize runs once.
-        crate::unwind::drop_guarded(&"destructor of a source", unsafe { Box::from_raw(state) });
+        let state = unsafe { Box::from_raw(state) };
+        state.reactor.residents.forget_glib();
+        crate::unwind::drop_guarded(&"destructor of a source", state);
     }
 }
 

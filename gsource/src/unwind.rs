@@ -23,6 +23,14 @@ pub(crate) fn guard<T>(
     })
 }
 
+/// Runs `work` for somebody who waits for its result: a panic becomes an error that tells of it.
+pub(crate) fn catch<T>(what: &str, work: impl FnOnce() -> T) -> crate::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = format!("{what} panicked: {}", message(&*payload));
+        crate::Error::new(crate::ErrorKind::Panicked, message)
+    })
+}
+
 /// Drops `value`, surviving a destructor that panics.
 pub(crate) fn drop_guarded<T>(what: &dyn std::fmt::Display, value: T) {
     let _ = guard(what, || drop(value));

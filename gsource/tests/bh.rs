@@ -1,4 +1,5 @@
 //! Bottom halves: coalescing, order, cancelling, deleting, idle ones, from any thread and from a signal handler.
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // installs a signal handler
 
 mod support;

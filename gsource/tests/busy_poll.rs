@@ -1,4 +1,6 @@
 //! Busy-polling with QEMU's semantics: enrolment, the un-enrolled handler during its own callback, nested polls, switches.
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 use gsource::{AioContext, EventNotifier, FdHandler, PollParams, Wait};
 use std::os::fd::AsRawFd;
@@ -6,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const PARAMS: PollParams = PollParams {
-    max_ns: 1_000_000,
+    // So long that no machine is too slow to learn from a wait.
+    max_ns: 10_000_000_000,
     grow: 2,
     shrink: 2,
 };
@@ -41,14 +44,14 @@ fn a_nested_poll_neither_polls_nor_calls_the_handler_it_is_nested_in() {
         bump(&seen.reads);
     };
     let question = {
-        let seen = Arc::clone(&outer);
-        move || seen.work.load(Ordering::SeqCst)
+        let state = Arc::clone(&outer);
+        move || state.work.load(Ordering::SeqCst)
     };
     let ready = {
-        let (seen, nested) = (Arc::clone(&outer), aio.clone());
+        let (state, nested) = (Arc::clone(&outer), aio.clone());
         move || {
-            bump(&seen.polled);
-            assert!(seen.work.load(Ordering::SeqCst));
+            bump(&state.polled);
+            assert!(state.work.load(Ordering::SeqCst));
             assert!(
                 nested.poll(Wait::Block).unwrap(),
                 "the dummy's read is progress"
@@ -73,9 +76,9 @@ fn a_nested_poll_neither_polls_nor_calls_the_handler_it_is_nested_in() {
     polled.signal();
     assert!(aio.poll(Wait::Block).unwrap());
     let dummy_reads = Arc::new(AtomicUsize::new(0));
-    let (reads, event) = (Arc::clone(&dummy_reads), Arc::clone(&dummy));
+    let (reads, other) = (Arc::clone(&dummy_reads), Arc::clone(&dummy));
     let dummy_read = move || {
-        assert!(event.take());
+        assert!(other.take());
         bump(&reads);
     };
     let never = || panic!("the dummy is never found by polling");
@@ -110,7 +113,7 @@ fn notifications_are_off_exactly_while_polling() {
     }
     timer.arm_in_ns(200_000);
     assert!(aio.poll(Wait::Block).unwrap());
-    let switches = switches.lock().unwrap();
+    let switches = std::mem::take(&mut *switches.lock().unwrap());
     assert!(switches.contains(&true), "polling began");
     assert_eq!(
         switches.last(),
@@ -167,4 +170,48 @@ fn negative_parameters_are_refused_by_name() {
         error.to_string(),
         "poll-grow value must be in range [0, 9223372036854775807]"
     );
+}
+
+#[test]
+fn a_handler_whose_io_poll_panics_is_removed() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let (seen, asked) = (Arc::clone(&event), Arc::new(AtomicUsize::new(0)));
+    let question = Arc::clone(&asked);
+    let poll = move || {
+        bump(&question);
+        panic!("expected by the test");
+    };
+    let handler = FdHandler::new()
+        .on_read(move || assert!(seen.take()))
+        .io_poll(poll, || ());
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    event.signal();
+    assert!(aio.poll(Wait::Block).unwrap());
+    for _ in 0..4 {
+        aio.poll(Wait::NoBlock).unwrap();
+    }
+    assert_eq!(count(&asked), 1);
+    assert!(!aio.remove_fd_handler(event.as_raw_fd()));
+}
+
+#[test]
+fn a_removed_handler_that_was_polled_is_destroyed_by_the_same_iteration_as_others() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let (seen, alive) = (Arc::clone(&event), Arc::new(()));
+    let held = Arc::clone(&alive);
+    let read = move || {
+        let _ = &held;
+        assert!(seen.take());
+    };
+    let handler = FdHandler::new().on_read(read).io_poll(|| false, || ());
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    event.signal();
+    aio.poll(Wait::Block).unwrap();
+    assert!(aio.remove_fd_handler(event.as_raw_fd()));
+    assert!(!aio.poll(Wait::NoBlock).unwrap());
+    assert_eq!(Arc::strong_count(&alive), 1);
 }

@@ -1,4 +1,6 @@
 //! `notify`: ends a wait, is no progress, leaves nothing behind.
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
 

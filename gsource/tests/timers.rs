@@ -1,4 +1,6 @@
 //! Timers: when they fire, in which order, what arms, moves and cancels them. Nothing is compared with an absolute lateness.
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
 

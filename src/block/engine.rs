@@ -4,7 +4,7 @@
 //!
 //! 1. at once: a null disk, a refused request, or inline I/O (see [`inline`]);
 //! 2. [`uring`]: the home's io_uring, entered once per iteration for all;
-//! 3. [`threads`]: a small pool of the channel's own.
+//! 3. [`threads`]: the worker pool of the home.
 //!
 //! Which system call comes next and what its result means is decided in one place, [`step`], for all of them.
 //!

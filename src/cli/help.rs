@@ -22,14 +22,21 @@ Ask a running qctx:
 
 Options (one or two dashes; order does not matter: objects come first, monitors last):
   -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
+          [,thread-pool-min=N][,thread-pool-max=N]
                  a named event loop, by default without a thread of its own;
                  'qcontext-main' always exists
-  -drive if=none,id=ID,file=PATH,format=raw[,...]
-                 a disk image
-  -blockdev driver=DRIVER,node-name=NAME[,...]
-                 a block device node; JSON is welcome
-  -device DRIVER,id=ID,drive=ID[,x-data-plane=on][,context=ID][,...]
-                 a device; with x-data-plane=on it is served by the context that 'context' names
+  -drive if=none,id=ID,file=PATH,format=raw[,aio=io_uring|threads][,cache=writeback|none|writethrough|directsync]
+        [,cache.direct=on|off][,read-only=on|off][,discard=unmap|ignore][,locking=auto|on|off]
+                 a raw disk image
+  -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
+  -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
+  -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
+                 a block device node: a file, one on top of another, or nothing, for measuring
+  -device virtio-blk,id=ID,drive=ID,vhost-user=PATH[,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
+        [,serial=TEXT]
+                 a disk for virtual machines, which connect to the Unix socket PATH; 'drive' is the id of a -drive
+                 or a node-name. With x-data-plane=on the context that 'context' names serves it, else and by
+                 default 'qcontext-main'. '-device virtio-blk,help' lists the options
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which appears when everything above exists
   -qmp stdio     a QMP monitor on standard input and output

@@ -4,12 +4,10 @@
 use std::sync::{Arc, Mutex};
 
 use qcontext::block::Node;
-use qcontext::export::{Export, ExportOptions};
-use qcontext::object::Options;
+use qcontext::export::{self, Export, ExportOptions};
+use qcontext::monitor;
+use qcontext::object::{Options, Value, tree};
 use qcontext::{Error, ErrorKind, Result};
-
-/// The one device model there is.
-const MODEL: &str = "virtio-blk";
 
 /// Makes the node that `-blockdev` describes.
 pub(super) fn create_blockdev(options: Options) -> Result<()> {
@@ -24,7 +22,7 @@ pub(super) fn create_drive(options: Options) -> Result<()> {
 /// Makes the device that `-device` or `device_add` describes.
 pub(super) fn create_device(mut options: Options) -> Result<()> {
     let driver = options.need_str("driver")?;
-    if driver != MODEL {
+    if driver != export::MODEL {
         let message = format!("'{driver}' is not a valid device model name");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
@@ -33,7 +31,7 @@ pub(super) fn create_device(mut options: Options) -> Result<()> {
         .map(drop)
 }
 
-/// Takes a device away once its requests in flight are finished, and then calls `done`.
+/// Takes a device away once its requests in flight are finished, then tells everybody and calls `done`.
 pub(super) fn remove_device(id: &str, done: impl FnOnce(Result<()>) + Send + 'static) {
     let device = match Export::find(id) {
         Ok(device) => device,
@@ -42,7 +40,12 @@ pub(super) fn remove_device(id: &str, done: impl FnOnce(Result<()>) + Send + 'st
     // Whoever calls it first has it: the device when it is gone, or this when it refuses.
     let done = Arc::new(Mutex::new(Some(done)));
     let gone = Arc::clone(&done);
-    if let Err(error) = device.shutdown(move || finish(&gone, Ok(()))) {
+    let name = id.to_owned();
+    let outcome = device.shutdown(move || {
+        announce_deletion(&name);
+        finish(&gone, Ok(()));
+    });
+    if let Err(error) = outcome {
         finish(&done, Err(error));
     }
 }
@@ -54,15 +57,12 @@ fn finish<F: FnOnce(Result<()>)>(done: &Mutex<Option<F>>, outcome: Result<()>) {
     }
 }
 
-/// Asks every device to finish its requests, flush and go; calls `gone` after each one.
-pub(super) fn shut_down(gone: impl Fn() + Clone + Send + 'static) {
-    for device in Export::list() {
-        // Refused only by a device that is going already.
-        let _ = device.shutdown(gone.clone());
-    }
-}
-
-/// True when no device is left.
-pub(super) fn is_down() -> bool {
-    Export::list().is_empty()
+/// Sends the event that says a device is gone.
+fn announce_deletion(id: &str) {
+    let path = format!("{}/{id}", tree::PERIPHERAL);
+    let data = vec![
+        ("device".to_owned(), Value::from(id)),
+        ("path".to_owned(), path.as_str().into()),
+    ];
+    monitor::emit("DEVICE_DELETED", data);
 }

@@ -37,7 +37,11 @@ pub(super) fn parse(arguments: &[String]) -> Result<Option<Request>, Failure> {
         match argument.as_str() {
             "-s" | "--socket" => {
                 let value = rest.next();
-                socket = Some(value.ok_or_else(|| Failure::new(argument, "requires an argument"))?);
+                let value = value.ok_or_else(|| Failure::new(argument, "requires an argument"))?;
+                socket = Some(value.as_str());
+            }
+            joined if joined.starts_with("--socket=") => {
+                socket = joined.strip_prefix("--socket=");
             }
             "-h" | "--help" if !words.is_empty() => {
                 print(&help::text());
@@ -56,7 +60,9 @@ pub(super) fn parse(arguments: &[String]) -> Result<Option<Request>, Failure> {
     if words.is_empty() {
         return Ok(None);
     }
-    let socket = socket.cloned().or_else(|| env::var("QMP_SOCKET").ok());
+    let socket = socket
+        .map(str::to_owned)
+        .or_else(|| env::var("QMP_SOCKET").ok());
     check(words, socket).map(Some)
 }
 

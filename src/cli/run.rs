@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use qcontext::export::Export;
 use qcontext::monitor::{Commands, Monitor};
 use qcontext::object::{self, Options, Value};
 use qcontext::{QContext, Result, Wait};
@@ -24,10 +25,16 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     let asked = stop.clone();
     let signals =
         signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
-    let outcome = serve(plan, &stop);
+    let mut outcome = serve(plan, &stop);
+    // Nobody asks for anything new while everything goes.
+    if let Ok(monitor) = &mut outcome {
+        monitor.shut_down();
+    }
     // Also after a failure: sockets of devices that were made must go.
-    machine::shut_down(wake);
-    iterate_until(machine::is_down)?;
+    let gone = Flag::default();
+    let told = gone.clone();
+    Export::shutdown_all(move || told.set());
+    iterate_until(|| gone.is_set())?;
     let said = outcome.and_then(say_goodbye);
     drop(signals);
     said
@@ -94,8 +101,7 @@ fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
 }
 
 /// Lets the last replies out.
-fn say_goodbye(mut monitor: Monitor) -> Result<(), Failure> {
-    monitor.shut_down();
+fn say_goodbye(monitor: Monitor) -> Result<(), Failure> {
     let late = Flag::default();
     let too_late = late.clone();
     let source = glib::timeout_source_new(

@@ -210,7 +210,7 @@ impl Home {
                 return Ok(progress);
             }
             inner.foreign.store(true, Ordering::Release);
-            return self.iterate(inner, Wait::NoBlock);
+            return Ok(self.iterate(inner, Wait::NoBlock)? | progress);
         }
         let prepared = self.ask(inner)?;
         let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {

@@ -18,21 +18,6 @@ struct Entry {
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static MAIN_CONTEXT: OnceLock<QContext> = OnceLock::new();
 
-/// Checks the form of an id: a letter, then letters, digits, `-`, `.` and `_`.
-pub(super) fn check_id(id: &str) -> Result<()> {
-    let mut characters = id.chars();
-    let starts = characters
-        .next()
-        .is_some_and(|first| first.is_ascii_alphabetic());
-    if starts && characters.all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidId,
-        "Parameter 'id' expects an identifier",
-    ))
-}
-
 /// Adds a fresh context under its id.
 pub(super) fn insert(context: &QContext) -> Result<()> {
     let id = context.id();

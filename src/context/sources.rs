@@ -67,6 +67,8 @@ impl Sources {
         for (_, attached) in self.0 {
             match attached {
                 Attached::Aio(aio) => {
+                    // Tasks are bound to this thread, which is ending.
+                    let _ = aio.cancel_tasks();
                     if let Err(error) = aio.detach() {
                         glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
                     }

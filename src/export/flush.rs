@@ -38,7 +38,8 @@ pub(super) fn flush<F: FnOnce(i32) + Send + 'static>(
         aio: aio.clone(),
         state: Mutex::default(),
     });
-    let mut channel = match Channel::open(node, aio, Arc::<Flush>::clone(&flush) as _) {
+    let sink: Arc<dyn IoSink> = Arc::<Flush>::clone(&flush);
+    let mut channel = match Channel::open(node, aio, sink) {
         Ok(channel) => channel,
         Err(error) => return Err((error, done)),
     };

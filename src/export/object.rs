@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::Export;
+use super::options::OPTIONS;
 use crate::Result;
+use crate::object::types::{self, Type};
 use crate::object::{Object, Property, Value, not_found, not_writable};
 
-/// The type's name.
-pub(super) const TYPE: &str = "virtio-blk";
+/// The device model's name.
+pub const MODEL: &str = "virtio-blk";
 
 /// Every property with its type, in the order of the listing.
 const PROPERTIES: [(&str, &str); 16] = [
@@ -28,22 +30,36 @@ const PROPERTIES: [(&str, &str); 16] = [
     ("errors", "int"),
 ];
 
+/// Makes the device model known to `-device help`, `qom-list-types` and `qom-list-properties`.
+pub fn register_type() {
+    types::register(Type {
+        name: MODEL,
+        parent: "device",
+        properties,
+        options: &OPTIONS,
+        create: None,
+    });
+}
+
+fn properties() -> Vec<Property> {
+    let all = PROPERTIES.into_iter();
+    all.map(|(name, type_name)| Property::new(name, type_name))
+        .collect()
+}
+
 impl Object for Export {
     fn type_name(&self) -> &'static str {
-        TYPE
+        MODEL
     }
 
     fn properties(&self) -> Vec<Property> {
-        PROPERTIES
-            .into_iter()
-            .map(|(name, type_name)| Property::new(name, type_name))
-            .collect()
+        properties()
     }
 
     fn get(&self, name: &str) -> Result<Value> {
         let options = self.options();
         Ok(match name {
-            "type" => TYPE.into(),
+            "type" => MODEL.into(),
             "id" => self.id().into(),
             "drive" => options.drive.as_str().into(),
             "context" => self.context().id().into(),
@@ -59,8 +75,8 @@ impl Object for Export {
 
     fn set(&self, name: &str, _: Value) -> Result<()> {
         match PROPERTIES.iter().any(|(known, _)| *known == name) {
-            true => Err(not_writable(TYPE, name)),
-            false => Err(not_found(TYPE, name)),
+            true => Err(not_writable(MODEL, name)),
+            false => Err(not_found(MODEL, name)),
         }
     }
 }
@@ -75,7 +91,7 @@ impl Export {
             "read-bytes" => stats.bytes_read,
             "write-bytes" => stats.bytes_written,
             "errors" => stats.errors,
-            _ => return Err(not_found(TYPE, name)),
+            _ => return Err(not_found(MODEL, name)),
         })
     }
 }

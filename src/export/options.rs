@@ -13,6 +13,17 @@ pub const QUEUES_MAX: u16 = 64;
 /// The largest queue; a front end may ask for any power of two up to the device's.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
+/// What [`ExportOptions::from_options`] takes besides the id.
+pub(super) const OPTIONS: [(&str, &str); 7] = [
+    ("context", "string"),
+    ("drive", "string"),
+    ("num-queues", "int"),
+    ("queue-size", "int"),
+    ("serial", "string"),
+    ("vhost-user", "string"),
+    ("x-data-plane", "bool"),
+];
+
 /// A virtio-blk device to be served over vhost-user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportOptions {
@@ -149,7 +160,8 @@ fn required(
     complaint: &str,
     expected: &str,
 ) -> Result<String> {
-    options.take_str(name)?.ok_or_else(|| {
+    let given = options.take_str(name)?.filter(|value| !value.is_empty());
+    given.ok_or_else(|| {
         Error::new(
             ErrorKind::MissingArgument,
             format!("device '{id}' {complaint}, expected {expected}"),

@@ -27,24 +27,24 @@ impl Reservation {
         if entries.iter().any(|entry| entry.id == id) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("Duplicate ID '{id}' for device"),
+                format!("Duplicate device ID '{id}'"),
             ));
         }
         entries.push(Entry {
             id: id.to_string(),
             export: None,
         });
+        drop(entries);
         Ok(Reservation(id.to_string()))
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let gone = {
-            let mut entries = lock();
-            let index = entries.iter().position(|entry| entry.id == self.0);
-            index.map(|index| entries.remove(index))
-        };
+        let mut entries = lock();
+        let index = entries.iter().position(|entry| entry.id == self.0);
+        let gone = index.map(|index| entries.remove(index));
+        drop(entries);
         // Outside of the lock: it may be the last reference.
         drop(gone);
     }
@@ -59,9 +59,10 @@ pub(super) fn complete(export: &Arc<Export>) {
 }
 
 pub(super) fn find(id: &str) -> Option<Arc<Export>> {
-    let entries = lock();
-    let entry = entries.iter().find(|entry| entry.id == id)?;
-    entry.export.clone()
+    lock()
+        .iter()
+        .find(|entry| entry.id == id)
+        .and_then(|entry| entry.export.clone())
 }
 
 pub(super) fn list() -> Vec<Arc<Export>> {

@@ -1,3 +1,6 @@
+//! JSON as QEMU reads and writes it, and requests framed by their structure.
+#![forbid(unsafe_code)]
+
 use super::*;
 
 fn error_of(text: &str) -> String {

@@ -12,6 +12,7 @@ mod text;
 mod tests;
 
 use super::{Dict, Value, expected};
+pub use crate::context::check_id;
 use crate::{Error, ErrorKind, Result, json};
 
 /// How the options were written; it decides what a value may look like and how errors read.
@@ -295,23 +296,6 @@ fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
             value => flat.push((key, value)),
         }
     }
-}
-
-/// Checks that `id` is a letter followed by letters, digits, `-`, `.` and `_`.
-///
-/// # Errors
-/// `Parameter 'id' expects an identifier`
-pub fn check_id(id: &str, parameter: &str) -> Result<()> {
-    let mut bytes = id.bytes();
-    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
-    let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if first && bytes.all(rest) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidId,
-        format!("Parameter '{parameter}' expects an identifier"),
-    ))
 }
 
 /// `Parameter 'id' is missing`

@@ -2,19 +2,27 @@
 #![forbid(unsafe_code)]
 
 use super::{Object, Options, Property, Value, expected, not_found, not_writable};
-use crate::{PollParams, QContext, Result};
+use crate::{PollParams, PoolLimits, QContext, Result};
 
 /// The type's name.
 pub(super) const TYPE: &str = "qcontext";
 
 /// The properties that `qom-set` changes, in listing order.
-const POLLING: [&str; 3] = ["poll-max-ns", "poll-grow", "poll-shrink"];
+const TUNING: [&str; 5] = [
+    "poll-max-ns",
+    "poll-grow",
+    "poll-shrink",
+    "thread-pool-min",
+    "thread-pool-max",
+];
 
 /// What `-object qcontext` takes besides `id`.
-pub(super) const OPTIONS: [(&str, &str); 4] = [
+pub(super) const OPTIONS: [(&str, &str); 6] = [
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
+    ("thread-pool-max", "int"),
+    ("thread-pool-min", "int"),
     ("threaded", "bool"),
 ];
 
@@ -26,8 +34,8 @@ pub(super) fn properties() -> Vec<Property> {
         ("threaded", "bool"),
         ("thread_id", "int"),
     ];
-    let polling = POLLING.map(|name| (name, "int"));
-    let all = fixed.into_iter().chain(polling);
+    let tuning = TUNING.map(|name| (name, "int"));
+    let all = fixed.into_iter().chain(tuning);
     all.map(|(name, type_name)| Property::new(name, type_name))
         .collect()
 }
@@ -35,27 +43,45 @@ pub(super) fn properties() -> Vec<Property> {
 /// Creates `/objects/<id>` from what is left of `options`; it lasts until it is deleted.
 pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
-    let mut polling = Vec::new();
-    for name in POLLING {
-        polling.extend(options.take_int(name)?.map(|value| (name, value)));
+    let mut values = Vec::new();
+    for name in TUNING {
+        values.extend(options.take_int(name)?.map(|value| (name, value)));
     }
     options.finish()?;
     let context = QContext::new(id, threaded)?;
-    let mut params = context.poll_params();
-    for (name, value) in polling {
-        *parameter(&mut params, name) = value;
+    let mut tuning = Tuning::of(&context);
+    for (name, value) in values {
+        *tuning.parameter(name) = value;
     }
     // A refused value ends the context with its only handle.
-    context.set_poll_params(params)?;
+    context.set_poll_params(tuning.polling)?;
+    context.set_pool_limits(tuning.pool)?;
     context.keep();
     Ok(())
 }
 
-fn parameter<'a>(params: &'a mut PollParams, name: &str) -> &'a mut i64 {
-    match name {
-        "poll-grow" => &mut params.grow,
-        "poll-shrink" => &mut params.shrink,
-        _ => &mut params.max_ns,
+/// A context's numbers, by the names of their properties.
+struct Tuning {
+    polling: PollParams,
+    pool: PoolLimits,
+}
+
+impl Tuning {
+    fn of(context: &QContext) -> Tuning {
+        Tuning {
+            polling: context.poll_params(),
+            pool: context.pool_limits(),
+        }
+    }
+
+    fn parameter(&mut self, name: &str) -> &mut i64 {
+        match name {
+            "poll-grow" => &mut self.polling.grow,
+            "poll-shrink" => &mut self.polling.shrink,
+            "thread-pool-min" => &mut self.pool.min,
+            "thread-pool-max" => &mut self.pool.max,
+            _ => &mut self.polling.max_ns,
+        }
     }
 }
 
@@ -74,21 +100,25 @@ impl Object for QContext {
             "id" => self.id().into(),
             "threaded" => self.is_threaded().into(),
             "thread_id" | "thread-id" => self.thread_id().into(),
-            _ if POLLING.contains(&name) => (*parameter(&mut self.poll_params(), name)).into(),
+            _ if TUNING.contains(&name) => (*Tuning::of(self).parameter(name)).into(),
             _ => return Err(not_found(TYPE, name)),
         })
     }
 
     fn set(&self, name: &str, value: Value) -> Result<()> {
-        if !POLLING.contains(&name) {
+        if !TUNING.contains(&name) {
             self.get(name)?;
             return Err(not_writable(TYPE, name));
         }
         let Value::Int(number) = value else {
             return Err(expected(name, "integer"));
         };
-        let mut params = self.poll_params();
-        *parameter(&mut params, name) = number;
-        self.set_poll_params(params)
+        let mut tuning = Tuning::of(self);
+        *tuning.parameter(name) = number;
+        if name.starts_with("poll-") {
+            self.set_poll_params(tuning.polling)
+        } else {
+            self.set_pool_limits(tuning.pool)
+        }
     }
 }

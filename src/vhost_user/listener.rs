@@ -261,28 +261,36 @@ fn with(shared: &Weak<Shared>, f: impl FnOnce(&Shared)) {
 /// Binds a non-blocking socket at `path`, replacing a socket file that nobody listens on.
 fn bind(name: &str, path: &Path) -> Result<UnixListener> {
     let failed = |error: io::Error| {
-        let path = path.display();
-        let what = format!("device '{name}': cannot listen at vhost-user='{path}'");
-        match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                Error::new(ErrorKind::Busy, format!("{what}: Address already in use"))
-            }
-            _ => Error::os(what, error),
-        }
+        let what = format!(
+            "device '{name}': cannot listen at vhost-user='{}'",
+            path.display()
+        );
+        Error::os(what, error)
     };
-    remove_stale(path).map_err(failed)?;
+    if let Some(obstacle) = make_room(path).map_err(failed)? {
+        let message = format!(
+            "device '{name}': vhost-user='{}' {obstacle}",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Busy, message));
+    }
     let socket = UnixListener::bind(path).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(socket)
 }
 
-/// Removes a socket file whose listener is gone; leaves everything else, so that bind reports it.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    if is_socket && !socket::is_listening(path) {
-        std::fs::remove_file(path)?;
+/// Removes a socket file whose listener is gone; answers with what is wrong with anything else at `path`.
+fn make_room(path: &Path) -> io::Result<Option<&'static str>> {
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(None);
+    };
+    if !found.file_type().is_socket() {
+        return Ok(Some("exists and is not a socket"));
     }
-    Ok(())
+    if socket::is_listening(path)? {
+        return Ok(Some("is in use: somebody is listening there"));
+    }
+    std::fs::remove_file(path).map(|()| None)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

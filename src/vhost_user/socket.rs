@@ -69,23 +69,33 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// True when a connection to the socket at `path` is accepted or would be, were its backlog not full.
-pub(super) fn is_listening(path: &Path) -> bool {
+/// False when the socket at `path` has no owner any more.
+///
+/// # Errors
+/// There is no fd left to find it out.
+pub(super) fn is_listening(path: &Path) -> io::Result<bool> {
     let Some(address) = unix_address(path) else {
-        return false;
+        return Ok(false);
     };
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers involved.
     let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
     if fd < 0 {
-        return false;
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: the call above has just made this fd for us.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
     // SAFETY: `address` is a socket address of `size` bytes that ends in a NUL.
     let answer = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
-    answer == 0 || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    if answer == 0 {
+        return Ok(true);
+    }
+    // Any other refusal, of another user's socket or of another kind of socket, says nothing about its owner's end.
+    Ok(!matches!(
+        io::Error::last_os_error().kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+    ))
 }
 
 /// The address of a path that fits into one, NUL included.

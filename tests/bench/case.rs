@@ -3,10 +3,13 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::Result;
+
+/// The bytes of a request.
+pub(crate) const BLOCK: usize = 4096;
 
 /// The bytes of a disk.
 pub(crate) const DISK_SIZE: u64 = 512 << 20;
@@ -44,15 +47,12 @@ impl Target {
             Target::Direct => std::env::current_dir()?.join(name),
         };
         let image = Image(path);
-        let mut file = File::create(&image.0)?;
+        let mut file = BufWriter::new(File::create(&image.0)?);
         let mut state = 1;
-        let mut block = vec![0; 1 << 20];
-        for _ in 0..DISK_SIZE >> 20 {
-            block
-                .chunks_mut(8)
-                .for_each(|word| word.copy_from_slice(&random(&mut state).to_ne_bytes()));
-            file.write_all(&block)?;
+        for _ in 0..DISK_SIZE / 8 {
+            file.write_all(&random(&mut state).to_ne_bytes())?;
         }
+        let file = file.into_inner()?;
         file.sync_all()?;
         Ok(Some(image))
     }

@@ -5,7 +5,10 @@
 //! wanted, so one stands here.
 #![allow(unsafe_code)] // one shared mapping, for the data
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -17,11 +20,10 @@ use virtio_driver::{
     EventFd, QueueNotifier, VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
 };
 
-use super::case::{Case, DISK_SIZE, random};
+use super::case::{BLOCK, Case, DISK_SIZE, random};
 use super::servers::Server;
 use super::{Result, cpu};
 
-const BLOCK: usize = 4096;
 /// Three descriptors for each of 128 requests.
 const QUEUE_SIZE: u16 = 512;
 const WARM_UP: Duration = Duration::from_millis(100);
@@ -60,6 +62,7 @@ pub(crate) fn run(server: &Server, case: &Case) -> Result<Slice> {
         call: transport.get_completion_fd(0),
         memory: &mut memory,
         started: vec![Instant::now(); case.depth],
+        numbers: vec![0; case.depth],
         state: 0x9e37_79b9_7f4a_7c15,
         case: *case,
     };
@@ -74,16 +77,15 @@ struct Client<'a> {
     memory: &'a mut [u8],
     /// When the request of each place in the memory was submitted.
     started: Vec<Instant>,
+    /// The block that it reads or writes.
+    numbers: Vec<u64>,
     state: u64,
     case: Case,
 }
 
 impl Client<'_> {
     fn slice(&mut self, server: &Server) -> Result<Slice> {
-        for slot in 0..self.case.depth {
-            self.submit(slot, Instant::now())?;
-        }
-        self.notify()?;
+        self.submit_all()?;
         self.load_until(Instant::now() + WARM_UP)?;
 
         let (begin, server_begin) = (Instant::now(), cpu::of_process(server.pid())?);
@@ -95,6 +97,7 @@ impl Client<'_> {
         let machine_ns = cpu::of_machine()? - machine_begin;
 
         self.drain()?;
+        self.check(server.image.as_deref())?;
         latencies.sort_unstable();
         let count = latencies.len();
         if count == 0 {
@@ -110,10 +113,18 @@ impl Client<'_> {
         })
     }
 
+    fn submit_all(&mut self) -> Result<()> {
+        for slot in 0..self.case.depth {
+            self.submit(slot, Instant::now())?;
+        }
+        self.notify()
+    }
+
     fn submit(&mut self, slot: usize, now: Instant) -> Result<()> {
-        let blocks = DISK_SIZE / BLOCK as u64;
-        let offset = random(&mut self.state) % blocks * BLOCK as u64;
+        let number = random(&mut self.state) % (DISK_SIZE / BLOCK as u64);
+        let offset = number * BLOCK as u64;
         let buffer = &mut self.memory[slot * BLOCK..][..BLOCK];
+        self.numbers[slot] = number;
         self.started[slot] = now;
         if self.case.write {
             self.queue.write(offset, buffer, slot)?;
@@ -182,6 +193,29 @@ impl Client<'_> {
             self.call.read()?;
         }
         self.queue.set_used_notif_enabled(false);
+        Ok(())
+    }
+
+    /// Checks that the server does what it is measured at, all of it: reads once more into memory
+    /// that is full of something else, or looks whether the last writes are in the file.
+    fn check(&mut self, image: Option<&Path>) -> Result<()> {
+        if !self.case.write {
+            self.memory.fill(0xa5);
+            self.submit_all()?;
+            self.drain()?;
+        }
+        let file = image.map(File::open).transpose()?;
+        for (slot, &number) in self.numbers.iter().enumerate() {
+            let mut block = [0; BLOCK];
+            match &file {
+                Some(file) => file.read_exact_at(&mut block, number * BLOCK as u64)?,
+                None if self.case.write => continue,
+                None => {}
+            }
+            if block != self.memory[slot * BLOCK..][..BLOCK] {
+                return Err(format!("block {number} is not what it should be").into());
+            }
+        }
         Ok(())
     }
 

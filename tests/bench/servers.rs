@@ -41,6 +41,8 @@ impl Drop for Directory {
 pub(crate) struct Server {
     child: Child,
     pub(crate) socket: String,
+    /// The file behind the disk.
+    pub(crate) image: Option<PathBuf>,
 }
 
 fn qctx() -> OsString {
@@ -96,13 +98,21 @@ impl Server {
         let socket = format!("{kind:?}-{target}.sock");
         let mut command = match kind {
             Kind::Qctx => qctx_command(&blockdev, &socket),
+            // Both serve the same file, in turns: only the first may lock it.
+            Kind::Peer if image.is_some() => {
+                peer_command(&format!("{blockdev},locking=off"), &socket)
+            }
             Kind::Peer => peer_command(&blockdev, &socket),
         };
         let program = command.get_program().to_owned();
         let child = command
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
-        let mut server = Server { child, socket };
+        let mut server = Server {
+            child,
+            socket,
+            image: image.map(|image| image.0.clone()),
+        };
         let end = Instant::now() + Duration::from_secs(10);
         while !Path::new(&server.socket).exists() {
             if let Some(status) = server.child.try_wait()? {

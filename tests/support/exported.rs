@@ -1,4 +1,5 @@
 //! Disks for tests: a directory, nodes in it, exports of them on contexts.
+#![forbid(unsafe_code)]
 #![allow(dead_code)] // each test uses a part of it
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! A front end that writes its messages by hand, to say what no honest one would.
+#![forbid(unsafe_code)]
 #![allow(dead_code)] // each test uses a part of it
 
 use std::io::{IoSlice, Read};

@@ -1,5 +1,6 @@
 //! A guest made of the `virtio-driver` crate: an independent vhost-user front end with its own idea of the protocol and of
 //! virtqueues, sleeping on the completion eventfds as a guest sleeps on interrupts.
+#![allow(unsafe_code)] // memory shared with the device
 #![allow(dead_code)] // each test uses a part of it
 
 use std::io::Error;
@@ -131,12 +132,13 @@ impl Guest {
             })
             .collect();
         let ring = &mut self.queues[queue].ring;
-        // SAFETY: every segment is inside of the guest's memory, which lives as long as the queue.
-        let submitted = unsafe {
-            match io.write {
-                true => ring.writev(io.offset, vector.as_ptr(), vector.len(), tag),
-                false => ring.readv(io.offset, vector.as_ptr(), vector.len(), tag),
-            }
+        let (start, count) = (vector.as_ptr(), vector.len());
+        let submitted = if io.write {
+            // SAFETY: every segment is inside of the guest's memory, which lives as long as the queue.
+            unsafe { ring.writev(io.offset, start, count, tag) }
+        } else {
+            // SAFETY: as above.
+            unsafe { ring.readv(io.offset, start, count, tag) }
         };
         submitted.unwrap();
     }

@@ -38,6 +38,25 @@ impl Watchdog {
 /// The program under test.
 pub(crate) const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
 
+/// What `query-version` answers.
+pub(crate) const VERSION: &str =
+    r#"{"qemu": {"micro": 0, "minor": 1, "major": 0}, "package": "qcontext 0.1.0"}"#;
+
+/// An error of the general class.
+pub(crate) fn generic(desc: &str) -> String {
+    format!(r#"{{"error": {{"class": "GenericError", "desc": "{desc}"}}}}"#)
+}
+
+/// An error.
+pub(crate) fn of_class(class: &str, desc: &str) -> String {
+    format!(r#"{{"error": {{"class": "{class}", "desc": "{desc}"}}}}"#)
+}
+
+/// A successful answer.
+pub(crate) fn returns(value: &str) -> String {
+    format!(r#"{{"return": {value}}}"#)
+}
+
 /// A directory that is removed at the end.
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);

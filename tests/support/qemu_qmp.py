@@ -1,9 +1,11 @@
 """Manages a running qctx with QEMU's own client library; every step that goes wrong ends the script with a traceback.
 
-Usage: qemu_qmp.py SOCKET. Prints one line per step.
+Usage: qemu_qmp.py SOCKET. The qctx serves a disk `disk0` on a context `ctx1` that is written to all the time, and has
+a node `spare` for another. Prints one line per step.
 """
 
 import asyncio
+import os
 import sys
 
 from qemu.qmp import ExecuteError, QMPClient
@@ -20,6 +22,22 @@ async def refused(client, command, error_class, desc, **arguments):
         raise AssertionError(f"{command} {arguments} was not refused")
 
 
+async def written(client):
+    """The number of writes that disk0 has finished."""
+    return await client.execute("qom-get", {"path": "/machine/peripheral/disk0", "property": "writes"})
+
+
+async def under_load(client, step):
+    """Takes a step, and makes sure that I/O went on from its beginning to its end and beyond."""
+    for _ in range(2):
+        before = await written(client)
+        while await written(client) == before:
+            pass
+        if step is not None:
+            await step(client)
+            step = None
+
+
 async def names(client, path):
     return {item["name"] for item in await client.execute("qom-list", {"path": path})}
 
@@ -32,6 +50,8 @@ async def introspect(client):
     assert {"qom-list", "qom-get", "qom-set", "object-add", "device_del", "quit"} <= commands
     types = await client.execute("qom-list-types", {"implements": "qcontext"})
     assert types == [{"name": "qcontext", "parent": "object"}]
+    models = await client.execute("qom-list-types", {"implements": "device"})
+    assert models == [{"name": "virtio-blk", "parent": "device"}]
     print("introspected")
 
 
@@ -57,6 +77,10 @@ async def read_and_change(client):
 
 
 async def add_and_delete(client):
+    await refused(
+        client, "object-del", "GenericError", "object 'ctx1' is in use by device 'disk0', can not be deleted",
+        id="ctx1",
+    )
     for round_number in range(20):
         name = f"extra{round_number}"
         await client.execute("object-add", {"qom-type": "qcontext", "id": name, "threaded": True})
@@ -71,6 +95,32 @@ async def add_and_delete(client):
         assert name not in await names(client, "/objects")
     await refused(client, "object-del", "GenericError", "object 'extra0' not found", id="extra0")
     print("added and deleted")
+
+
+async def plug_and_unplug(client):
+    """A disk on a fresh context, again and again."""
+    with client.listener("DEVICE_DELETED") as deleted:
+        for _ in range(10):
+            await client.execute("object-add", {"qom-type": "qcontext", "id": "fresh", "threaded": True})
+            await client.execute("device_add", {
+                "driver": "virtio-blk", "id": "disk1", "drive": "spare", "x-data-plane": True, "context": "fresh",
+                "vhost-user": "disk1.sock", "num-queues": 2,
+            })
+            place = {"path": "/machine/peripheral/disk1"}
+            assert await client.execute("qom-get", {**place, "property": "context"}) == "fresh"
+            assert await client.execute("qom-get", {**place, "property": "num-queues"}) == 2
+            assert os.path.exists("disk1.sock")
+            await refused(
+                client, "object-del", "GenericError",
+                "object 'fresh' is in use by device 'disk1', can not be deleted", id="fresh",
+            )
+            await client.execute("device_del", {"id": "disk1"})
+            event = await deleted.get()
+            assert event["data"] == {"device": "disk1", "path": "/machine/peripheral/disk1"}, event
+            assert not os.path.exists("disk1.sock")
+            await refused(client, "device_del", "DeviceNotFound", "Device 'disk1' not found", id="disk1")
+            await client.execute("object-del", {"id": "fresh"})
+    print("plugged and unplugged")
 
 
 async def ask_at_once(socket):
@@ -94,9 +144,8 @@ def use_legacy_interface(socket):
 async def main(socket):
     client = QMPClient("test")
     await client.connect(socket)
-    await introspect(client)
-    await read_and_change(client)
-    await add_and_delete(client)
+    for step in (introspect, read_and_change, add_and_delete, plug_and_unplug):
+        await under_load(client, step)
     await client.disconnect()
     await ask_at_once(socket)
 

@@ -1,5 +1,6 @@
 //! Random requests whose outcome is known: each slot of each queue owns a part of the disk and a part of the guest's memory,
 //! writes random data to random places of it in oddly cut segments, and reads back what should be there.
+#![forbid(unsafe_code)]
 #![allow(dead_code)] // each test uses a part of it
 
 use crate::guest::{Guest, Io};

@@ -1,6 +1,7 @@
 //! A vhost-user driver that writes numbered blocks, many at a time, and remembers which were
 //! acknowledged. Made of the `virtio-driver` crate.
 #![allow(unsafe_code)] // one shared mapping, for the data
+#![allow(dead_code)] // each test program uses a part
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -85,6 +86,14 @@ impl Writer {
             free.push(slot);
         }
         free
+    }
+
+    /// Waits for the writes that are under way.
+    pub(crate) fn finish(&mut self) {
+        while self.acknowledged.len() < self.next {
+            self.collect();
+            std::thread::yield_now();
+        }
     }
 
     /// Goes on writing until so many blocks are acknowledged, and leaves the next writes under way.

@@ -26,6 +26,8 @@ pub struct FdHandler {
     pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
     pub(crate) quiet: bool,
+    /// Serves a future: goes beside the fd's handler.
+    is_waiter: bool,
 }
 
 impl FdHandler {
@@ -86,6 +88,12 @@ impl FdHandler {
     #[must_use]
     pub fn io_poll_switch(mut self, switch: impl Fn(bool) + Send + 'static) -> Self {
         self.io_poll_switch = Some(Box::new(switch));
+        self
+    }
+
+    /// Makes it one that goes beside the fd's handler.
+    pub(crate) fn waiting(mut self) -> Self {
+        self.is_waiter = true;
         self
     }
 
@@ -150,6 +158,11 @@ impl FdRecord {
     /// Lets `after` run when the callbacks have been dropped.
     pub(crate) fn after_drop(&self, after: Box<dyn FnOnce() + Send>) {
         *lock(&self.after.0) = Some(after);
+    }
+
+    /// True when this is what `set_fd_handler` has set for `fd`.
+    pub(crate) fn is_handler_of(&self, fd: RawFd) -> bool {
+        self.fd == fd && !self.handler.is_waiter
     }
 
     /// The poller events this record wants now.

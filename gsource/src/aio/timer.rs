@@ -11,8 +11,10 @@
 use crate::aio::Core;
 use crate::aio::clock::Clock;
 use crate::deadline::{Item, NOWHERE};
+use crate::reactor::Retired;
 use crate::unwind;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -63,18 +65,18 @@ impl fmt::Display for TimerNode {
 /// assert!(!timer.is_armed());
 /// # Ok::<(), gsource::Error>(())
 /// ```
-pub struct Timer(Arc<TimerNode>);
+pub struct Timer(ManuallyDrop<Arc<TimerNode>>);
 
 impl Timer {
     pub(crate) fn new(core: Arc<Core>, clock: Clock, callback: Box<dyn Fn() + Send>) -> Timer {
         let (place, dead) = (AtomicUsize::new(NOWHERE), AtomicBool::new(false));
-        Timer(Arc::new(TimerNode {
+        Timer(ManuallyDrop::new(Arc::new(TimerNode {
             core,
             clock,
             place,
             dead,
             callback,
-        }))
+        })))
     }
 
     /// Fires at `deadline_ns` of the timer's clock, in place of any earlier arming. A deadline in the past, also a negative
@@ -104,10 +106,9 @@ impl Timer {
     /// The time for which the timer is armed.
     pub fn deadline_ns(&self) -> Option<i64> {
         let mut deadline = None;
-        self.0.core.on_reactor(|reactor| {
-            deadline = reactor.deadline_of(&self.0);
-            true
-        });
+        self.0
+            .core
+            .on_reactor(|reactor| reactor.deadline_of(&self.0, &mut deadline));
         deadline
     }
 }
@@ -116,9 +117,10 @@ impl Drop for Timer {
     fn drop(&mut self) {
         self.0.dead.store(true, Ordering::Release);
         self.cancel();
-        let node = Arc::clone(&self.0);
-        let core = Arc::clone(&self.0.core);
-        core.retire(crate::reactor::Retired::Timer(node));
+        // SAFETY: the handle ends here. Its count goes to the home and not to whoever is last: the callback is dropped there.
+        let node = unsafe { ManuallyDrop::take(&mut self.0) };
+        let core = Arc::clone(&node.core);
+        core.retire(Retired::Timer(node));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::home_cell::HomeCell;
 use crate::reactor::{Driving, Reactor};
 use crate::{AioContext, Error, ErrorKind, Result};
 use io_uring::{IoUring, squeue};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -140,14 +141,10 @@ struct Slot {
 pub(crate) struct Ring {
     uring: IoUring,
     slots: Vec<Slot>,
+    /// Completions taken from the kernel and not handed out yet: what they mean and their results.
+    taken: VecDeque<(u64, i32)>,
     /// The kernel has not taken all submissions; try again soon.
     stuck: bool,
-}
-
-/// Completions of one sink.
-pub(crate) struct Finished {
-    pub(crate) sink: Arc<dyn IoSink>,
-    pub(crate) completions: Vec<IoCompletion>,
 }
 
 impl Ring {
@@ -164,6 +161,7 @@ impl Ring {
         Ok(Ring {
             uring,
             slots: Vec::new(),
+            taken: VecDeque::new(),
             stuck: false,
         })
     }
@@ -235,34 +233,36 @@ impl Ring {
 
     /// True when a blocking wait must be skipped: completions are there, or submissions are stuck.
     pub(crate) fn is_ready(&mut self) -> bool {
-        self.stuck || !self.uring.completion().is_empty()
+        self.stuck || !self.taken.is_empty() || !self.uring.completion().is_empty()
     }
 
-    /// Takes the completions there are, grouped by sink.
-    pub(crate) fn finished(&mut self) -> Vec<Finished> {
-        let mut all: Vec<Finished> = Vec::new();
-        let mut last = None;
-        let Ring { uring, slots, .. } = self;
-        for entry in uring.completion() {
-            let number = usize::try_from(entry.user_data() >> USER_BITS).unwrap_or(usize::MAX);
-            let Some(sink) = slots.get_mut(number).and_then(Slot::end_one) else {
-                continue;
-            };
-            let completion = IoCompletion {
-                user: entry.user_data() & USER_MASK,
-                result: entry.result(),
-            };
-            match all.last_mut() {
-                Some(finished) if last == Some(number) => finished.completions.push(completion),
-                _ => all.push(Finished {
-                    sink,
-                    completions: vec![completion],
-                }),
-            }
-            last = Some(number);
+    /// Takes the next completions that are for one sink, in the order of the kernel; they are put into `run`.
+    pub(crate) fn next_run(&mut self, run: &mut Vec<IoCompletion>) -> Option<Arc<dyn IoSink>> {
+        if self.taken.is_empty() {
+            self.taken.extend(
+                self.uring
+                    .completion()
+                    .map(|entry| (entry.user_data(), entry.result())),
+            );
         }
-        all
+        let number = slot_of(self.taken.front()?.0);
+        let mut sink = None;
+        while let Some(&(user_data, result)) = self.taken.front()
+            && slot_of(user_data) == number
+        {
+            self.taken.pop_front();
+            sink = self.slots.get_mut(number).and_then(Slot::end_one);
+            run.push(IoCompletion {
+                user: user_data & USER_MASK,
+                result,
+            });
+        }
+        sink
     }
+}
+
+fn slot_of(user_data: u64) -> usize {
+    usize::try_from(user_data >> USER_BITS).unwrap_or(usize::MAX)
 }
 
 impl Slot {

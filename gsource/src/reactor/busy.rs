@@ -6,6 +6,7 @@
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
 
+use super::turn::remove;
 use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
@@ -102,7 +103,7 @@ impl Reactor {
     }
 
     /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
-    pub(super) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+    pub(crate) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let mut home = self.home.get(driving);
         let index = home
             .busy
@@ -293,18 +294,21 @@ fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
 }
 
 fn has_work(record: &Arc<FdRecord>) -> bool {
-    record
-        .handler
-        .io_poll
-        .as_ref()
-        .is_some_and(|poll| unwind::guard(record, poll).unwrap_or(false))
+    let Some(poll) = &record.handler.io_poll else {
+        return false;
+    };
+    unwind::guard(record, poll).unwrap_or_else(|_| {
+        remove(record);
+        false
+    })
 }
 
 fn switch(record: &Arc<FdRecord>, polling: bool) {
     if let Some(switch) = &record.handler.io_poll_switch
         && !record.is_removed()
+        && unwind::guard(record, || switch(polling)).is_err()
     {
-        let _ = unwind::guard(record, || switch(polling));
+        remove(record);
     }
 }
 

@@ -6,7 +6,7 @@
 //! # Invariants
 //! 1. A token names an fd and the generation of its registration; a registration that left the set never comes back with
 //!    the same generation, so an event read before the change cannot reach a later handler.
-#![forbid(unsafe_code)]
+#![allow(unsafe_code)] // fcntl(2)
 
 use crate::aio::handler::FdRecord;
 use crate::poller::epoll::{Epoll, Event};
@@ -25,8 +25,6 @@ struct Entry {
     generation: u32,
     /// The events in the epoll set; 0 when the fd is not in it.
     armed: u32,
-    /// epoll refuses the fd (a regular file): it counts as always ready, as in poll(2).
-    always_ready: bool,
     records: Vec<Arc<FdRecord>>,
 }
 
@@ -53,23 +51,28 @@ pub(crate) struct FdTable {
     entries: Vec<Entry>,
     epoll: Option<Arc<Epoll>>,
     next_generation: u32,
+    /// Fds that epoll refuses (regular files): they count as always ready, as in poll(2).
     always_ready: Vec<RawFd>,
     /// How many handlers have no `io_poll`.
     unpollable: usize,
     /// The reactor's own fds and their tokens, all edge-triggered.
     internal: Vec<(RawFd, u64)>,
-    /// The last token that named no live registration.
-    stale: Option<u64>,
+    /// Tokens that named no live registration.
+    stale: Vec<u64>,
 }
 
+/// So many stale tokens mean that files live on, without waiting to see one of them twice.
+const MANY_STALE: usize = 64;
+
 impl FdTable {
-    /// Starts to use `epoll`: registers everything that was recorded before.
-    pub(crate) fn open(&mut self, epoll: Arc<Epoll>) -> Result<()> {
+    /// Starts to use `epoll`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
+    /// before. An fd that was closed meanwhile spoils nothing; the answer tells of it.
+    pub(crate) fn open(&mut self, epoll: Arc<Epoll>, wake: (RawFd, u64)) -> Result<Vec<Error>> {
         self.epoll = Some(epoll);
-        for fd in 0..self.entries.len() {
-            self.sync(raw(fd), true)?;
-        }
-        Ok(())
+        self.watch_internal(wake.0, wake.1)?;
+        Ok((0..self.entries.len())
+            .filter_map(|fd| self.sync(raw(fd), true).err())
+            .collect())
     }
 
     /// Watches one of the reactor's own fds, whose events carry `token`.
@@ -90,20 +93,42 @@ impl FdTable {
     pub(crate) fn add(&mut self, record: &Arc<FdRecord>) -> Result<()> {
         let fd = record.fd;
         let index = index(fd)?;
+        if self.epoll.is_none() || self.entries.len() <= index {
+            // Nothing asks the kernel before the table is open, and a wrong number must not make it huge.
+            check_open(fd)?;
+        }
+        self.put(index, record);
+        self.sync(fd, true).inspect_err(|_| {
+            self.remove(record);
+        })
+    }
+
+    /// Takes over a handler from another table. One whose fd was closed meanwhile (or names an epoll set by now) is taken
+    /// too, and told of in `closed`.
+    ///
+    /// # Errors
+    /// The kernel's, when it does not take the fd; then nothing was added.
+    pub(crate) fn adopt(&mut self, record: &Arc<FdRecord>, closed: &mut Vec<Error>) -> Result<()> {
+        self.put(index(record.fd)?, record);
+        match self.sync(record.fd, true) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL)) => {
+                closed.push(error);
+            }
+            Err(error) => {
+                self.remove(record);
+                return Err(error);
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, index: usize, record: &Arc<FdRecord>) {
         if self.entries.len() <= index {
             self.entries.resize_with(index + 1, Entry::default);
         }
         self.entries[index].records.push(Arc::clone(record));
-        let unpollable = usize::from(record.handler.io_poll.is_none());
-        self.unpollable += unpollable;
-        self.sync(fd, true).inspect_err(|_| {
-            self.entries[index]
-                .records
-                .retain(|other| !Arc::ptr_eq(other, record));
-            self.unpollable -= unpollable;
-
-            let _ = self.sync(fd, false);
-        })
+        self.unpollable += usize::from(record.handler.io_poll.is_none());
     }
 
     /// Takes a handler out; false when it was not here.
@@ -147,26 +172,38 @@ impl FdTable {
         }
     }
 
+    /// The handler that `token` stands for, if it is the only one of its fd.
+    pub(crate) fn sole(&self, token: u64) -> Option<Arc<FdRecord>> {
+        match self.live(token)?.records.as_slice() {
+            [record] => Some(Arc::clone(record)),
+            _ => None,
+        }
+    }
+
     /// Adds the handlers that `event` is for to `batch`.
-    pub(crate) fn collect(&mut self, event: &Event, batch: &mut Batch) {
+    ///
+    /// # Errors
+    /// The kernel's, when it gives no new set in the place of one with ghosts.
+    pub(crate) fn collect(&mut self, event: &Event, batch: &mut Batch) -> Result<()> {
         let (token, events) = (event.u64, event.events);
         match self.live(token) {
-            Some(entry) => push_all(entry, events, batch),
+            Some(entry) => {
+                push_all(entry, events, batch);
+                Ok(())
+            }
             None => self.meet_stale(token),
         }
     }
 
     /// An event without a live registration: the first may have raced with a removal; a second one of the same token comes
     /// from a file that was closed under its handler and lives on elsewhere, and would fire for ever.
-    fn meet_stale(&mut self, token: u64) {
-        if self.stale == Some(token) {
-            self.stale = None;
-            if let Err(error) = self.rebuild() {
-                glib::g_warning!("qcontext", "{error}");
-            }
-        } else {
-            self.stale = Some(token);
+    fn meet_stale(&mut self, token: u64) -> Result<()> {
+        if self.stale.len() < MANY_STALE && !self.stale.contains(&token) {
+            self.stale.push(token);
+            return Ok(());
         }
+        self.stale.clear();
+        self.rebuild()
     }
 
     fn rebuild(&mut self) -> Result<()> {
@@ -219,11 +256,15 @@ impl FdTable {
         if wanted == 0 {
             forget(entry, &epoll, fd);
             self.always_ready.retain(|&other| other != fd);
+        } else if self.internal.iter().any(|&(own, _)| own == fd) {
+            // The number of a file that was closed under its handler is the reactor's own by now.
+            return Err(refused(fd, io::Error::from_raw_os_error(libc::EBADF)));
         } else if wanted != entry.armed || force {
             let outcome =
                 arm(entry, &epoll, fd, (wanted, generation)).map_err(|error| refused(fd, error))?;
             self.next_generation = generation;
-            if outcome == Armed::AlwaysReady && !self.always_ready.contains(&fd) {
+            self.always_ready.retain(|&other| other != fd);
+            if outcome == Armed::AlwaysReady {
                 self.always_ready.push(fd);
             }
         }
@@ -239,11 +280,10 @@ enum Armed {
 
 fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
     let (events, generation) = wanted;
-    entry.always_ready = false;
     if entry.armed != 0 {
-        match epoll.modify(fd, events, token(fd, entry.generation)) {
+        match epoll.modify(fd, events, token(fd, generation)) {
             Ok(()) => {
-                entry.armed = events;
+                (entry.armed, entry.generation) = (events, generation);
                 return Ok(Armed::InSet);
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => entry.armed = 0,
@@ -259,7 +299,6 @@ fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::R
     match added {
         Ok(()) => (entry.armed, entry.generation) = (events, generation),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            entry.always_ready = true;
             return Ok(Armed::AlwaysReady);
         }
         Err(error) => return Err(error),
@@ -293,12 +332,20 @@ fn token(fd: RawFd, generation: u32) -> u64 {
 }
 
 /// The fd and the generation of a token.
-fn split(token: u64) -> [u32; 2] {
+pub(super) fn split(token: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = token.to_le_bytes();
     [
         u32::from_le_bytes([a, b, c, d]),
         u32::from_le_bytes([e, f, g, h]),
     ]
+}
+
+fn check_open(fd: RawFd) -> Result<()> {
+    // SAFETY: F_GETFD takes no pointer and changes nothing.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(refused(fd, io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 fn index(fd: RawFd) -> Result<usize> {

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::{Driving, RING, Reactor};
-use crate::Result;
 use crate::aio::lock;
-use crate::poller::uring::Ring;
+use crate::poller::uring::{IoCompletion, IoSink, Ring};
 use crate::unwind;
+use crate::{Error, ErrorKind, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Reactor {
     /// Calls `work` with the ring.
@@ -16,31 +18,43 @@ impl Reactor {
     ) -> Result<T> {
         self.open()?;
         let mut home = self.home.get(driving);
-        let ring = match home.ring.take() {
-            Some(ring) => ring,
-            None => self.open_ring()?,
-        };
-        work(home.ring.insert(ring))
+        if home.ring.is_none() {
+            home.ring = Some(self.open_ring()?);
+        }
+        let ring = home
+            .ring
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorKind::Closed, "the io_uring is gone"))?;
+        work(ring)
     }
 
     fn open_ring(&self) -> Result<Ring> {
         let ring = Ring::new()?;
+        self.counts.ring.store(true, Ordering::Relaxed);
         lock(&self.fds).watch_internal(ring.fd(), RING)?;
         Ok(ring)
     }
 
+    fn has_ring(&self) -> bool {
+        self.counts.ring.load(Ordering::Relaxed)
+    }
+
     pub(super) fn submit_io(&self, driving: &Driving<'_>) {
-        if let Some(ring) = &mut self.home.get(driving).ring {
+        if self.has_ring()
+            && let Some(ring) = &mut self.home.get(driving).ring
+        {
             ring.submit();
         }
     }
 
     pub(super) fn has_ready_io(&self, driving: &Driving<'_>) -> bool {
-        self.home
-            .get(driving)
-            .ring
-            .as_mut()
-            .is_some_and(Ring::is_ready)
+        self.has_ring()
+            && self
+                .home
+                .get(driving)
+                .ring
+                .as_mut()
+                .is_some_and(Ring::is_ready)
     }
 
     /// Hands out the completions there are; true when there were some.
@@ -48,20 +62,24 @@ impl Reactor {
         if !self.has_ready_io(driving) {
             return false;
         }
-        let finished = self
-            .home
-            .get(driving)
-            .ring
-            .as_mut()
-            .map(Ring::finished)
-            .unwrap_or_default();
-        let progress = !finished.is_empty();
-        for batch in finished {
-            let _ = unwind::guard(&"completion of io_uring requests", || {
-                batch.sink.complete(&batch.completions);
-            });
-            unwind::drop_guarded(&"destructor of an io_uring sink", batch.sink);
+        let mut progress = false;
+        let mut run = std::mem::take(&mut self.home.get(driving).completions);
+        while let Some(sink) = self.next_run(driving, &mut run) {
+            progress = true;
+            let _ = unwind::guard(&"completion of io_uring requests", || sink.complete(&run));
+            unwind::drop_guarded(&"destructor of an io_uring sink", sink);
         }
+        self.home.get(driving).completions = run;
         progress
+    }
+
+    /// The next completions of one sink.
+    fn next_run(
+        &self,
+        driving: &Driving<'_>,
+        run: &mut Vec<IoCompletion>,
+    ) -> Option<Arc<dyn IoSink>> {
+        run.clear();
+        self.home.get(driving).ring.as_mut()?.next_run(run)
     }
 }

@@ -7,6 +7,7 @@ use crate::aio::clock::{self, CLOCKS};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use crate::unwind;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -83,11 +84,15 @@ impl Reactor {
         here
     }
 
-    /// The deadline `timer` is armed for here.
-    pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>) -> Option<i64> {
-        lock(&self.timers)
-            .queue(timer.clock)
-            .deadline(timer.place())
+    /// Tells `deadline` what `timer` is armed for; false when its context is on another reactor by now.
+    pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>, deadline: &mut Option<i64>) -> bool {
+        let mut timers = lock(&self.timers);
+        let here = timer.core.is_on(self);
+        if here {
+            *deadline = timers.queue(timer.clock).deadline(timer.place());
+        }
+        drop(timers);
+        here
     }
 
     /// Moves the timers of `core` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.
@@ -124,7 +129,7 @@ impl Reactor {
             .collect();
         self.count_timers(&timers);
         drop(timers);
-        drop(dropped);
+        unwind::drop_guarded(&"destructor of a timer", dropped);
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
@@ -155,6 +160,8 @@ impl Reactor {
             };
             while let Some(timer) = self.pop_due(clock, pass) {
                 timer.fire();
+                // It may have been dropped and reaped meanwhile.
+                unwind::drop_guarded(&"destructor of a timer", timer);
                 progress = true;
             }
         }

@@ -15,8 +15,6 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// How many events one wait takes. More stay in the kernel for the next turn.
-const EVENTS: usize = 256;
 /// An idle bottom half is not kept waiting longer.
 const IDLE_BH_NS: i64 = 10_000_000;
 
@@ -35,8 +33,11 @@ impl Reactor {
     /// As for `iterate`.
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
-        self.open()?;
+        if self.io.get().is_none() {
+            self.open()?;
+        }
         self.ask_paused(&driving);
+        self.reap(&driving);
         self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
@@ -76,7 +77,7 @@ impl Reactor {
         progress |= self.run_handlers(driving);
         progress |= self.run_timers();
         self.submit_io(driving);
-        self.reap();
+        self.reap(driving);
         progress
     }
 
@@ -86,48 +87,79 @@ impl Reactor {
             return 0;
         }
         self.collect_ready(driving);
-        if self.has_work(driving) {
+        if self.has_work(driving) || self.has_retired() {
             return 0;
         }
-        let idle = self.has_idle_bh(driving).then_some(IDLE_BH_NS);
-        let ready = self.has_always_ready().then_some(0);
-        let bounds = [self.remaining_ns(), idle, ready, limit_ns];
-        bounds.into_iter().flatten().min().unwrap_or(-1)
+        if self.has_always_ready() {
+            return 0;
+        }
+        let mut bound = limit_ns.unwrap_or(i64::MAX);
+        if self.has_idle_bh(driving) {
+            bound = bound.min(IDLE_BH_NS);
+        }
+        if let Some(remaining) = self.remaining_ns() {
+            bound = bound.min(remaining);
+        }
+        if bound == i64::MAX { -1 } else { bound }
     }
 
     /// Waits and puts what is ready into the batch.
     fn collect(&self, driving: &Driving<'_>, timeout_ns: i64) {
         let Some(io) = self.io.get() else { return };
-        let mut events = std::mem::take(&mut self.home.get(driving).events);
-        events.resize(EVENTS, Event { events: 0, u64: 0 });
-        let count = io.epoll.wait(&mut events, timeout_ns);
-        let mut home = self.home.get(driving);
-        self.sort_events(&mut home, &events[..count]);
-        home.events = events;
-    }
-
-    fn sort_events(&self, home: &mut Home, events: &[Event]) {
-        if events.is_empty() && !self.has_always_ready() {
+        let mut events = self.events.get(driving);
+        let count = io.epoll.wait(&mut events[..], timeout_ns);
+        if count == 0 && !self.has_always_ready() {
             return;
         }
-        let mut fds = lock(&self.fds);
+        let trouble = self.sort_events(&mut self.home.get(driving), &events[..count]);
+        drop(events);
+        if let Err(error) = trouble {
+            super::report([error]);
+        }
+    }
+
+    fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
+        let mut outcome = Ok(());
         for event in events {
-            match event.u64 {
+            let (token, ready) = (event.u64, event.events);
+            match token {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => fds.collect(event, &mut home.batch),
+                _ => match home.known.find(token) {
+                    Some(record) => home.batch.push_back((Arc::clone(record), ready)),
+                    None => outcome = outcome.and(self.look_up(home, event)),
+                },
             }
         }
-        fds.collect_always_ready(&mut home.batch);
+        if self.has_always_ready() {
+            lock(&self.fds).collect_always_ready(&mut home.batch);
+        }
+        outcome
+    }
+
+    /// Finds the handlers of an event in the table, and remembers one that is alone.
+    fn look_up(&self, home: &mut Home, event: &Event) -> Result<()> {
+        let mut fds = lock(&self.fds);
+        if let Some(record) = fds.sole(event.u64) {
+            home.known.learn(event.u64, record);
+        }
+        fds.collect(event, &mut home.batch)
     }
 
     /// True when some fd that epoll refuses is watched, so that no wait may block.
-    fn has_always_ready(&self) -> bool {
+    pub(super) fn has_always_ready(&self) -> bool {
         self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Takes the scheduled bottom halves of every context that was kicked.
-    pub(super) fn collect_ready(&self, driving: &Driving<'_>) {
+    #[inline]
+    pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
+        if !self.ready.is_empty() {
+            self.collect_kicked(driving);
+        }
+    }
+
+    fn collect_kicked(&self, driving: &Driving<'_>) {
         let mut kicked = self.ready.take();
         loop {
             let attachment: *mut Attachment = kicked.pop();
@@ -174,26 +206,38 @@ impl Reactor {
     /// Runs the taken bottom halves of all contexts. A nested iteration runs the rest of this one's.
     fn run_bhs(&self, driving: &Driving<'_>) -> bool {
         let mut progress = false;
-        loop {
-            let Some(attachment) = self.home.get(driving).active.front().cloned() else {
-                return progress;
-            };
+        while let Some(attachment) = self.first_active(driving) {
             progress |= run_slice(&attachment, driving);
-            let mut home = self.home.get(driving);
-            if home
-                .active
-                .front()
-                .is_some_and(|front| Arc::ptr_eq(front, &attachment))
-            {
-                home.active.pop_front();
-                attachment.active.store(false, Ordering::Relaxed);
-            }
+            self.leave_active(&attachment, driving);
+        }
+        progress
+    }
+
+    fn first_active(&self, driving: &Driving<'_>) -> Option<Arc<Attachment>> {
+        self.home.get(driving).active.front().cloned()
+    }
+
+    /// `attachment` has nothing left, unless a nested iteration has found that out already.
+    fn leave_active(&self, attachment: &Arc<Attachment>, driving: &Driving<'_>) {
+        let mut home = self.home.get(driving);
+        if home
+            .active
+            .front()
+            .is_some_and(|front| Arc::ptr_eq(front, attachment))
+        {
+            home.active.pop_front();
+            attachment.active.store(false, Ordering::Relaxed);
         }
     }
 
     /// Asks the handlers that did not want to read whether they do now.
     fn ask_paused(&self, driving: &Driving<'_>) {
-        let paused = std::mem::take(&mut self.home.get(driving).paused);
+        let mut home = self.home.get(driving);
+        if home.paused.is_empty() {
+            return;
+        }
+        let paused = std::mem::take(&mut home.paused);
+        drop(home);
         for record in paused {
             if record.is_removed() {
                 continue;
@@ -201,7 +245,7 @@ impl Reactor {
             if may_read(&record) {
                 record.set_paused(false);
                 self.change_fds(|fds| fds.update(&record));
-            } else {
+            } else if !record.is_removed() {
                 self.home.get(driving).paused.push(record);
             }
         }
@@ -224,7 +268,11 @@ impl Reactor {
             }
             if record.wants_write(events) && !record.is_removed() {
                 progress |= !record.handler.quiet;
-                self.call(&record, record.handler.write.as_deref());
+                call(&record, record.handler.write.as_deref());
+            }
+            // It may have been removed and reaped meanwhile.
+            if Arc::strong_count(&record) == 1 {
+                unwind::drop_guarded(&"destructor of an fd handler", record);
             }
         }
     }
@@ -235,7 +283,7 @@ impl Reactor {
             return false;
         }
         let enrolled = self.expel(record, driving);
-        self.call(record, record.handler.io_poll_ready.as_deref());
+        call(record, record.handler.io_poll_ready.as_deref());
         if enrolled && !record.is_removed() {
             self.enroll(record, driving);
         }
@@ -248,25 +296,18 @@ impl Reactor {
 
     /// Calls the read callback, unless `read_poll` pauses it.
     fn read(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        if !may_read(record) {
+        let may_read = may_read(record);
+        if record.is_removed() {
+            return false;
+        }
+        if may_read {
+            call(record, record.handler.read.as_deref());
+        } else {
             record.set_paused(true);
             self.change_fds(|fds| fds.update(record));
             self.home.get(driving).paused.push(Arc::clone(record));
-            return false;
         }
-        if !record.is_removed() {
-            self.call(record, record.handler.read.as_deref());
-        }
-        !record.handler.quiet
-    }
-
-    fn call(&self, record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
-        let Some(callback) = callback else { return };
-        if unwind::guard(record, callback).is_err()
-            && let Some(core) = record.core.upgrade()
-        {
-            core.remove_record(record);
-        }
+        may_read && !record.handler.quiet
     }
 
     /// GSource prepare: the milliseconds GLib may block, or `None` when there is something to dispatch.
@@ -277,6 +318,7 @@ impl Reactor {
         self.home.get(driving).collected = false;
         self.stop_polling(driving);
         self.ask_paused(driving);
+        self.reap(driving);
         self.submit_io(driving);
         // A notification alone ends an iteration, and so does what was notified.
         if self.state.accept() || !self.state.sleep() {
@@ -332,6 +374,7 @@ impl Reactor {
         !self.home.get(driving).batch.is_empty()
             || self.has_urgent_bh(driving)
             || self.has_ready_io(driving)
+            || self.has_retired()
     }
 
     /// Lets a timerfd wake the foreign loop `remaining` nanoseconds from now; GLib's own timeouts have a millisecond's grain.
@@ -370,6 +413,7 @@ impl Reactor {
 
 fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
     let mut progress = false;
+    *attachment.core.slices.get(driving) += 1;
     while !attachment.gone.load(Ordering::Relaxed) {
         let node = attachment.core.slice.get(driving).pop();
         if node.is_null() {
@@ -378,13 +422,32 @@ fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
         // SAFETY: the node was just taken, and `driving` says that this is the home thread.
         progress |= unsafe { bh::run(node) } == Ran::Progress;
     }
+    *attachment.core.slices.get(driving) -= 1;
     progress
 }
 
 fn may_read(record: &Arc<FdRecord>) -> bool {
     match &record.handler.read_poll {
-        Some(question) => unwind::guard(record, question).unwrap_or(false),
+        Some(question) => unwind::guard(record, question).unwrap_or_else(|_| {
+            remove(record);
+            false
+        }),
         None => true,
+    }
+}
+
+fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+    if let Some(callback) = callback
+        && unwind::guard(record, callback).is_err()
+    {
+        remove(record);
+    }
+}
+
+/// Removes a handler that has panicked.
+pub(super) fn remove(record: &Arc<FdRecord>) {
+    if let Some(core) = record.core.upgrade() {
+        core.remove_record(record);
     }
 }
 

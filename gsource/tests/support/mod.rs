@@ -1,5 +1,6 @@
 //! What the loop's tests share: both ways to drive an AioContext, a deadline for every test, and witnesses that tell how
 //! often, where and when something was dropped.
+#![allow(clippy::unwrap_used)] // a failed call is a failed test
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 #![allow(unsafe_code)] // dup3(2) and gettid(2)
 

@@ -1,8 +1,8 @@
-//! The thread engine: a small pool that belongs to one channel.
+//! The thread engine: requests run on the worker pool of the home.
 //!
-//! Used by [`super::Channel`] where io_uring is not wanted or not to be had. Threads are started when there is more
-//! work than idle threads, up to a bound, and go away when idle for a while. Finished requests come home through a
-//! bottom half, many at a time.
+//! Used by [`super::Channel`] where io_uring is not wanted or not to be had. The channel keeps the requests; the pool gets
+//! the same piece of work as often as there are requests, so a request costs no allocation. Finished requests come home
+//! through a bottom half, many at a time.
 //!
 //! # Threads
 //! `start`, `flush` and `reap` belong to the home; the workers share the two lists with it.
@@ -13,27 +13,21 @@ use std::io;
 use std::mem;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gsource::{AioContext, Bh, IoSink};
+use gsource::{AioContext, Bh, IoSink, Work};
 
 use super::super::file::ImageFile;
 use super::super::request::Request;
 use super::Finished;
 use super::step::{Step, next_step, take_result};
 
-/// The most threads of one channel.
-const THREADS_MAX: usize = 16;
-
-/// How long a thread waits for work before it goes away.
-const IDLE: Duration = Duration::from_secs(10);
-
-/// A channel's pool.
-#[derive(Debug)]
+/// A channel's way to the pool.
 pub(super) struct Threads {
+    aio: AioContext,
     shared: Arc<Shared>,
+    /// `shared`, as the pool takes it.
+    work: Arc<dyn Work>,
     /// Submitted since the last flush.
     #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
     fresh: Vec<Box<Request>>,
@@ -44,38 +38,31 @@ pub(super) struct Threads {
 #[derive(Debug)]
 struct Shared {
     file: Arc<ImageFile>,
-    work: Mutex<Work>,
-    wanted: Condvar,
+    /// One for each time that the pool has been given the work.
+    queue: Mutex<VecDeque<Box<Request>>>,
     finished: Mutex<Vec<Finished>>,
     ready: Bh,
 }
 
-#[derive(Debug, Default)]
-struct Work {
-    queue: VecDeque<Box<Request>>,
-    threads: usize,
-    idle: usize,
-    closing: bool,
-}
-
 impl Threads {
     pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: &Arc<dyn IoSink>) -> Self {
-        // The sink usually owns this pool.
+        // The sink usually owns this channel.
         let sink = Arc::downgrade(sink);
         let ready = move || {
             if let Some(sink) = sink.upgrade() {
                 sink.complete(&[]);
             }
         };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             file,
-            work: Mutex::default(),
-            wanted: Condvar::new(),
+            queue: Mutex::default(),
             finished: Mutex::default(),
             ready: aio.bh("block-threads", ready),
-        };
+        });
         Threads {
-            shared: Arc::new(shared),
+            aio: aio.clone(),
+            work: Arc::<Shared>::clone(&shared),
+            shared,
             fresh: Vec::new(),
             spare: Vec::new(),
         }
@@ -87,24 +74,11 @@ impl Threads {
 
     /// Gives the workers what was started since the last flush.
     pub(super) fn flush(&mut self) {
-        if self.fresh.is_empty() {
-            return;
+        let count = self.fresh.len();
+        if count > 0 {
+            lock(&self.shared.queue).extend(self.fresh.drain(..));
+            self.aio.pool().enqueue(&self.work, count);
         }
-        let mut work = lock(&self.shared.work);
-        work.queue.extend(self.fresh.drain(..));
-        let more = work.queue.len().saturating_sub(work.idle);
-        let more = more.min(THREADS_MAX - work.threads);
-        work.threads += more;
-        let started = (0..more).filter(|_| Shared::spawn(&self.shared)).count();
-        work.threads -= more - started;
-        if work.threads == 0 {
-            drop(work);
-            // No thread to be had: better slow than never.
-            self.shared.drain_queue();
-            return;
-        }
-        drop(work);
-        self.shared.wanted.notify_all();
     }
 
     /// Appends what the workers finished.
@@ -116,67 +90,23 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
-    fn drop(&mut self) {
-        lock(&self.shared.work).closing = true;
-        self.shared.wanted.notify_all();
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Threads")
+            .field("shared", &self.shared)
+            .field("fresh", &self.fresh.len())
+            .finish_non_exhaustive()
     }
 }
 
-impl Shared {
-    fn spawn(shared: &Arc<Shared>) -> bool {
-        let shared = Arc::clone(shared);
-        thread::Builder::new()
-            .name("block-worker".into())
-            .spawn(move || shared.work())
-            .is_ok()
-    }
-
-    /// A worker's life.
-    fn work(&self) {
-        while let Some(request) = self.next() {
-            self.finish(run(&self.file, request));
+impl Work for Shared {
+    fn run(&self) {
+        let request = lock(&self.queue).pop_front();
+        if let Some(request) = request {
+            let finished = run(&self.file, request);
+            lock(&self.finished).push(finished);
+            self.ready.schedule();
         }
-    }
-
-    #[expect(
-        clippy::significant_drop_tightening,
-        reason = "the loop gives the lock up to wait"
-    )]
-    fn next(&self) -> Option<Box<Request>> {
-        let mut work = lock(&self.work);
-        loop {
-            if let Some(request) = work.queue.pop_front() {
-                return Some(request);
-            }
-            if work.closing {
-                work.threads -= 1;
-                return None;
-            }
-            work.idle += 1;
-            let (guard, wait) = self
-                .wanted
-                .wait_timeout(work, IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            work = guard;
-            work.idle -= 1;
-            if wait.timed_out() && work.queue.is_empty() {
-                work.threads -= 1;
-                return None;
-            }
-        }
-    }
-
-    fn drain_queue(&self) {
-        let queue = mem::take(&mut lock(&self.work).queue);
-        for request in queue {
-            self.finish(run(&self.file, request));
-        }
-    }
-
-    fn finish(&self, finished: Finished) {
-        lock(&self.finished).push(finished);
-        self.ready.schedule();
     }
 }
 

@@ -157,11 +157,11 @@ fn blockdev_mistakes_have_clear_texts() {
         ),
         (
             "driver=null-co,node-name=x,size=1X",
-            "Parameter 'size' expects a size",
+            "Parameter 'size' expects a non-negative number below 2^64",
         ),
         (
             "driver=null-co,node-name=x,bogus=1",
-            "Invalid parameter 'bogus'",
+            "Parameter 'bogus' is unexpected",
         ),
         (
             "driver=file,node-name=x,filename=y,cache.no-flush=on",

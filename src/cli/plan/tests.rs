@@ -1,3 +1,6 @@
+//! What the command line is read as, and in which words it is refused.
+#![forbid(unsafe_code)]
+
 use super::*;
 
 fn plan(arguments: &[&str]) -> Plan {

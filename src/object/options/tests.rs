@@ -1,3 +1,6 @@
+//! Option strings and typed readers, in QEMU's words.
+#![forbid(unsafe_code)]
+
 use super::*;
 
 fn opts(text: &str) -> Options {

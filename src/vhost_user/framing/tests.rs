@@ -1,3 +1,6 @@
+//! Messages in pieces, in heaps, and with fds that ride on them.
+#![forbid(unsafe_code)]
+
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,6 @@
+//! One socket, one front end at a time, and how both go.
+#![forbid(unsafe_code)]
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
@@ -142,7 +145,7 @@ fn busy_socket_is_an_error_that_names_device_and_path() {
     let device = bench.device.served();
     let error = Listener::new("disk1", &path, &bench.aio, device).unwrap_err();
     let expected = format!(
-        "device 'disk1': cannot listen at vhost-user='{}': Address already in use",
+        "device 'disk1': vhost-user='{}' is in use: somebody is listening there",
         path.display()
     );
     assert_eq!(error.to_string(), expected);

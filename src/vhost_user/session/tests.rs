@@ -1,3 +1,6 @@
+//! Every message order that front ends use, and many that they should not.
+#![forbid(unsafe_code)]
+
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 

@@ -52,6 +52,8 @@ pub(super) struct Running {
     chain: Chain,
     finished: Vec<Finished>,
     wants_call: bool,
+    /// The home looks at the ring by itself: kicks stay off.
+    polling: bool,
 }
 
 /// Where the answer to a request goes.
@@ -75,6 +77,7 @@ impl Running {
             chain: Chain::default(),
             finished: Vec::new(),
             wants_call: false,
+            polling: false,
         }
     }
 
@@ -104,6 +107,16 @@ impl Running {
         self.broken.is_none()
             && self.virtqueue.in_flight() < self.virtqueue.size()
             && self.virtqueue.has_available()
+    }
+
+    /// Begins or ends the time in which the home looks at the ring without kicks. Afterwards it looks once more.
+    pub(super) fn set_polling(&mut self, polling: bool) {
+        self.polling = polling;
+        if polling {
+            self.virtqueue.disable_notifications();
+        } else {
+            self.virtqueue.enable_notifications();
+        }
     }
 
     /// Stops serving for good.
@@ -197,7 +210,12 @@ impl Running {
                 }
             }
             self.show_used();
-            if !self.virtqueue.enable_notifications() {
+            let more = if self.polling {
+                self.virtqueue.has_available()
+            } else {
+                self.virtqueue.enable_notifications()
+            };
+            if !more {
                 return self.virtqueue.check_memory().map(|()| false);
             }
         }

@@ -111,14 +111,17 @@ impl Queue {
     }
 
     fn watch(self: &Arc<Self>, kick: &KickFd) -> Result<()> {
-        let [kicked, polled, ready] = [(); 3].map(|()| Arc::downgrade(self));
+        let [kicked, polled, ready, switched] = [(); 4].map(|()| Arc::downgrade(self));
         let handler = FdHandler::new()
             .edge_triggered()
             .on_read(move || with(&kicked, Queue::kicked).unwrap_or(()))
             .io_poll(
                 move || with(&polled, Queue::has_work).unwrap_or(false),
                 move || with(&ready, Queue::serve).unwrap_or(()),
-            );
+            )
+            .io_poll_switch(move |polling| {
+                with(&switched, |queue| queue.set_polling(polling)).unwrap_or(());
+            });
         self.aio.set_fd_handler(kick.as_raw_fd(), handler)
     }
 
@@ -144,6 +147,13 @@ impl Queue {
     fn kicked(&self) {
         self.lock().stats.kicks += 1;
         self.serve();
+    }
+
+    /// For adaptive polling: whether the home looks by itself.
+    fn set_polling(&self, polling: bool) {
+        if let Some(running) = &mut self.lock().running {
+            running.set_polling(polling);
+        }
     }
 
     /// For adaptive polling: whether a batch would find something.
@@ -236,6 +246,10 @@ impl Queue {
             self.watch(kick)?;
         }
         let old = std::mem::replace(&mut phase.kick, kick);
+        // A handler that goes away is not told that polling has ended.
+        if let Some(running) = &mut phase.running {
+            running.set_polling(false);
+        }
         drop(phase);
         self.unwatch(old);
         self.resume.schedule();

@@ -1,0 +1,255 @@
+//! Jobs: closures that a pool runs once, whose results come back to an AioContext.
+//!
+//! # Threads
+//! Any thread submits and cancels. The work runs on a worker; what to do with its result runs on the home, in an iteration
+//! that begins after the job was submitted, one at a time as bottom halves do.
+//!
+//! # Invariants
+//! 1. The closures are owned by the stage. Whoever takes them out under its lock runs or drops them without it: the worker
+//!    the work of a job it begins; the home everything else.
+//! 2. A job stands in its AioContext's table until the home has delivered it or the context has ended.
+#![forbid(unsafe_code)]
+
+use super::{Pool, Work};
+use crate::aio::{Core, bh, lock};
+use crate::{AioContext, Error, ErrorKind, Result, unwind};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// A submitted job. Dropping the handle changes nothing.
+pub struct Job(Arc<dyn AnyJob>);
+
+/// The jobs of an AioContext that have not been delivered.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    next: AtomicU64,
+    live: Mutex<BTreeMap<u64, Arc<dyn AnyJob>>>,
+}
+
+trait AnyJob: Work {
+    /// True when the job was still queued.
+    fn cancel(&self) -> bool;
+    /// On the home: calls back.
+    fn deliver(&self);
+    /// On the home: drops what there is, uncalled.
+    fn abandon(&self);
+}
+
+enum Stage<W, D, T> {
+    Queued(W, D),
+    Running(D),
+    Finished(D, Result<T>),
+    /// It will not run.
+    Unrun(W, D, Error),
+    /// Delivered or abandoned.
+    Over,
+}
+
+struct State<W, D, T> {
+    core: Weak<Core>,
+    id: u64,
+    pool: Pool,
+    stage: Mutex<Stage<W, D, T>>,
+}
+
+impl AioContext {
+    /// Runs `work` on a worker of this context's pool, then `done` with the result on the context's home, in an iteration.
+    /// The result is an error when the work panicked (`Panicked`), the job was cancelled before it began (`Cancelled`), or
+    /// no worker could be started.
+    ///
+    /// The context may move meanwhile. When it is torn down, what is queued is dropped and what runs is finished; `done` is
+    /// dropped uncalled on the home.
+    ///
+    /// ```
+    /// use gsource::{AioContext, ErrorKind, PoolLimits, Wait};
+    /// let aio = AioContext::new()?;
+    /// let (send, answers) = std::sync::mpsc::channel();
+    /// let failed = send.clone();
+    /// aio.submit(|| panic!("no"), move |result: gsource::Result<()>| {
+    ///     failed.send(result.unwrap_err().kind()).unwrap();
+    /// });
+    /// while !aio.poll(Wait::Block)? {}
+    /// assert_eq!(answers.recv().unwrap(), ErrorKind::Panicked);
+    /// # Ok::<(), gsource::Error>(())
+    /// ```
+    pub fn submit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Job {
+        let pool = self.pool();
+        let job = Arc::new(State {
+            core: Arc::downgrade(self.core()),
+            id: self.core().jobs.next.fetch_add(1, Ordering::Relaxed),
+            pool: pool.clone(),
+            stage: Mutex::new(Stage::Queued(work, done)),
+        });
+        let any: Arc<dyn AnyJob> = Arc::<State<_, _, T>>::clone(&job);
+        lock(&self.core().jobs.live).insert(job.id, Arc::clone(&any));
+        let queued: Arc<dyn Work> = job;
+        pool.enqueue(&queued, 1);
+        Job(any)
+    }
+}
+
+impl Job {
+    /// Takes the job back if it has not begun: then it is delivered as `Cancelled` (`ECANCELED`). A job that runs is left
+    /// alone and delivers its result. True when it had not begun.
+    pub fn cancel(&self) -> bool {
+        self.0.cancel()
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("void", &self.0.is_void())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Jobs {
+    fn take(&self, id: u64) -> Option<Arc<dyn AnyJob>> {
+        lock(&self.live).remove(&id)
+    }
+
+    /// The context ends. On the thread that tears it down.
+    pub(crate) fn abandon(&self) {
+        let live = mem::take(&mut *lock(&self.live));
+        for job in live.into_values() {
+            job.abandon();
+        }
+    }
+}
+
+impl<W, D, T> State<W, D, T>
+where
+    W: FnOnce() -> T + Send,
+    D: FnOnce(Result<T>) + Send,
+    T: Send,
+{
+    /// Goes from one stage to the next, if `step` knows how; gives back what it leaves over.
+    fn step<R>(
+        &self,
+        step: impl FnOnce(Stage<W, D, T>) -> (Stage<W, D, T>, Option<R>),
+    ) -> Option<R> {
+        let mut stage = lock(&self.stage);
+        let (next, left) = step(mem::replace(&mut *stage, Stage::Over));
+        *stage = next;
+        drop(stage);
+        left
+    }
+
+    fn begin(&self) -> Option<W> {
+        self.step(|stage| match stage {
+            Stage::Queued(work, done) => (Stage::Running(done), Some(work)),
+            other => (other, None),
+        })
+    }
+
+    fn finish(&self, result: Result<T>) {
+        let left = self.step(|stage| match stage {
+            Stage::Running(done) => (Stage::Finished(done, result), None),
+            other => (other, Some(result)),
+        });
+        if left.is_none() {
+            self.report();
+        }
+        unwind::drop_guarded(&"result of an abandoned job", left);
+    }
+
+    /// Gives a queued job up; true when it was queued.
+    fn give_up(&self, error: Error) -> bool {
+        let left = self.step(|stage| match stage {
+            Stage::Queued(work, done) => (Stage::Unrun(work, done, error), None),
+            other => (other, Some(error)),
+        });
+        if left.is_some() {
+            return false;
+        }
+        self.report();
+        true
+    }
+
+    /// Takes what there is, whatever it is.
+    fn end(&self) -> Stage<W, D, T> {
+        mem::replace(&mut *lock(&self.stage), Stage::Over)
+    }
+
+    /// Lets the home deliver. After a tear-down there is nobody to do so, and nothing left to deliver.
+    fn report(&self) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let (home, id) = (Weak::clone(&self.core), self.id);
+        let deliver = move || {
+            let job = home.upgrade().and_then(|home| home.jobs.take(id));
+            if let Some(job) = job {
+                job.deliver();
+            }
+        };
+        bh::schedule_oneshot(&core, "pool job", Box::new(deliver));
+    }
+}
+
+impl<W, D, T> Work for State<W, D, T>
+where
+    W: FnOnce() -> T + Send,
+    D: FnOnce(Result<T>) + Send,
+    T: Send,
+{
+    fn run(&self) {
+        if let Some(work) = self.begin() {
+            self.finish(unwind::catch("the job", work));
+        }
+    }
+
+    fn refused(&self, error: &Error) {
+        let again = io::Error::from_raw_os_error(error.errno());
+        self.give_up(Error::os("cannot start a pool worker", again));
+    }
+
+    fn is_void(&self) -> bool {
+        !matches!(*lock(&self.stage), Stage::Queued(..))
+    }
+}
+
+impl<W, D, T> AnyJob for State<W, D, T>
+where
+    W: FnOnce() -> T + Send,
+    D: FnOnce(Result<T>) + Send,
+    T: Send,
+{
+    fn cancel(&self) -> bool {
+        let message = "the job was cancelled before it began";
+        let cancelled = self.give_up(Error::new(ErrorKind::Cancelled, message));
+        if cancelled {
+            self.pool.count_void();
+        }
+        cancelled
+    }
+
+    fn deliver(&self) {
+        let stage = self.end();
+        match stage {
+            Stage::Finished(done, result) => done(result),
+            Stage::Unrun(work, done, error) => {
+                unwind::drop_guarded(&"a job that has not run", work);
+                done(Err(error));
+            }
+            Stage::Queued(..) | Stage::Running(_) | Stage::Over => {}
+        }
+    }
+
+    fn abandon(&self) {
+        let stage = self.end();
+        if matches!(stage, Stage::Queued(..)) {
+            self.pool.count_void();
+        }
+        unwind::drop_guarded(&"an abandoned job", stage);
+    }
+}

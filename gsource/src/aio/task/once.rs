@@ -1,0 +1,72 @@
+//! A value that is told once, by any thread, to one task that waits for it.
+#![forbid(unsafe_code)]
+
+use crate::aio::lock;
+use std::fmt;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+
+/// See the module.
+pub(super) struct Once<T>(Mutex<Slot<T>>);
+
+struct Slot<T> {
+    value: Option<T>,
+    is_set: bool,
+    waker: Option<Waker>,
+}
+
+impl<T> Once<T> {
+    pub(super) fn new() -> Self {
+        Once(Mutex::new(Slot {
+            value: None,
+            is_set: false,
+            waker: None,
+        }))
+    }
+
+    /// Tells the value, unless another one was told before.
+    pub(super) fn set(&self, value: T) {
+        let mut slot = lock(&self.0);
+        let late = if slot.is_set {
+            Some(value)
+        } else {
+            slot.value = Some(value);
+            slot.is_set = true;
+            None
+        };
+        let waker = slot.waker.take();
+        drop(slot);
+        drop(late);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        lock(&self.0).is_set
+    }
+
+    /// The value, once.
+    pub(super) fn take(&self) -> Option<T> {
+        lock(&self.0).value.take()
+    }
+
+    /// The value, once; until then the task of `context` is woken when it is there.
+    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<T> {
+        let waker = context.waker().clone();
+        let mut slot = lock(&self.0);
+        let value = slot.value.take();
+        let old = slot.waker.replace(waker);
+        drop(slot);
+        drop(old);
+        value.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T> fmt::Debug for Once<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once")
+            .field("set", &self.is_set())
+            .finish_non_exhaustive()
+    }
+}

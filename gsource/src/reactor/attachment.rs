@@ -1,0 +1,68 @@
+//! An AioContext's place on a reactor, and how its bottom halves reach the home.
+#![allow(unsafe_code)] // queued attachments are counted by hand
+
+use super::Reactor;
+use crate::aio::Core;
+use crate::list::{Link, Linked, Pushed};
+use crate::queued::Queued;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// An AioContext on a reactor.
+pub(crate) struct Attachment {
+    link: Link<Attachment>,
+    pub(super) queued: Queued,
+    /// On the home's list of contexts with taken bottom halves; home only.
+    pub(super) active: AtomicBool,
+    /// The context has left this reactor; set by the home.
+    pub(crate) gone: AtomicBool,
+    pub(crate) core: Arc<Core>,
+    pub(crate) reactor: Arc<Reactor>,
+}
+
+// SAFETY: the link is a field.
+unsafe impl Linked for Attachment {
+    fn link(&self) -> &Link<Attachment> {
+        &self.link
+    }
+}
+
+impl Attachment {
+    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
+        Arc::new(Attachment {
+            link: Link::new(),
+            queued: Queued::new(),
+            active: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            core: Arc::clone(core),
+            reactor: Arc::clone(reactor),
+        })
+    }
+
+    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
+    pub(crate) fn kick(&self, urgency: Urgency) {
+        if self.queued.win() {
+            let this = std::ptr::from_ref(self);
+            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
+            unsafe { Arc::increment_strong_count(this) };
+            // SAFETY: this call has won `queued`, and the count keeps the node allocated.
+            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
+                // SAFETY: the refused count is given back; the caller holds another.
+                unsafe { Arc::decrement_strong_count(this) };
+            }
+        }
+        match urgency {
+            Urgency::Now => self.reactor.notify(),
+            Urgency::Idle => self.reactor.rouse(),
+        }
+    }
+}
+
+/// How much of a hurry the home is to be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It does not block before it has looked.
+    Now,
+    /// It looks before it blocks, and again if it blocks already.
+    Idle,
+}

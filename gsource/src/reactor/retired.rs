@@ -1,0 +1,108 @@
+//! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
+#![forbid(unsafe_code)]
+
+use super::{Driving, Reactor, report};
+use crate::Error;
+use crate::aio::handler::FdRecord;
+use crate::aio::timer::TimerNode;
+use crate::aio::{Core, lock};
+use crate::unwind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Something whose destructor belongs to the home thread.
+pub(crate) enum Retired {
+    Handler(Arc<FdRecord>),
+    Timer(Arc<TimerNode>),
+    /// A context whose last handle is gone.
+    Context(Arc<Core>),
+    /// An error that had nobody to return to, and must not be told of where it happened.
+    Trouble(Error),
+}
+
+impl Retired {
+    /// Drops it; gives it back when it is too early.
+    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
+        match self {
+            Retired::Handler(record) => {
+                reactor.lose_sight_of(&record, driving);
+                unwind::drop_guarded(&"destructor of an fd handler", record);
+            }
+            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
+            Retired::Context(core) if core.runs_bhs(driving) => {
+                return Some(Retired::Context(core));
+            }
+            Retired::Context(core) => core.end(reactor, driving),
+            Retired::Trouble(error) => report([error]),
+        }
+        None
+    }
+}
+
+impl Reactor {
+    /// Leaves `retired` to the home to drop.
+    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
+        lock(&self.retired).extend(retired);
+        self.has_retired.store(true, Ordering::SeqCst);
+        if !self.is_driven_here() {
+            self.rouse();
+        }
+    }
+
+    /// Leaves what was retired here to the home of `new`.
+    pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
+        let retired = self.take_retired();
+        for one in &retired {
+            if let Retired::Handler(record) = one {
+                self.lose_sight_of(record, driving);
+            }
+        }
+        new.retire(retired);
+    }
+
+    /// Lets go of the home's own references to a handler.
+    fn lose_sight_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        self.home.get(driving).known.forget(record);
+        self.expel(record, driving);
+    }
+
+    fn take_retired(&self) -> Vec<Retired> {
+        self.has_retired.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.retired))
+    }
+
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::SeqCst)
+    }
+
+    /// Drops what is left behind here if nobody, or this thread, drives.
+    pub fn reap_if_idle(&self) {
+        if let Ok(driving) = self.drive() {
+            self.collect_ready(&driving);
+            self.reap(&driving);
+        }
+    }
+
+    /// Drops what was retired.
+    #[inline]
+    pub(super) fn reap(&self, driving: &Driving<'_>) {
+        if self.has_retired() {
+            self.reap_all(driving);
+        }
+    }
+
+    fn reap_all(&self, driving: &Driving<'_>) {
+        let mut early = Vec::new();
+        while self.has_retired() {
+            let retired = self.take_retired();
+            early.extend(
+                retired
+                    .into_iter()
+                    .filter_map(|retired| retired.reap(self, driving)),
+            );
+        }
+        if !early.is_empty() {
+            self.retire(early);
+        }
+    }
+}

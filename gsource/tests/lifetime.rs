@@ -1,0 +1,496 @@
+//! Who destroys what, when, on which thread: destroy notifies, the end of a context, attaching and detaching.
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
+
+mod support;
+
+use gsource::{AioContext, Bh, Clock, EventNotifier, FdHandler, Reactor, Wait};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use support::{
+    Count, Journal, Slot, Witness, counting_notifier, deadline, mourned, watched_notifier,
+};
+
+/// A handler whose captured value tells of its end.
+fn mourned_handler() -> (Arc<EventNotifier>, FdHandler, Witness) {
+    let (notifier, (mourned, witness)) = (Arc::new(EventNotifier::new().unwrap()), mourned());
+    let taken = Arc::clone(&notifier);
+    let handler = FdHandler::new().on_read(move || {
+        mourned.here();
+        taken.take();
+    });
+    (notifier, handler, witness)
+}
+
+both_loops! {
+    fn removed_handler_is_destroyed_once_by_the_loop(driven) {
+        let (notifier, handler, witness) = mourned_handler();
+        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+        driven.settle();
+        driven.aio.remove_fd_handler(notifier.as_raw_fd());
+        driven.settle();
+        assert_eq!(witness.drops(), [std::thread::current().id()]);
+    }
+
+    fn replaced_handler_is_destroyed_once_by_the_loop(driven) {
+        let (notifier, handler, witness) = mourned_handler();
+        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+        driven.aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(|| ())).unwrap();
+        driven.settle();
+        assert_eq!(witness.drops().len(), 1);
+    }
+
+    fn handler_removed_in_its_own_callback_is_destroyed_after_it(driven) {
+        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
+        let (aio, fd, witness) = (Slot::new(), notifier.as_raw_fd(), Arc::new(Mutex::new(witness)));
+        let seen = Arc::clone(&witness);
+        aio.put(driven.aio.clone());
+        let handler = FdHandler::new().on_read(move || {
+            mourned.here();
+            let aio: AioContext = aio.take().unwrap();
+            aio.remove_fd_handler(fd);
+            assert!(seen.lock().unwrap().drops().is_empty(), "destroyed while it runs");
+        });
+        driven.aio.set_fd_handler(fd, handler).unwrap();
+        notifier.signal();
+        driven.settle();
+        assert_eq!(witness.lock().unwrap().drops(), [std::thread::current().id()]);
+    }
+
+    fn handler_removed_inside_a_nested_iteration_is_destroyed_after_the_outer_call(driven) {
+        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
+        let (nested, fd, witness) = (driven.nested(), notifier.as_raw_fd(), Arc::new(Mutex::new(witness)));
+        let seen = Arc::clone(&witness);
+        let aio = Slot::new();
+        aio.put(driven.aio.clone());
+        let handler = FdHandler::new().on_read(move || {
+            mourned.here();
+            let inner: AioContext = aio.take().unwrap();
+            let same = inner.clone();
+            inner.schedule_oneshot("remove", move || {
+                assert!(same.remove_fd_handler(fd));
+            });
+            drop(inner);
+            nested(Wait::NoBlock);
+            nested(Wait::NoBlock);
+            assert!(seen.lock().unwrap().drops().is_empty(), "destroyed while it runs");
+        });
+        driven.aio.set_fd_handler(fd, handler).unwrap();
+        notifier.signal();
+        driven.settle();
+        assert_eq!(witness.lock().unwrap().drops().len(), 1);
+    }
+
+    fn handler_removed_by_its_own_read_poll_is_destroyed(driven) {
+        let (notifier, (mourned, witness), aio) = (EventNotifier::new().unwrap(), mourned(), Slot::new());
+        let (fd, reads) = (notifier.as_raw_fd(), Count::new());
+        aio.put(driven.aio.clone());
+        let handler = FdHandler::new().on_read(reads.hitter()).read_poll(move || {
+            mourned.here();
+            let aio: AioContext = aio.take().unwrap();
+            aio.remove_fd_handler(fd)
+        });
+        driven.aio.set_fd_handler(fd, handler).unwrap();
+        notifier.signal();
+        driven.settle();
+        assert_eq!((reads.get(), witness.drops().len()), (0, 1));
+    }
+
+    fn destructor_may_register_remove_and_schedule(driven) {
+        struct Registers(Option<AioContext>, i32, Count);
+        impl Drop for Registers {
+            fn drop(&mut self) {
+                let aio = self.0.take().unwrap();
+                aio.set_fd_handler(self.1, FdHandler::new().on_read(self.2.hitter())).unwrap();
+                let hit = self.2.hitter();
+                aio.schedule_oneshot("from a destructor", hit);
+            }
+        }
+        let (first, second, count) = (EventNotifier::new().unwrap(), EventNotifier::new().unwrap(), Count::new());
+        let registers = Registers(Some(driven.aio.clone()), second.as_raw_fd(), count.clone());
+        let handler = FdHandler::new().on_read(move || {
+            let _ = &registers;
+        });
+        driven.aio.set_fd_handler(first.as_raw_fd(), handler).unwrap();
+        driven.aio.remove_fd_handler(first.as_raw_fd());
+        driven.settle();
+        assert_eq!(count.get(), 1, "the bottom half");
+        second.signal();
+        assert!(driven.iterate(Wait::Block));
+        assert_eq!(count.get(), 2, "the handler");
+        driven.aio.remove_fd_handler(second.as_raw_fd());
+    }
+}
+
+both_threads! {
+    // Predecessor hazard 10: a removal that does not reach a sleeping loop.
+    fn handler_removed_by_another_thread_is_destroyed_at_home_by_a_sleeping_loop(running) {
+        for _ in 0..20 {
+            let (notifier, handler, witness) = mourned_handler();
+            running.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+            running.wait_asleep();
+            assert!(running.aio.remove_fd_handler(notifier.as_raw_fd()));
+            assert_eq!(witness.wait(), running.home);
+        }
+    }
+
+    fn handler_removed_by_another_thread_while_it_runs_is_destroyed_after_the_call(running) {
+        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
+        let (began, begun) = channel();
+        let (end, go_on) = channel::<()>();
+        let go_on = Mutex::new(go_on);
+        let handler = FdHandler::new().on_read(move || {
+            mourned.here();
+            began.send(()).unwrap();
+            go_on.lock().unwrap().recv().unwrap();
+        });
+        running.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+        notifier.signal();
+        begun.recv().unwrap();
+        assert!(running.aio.remove_fd_handler(notifier.as_raw_fd()));
+        assert!(witness.drops().is_empty());
+        end.send(()).unwrap();
+        assert_eq!(witness.wait(), running.home);
+        assert!(witness.drops().is_empty(), "once");
+    }
+
+    fn timer_dropped_by_another_thread_is_destroyed_at_home_by_a_sleeping_loop(running) {
+        for _ in 0..20 {
+            let (mourned, witness) = mourned();
+            let timer = running.aio.timer(Clock::Realtime, move || mourned.here());
+            running.wait_asleep();
+            drop(timer);
+            assert_eq!(witness.wait(), running.home);
+        }
+    }
+}
+
+#[test]
+fn context_that_nobody_drives_is_destroyed_where_its_last_handle_goes() {
+    let _deadline = deadline("context_that_nobody_drives");
+    let aio = AioContext::new().unwrap();
+    let (notifier, handler, handler_end) = mourned_handler();
+    let ((in_bh, bh_end), (in_timer, timer_end), (in_oneshot, oneshot_end)) =
+        (mourned(), mourned(), mourned());
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    let bh = aio.bh("test", move || in_bh.here());
+    let timer = aio.timer(Clock::Realtime, move || in_timer.here());
+    aio.schedule_oneshot("test", move || in_oneshot.here());
+    bh.schedule();
+    timer.arm_at_ns(0);
+    drop((bh, timer));
+    let thread = std::thread::spawn(move || drop(aio));
+    let id = thread.thread().id();
+    thread.join().unwrap();
+    for end in [handler_end, bh_end, timer_end, oneshot_end] {
+        assert_eq!(end.drops(), [id]);
+    }
+}
+
+#[test]
+fn handles_outlive_their_context() {
+    let aio = AioContext::new().unwrap();
+    let count = Count::new();
+    let (in_bh, bh_end) = mourned();
+    let (in_timer, timer_end) = mourned();
+    let (hit, hit_too) = (count.hitter(), count.hitter());
+    let bh = aio.bh("test", move || {
+        in_bh.here();
+        hit();
+    });
+    let timer = aio.timer(Clock::Realtime, move || {
+        in_timer.here();
+        hit_too();
+    });
+    bh.schedule();
+    timer.arm_at_ns(0);
+    drop(aio);
+    bh.schedule();
+    bh.schedule_idle();
+    bh.cancel();
+    timer.arm_in_ns(5);
+    assert!(!timer.is_armed());
+    assert_eq!(timer.deadline_ns(), None);
+    timer.cancel();
+    assert!(bh_end.drops().is_empty() && timer_end.drops().is_empty());
+    drop((bh, timer));
+    assert_eq!(
+        (bh_end.drops().len(), timer_end.drops().len(), count.get()),
+        (1, 1, 0)
+    );
+}
+
+/// A home in a thread of its own, which drives a reactor for many contexts.
+fn with_home(work: impl FnOnce(&Arc<Reactor>, std::thread::ThreadId)) {
+    let reactor = Reactor::new().unwrap();
+    let control = AioContext::new().unwrap();
+    control.attach_to(&reactor).unwrap();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (driven, seen) = (Arc::clone(&reactor), Arc::clone(&over));
+    let (began, begun) = channel();
+    let thread = std::thread::spawn(move || {
+        let driving = driven.drive().unwrap();
+        began.send(()).unwrap();
+        while !seen.load(std::sync::atomic::Ordering::SeqCst) {
+            driven.iterate(Wait::Block).unwrap();
+        }
+        drop(driving);
+    });
+    begun.recv().unwrap();
+    work(&reactor, thread.thread().id());
+    over.store(true, std::sync::atomic::Ordering::SeqCst);
+    control.notify();
+    thread.join().unwrap();
+}
+
+#[test]
+fn last_handle_dropped_elsewhere_leaves_the_end_to_the_home() {
+    let _deadline = deadline("last_handle_dropped_elsewhere_leaves_the_end_to_the_home");
+    with_home(|reactor, home| {
+        for round in 0..300 {
+            let aio = AioContext::new().unwrap();
+            let (notifier, handler, handler_end) = mourned_handler();
+            let ((in_bh, bh_end), (in_timer, timer_end), (in_oneshot, oneshot_end)) =
+                (mourned(), mourned(), mourned());
+            aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+            aio.attach_to(reactor).unwrap();
+            let bh = aio.bh("test", move || in_bh.here());
+            let timer = aio.timer(Clock::Realtime, move || in_timer.here());
+            timer.arm_in_ns(round * 100);
+            notifier.signal();
+            aio.schedule_oneshot("test", move || in_oneshot.here());
+            bh.schedule();
+            drop(aio);
+            drop((bh, timer));
+            for end in [handler_end, oneshot_end] {
+                assert_eq!(end.wait(), home);
+            }
+            // A handle that outlives its context takes its callback with it.
+            bh_end.wait();
+            timer_end.wait();
+        }
+    });
+}
+
+#[test]
+fn context_dropped_in_its_own_bottom_half_with_that_bottom_half() {
+    let _deadline = deadline("context_dropped_in_its_own_bottom_half_with_that_bottom_half");
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&reactor).unwrap();
+    let (slot, (mourned, witness), count) =
+        (Slot::<(AioContext, Bh)>::new(), mourned(), Count::new());
+    let witness = Arc::new(Mutex::new(witness));
+    let (mine, seen, hit, inner) = (
+        slot.clone(),
+        Arc::clone(&witness),
+        count.hitter(),
+        Arc::downgrade(&reactor),
+    );
+    let bh = aio.bh("test", move || {
+        mourned.here();
+        let (aio, bh) = mine.take().unwrap();
+        drop(aio);
+        bh.schedule();
+        drop(bh);
+        inner.upgrade().unwrap().iterate(Wait::NoBlock).unwrap();
+        assert!(
+            seen.lock().unwrap().drops().is_empty(),
+            "destroyed while it runs"
+        );
+        hit();
+    });
+    bh.schedule();
+    slot.put((aio, bh));
+    while reactor.iterate(Wait::NoBlock).unwrap() {}
+    assert_eq!((count.get(), witness.lock().unwrap().drops().len()), (1, 1));
+}
+
+#[test]
+fn context_dropped_in_its_own_handler_and_timer() {
+    let reactor = Reactor::new().unwrap();
+    for use_timer in [false, true] {
+        let aio = AioContext::new().unwrap();
+        aio.attach_to(&reactor).unwrap();
+        let (notifier, (mourned, witness), slot) = (
+            EventNotifier::new().unwrap(),
+            mourned(),
+            Slot::<AioContext>::new(),
+        );
+        let mine = slot.clone();
+        let end = move || {
+            mourned.here();
+            drop(mine.take());
+        };
+        if use_timer {
+            let timer = aio.timer(Clock::Realtime, end);
+            timer.arm_at_ns(0);
+            slot.put(aio);
+            assert!(reactor.iterate(Wait::NoBlock).unwrap());
+            assert!(witness.drops().is_empty(), "the handle is alive");
+            drop(timer);
+        } else {
+            aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(end))
+                .unwrap();
+            notifier.signal();
+            slot.put(aio);
+            assert!(reactor.iterate(Wait::NoBlock).unwrap());
+        }
+        assert_eq!(witness.drops().len(), 1, "timer: {use_timer}");
+    }
+}
+
+#[test]
+fn attaching_and_detaching_loses_nothing_that_is_pending() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    let journal = Journal::new();
+    let (notifier, reads) = watched_notifier(&aio);
+    let bh = aio.bh("test", journal.noter("bh"));
+    let timer = aio.timer(Clock::Realtime, journal.noter("timer"));
+    let mut expected = String::new();
+    for round in 1..=4 {
+        bh.schedule();
+        timer.arm_at_ns(0);
+        notifier.signal();
+        if round % 2 == 1 {
+            aio.attach_to(&reactor).unwrap();
+            assert!(!aio.is_same(&AioContext::new().unwrap()));
+            assert!(reactor.iterate(Wait::Block).unwrap());
+            assert!(!reactor.iterate(Wait::NoBlock).unwrap());
+        } else {
+            aio.detach().unwrap();
+            assert!(!reactor.iterate(Wait::NoBlock).unwrap(), "it has left");
+            assert!(aio.poll(Wait::Block).unwrap());
+            assert!(!aio.poll(Wait::NoBlock).unwrap());
+        }
+        expected += " bh timer";
+        assert_eq!(
+            (journal.text(), reads.get()),
+            (expected.trim().to_owned(), round)
+        );
+    }
+}
+
+#[test]
+fn a_paused_reader_is_asked_again_after_a_move() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    let (notifier, reads, handler) = counting_notifier();
+    let asked = Count::new();
+    let question = asked.clone();
+    let handler = handler.read_poll(move || question.hit() > 1);
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    notifier.signal();
+    aio.poll(Wait::NoBlock).unwrap();
+    assert_eq!((asked.get(), reads.get()), (1, 0));
+    aio.attach_to(&reactor).unwrap();
+    reactor.iterate(Wait::Block).unwrap();
+    assert_eq!((asked.get(), reads.get()), (2, 1));
+}
+
+#[test]
+fn context_attached_to_one_home_is_refused_by_another() {
+    let (one, other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&one).unwrap();
+    aio.attach_to(&one).unwrap();
+    let error = aio.attach_to(&other).unwrap_err();
+    assert_eq!(error.kind(), gsource::ErrorKind::Busy);
+    aio.detach().unwrap();
+    aio.detach().unwrap();
+    aio.attach_to(&other).unwrap();
+}
+
+/// A bottom half iterates, then moves its context: what the outer walk had left is the new reactor's.
+#[test]
+fn bottom_half_that_moves_its_context_inside_a_nested_iteration() {
+    let (old, new) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&old).unwrap();
+    let (slot, journal) = (Slot::<(AioContext, Bh)>::new(), Journal::new());
+    let (mine, noted, inner, target) = (
+        slot.clone(),
+        journal.clone(),
+        Arc::downgrade(&old),
+        Arc::clone(&new),
+    );
+    let first = aio.bh("first", move || {
+        inner.upgrade().unwrap().iterate(Wait::NoBlock).unwrap();
+        mine.with(|(aio, later)| {
+            aio.detach().unwrap();
+            aio.attach_to(&target).unwrap();
+            later.schedule();
+        });
+        noted.note("first");
+    });
+    let later = aio.bh("later", journal.noter("later"));
+    first.schedule();
+    slot.put((aio, later));
+    old.iterate(Wait::NoBlock).unwrap();
+    assert_eq!(journal.text(), "first");
+    old.iterate(Wait::NoBlock).unwrap();
+    assert_eq!(journal.text(), "first");
+    new.iterate(Wait::NoBlock).unwrap();
+    assert_eq!(journal.text(), "first later");
+    drop(slot.take());
+}
+
+/// Threads schedule, arm and signal while the context moves to and fro between two homes.
+#[test]
+fn nothing_is_lost_while_a_context_moves_under_load() {
+    let _deadline = deadline("nothing_is_lost_while_a_context_moves_under_load");
+    let (one, other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let aio = AioContext::new().unwrap();
+    let over = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let (send, receive) = channel();
+                let (bh_send, timer_send) = (send.clone(), send.clone());
+                let bh = aio.bh("test", move || bh_send.send(()).unwrap());
+                let timer = aio.timer(Clock::Realtime, move || timer_send.send(()).unwrap());
+                let notifier = Arc::new(EventNotifier::new().unwrap());
+                let taken = Arc::clone(&notifier);
+                let handler = FdHandler::new().on_read(move || {
+                    if taken.take() {
+                        send.send(()).unwrap();
+                    }
+                });
+                aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+                for _ in 0..300 {
+                    bh.schedule();
+                    timer.arm_in_ns(1000);
+                    notifier.signal();
+                    (0..3).for_each(|_| receive.recv().unwrap());
+                }
+                aio.remove_fd_handler(notifier.as_raw_fd());
+                over.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            });
+        }
+        while over.load(std::sync::atomic::Ordering::SeqCst) < 3 {
+            for reactor in [&one, &other] {
+                aio.attach_to(reactor).unwrap();
+                (0..3).for_each(|_| assert!(reactor.iterate(Wait::NoBlock).is_ok()));
+                aio.detach().unwrap();
+                aio.poll(Wait::NoBlock).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn handler_removed_before_a_move_is_destroyed_by_the_new_home() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    let (notifier, handler, witness) = mourned_handler();
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    notifier.signal();
+    assert!(aio.poll(Wait::Block).unwrap(), "the old reactor knows it");
+    aio.remove_fd_handler(notifier.as_raw_fd());
+    aio.attach_to(&reactor).unwrap();
+    assert!(witness.drops().is_empty(), "not under the caller's locks");
+    assert!(!reactor.iterate(Wait::NoBlock).unwrap());
+    assert_eq!(witness.drops().len(), 1);
+}

@@ -1,0 +1,153 @@
+//! What README.md and `qctx --help` tell people to type works as typed.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "support/server.rs"]
+mod server;
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use server::{WorkDir, qctx, wait_for};
+
+const README: &str = include_str!("../README.md");
+
+/// The paragraphs of indented lines, without their indentation.
+fn examples() -> Vec<String> {
+    let mut examples = vec![String::new()];
+    for line in README.lines() {
+        match line.strip_prefix("    ") {
+            Some(line) => *examples.last_mut().unwrap() += &format!("{line}\n"),
+            None => examples.push(String::new()),
+        }
+    }
+    examples.retain(|example| !example.is_empty());
+    examples
+}
+
+/// A shell in the directory, which knows `qctx`.
+fn shell(directory: &WorkDir, script: &str) -> Command {
+    let program = qctx();
+    let folder = Path::new(&program).parent().unwrap().display().to_string();
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", script]).env("PATH", path);
+    command.current_dir(directory.path());
+    command
+}
+
+/// A started example; killed with the value.
+struct Running(Child);
+
+impl Running {
+    /// Starts a `qctx` and waits until each socket that it names can be connected to.
+    fn start(directory: &WorkDir, example: &str) -> Running {
+        let running = Running(
+            shell(directory, &format!("exec {example}"))
+                .spawn()
+                .unwrap(),
+        );
+        let words = example.split([',', '=', ':', ' ', '\n']);
+        for socket in words.filter(|word| word.ends_with(".sock")) {
+            wait_for(socket, || {
+                UnixStream::connect(directory.socket(socket)).ok()
+            });
+        }
+        running
+    }
+
+    fn stop(mut self) {
+        let kill = format!("kill {}", self.0.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = wait_for("the end of qctx", || self.0.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn directory() -> WorkDir {
+    let directory = WorkDir::new();
+    directory.image("disk0.raw", 1);
+    directory.image("disk1.raw", 1);
+    directory
+}
+
+#[test]
+fn servers_of_the_readme_start_and_end() {
+    let servers: Vec<String> = examples()
+        .into_iter()
+        .filter(|example| example.starts_with("qctx "))
+        .collect();
+    assert_eq!(servers.len(), 2, "{servers:?}");
+    for example in &servers {
+        Running::start(&directory(), example).stop();
+    }
+}
+
+/// The lines with numbers of one's own shown as `N`.
+fn without_numbers(text: &str) -> String {
+    let is_number = |line: &&str| line.parse::<u64>().is_ok();
+    let lines = text
+        .lines()
+        .map(|line| if is_number(&line) { "N" } else { line });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn session_of_the_readme_shows_what_the_readme_shows() {
+    let examples = examples();
+    let server = examples
+        .iter()
+        .find(|one| one.contains("-qmp unix:"))
+        .unwrap();
+    let session = examples.iter().find(|one| one.starts_with("$ ")).unwrap();
+    let (typed, shown): (Vec<&str>, Vec<&str>) =
+        session.lines().partition(|line| line.starts_with("$ "));
+    let script: Vec<&str> = typed.iter().map(|line| &line[2..]).collect();
+
+    let directory = directory();
+    let running = Running::start(&directory, server);
+    let output = shell(&directory, &script.join("\n")).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let said = without_numbers(&said);
+    let shown = without_numbers(&shown.join("\n"));
+    assert!(said.starts_with(&shown), "{said}\ninstead of\n{shown}");
+    // The last command is qom-tree, whose answer is not in the README.
+    assert!(said.contains("\n/machine/peripheral/disk0\n"), "{said}");
+    running.stop();
+}
+
+#[test]
+fn example_of_the_help_works() {
+    let output = Command::new(qctx()).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let (_, example) = help.split_once("\nExample:\n").unwrap();
+    let (server, question) = example.rsplit_once("\n  qctx ").unwrap();
+    let directory = directory();
+    let running = Running::start(&directory, server.trim());
+    let answer = shell(&directory, &format!("qctx {question}"))
+        .output()
+        .unwrap();
+    let thread = String::from_utf8(answer.stdout).unwrap();
+    assert!(thread.trim().parse::<u32>().is_ok(), "{thread}");
+    running.stop();
+}

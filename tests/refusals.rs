@@ -1,0 +1,284 @@
+//! Command lines of `qctx` that cannot be served: each is told in one exact message, ends with exit status 1 and leaves
+//! nothing behind: no socket, no file, no lock on an image.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+#[path = "support/server.rs"]
+mod server;
+
+use std::fs;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Command, Stdio};
+
+use server::{Server, WorkDir, qctx};
+
+const CONTEXT: &str = "-object qcontext,id=ctx1,threaded=yes";
+const DRIVE: &str = "-drive if=none,id=d0,file=disk0.raw,format=raw";
+const GOOD: &str =
+    "-device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock";
+
+/// A directory with two images in it.
+fn directory() -> WorkDir {
+    let directory = WorkDir::new();
+    directory.image("disk0.raw", 1);
+    directory.image("disk1.raw", 1);
+    directory
+}
+
+fn names(directory: &WorkDir) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Runs a command line, given in parts, with a monitor that must not appear. The last part is what is complained about.
+#[track_caller]
+fn refused_in(directory: &WorkDir, parts: &[&str], message: &str) {
+    let before = names(directory);
+    // What should be refused may also be served.
+    let output = Command::new("timeout")
+        .arg("20")
+        .arg(qctx())
+        .args(parts.iter().flat_map(|part| part.split(' ')))
+        .args(["-qmp", "unix:qmp.sock,server=on,wait=off"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let culprit = parts.last().unwrap();
+    assert_eq!(complaint, format!("qctx: {culprit}: {message}\n"));
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert_eq!(names(directory), before, "{culprit} left something behind");
+}
+
+/// The same, and then what is right must work: nothing is locked and nobody listens.
+#[track_caller]
+fn refused(parts: &[&str], message: &str) {
+    let directory = directory();
+    refused_in(&directory, parts, message);
+    let good = [CONTEXT, DRIVE, GOOD].map(|part| part.split(' '));
+    let good: Vec<&str> = good.into_iter().flatten().collect();
+    Server::start(&directory, &good).stop();
+}
+
+#[test]
+fn context_needs_the_data_plane() {
+    let message = "device 'disk0': context=ctx1 needs x-data-plane=on";
+    let without = "-device virtio-blk,id=disk0,drive=d0,context=ctx1,vhost-user=disk0.sock";
+    refused(&[CONTEXT, DRIVE, without], message);
+    let off =
+        "-device virtio-blk,id=disk0,drive=d0,x-data-plane=off,context=ctx1,vhost-user=disk0.sock";
+    refused(&[CONTEXT, DRIVE, off], message);
+}
+
+#[test]
+fn context_that_does_not_exist() {
+    let device =
+        "-device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=nosuch,vhost-user=disk0.sock";
+    refused(
+        &[CONTEXT, DRIVE, device],
+        "device 'disk0': context 'nosuch' not found, expected the id of a qcontext object",
+    );
+}
+
+#[test]
+fn context_without_a_thread() {
+    let message = "device 'disk0': context 'ctx1' has no thread to serve a device, expected one with threaded=yes";
+    refused(&["-object qcontext,id=ctx1", DRIVE, GOOD], message);
+    refused(
+        &["-object qcontext,id=ctx1,threaded=no", DRIVE, GOOD],
+        message,
+    );
+}
+
+#[test]
+fn image_that_does_not_exist() {
+    let message = "Could not open 'nosuch.raw': No such file or directory (os error 2)";
+    refused(
+        &["-drive if=none,id=d0,file=nosuch.raw,format=raw"],
+        message,
+    );
+    refused(
+        &["-blockdev driver=file,node-name=n0,filename=nosuch.raw"],
+        message,
+    );
+}
+
+#[test]
+fn socket_that_somebody_listens_on() {
+    let directory = directory();
+    let _owner = UnixListener::bind(directory.socket("disk0.sock")).unwrap();
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
+    refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
+}
+
+#[test]
+fn socket_of_another_kind_stays_with_its_owner() {
+    let directory = directory();
+    let _owner = UnixDatagram::bind(directory.socket("disk0.sock")).unwrap();
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
+    refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
+}
+
+#[test]
+fn socket_path_with_something_else_there() {
+    let directory = directory();
+    fs::write(directory.path().join("disk0.sock"), "precious").unwrap();
+    let message = "device 'disk0': vhost-user='disk0.sock' exists and is not a socket";
+    refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
+    let kept = fs::read_to_string(directory.path().join("disk0.sock")).unwrap();
+    assert_eq!(kept, "precious");
+}
+
+#[test]
+fn socket_of_two_devices() {
+    let drive = "-drive if=none,id=d1,file=disk1.raw,format=raw";
+    let device = "-device virtio-blk,id=disk1,drive=d1,vhost-user=disk0.sock";
+    refused(
+        &[CONTEXT, DRIVE, drive, GOOD, device],
+        "device 'disk1': vhost-user='disk0.sock' is in use: somebody is listening there",
+    );
+}
+
+#[test]
+fn socket_in_a_directory_that_does_not_exist() {
+    let device = "-device virtio-blk,id=disk0,drive=d0,vhost-user=nosuch/disk0.sock";
+    refused(
+        &[DRIVE, device],
+        "device 'disk0': cannot listen at vhost-user='nosuch/disk0.sock': No such file or directory (os error 2)",
+    );
+}
+
+#[test]
+fn device_without_transport() {
+    let message = "device 'disk0' has no transport, expected vhost-user=PATH";
+    let device = "-device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1";
+    refused(&[CONTEXT, DRIVE, device], message);
+    let empty = "-device virtio-blk,id=disk0,drive=d0,vhost-user=";
+    refused(&[DRIVE, empty], message);
+}
+
+#[test]
+fn device_without_drive() {
+    let device = "-device virtio-blk,id=disk0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock";
+    refused(
+        &[CONTEXT, DRIVE, device],
+        "device 'disk0' has no drive, expected drive=ID",
+    );
+}
+
+#[test]
+fn drive_that_does_not_exist() {
+    let device = "-device virtio-blk,id=disk0,drive=nosuch,vhost-user=disk0.sock";
+    refused(
+        &[DRIVE, device],
+        "device 'disk0': drive 'nosuch' not found, expected the id of a -drive or a node-name",
+    );
+}
+
+#[test]
+fn drive_of_two_devices() {
+    let device =
+        "-device virtio-blk,id=disk1,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk1.sock";
+    refused(
+        &[CONTEXT, DRIVE, GOOD, device],
+        "Drive 'd0' is already in use by another block device",
+    );
+}
+
+#[test]
+fn image_of_two_drives_and_of_two_programs() {
+    let locked = "Failed to get \"write\" lock\nIs another process using the image [disk0.raw]?";
+    let again = "-drive if=none,id=d1,file=disk0.raw,format=raw";
+    refused(&[DRIVE, again], locked);
+
+    let directory = directory();
+    let mut owner = Server::start(&directory, &DRIVE.split(' ').collect::<Vec<_>>());
+    let output = Command::new(qctx())
+        .args(DRIVE.split(' '))
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(complaint, format!("qctx: {DRIVE}: {locked}\n"));
+    assert_eq!(output.status.code(), Some(1));
+    owner.stop();
+}
+
+#[test]
+fn ids_given_twice() {
+    refused(&[CONTEXT, CONTEXT], "Duplicate ID 'ctx1' for object");
+    refused(&[DRIVE, DRIVE], "Duplicate ID 'd0' for drive");
+    let node = "-blockdev driver=null-co,node-name=n0,size=1M";
+    refused(&[node, node], "Duplicate nodes with node-name='n0'");
+    let device = "-device virtio-blk,id=disk0,drive=n0,vhost-user=other.sock";
+    refused(
+        &[CONTEXT, DRIVE, node, GOOD, device],
+        "Duplicate ID 'disk0' for device",
+    );
+    let json =
+        r#"-device {"driver":"virtio-blk","id":"disk0","drive":"n0","vhost-user":"other.sock"}"#;
+    refused(
+        &[CONTEXT, DRIVE, node, GOOD, json],
+        "Duplicate device ID 'disk0'",
+    );
+}
+
+#[test]
+fn ids_that_are_missing() {
+    let device = "-device virtio-blk,drive=d0,vhost-user=disk0.sock";
+    refused(&[DRIVE, device], "Parameter 'id' is missing");
+    refused(&["-object qcontext"], "Parameter 'id' is missing");
+    refused(&["-drive file=disk0.raw"], "Parameter 'id' is missing");
+}
+
+#[test]
+fn values_that_make_no_sense() {
+    let with = |option: &str| {
+        format!("-device virtio-blk,id=disk0,drive=d0,vhost-user=disk0.sock,{option}")
+    };
+    let number = "Parameter 'num-queues' expects a number from 1 to 64";
+    refused(&[DRIVE, &with("num-queues=0")], number);
+    refused(&[DRIVE, &with("num-queues=65")], number);
+    refused(
+        &[DRIVE, &with("num-queues=many")],
+        "Parameter 'num-queues' expects an int64 value",
+    );
+    refused(
+        &[DRIVE, &with("queue-size=3")],
+        "device 'disk0': queue-size=3 is not a power of two in 2..=1024",
+    );
+    let boolean = "Parameter 'x-data-plane' expects 'on' or 'off'";
+    refused(&[DRIVE, &with("x-data-plane=1")], boolean);
+    refused(&[DRIVE, &with("bogus=1")], "Invalid parameter 'bogus'");
+}
+
+#[test]
+fn images_that_cannot_be_served() {
+    let native = "-drive if=none,id=d0,file=disk0.raw,format=raw,aio=native";
+    refused(&[native], "aio=native is not supported: use aio=io_uring");
+    let format = "-drive if=none,id=d0,file=disk0.raw,format=qcow2";
+    refused(
+        &[format],
+        "Unknown driver 'qcow2': raw, file and null-co are supported",
+    );
+    let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
+    refused(
+        &[interface],
+        "if=virtio is not supported: use if=none and a -device with drive=",
+    );
+}
+
+#[test]
+fn monitor_that_cannot_be_had_ends_devices_that_were_made() {
+    let directory = directory();
+    fs::write(directory.path().join("m.sock"), "precious").unwrap();
+    let monitor = "-qmp unix:m.sock,server=on,wait=off";
+    let message = "'m.sock' exists and is not a socket";
+    refused_in(&directory, &[CONTEXT, DRIVE, GOOD, monitor], message);
+}
