@@ -1,0 +1,2 @@
+#define SECOND_FILE
+#include "compat-header.c"
