@@ -268,10 +268,10 @@ int main(void)
     datagram.frame[39] = 12;
     memcpy(datagram.frame + 42, "echo", 4);
     g_assert_true(qcontext_invoke_sync(ctx, send_frame, &datagram, NULL));
-    while (!g_atomic_int_get(&echoes)) {
+    do {
         qcontext_bh_schedule(bh);
         g_usleep(100);
-    }
+    } while (!g_atomic_int_get(&echoes));
     wait_for(&probe.calls, 1);
     g_assert_cmpint(wrong_thread, ==, 0);
     g_thread_join(server);
