@@ -138,11 +138,11 @@ int main(void)
     }
     g_assert_true(qcontext_invoke_sync(server.context, start_server, &server, NULL));
     g_assert_true(qcontext_invoke_sync(client.context, start_client, &client, NULL));
-    while (g_atomic_int_get(&client.replied) < CALLS) {
+    do {
         qcontext_bh_schedule(bhs[0]);
         qcontext_bh_schedule(bhs[1]);
         g_usleep(100);
-    }
+    } while (g_atomic_int_get(&client.replied) < CALLS);
     wait_for(&probes[0].calls, 1);
     wait_for(&probes[1].calls, 1);
     g_assert_cmpint(server.served, ==, CALLS);
