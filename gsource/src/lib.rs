@@ -8,6 +8,7 @@
 //! Everything may be registered, changed and removed from any thread with any lock held; nothing here waits for a callback,
 //! and no lock is held while one runs. Callbacks run on the driving thread only.
 #![deny(missing_docs)]
+#![deny(unsafe_code)]
 
 mod aio;
 mod deadline;

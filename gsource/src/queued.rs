@@ -3,8 +3,7 @@
 //! A producer publishes its work, then calls [`Queued::win`]; the one who wins pushes the node. The consumer calls
 //! [`Queued::release`] for a node it has taken, then looks for the work. Both are read-modify-write operations on one word, so
 //! they have one order: either the producer comes first and the consumer sees its work, or it wins and pushes again.
-#![cfg_attr(not(loom), forbid(unsafe_code))]
-#![cfg_attr(loom, allow(unsafe_code))] // the model pushes raw nodes
+#![deny(unsafe_code)]
 
 use crate::sync::{AtomicBool, Ordering};
 
@@ -30,6 +29,7 @@ impl Queued {
 }
 
 #[cfg(all(test, loom))]
+#[allow(unsafe_code)] // pushes raw nodes
 mod model {
     use super::Queued;
     use crate::aio::notify::NotifyState;
