@@ -14,8 +14,19 @@ bench: ready
 	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
 	    --target-dir target/loops -- --out target/bench
 
+# The program, the C library with its headers and pkg-config file. DESTDIR is for packagers.
+PREFIX ?= /usr/local
+install:
+	tests/guest/packages
+	$(CARGO) build --locked --release --bin qctx
+	[ -d target/install/meson-private ] || \
+	    meson setup target/install --prefix=$(PREFIX) --libdir=lib --buildtype=release
+	meson configure target/install --prefix=$(PREFIX)
+	DESTDIR=$(DESTDIR) meson install -C target/install
+	install -D -m 755 target/release/qctx $(DESTDIR)$(PREFIX)/bin/qctx
+
 ready:
 	tests/guest/packages
 	tests/guest/fetch
 
-.PHONY: run test bench ready
+.PHONY: run test bench install ready

@@ -8,6 +8,7 @@
 //!   thread that runs the context (or on the one that tears it down).
 //! * `NULL` where an object is expected, and a call from a thread where it cannot work, is a critical and a neutral value.
 //! * No panic crosses; no lock is held while a callback or a destroy notify runs.
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 #![allow(clippy::missing_safety_doc)] // the rules stand in the C documentation of each function
 

@@ -1,4 +1,5 @@
 //! The pool by itself: when threads start and end. Jobs are tested from outside, in `tests/pool.rs`.
+#![forbid(unsafe_code)]
 
 use super::{OwnPool, Pool, PoolLimits, Work};
 use crate::Error;

@@ -1,4 +1,5 @@
 //! Files without io_uring. The usual way is tested from outside, in `tests/task.rs`.
+#![forbid(unsafe_code)]
 
 use super::{AsyncFile, Way};
 use crate::{AioContext, Wait};
