@@ -1,5 +1,5 @@
 //! The worker pool: order, cancelling, panics, limits, where and when completions run, moves and tear-downs.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;

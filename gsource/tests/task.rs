@@ -1,5 +1,5 @@
 //! Tasks: when and where they run, how they are woken and end, what they can wait for, and what binds them to their thread.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
