@@ -334,3 +334,24 @@ fn context_with_a_closed_fd_can_be_moved() {
     assert!(aio.poll(Wait::Block).unwrap());
     assert_eq!(count.get(), 2);
 }
+
+/// A home that sleeps sees a new handler through the kernel; nothing else needs to wake it.
+#[test]
+fn adding_a_handler_from_another_thread_wakes_nobody() {
+    let _deadline = support::deadline("adding_a_handler_from_another_thread_wakes_nobody");
+    let aio = AioContext::new().unwrap();
+    let notifier = EventNotifier::new().unwrap();
+    let timer = aio.timer(gsource::Clock::Realtime, || ());
+    timer.arm_in_ns(50_000_000);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let handler = FdHandler::new().on_read(|| panic!("never signalled"));
+            aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+        });
+        assert!(
+            aio.poll(Wait::Block).unwrap(),
+            "only the timer ends the wait"
+        );
+    });
+    assert!(!timer.is_armed());
+}

@@ -40,9 +40,16 @@ impl Retired {
 }
 
 impl Reactor {
-    /// Leaves `retired` to the home to drop.
+    /// Leaves `retired` to the home to drop; nothing retired disturbs nobody.
     pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
-        lock(&self.retired).extend(retired);
+        let mut queue = lock(&self.retired);
+        let before = queue.len();
+        queue.extend(retired);
+        let grown = queue.len() > before;
+        drop(queue);
+        if !grown {
+            return;
+        }
         self.has_retired.store(true, Ordering::SeqCst);
         if !self.is_driven_here() {
             self.rouse();
@@ -101,8 +108,6 @@ impl Reactor {
                     .filter_map(|retired| retired.reap(self, driving)),
             );
         }
-        if !early.is_empty() {
-            self.retire(early);
-        }
+        self.retire(early);
     }
 }
