@@ -14,6 +14,7 @@
 
 mod attachment;
 mod busy;
+mod direct;
 mod fd_table;
 mod io;
 mod known;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An idle bottom half is not kept waiting longer.
-const IDLE_BH_NS: i64 = 10_000_000;
+pub(super) const IDLE_BH_NS: i64 = 10_000_000;
 
 impl Reactor {
     /// One iteration; true when it made progress. See [`AioContext::poll`](crate::AioContext::poll).
@@ -192,11 +192,11 @@ impl Reactor {
         self.any_bh(driving, BhNode::is_urgent)
     }
 
-    fn has_idle_bh(&self, driving: &Driving<'_>) -> bool {
+    pub(super) fn has_idle_bh(&self, driving: &Driving<'_>) -> bool {
         self.any_bh(driving, BhNode::is_scheduled)
     }
 
-    fn any_bh(&self, driving: &Driving<'_>, found: impl Fn(&BhNode) -> bool) -> bool {
+    pub(super) fn any_bh(&self, driving: &Driving<'_>, found: impl Fn(&BhNode) -> bool) -> bool {
         let home = self.home.get(driving);
         home.active
             .iter()
@@ -411,7 +411,7 @@ impl Reactor {
     }
 }
 
-fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
+pub(super) fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
     let mut progress = false;
     *attachment.core.slices.get(driving) += 1;
     while !attachment.gone.load(Ordering::Relaxed) {
