@@ -11,7 +11,7 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
-use crate::{Clock, Error, ErrorKind, Result, unwind};
+use crate::{Clock, Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -296,7 +296,7 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
     let Some(poll) = &record.handler.io_poll else {
         return false;
     };
-    unwind::guard(record, poll).unwrap_or_else(|_| {
+    record.call(poll).unwrap_or_else(|_| {
         remove(record);
         false
     })
@@ -308,7 +308,7 @@ fn switch(record: &Arc<FdRecord>, polling: bool) {
         return;
     }
     if let Some(switch) = record.switch()
-        && unwind::guard(record, || switch.0(polling)).is_err()
+        && record.call(|| switch.0(polling)).is_err()
     {
         remove(record);
     }

@@ -2,7 +2,7 @@
 //! would wait.
 #![forbid(unsafe_code)]
 
-use super::turn::{IDLE_BH_NS, run_slice};
+use super::turn::IDLE_BH_NS;
 use super::{Driving, Reactor};
 use crate::Result;
 use crate::aio::Core;
@@ -16,13 +16,7 @@ impl Reactor {
     pub(crate) fn run_bhs_of(&self, core: &Arc<Core>) -> Result<bool> {
         let driving = self.drive()?;
         self.collect_ready(&driving);
-        let home = self.home.get(&driving);
-        let mut active = home.active.iter();
-        let found = active
-            .find(|attachment| Arc::ptr_eq(&attachment.core, core))
-            .cloned();
-        drop(home);
-        Ok(found.is_some_and(|attachment| run_slice(&attachment, &driving)))
+        Ok(self.run_due_of(core, &driving))
     }
 
     /// How long a turn would wait now, in nanoseconds; `None` when only an event would end it. A notification does not count.
@@ -35,13 +29,13 @@ impl Reactor {
         if self.has_something_ready(&driving) {
             return Ok(Some(0));
         }
-        let idle = self.has_idle_bh(&driving).then_some(IDLE_BH_NS);
+        let idle = self.bhs.has_scheduled(&driving).then_some(IDLE_BH_NS);
         Ok(idle.into_iter().chain(self.remaining_ns()).min())
     }
 
     fn has_something_ready(&self, driving: &Driving<'_>) -> bool {
         !self.home.get(driving).batch.is_empty()
-            || self.any_bh(driving, |node| node.is_scheduled() && node.is_urgent())
+            || self.bhs.has_due(driving)
             || self.has_always_ready()
             || self.has_ready_io(driving)
     }

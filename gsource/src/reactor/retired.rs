@@ -31,7 +31,7 @@ impl Retired {
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
             Retired::Switch(switch) => unwind::drop_guarded(&"destructor of a switch", switch),
-            Retired::Context(core) if core.runs_bhs(driving) => {
+            Retired::Context(core) if core.is_in_call() => {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
