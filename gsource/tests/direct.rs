@@ -57,8 +57,8 @@ fn one_that_schedules_itself_runs_once_in_each_pass() {
         assert!(aio.poll_bhs().unwrap());
         assert_eq!(count.get(), turn);
     }
-    let bh = slot.lock().unwrap().take();
-    drop(bh);
+    let last = slot.lock().unwrap().take();
+    drop(last);
 }
 
 #[test]
