@@ -219,6 +219,14 @@ impl QContext {
         self.inner().gmain.clone()
     }
 
+    /// The AioContext that holds the fd handlers of this context.
+    ///
+    /// # Errors
+    /// `Closed` after a stop.
+    pub fn iohandlers(&self) -> Result<AioContext> {
+        Ok(self.inner().handlers()?.aio().clone())
+    }
+
     /// Watches `fd` on this context, in place of an earlier handler of it.
     ///
     /// # Errors

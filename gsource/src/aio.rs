@@ -33,7 +33,7 @@ use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use core::Apart;
 pub(crate) use core::Core;
-use handler::FdRecord;
+use handler::{FdRecord, Switch};
 use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -174,6 +174,34 @@ impl AioContext {
     /// `WrongThread` while another thread drives the context; the kernel's, when it gives no fds for the wait.
     pub fn poll(&self, wait: Wait) -> Result<bool> {
         self.reactor()?.iterate(wait)
+    }
+
+    /// Runs the bottom halves of this context and nothing else, without waiting; true when one that is not idle ran.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    pub fn poll_bhs(&self) -> Result<bool> {
+        self.reactor()?.run_bhs_of(self.core())
+    }
+
+    /// How long a `poll` would block now, in nanoseconds; `None` when only an event would end it. Asked on the home thread.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    pub fn timeout_ns(&self) -> Result<Option<i64>> {
+        self.reactor()?.bound_ns()
+    }
+
+    /// Changes what the handler of `fd` tells when busy-polling starts and stops, from the next time on; false without a
+    /// handler. See [`FdHandler::io_poll_switch`].
+    pub fn set_io_poll_switch(&self, fd: RawFd, switch: impl Fn(bool) + Send + 'static) -> bool {
+        self.core()
+            .set_switch(fd, Some(Arc::new(Switch(Box::new(switch)))))
+    }
+
+    /// Takes that back.
+    pub fn remove_io_poll_switch(&self, fd: RawFd) -> bool {
+        self.core().set_switch(fd, None)
     }
 
     /// Changes how long a `poll` of this unattached context busy-polls before it sleeps; at first it does not.

@@ -15,6 +15,7 @@
 mod attachment;
 pub(crate) mod bhs;
 mod busy;
+mod direct;
 mod fd_table;
 mod io;
 mod known;

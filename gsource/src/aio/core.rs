@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
 
 use super::bh::node::BhNode;
-use super::handler::FdRecord;
+use super::handler::{FdRecord, Switch};
 use super::pool::job::Jobs;
 use super::{lock, task};
 use crate::list::List;
@@ -110,6 +110,18 @@ impl Core {
         drop(handlers);
         unwind::drop_guarded(&"destructor of a callback", left);
         Ok(())
+    }
+
+    /// Changes the switch of the handler of `fd`; false when there is none, and nothing was taken then.
+    pub(super) fn set_switch(&self, fd: RawFd, switch: Option<Arc<Switch>>) -> bool {
+        let handlers = lock(&self.handlers);
+        let found = handlers.iter().find(|record| record.is_handler_of(fd));
+        let Some(record) = found else { return false };
+        let earlier = record.replace_switch(switch);
+        let left = self.try_retire(earlier.into_iter().map(Retired::Switch).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a switch", left);
+        true
     }
 
     /// Watches for a future, beside the handler of that fd.

@@ -54,6 +54,12 @@ impl HomeBhs {
         self.claim(driving).any(|node| node.flags.is_urgent())
     }
 
+    /// True when something is there to be called at once.
+    pub(super) fn has_due(&self, driving: &Driving<'_>) -> bool {
+        let due = |node: &BhNode| node.flags.is_scheduled() && node.flags.is_urgent();
+        self.claim(driving).any(due)
+    }
+
     pub(super) fn has_scheduled(&self, driving: &Driving<'_>) -> bool {
         self.claim(driving).any(|node| node.flags.is_scheduled())
     }
@@ -152,6 +158,29 @@ impl Claimed<'_> {
         Some((node, turn.calls, turn.urgent))
     }
 
+    /// Puts what is due of `core` before the rest.
+    fn prefer(&self, core: &Core) {
+        let own = HomeQueue::new();
+        // SAFETY: `self` holds the claim; `own` is ours.
+        unsafe { self.bhs.slice.extract(&own, |node| node.is_of(core)) };
+        // SAFETY: as above.
+        unsafe { own.append(&self.bhs.slice) };
+        // SAFETY: as above.
+        unsafe { self.bhs.slice.append(&own) };
+    }
+
+    /// As `next`, if that is one of `core`.
+    fn next_of(&self, core: &Core) -> Option<(NonNull<BhNode>, bool, bool)> {
+        let is_own = Cell::new(false);
+        let look = |node: &BhNode| {
+            is_own.set(node.is_of(core));
+            true
+        };
+        // SAFETY: `self` holds the claim.
+        unsafe { self.bhs.slice.any(look) };
+        is_own.get().then(|| self.next()).flatten()
+    }
+
     fn any(&self, found: impl Fn(&BhNode) -> bool) -> bool {
         // SAFETY: `self` holds the claim.
         let in_slice = unsafe { self.bhs.slice.any(&found) };
@@ -239,10 +268,25 @@ impl Reactor {
     /// Runs the bottom halves that are due. A nested iteration runs the rest of this one's.
     #[inline]
     pub(super) fn run_bhs(&self, driving: &Driving<'_>) -> bool {
+        self.run_each(driving, |claimed| claimed.next())
+    }
+
+    /// Runs those of `core` that are due.
+    pub(super) fn run_due_of(&self, core: &Core, driving: &Driving<'_>) -> bool {
+        self.bhs.claim(driving).prefer(core);
+        self.run_each(driving, |claimed| claimed.next_of(core))
+    }
+
+    #[inline]
+    fn run_each(
+        &self,
+        driving: &Driving<'_>,
+        next: impl Fn(&Claimed<'_>) -> Option<(NonNull<BhNode>, bool, bool)>,
+    ) -> bool {
         let mut progress = false;
         loop {
-            let next = self.bhs.claim(driving).next();
-            let Some((node, calls, counts)) = next else {
+            let taken = next(&self.bhs.claim(driving));
+            let Some((node, calls, counts)) = taken else {
                 return progress;
             };
             if calls {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An idle bottom half is not kept waiting longer.
-const IDLE_BH_NS: i64 = 10_000_000;
+pub(super) const IDLE_BH_NS: i64 = 10_000_000;
 
 /// How many turns with bottom halves may follow each other without a look at the kernel.
 const PUT_OFFS: u32 = 31;
