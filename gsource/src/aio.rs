@@ -26,8 +26,7 @@ mod raw;
 pub(crate) mod task;
 pub(crate) mod timer;
 
-use crate::home_cell::HomeCell;
-use crate::list::{List, Taken};
+use crate::list::List;
 use crate::poller::uring::{IoQueue, IoSink};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
@@ -75,8 +74,8 @@ impl AioContext {
         let private = Reactor::dormant();
         let core = Arc::new(Core {
             bhs: List::new(),
-            slice: HomeCell::new(Taken::empty()),
-            slices: HomeCell::new(0),
+            calls: AtomicUsize::new(0),
+            home: AtomicPtr::new(ptr::null_mut()),
             attachment: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
@@ -149,12 +148,12 @@ impl AioContext {
 
     /// A new bottom half. The name is for people who look for what holds the loop.
     pub fn bh(&self, name: &'static str, callback: impl Fn() + Send + 'static) -> Bh {
-        Bh::new(Arc::clone(self.core()), name, Box::new(callback))
+        Bh::new(Arc::clone(self.core()), name, callback)
     }
 
     /// Runs `callback` once in the next iteration.
     pub fn schedule_oneshot(&self, name: &'static str, callback: impl FnOnce() + Send + 'static) {
-        bh::schedule_oneshot(self.core(), name, Box::new(callback));
+        bh::schedule_oneshot(self.core(), name, callback);
     }
 
     /// A new timer, not armed.
@@ -216,8 +215,8 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
-    /// poll set does not take its fds (then it stays where it was).
+    /// `Busy` while another thread drives the context where it is, while it has tasks, inside one of its own callbacks, or when
+    /// it is attached to another home; `Os` when the new poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
         if Arc::ptr_eq(&current, reactor) {
@@ -236,7 +235,8 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`], and inside one of its own callbacks; `WrongThread` while
+    /// another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);

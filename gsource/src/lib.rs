@@ -15,6 +15,7 @@ mod deadline;
 mod error;
 mod eventfd;
 mod home_cell;
+mod home_queue;
 mod iohandler;
 mod list;
 mod poller;

@@ -3,9 +3,10 @@
 
 use crate::aio::{Core, lock};
 use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
+use crate::unwind::{self, Panicked};
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, Weak};
 
 type Callback = Box<dyn Fn() + Send>;
@@ -122,6 +123,8 @@ pub(crate) struct FdRecord {
     removed: AtomicBool,
     /// Reading waits for `read_poll`; written by the home.
     paused: AtomicBool,
+    /// Calls that have not returned; written by the home.
+    calls: AtomicU32,
     /// Runs when everything above has been dropped.
     after: After,
 }
@@ -151,6 +154,7 @@ impl FdRecord {
             handler,
             removed,
             paused,
+            calls: AtomicU32::new(0),
             after: After::default(),
         }
     }
@@ -188,6 +192,20 @@ impl FdRecord {
                 0
             };
         self.interest() & WRITABLE != 0 && ready & mask != 0
+    }
+
+    /// Calls one of the callbacks.
+    pub(crate) fn call<T>(&self, callback: impl FnOnce() -> T) -> Result<T, Panicked> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        self.calls.store(calls + 1, Ordering::Relaxed);
+        let outcome = unwind::guard(self, callback);
+        self.calls.store(calls, Ordering::Relaxed);
+        outcome
+    }
+
+    /// True while a callback runs. On the home thread.
+    pub(crate) fn is_called(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn mark_removed(&self) {

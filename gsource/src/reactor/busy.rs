@@ -11,7 +11,7 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
-use crate::{Clock, Error, ErrorKind, Result, unwind};
+use crate::{Clock, Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -297,7 +297,7 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
     let Some(poll) = &record.handler.io_poll else {
         return false;
     };
-    unwind::guard(record, poll).unwrap_or_else(|_| {
+    record.call(poll).unwrap_or_else(|_| {
         remove(record);
         false
     })
@@ -306,7 +306,7 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
 fn switch(record: &Arc<FdRecord>, polling: bool) {
     if let Some(switch) = &record.handler.io_poll_switch
         && !record.is_removed()
-        && unwind::guard(record, || switch(polling)).is_err()
+        && record.call(|| switch(polling)).is_err()
     {
         remove(record);
     }

@@ -29,7 +29,7 @@ impl Retired {
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Context(core) if core.runs_bhs(driving) => {
+            Retired::Context(core) if core.is_in_call() => {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
