@@ -46,6 +46,27 @@ static void undefined(void)
     much = much + 1;
 }
 
+static gint began;
+
+static void count_there(gpointer data)
+{
+    g_atomic_int_set(&began, 1);
+    count(data);
+}
+
+/* Both the callback and who queued it change the same, which nothing orders. */
+static void race(void)
+{
+    QContext *context = new_threaded("ctx");
+    int data = 0;
+
+    g_assert_true(qcontext_invoke(context, count_there, &data, NULL, NULL));
+    count(&data);
+    wait_for(&began, 1);
+    g_assert_true(qcontext_stop(context, NULL));
+    qcontext_unref(context);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -56,6 +77,7 @@ int main(int argc, char **argv)
         { "use-after-free", use_after_free },
         { "overflow", overflow },
         { "undefined", undefined },
+        { "race", race },
         { "none", NULL },
     };
 
