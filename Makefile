@@ -22,7 +22,7 @@ install:
 	[ -d target/install/meson-private ] || \
 	    meson setup target/install --prefix=$(PREFIX) --libdir=lib --buildtype=release
 	meson configure target/install --prefix=$(PREFIX)
-	DESTDIR=$(DESTDIR) meson install -C target/install
+	CARGO_TARGET_DIR=$(CURDIR)/target DESTDIR=$(DESTDIR) meson install -C target/install
 	install -D -m 755 target/release/qctx $(DESTDIR)$(PREFIX)/bin/qctx
 	install -D -m 644 docs/qctx.1 $(DESTDIR)$(PREFIX)/share/man/man1/qctx.1
 
