@@ -20,11 +20,14 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::{Error, ErrorKind, Result};
 
 pub mod bus;
+mod eventfd;
 pub mod irq;
 mod machine;
+pub mod mmio;
 pub mod ram;
 pub mod vcpu;
 
+pub use machine::virtio::{Announcement, Slots, VirtioDevice};
 pub use machine::{Builder, Config, Controls, End, Machine};
 
 /// What a machine here cannot do without.
