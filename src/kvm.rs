@@ -21,6 +21,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub mod bus;
 mod eventfd;
+pub mod guest;
 pub mod irq;
 mod machine;
 pub mod mmio;
