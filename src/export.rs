@@ -23,7 +23,7 @@ use gsource::AioContext;
 use crate::block::Node;
 use crate::context::Claim;
 #[cfg(feature = "kvm")]
-use crate::kvm::{Builder, VirtioDevice};
+use crate::kvm::{Board, VirtioDevice};
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::vhost_user::{Listener, Served};
@@ -100,7 +100,7 @@ impl Export {
     /// # Errors
     /// As for [`Export::add`]; `LimitExceeded` if the machine has no room for it.
     #[cfg(feature = "kvm")]
-    pub fn add_to(machine: &mut Builder, options: ExportOptions) -> Result<Arc<Export>> {
+    pub fn add_to(machine: &mut dyn Board, options: ExportOptions) -> Result<Arc<Export>> {
         Export::add_with(options, |options, parts| match options.transport {
             TransportOptions::Machine { ioeventfd, irqfd } => {
                 let wanted = VirtioDevice {

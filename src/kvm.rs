@@ -20,6 +20,7 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::{Error, ErrorKind, Result};
 
 pub mod bus;
+pub mod driver;
 mod eventfd;
 pub mod guest;
 pub mod irq;
@@ -28,7 +29,7 @@ pub mod mmio;
 pub mod ram;
 pub mod vcpu;
 
-pub use machine::virtio::{Announcement, Slots, VirtioDevice};
+pub use machine::virtio::{Announcement, Board, Slots, VirtioDevice};
 pub use machine::{Builder, Config, Controls, End, Machine};
 
 /// What a machine here cannot do without.
