@@ -65,7 +65,7 @@ impl QContext {
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
         id::check_id(id, "id")?;
-        let context = QContext::wrap(Inner::new(id, threaded, home::new_main_context())?);
+        let context = QContext::wrap(Inner::fresh(id, threaded)?);
         registry::insert(&context)?;
         if threaded {
             context
@@ -82,7 +82,7 @@ impl QContext {
     /// `Os` when there are no fds or threads left.
     pub fn anonymous(threaded: bool) -> Result<QContext> {
         let id = registry::generate_id();
-        let context = QContext::wrap(Inner::new(&id, threaded, home::new_main_context())?);
+        let context = QContext::wrap(Inner::fresh(&id, threaded)?);
         if threaded {
             context.inner().start()?;
         }

@@ -31,6 +31,7 @@ use crate::poller::uring::{IoQueue, IoSink};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
+use core::Apart;
 pub(crate) use core::Core;
 use handler::{FdRecord, Switch};
 use pool::job::Jobs;
@@ -74,7 +75,7 @@ impl AioContext {
         let private = Reactor::dormant();
         let core = Arc::new(Core {
             bhs: List::new(),
-            calls: AtomicUsize::new(0),
+            calls: Apart::default(),
             home: AtomicPtr::new(ptr::null_mut()),
             attachment: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicUsize::new(0),

@@ -27,7 +27,7 @@ mod unwind;
 
 pub use aio::AioContext;
 pub use aio::bh::Bh;
-pub use aio::clock::Clock;
+pub use aio::clock::{Clock, last_tick_ns};
 pub use aio::handler::FdHandler;
 pub use aio::notifier::EventNotifier;
 pub use aio::pool::job::Job;

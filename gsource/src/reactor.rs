@@ -89,6 +89,7 @@ struct Home {
     collected: bool,
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
+    put_off: turn::PutOff,
     busy: Busy,
     known: Known,
     /// Room for the completions of one sink.
@@ -195,6 +196,7 @@ impl Reactor {
                 timer_fd_deadline: i64::MAX,
                 collected: false,
                 served: false,
+                put_off: turn::PutOff::default(),
                 busy: Busy::default(),
                 known: Known::default(),
                 completions: Vec::new(),

@@ -17,12 +17,17 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Something in a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Apart<T>(T);
+
 /// What an AioContext is made of.
 pub(crate) struct Core {
     /// Scheduled bottom halves; closed when the context is torn down.
     pub(crate) bhs: List<BhNode>,
     /// Calls of bottom halves and timers that have not returned; written by the home.
-    pub(super) calls: AtomicUsize,
+    pub(super) calls: Apart<AtomicUsize>,
     /// The current reactor, to compare with; null once torn down.
     pub(crate) home: AtomicPtr<Reactor>,
     /// The current attachment; null once torn down. See invariant 1.
@@ -242,16 +247,16 @@ impl Core {
     /// Makes a call of a bottom half or timer, during which the context neither ends nor moves.
     #[inline]
     pub(crate) fn during_call<T>(&self, call: impl FnOnce() -> T) -> T {
-        let calls = self.calls.load(Ordering::Relaxed);
-        self.calls.store(calls + 1, Ordering::Relaxed);
+        let calls = self.calls.0.load(Ordering::Relaxed);
+        self.calls.0.store(calls + 1, Ordering::Relaxed);
         let outcome = call();
-        self.calls.store(calls, Ordering::Relaxed);
+        self.calls.0.store(calls, Ordering::Relaxed);
         outcome
     }
 
     /// True during such a call. On the home thread.
     pub(crate) fn is_in_call(&self) -> bool {
-        self.calls.load(Ordering::Relaxed) > 0
+        self.calls.0.load(Ordering::Relaxed) > 0
     }
 
     /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.

@@ -23,7 +23,8 @@ thread_local! {
     static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
 }
 
-/// The bottom halves that a home holds.
+/// The bottom halves that a home holds. Apart from what other threads write.
+#[repr(align(64))]
 pub(crate) struct HomeBhs {
     claim: Claim,
     pending: HomeQueue<BhNode>,

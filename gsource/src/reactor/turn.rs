@@ -3,6 +3,7 @@
 
 use super::fd_table::Batch;
 use super::{Driving, Home, Reactor, TIMER, Wait};
+use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
@@ -16,6 +17,17 @@ use std::sync::atomic::Ordering;
 
 /// An idle bottom half is not kept waiting longer.
 pub(super) const IDLE_BH_NS: i64 = 10_000_000;
+
+/// How many turns with bottom halves may follow each other without a look at the kernel.
+const PUT_OFFS: u32 = 31;
+
+/// Blocking turns that did without a look at the kernel. Any other turn ends the row.
+#[derive(Default)]
+pub(super) struct PutOff {
+    turns: u32,
+    /// The clock tick when the kernel was last asked.
+    since: i64,
+}
 
 impl Reactor {
     /// One iteration; true when it made progress. See [`AioContext::poll`](crate::AioContext::poll).
@@ -32,20 +44,60 @@ impl Reactor {
     /// As for `iterate`.
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
-        if self.io.get().is_none() {
-            self.open()?;
-        }
-        self.ask_paused(&driving);
-        self.reap(&driving);
-        self.submit_io(&driving);
+        self.prepare_turn(&driving)?;
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
         }
         Ok(self.run_ready(&driving))
     }
 
+    /// As [`Reactor::iterate`] without waiting, but only if something is there to be run: else `None`, and a notification
+    /// is left for the iteration that follows.
+    ///
+    /// # Errors
+    /// As for `iterate`.
+    pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
+        let driving = self.drive()?;
+        self.prepare_turn(&driving)?;
+        if self.home.get(&driving).batch.is_empty() {
+            self.collect(&driving, 0);
+        }
+        self.collect_ready(&driving);
+        let ready = self.has_work(&driving) || self.remaining_ns() == Some(0);
+        Ok(ready.then(|| self.run_ready(&driving)))
+    }
+
+    fn prepare_turn(&self, driving: &Driving<'_>) -> Result<()> {
+        if self.io.get().is_none() {
+            self.open()?;
+        }
+        self.ask_paused(driving);
+        self.reap(driving);
+        self.submit_io(driving);
+        Ok(())
+    }
+
+    /// True when a blocking turn has bottom halves to run, as those before it had, and the kernel was asked lately. Then this
+    /// turn need not ask: what is ready waits for [`PUT_OFFS`] turns at most, and not past the next clock tick.
+    fn may_put_off_wait(&self, driving: &Driving<'_>, wait: Wait) -> bool {
+        self.collect_ready(driving);
+        let put_off = &mut self.home.get(driving).put_off;
+        if wait == Wait::NoBlock || !self.bhs.has_urgent(driving) {
+            put_off.turns = PUT_OFFS;
+            return false;
+        }
+        let tick = last_tick_ns();
+        let may = put_off.turns < PUT_OFFS && put_off.since == tick;
+        put_off.turns = if may { put_off.turns + 1 } else { 0 };
+        put_off.since = tick;
+        may
+    }
+
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
+        if self.may_put_off_wait(driving, wait) {
+            return;
+        }
         let polling_since = self.poll_busily(driving, wait, limit_ns);
         if self.may_skip_wait(driving) {
             return;
