@@ -248,13 +248,13 @@ static void removed_by_another_thread(gconstpointer data)
     g_free(f);
 }
 
-static gpointer to_remove;
+static const Kind *to_remove;
 
 static void remove_now(gpointer probe)
 {
     Fixture *f = (Fixture *)(void *)((char *)probe - G_STRUCT_OFFSET(Fixture, probe));
 
-    ((const Kind *)to_remove)->remove(f);
+    to_remove->remove(f);
     /* Not while its callback runs. */
     g_assert_cmpint(f->probe.destroyed, ==, 0);
 }
@@ -265,7 +265,7 @@ static void removed_inside_its_callback(gconstpointer data)
     Fixture *f = begin(TRUE);
     gpointer home = home_of(f->ctx);
 
-    to_remove = (gpointer)data;
+    to_remove = kind;
     f->probe.act = remove_now;
     g_assert_true(kind->add(f));
     kind->trigger(f);
