@@ -126,12 +126,16 @@ static inline Frame dhcp(const Guest *guest, guint8 type, guint32 offered)
 
     memcpy(message + 28, guest->mac, 6);
     put32(message + 236, 0x63825363);
-    *options++ = 53, *options++ = 1, *options++ = type;
+    *options++ = 53;
+    *options++ = 1;
+    *options++ = type;
     if (offered) {
-        *options++ = 50, *options++ = 4;
+        *options++ = 50;
+        *options++ = 4;
         put32(options, offered);
         options += 4;
-        *options++ = 54, *options++ = 4;
+        *options++ = 54;
+        *options++ = 4;
         put32(options, guest->gateway);
         options += 4;
     }
