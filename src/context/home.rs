@@ -297,7 +297,7 @@ impl Inner {
     fn run(self: &Arc<Self>, started: &mpsc::SyncSender<()>) {
         let gmain = self.gmain.clone();
         let owned = gmain.with_thread_default(|| {
-            if let Ok(_driving) = self.reactor.drive() {
+            if let Ok(driving) = self.reactor.drive() {
                 make_timers_exact();
                 self.thread_id.store(thread_id(), Ordering::Release);
                 CURRENT.set(Some(Arc::clone(self)));
@@ -305,6 +305,7 @@ impl Inner {
                 self.serve();
                 self.thread_id.store(-1, Ordering::Release);
                 self.tear_down();
+                self.reactor.part(&driving);
                 CURRENT.set(None);
             }
         });
