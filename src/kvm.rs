@@ -19,10 +19,13 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::{Error, ErrorKind, Result};
 
+pub mod boot;
 pub mod bus;
 pub mod irq;
 mod machine;
+pub mod power;
 pub mod ram;
+pub mod serial;
 pub mod vcpu;
 
 pub use machine::{Builder, Config, Controls, End, Machine};
