@@ -6,6 +6,7 @@
 
 mod client;
 mod failure;
+mod guest;
 mod help;
 mod machine;
 mod plan;
@@ -50,7 +51,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
             print(&text);
             Ok(())
         }
-        plan::Invocation::Run(plan) => run::run(plan),
+        plan::Invocation::Run(plan) => run::run(*plan),
     }
 }
 

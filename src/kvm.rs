@@ -23,6 +23,7 @@ pub mod boot;
 pub mod bus;
 pub mod irq;
 mod machine;
+pub mod microvm;
 pub mod power;
 pub mod ram;
 pub mod serial;

@@ -16,7 +16,7 @@ const SLEEP_TYPE_MASK: u8 = 7;
 const SLEEP_ENABLE: u8 = 1 << 5;
 
 /// The registers' ports.
-pub const PORTS: Range<u64> = SLEEP_CONTROL as u64..RESET as u64 + 1;
+pub const PORTS: Range<u16> = SLEEP_CONTROL..RESET + 1;
 
 const CONTROL: u64 = 0;
 const STATUS: u64 = (SLEEP_STATUS - SLEEP_CONTROL) as u64;

@@ -36,7 +36,7 @@ pub use console::{Backend, Console};
 use ring::ByteRing;
 
 /// The number of registers.
-pub const REGISTERS: u64 = 8;
+pub const REGISTERS: u16 = 8;
 
 /// What the queues hold.
 const INPUT: usize = 4096;
@@ -201,9 +201,8 @@ impl BusDevice for Serial {
 }
 
 fn register_number(offset: u64) -> Option<u8> {
-    u8::try_from(offset)
-        .ok()
-        .filter(|register| u64::from(*register) < REGISTERS)
+    let number = u8::try_from(offset).ok();
+    number.filter(|number| u16::from(*number) < REGISTERS)
 }
 
 impl Trigger for Edge {

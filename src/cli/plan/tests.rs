@@ -6,7 +6,7 @@ use super::*;
 fn plan(arguments: &[&str]) -> Plan {
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
     match parse(&arguments).unwrap() {
-        Invocation::Run(plan) => plan,
+        Invocation::Run(plan) => *plan,
         Invocation::Print(text) => panic!("printed {text}"),
     }
 }
