@@ -21,14 +21,17 @@ use crate::{Error, ErrorKind, Result};
 
 pub mod boot;
 pub mod bus;
+mod eventfd;
 pub mod irq;
 mod machine;
 pub mod microvm;
+pub mod mmio;
 pub mod power;
 pub mod ram;
 pub mod serial;
 pub mod vcpu;
 
+pub use machine::virtio::{Announcement, Slots, VirtioDevice};
 pub use machine::{Builder, Config, Controls, End, Machine};
 
 /// What a machine here cannot do without.

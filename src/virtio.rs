@@ -32,6 +32,9 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 /// Feature bit: virtio 1.0 or later. Every device here requires it.
 pub const F_VERSION_1: u64 = 1 << 32;
 
+/// Feature bit: single queues can be reset. The transport's business.
+pub const F_RING_RESET: u64 = 1 << 40;
+
 /// Called once when a stopped queue is quiet, with the next available index.
 pub type Stopped = Box<dyn FnOnce(u16) + Send>;
 

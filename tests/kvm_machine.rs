@@ -14,7 +14,7 @@ use std::sync::mpsc::channel;
 
 use qcontext::kvm::{Config, End};
 use qcontext::{ErrorKind, QContext, kvm};
-use real_mode::{Bench, DEADLINE, Running};
+use real_mode::{Bench, DEADLINE, Running, slots};
 
 /// Makes tests of functions that need a machine.
 macro_rules! with_kvm {
@@ -186,6 +186,7 @@ fn configurations_that_cannot_be_had_are_refused() {
         ram: Vec::from([ram]),
         cpus,
         pit: false,
+        virtio: slots(),
         context: QContext::main(),
     };
     let refused = |wrong| kvm::Builder::new(wrong).unwrap_err();

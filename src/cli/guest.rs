@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use qcontext::kvm::boot::Image;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::{Error, QContext, Result};
@@ -22,10 +23,11 @@ pub(super) struct Guest {
 impl Guest {
     /// The machine that the options describe, without devices.
     pub(super) fn new(wanted: Machine) -> Result<Guest, Failure> {
+        let image = image(&wanted)?;
         let (serial_place, serial) = wanted.serial;
         let console = console(&serial).map_err(|error| Failure::at(serial_place, &error))?;
         let place = wanted.place;
-        let machine = MicroVm::new(wanted.options, console);
+        let machine = MicroVm::new(wanted.options, image, console);
         Ok(Guest {
             machine: machine.map_err(|error| Failure::at(&place, &error))?,
             place,
@@ -55,12 +57,27 @@ impl Guest {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        failure.map_or(Ok(()), |error| Err(Failure::at("-machine microvm", &error)))
+        failure.map_or(Ok(()), |error| Err(Failure::at(&self.place, &error)))
     }
 
     pub(super) fn into_machine(self) -> MicroVm {
         self.machine
     }
+}
+
+/// What is booted, each file looked at.
+fn image(wanted: &Machine) -> Result<Image, Failure> {
+    let (kernel_place, kernel) = &wanted.kernel;
+    let mut image = Image::open(kernel).map_err(|error| Failure::at(kernel_place, &error))?;
+    if let Some((place, initrd)) = &wanted.initrd {
+        let set = image.set_initrd(initrd);
+        set.map_err(|error| Failure::at(place, &error))?;
+    }
+    if let Some((place, line)) = &wanted.append {
+        let set = image.set_command_line(line);
+        set.map_err(|error| Failure::at(place, &error))?;
+    }
+    Ok(image)
 }
 
 fn console(serial: &Serial) -> Result<Option<Console>> {

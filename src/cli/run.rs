@@ -69,7 +69,10 @@ fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
     make(plan.blockdevs, machine::create_blockdev)?;
     make(plan.drives, machine::create_drive)?;
     let guest = plan.machine.map(Guest::new).transpose()?;
-    make(plan.devices, machine::create_device)?;
+    make(plan.devices, |options| match &guest {
+        Some(guest) => machine::create_device_on(guest.machine(), options),
+        None => machine::create_device(options),
+    })?;
     let mut monitor = Monitor::new(commands(stop));
     for wanted in plan.monitors {
         let opened = match &wanted.channel {

@@ -1,6 +1,6 @@
 //! Putting a kernel into a machine's memory: what a boot loader and its firmware would leave behind.
 //!
-//! Used by whoever starts or resets a machine. [`Image::open`] looks at the files once and refuses what cannot work;
+//! Used by whoever starts or resets a machine. An [`Image`] looks at the files once and refuses what cannot work;
 //! [`Image::load`] writes kernel, initrd, command line, memory map and ACPI tables and says where the first processor
 //! begins, as often as the machine is reset.
 //!
@@ -79,19 +79,38 @@ pub struct Image {
 }
 
 impl Image {
-    /// Looks at the files.
+    /// Looks at the kernel's file.
     ///
     /// # Errors
-    /// A file cannot be opened, is not a kernel for this machine, or the command line is too long for it.
-    pub fn open(kernel: &Path, initrd: Option<&Path>, append: &str) -> Result<Image> {
-        if append.contains('\0') {
-            return Err(invalid("the command line contains a NUL"));
-        }
+    /// It cannot be opened, or is not a kernel for this machine.
+    pub fn open(kernel: &Path) -> Result<Image> {
         Ok(Image {
             kernel: Kernel::open(kernel)?,
-            initrd: initrd.map(Initrd::open).transpose()?,
-            append: append.to_owned(),
+            initrd: None,
+            append: String::new(),
         })
+    }
+
+    /// Gives the kernel an initrd.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or there is nothing in it.
+    pub fn set_initrd(&mut self, path: &Path) -> Result<()> {
+        self.initrd = Some(Initrd::open(path)?);
+        Ok(())
+    }
+
+    /// Gives the kernel a command line.
+    ///
+    /// # Errors
+    /// It is too long for the kernel, or no line.
+    pub fn set_command_line(&mut self, line: &str) -> Result<()> {
+        if line.contains('\0') {
+            return Err(invalid("the command line contains a NUL"));
+        }
+        self.check_command_line(line)?;
+        line.clone_into(&mut self.append);
+        Ok(())
     }
 
     /// Writes everything that the kernel finds when it starts.
@@ -165,14 +184,18 @@ impl Image {
         });
         let user = (!self.append.is_empty()).then(|| self.append.clone());
         let line = user.into_iter().chain(words).collect::<Vec<_>>().join(" ");
-        let max = self.kernel.command_line_max();
-        if line.len() > max {
-            let length = line.len();
-            let message =
-                format!("the command line has {length} bytes, the kernel takes at most {max}");
-            return Err(invalid(message));
-        }
+        self.check_command_line(&line)?;
         Ok(line)
+    }
+
+    fn check_command_line(&self, line: &str) -> Result<()> {
+        let (length, max) = (line.len(), self.kernel.command_line_max());
+        if length <= max {
+            return Ok(());
+        }
+        let message =
+            format!("the command line has {length} bytes, the kernel takes at most {max}");
+        Err(invalid(message))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The inputs of the machine's interrupt controllers.
 //!
 //! Used by devices, which raise their line from the context that has finished something. Lines are edge-triggered: one
-//! [`Line::raise`] is one edge, and edges that the guest has not taken yet merge into one. That suits devices that keep
+//! signal is one edge, and edges that the guest has not taken yet merge into one. That suits devices that keep
 //! an interrupt status of their own: the guest reads the status, acknowledges it, and then looks at the device's rings,
 //! so whatever happens after the look makes another edge.
 //!
@@ -12,10 +12,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::failed;
-use crate::{Error, Result};
+use super::{eventfd, failed};
+use crate::Result;
+use crate::virtio::notify::Signal;
 
 /// One interrupt line.
 #[derive(Debug)]
@@ -41,8 +42,7 @@ impl Line {
     /// `Os` if KVM does not have the line or there are no fds left.
     pub(super) fn new(vm: &Arc<VmFd>, gsi: u32, irqfd: bool) -> Result<Line> {
         let way = if irqfd {
-            let event = EventFd::new(EFD_NONBLOCK)
-                .map_err(|error| Error::os("cannot make an interrupt's eventfd", error))?;
+            let event = eventfd::new("an interrupt")?;
             vm.register_irqfd(&event, gsi)
                 .map_err(failed(format_args!("connect interrupt {gsi}")))?;
             Way::Irqfd(event)
@@ -61,10 +61,12 @@ impl Line {
     pub fn gsi(&self) -> u32 {
         self.gsi
     }
+}
 
+impl Signal for Line {
     /// One edge. An eventfd whose counter is full has an edge pending anyway, and the calls cannot fail on a line that
     /// exists.
-    pub fn raise(&self) {
+    fn signal(&self) {
         match &self.way {
             Way::Irqfd(event) => {
                 let _ = event.write(1);

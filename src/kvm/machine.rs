@@ -14,12 +14,15 @@ use std::sync::Arc;
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 
+pub(super) mod virtio;
+
 use super::bus::{Bus, BusDevice};
 use super::failed;
 use super::irq::Line;
 use super::ram::Ram;
 use super::vcpu::{self, Crew, Prepare};
 use crate::{Error, ErrorKind, QContext, Result};
+use virtio::{Announcement, Slots};
 
 /// Three pages that KVM needs on some processors to run real mode, and one more for its page table; below 4 GiB, where
 /// no memory and no device is.
@@ -35,6 +38,8 @@ pub struct Config {
     pub cpus: u32,
     /// Whether there is an interval timer (8254).
     pub pit: bool,
+    /// Where virtio devices go.
+    pub virtio: Slots,
     /// The context on which the machine's end is told.
     pub context: QContext,
 }
@@ -61,6 +66,7 @@ pub struct Builder {
     pio: Bus,
     mmio: Bus,
     controls: Controls,
+    announcements: Vec<Announcement>,
     ram: Ram,
 }
 
@@ -114,6 +120,7 @@ impl Builder {
             pio: Bus::default(),
             mmio: Bus::default(),
             controls: Controls(Arc::new(crew)),
+            announcements: Vec::new(),
             ram,
         })
     }

@@ -9,19 +9,20 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, VcpuFd};
 
 use super::boot::cpuid::{self, Processor};
-use super::boot::{Entry, Image, Platform, layout, registers};
+use super::boot::{Entry, Image, Platform, Window, layout, registers};
 use super::power::{self, Power};
 use super::ram;
 use super::serial::{self, Console, Serial};
 use super::vcpu::Prepare;
-use super::{Builder, Config, End, Machine, failed};
+use super::{Announcement, Builder, Config, End, Machine, Slots, failed};
+use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, QContext, Result};
 
 /// The smallest memory that is worth a try.
@@ -29,20 +30,26 @@ const MEMORY_MIN: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
 /// What a machine is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How many processors.
     pub cpus: u8,
     /// How many bytes of memory, in whole pages.
     pub memory: u64,
-    /// The kernel's file: a bzImage, or an ELF file.
-    pub kernel: PathBuf,
-    /// The initrd's file.
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line.
-    pub append: String,
     /// Whether a reset boots again; else it ends the machine, like power-off.
     pub reboot: bool,
+}
+
+/// A device that goes from one machine to the next when the guest resets itself.
+pub trait Device: Send + Sync {
+    /// Leaves a machine whose vcpus have ended, and calls `done` when nothing is in flight any more, on any thread.
+    fn unplug(&self, done: Box<dyn FnOnce() + Send>);
+
+    /// Goes on the next machine.
+    ///
+    /// # Errors
+    /// The machine refuses it.
+    fn plug(&self, machine: &mut Builder) -> Result<()>;
 }
 
 /// Called once when the machine has ended for good, on `qcontext-main`.
@@ -60,49 +67,74 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// The machine that is being put together, before it starts.
+    builder: Option<Builder>,
     machine: Option<Machine>,
+    devices: Vec<Arc<dyn Device>>,
     /// Gone when the machine was told to stop, or has ended.
     ended: Option<Ended>,
 }
 
 impl MicroVm {
-    /// A machine with its kernel looked at, and nothing else done.
+    /// A machine without virtio devices.
     ///
     /// # Errors
-    /// The kernel or the initrd cannot be booted, or a number is out of range.
-    pub fn new(options: Options, console: Option<Console>) -> Result<MicroVm> {
+    /// A number is out of range; there is no KVM here, or not what the machine needs of it.
+    pub fn new(options: Options, image: Image, console: Option<Console>) -> Result<MicroVm> {
         check(&options)?;
-        let initrd = options.initrd.as_deref();
-        let image = Image::open(&options.kernel, initrd, &options.append)?;
+        let builder = builder(&options, console.as_ref())?;
+        let state = State {
+            builder: Some(builder),
+            ..State::default()
+        };
         Ok(MicroVm(Arc::new(Shared {
             options,
             image,
             console,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         })))
+    }
+
+    /// Puts a device on the machine, which has not started yet. `add` makes it there.
+    ///
+    /// # Errors
+    /// `Busy` if the machine has started, or what `add` answers.
+    pub fn add<D: Device + 'static>(
+        &self,
+        add: impl FnOnce(&mut Builder) -> Result<Arc<D>>,
+    ) -> Result<()> {
+        let builder = self.0.lock().builder.take();
+        let mut builder =
+            builder.ok_or_else(|| Error::new(ErrorKind::Busy, "the machine has started"))?;
+        let device = add(&mut builder);
+        self.0.lock().builder = Some(builder);
+        self.0.lock().devices.push(device?);
+        Ok(())
     }
 
     /// Boots. `ended` is called once when the guest has ended the machine, with an error if it could not go on.
     ///
     /// # Errors
-    /// There is no KVM here, or not what the machine needs of it; the kernel does not fit into the memory.
+    /// `Busy` if the machine has started; the kernel does not fit into the memory; KVM refuses something.
     pub fn start(&self, ended: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
-        let machine = self.0.boot()?;
-        let mut state = self.0.lock();
-        state.machine = Some(machine);
-        state.ended = Some(Box::new(ended));
-        drop(state);
-        Ok(())
+        let builder = self.0.lock().builder.take();
+        let builder =
+            builder.ok_or_else(|| Error::new(ErrorKind::Busy, "the machine has started"))?;
+        self.0.lock().ended = Some(Box::new(ended));
+        self.0.boot(builder).inspect_err(|_| self.stop())
     }
 
     /// Ends the machine and waits for its vcpus. Nobody is told.
     pub fn stop(&self) {
         let mut state = self.0.lock();
-        let machine = state.machine.take();
-        state.ended = None;
+        let parts = (
+            state.builder.take(),
+            state.machine.take(),
+            state.ended.take(),
+        );
         drop(state);
         // Outside of the lock: this waits.
-        drop(machine);
+        drop(parts);
     }
 
     /// Whether everything that the guest has written to its serial port is out.
@@ -112,57 +144,76 @@ impl MicroVm {
 }
 
 impl Shared {
-    /// Makes a machine and lets it run.
-    fn boot(self: &Arc<Self>) -> Result<Machine> {
-        let options = &self.options;
-        let mut builder = Builder::new(Config {
-            ram: ram::layout(options.memory),
-            cpus: options.cpus.into(),
-            pit: false,
-            context: QContext::main(),
-        })?;
-        let power = Power::new(builder.controls().clone());
-        builder.add_pio(power::PORTS, "power", Arc::new(power))?;
-        if let Some(console) = &self.console {
-            add_serial(&mut builder, console)?;
-        }
+    /// Loads the kernel and lets the machine run.
+    fn boot(self: &Arc<Self>, builder: Builder) -> Result<()> {
         let platform = Platform {
-            cpus: options.cpus,
-            virtio: Vec::new(),
+            cpus: self.options.cpus,
+            virtio: builder.virtio_devices().iter().map(window).collect(),
             serial: self.console.is_some(),
         };
         let entry = self.image.load(&builder.ram().map()?, &platform)?;
-        let prepare = prepare(options.cpus, entry)?;
+        let prepare = prepare(self.options.cpus, entry)?;
         let this = Arc::downgrade(self);
-        builder.start(prepare, false, move |end| {
+        let machine = builder.start(prepare, false, move |end| {
             if let Some(this) = this.upgrade() {
                 this.ended(end);
             }
-        })
+        })?;
+        self.lock().machine = Some(machine);
+        Ok(())
     }
 
     /// The machine has ended by itself.
     fn ended(self: &Arc<Self>, end: End) {
-        // Its threads are about to end; the next machine gets memory and devices that nobody else uses.
+        // Its threads are about to end; nobody else uses what comes next.
         let machine = self.lock().machine.take();
         drop(machine);
         let outcome = match end {
             End::PowerOff => Ok(()),
             End::Failed(error) => Err(error),
-            End::Reset | End::TripleFault if self.options.reboot => return self.reboot(),
+            End::Reset | End::TripleFault if self.options.reboot => return self.reset(),
             End::Reset | End::TripleFault => Ok(()),
         };
         self.tell(outcome);
     }
 
-    fn reboot(self: &Arc<Self>) {
+    /// Takes the devices off the machine that has ended, then makes the next one.
+    fn reset(self: &Arc<Self>) {
+        let devices = self.lock().devices.clone();
+        let left = Arc::new(AtomicUsize::new(devices.len() + 1));
+        let this = Arc::clone(self);
+        let one_less = move || {
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let this = Arc::clone(&this);
+                // Without a main context nobody wants to go on.
+                let _ = QContext::main().invoke(move || this.boot_again());
+            }
+        };
+        for device in devices {
+            device.unplug(Box::new(one_less.clone()));
+        }
+        one_less();
+    }
+
+    fn boot_again(self: &Arc<Self>) {
+        // Told to stop in between.
         if self.lock().ended.is_none() {
             return;
         }
-        match self.boot() {
-            Ok(machine) => self.lock().machine = Some(machine),
-            Err(error) => self.tell(Err(error)),
+        let booted = self.next().and_then(|builder| self.boot(builder));
+        if let Err(error) = booted {
+            self.tell(Err(error));
         }
+    }
+
+    /// The next machine, with the devices of the one before.
+    fn next(&self) -> Result<Builder> {
+        let mut builder = builder(&self.options, self.console.as_ref())?;
+        let devices = self.lock().devices.clone();
+        for device in devices {
+            device.plug(&mut builder)?;
+        }
+        Ok(builder)
     }
 
     fn tell(&self, outcome: Result<()>) {
@@ -200,9 +251,38 @@ fn check(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// A machine with everything but virtio devices.
+fn builder(options: &Options, console: Option<&Console>) -> Result<Builder> {
+    let mut builder = Builder::new(Config {
+        ram: ram::layout(options.memory),
+        cpus: options.cpus.into(),
+        pit: false,
+        virtio: Slots {
+            start: layout::VIRTIO,
+            stride: layout::VIRTIO_STRIDE,
+            lines: layout::VIRTIO_GSIS.to_vec(),
+        },
+        context: QContext::main(),
+    })?;
+    let power = Power::new(builder.controls().clone());
+    builder.add_pio(power::PORTS, "power", Arc::new(power))?;
+    if let Some(console) = console {
+        add_serial(&mut builder, console)?;
+    }
+    Ok(builder)
+}
+
+fn window(place: &Announcement) -> Window {
+    Window {
+        address: place.registers.start,
+        length: place.registers.end - place.registers.start,
+        gsi: place.gsi,
+    }
+}
+
 fn add_serial(builder: &mut Builder, console: &Console) -> Result<()> {
     let line = builder.line(layout::SERIAL_GSI, true)?;
-    let device = Serial::new(console, Arc::new(move || line.raise()));
+    let device = Serial::new(console, Arc::new(move || line.signal()));
     let ports = layout::SERIAL..layout::SERIAL + serial::REGISTERS;
     builder.add_pio(ports, "serial", Arc::new(device))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use qcontext::QContext;
 use qcontext::kvm::bus::BusDevice;
 use qcontext::kvm::vcpu::RealMode;
-use qcontext::kvm::{self, Builder, Config, Controls, End, Machine};
+use qcontext::kvm::{self, Builder, Config, Controls, End, Machine, Slots};
 
 /// A watchdog of a test, never what orders its events.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -23,6 +23,15 @@ pub const REPORT: u16 = 0x10;
 /// Why no machine can be had here.
 pub fn missing() -> Option<String> {
     kvm::open().err().map(|error| error.to_string())
+}
+
+/// Virtio devices right below the first megabyte, on lines of both interrupt controllers.
+pub fn slots() -> Slots {
+    Slots {
+        start: 0xd_0000,
+        stride: 0x200,
+        lines: vec![5, 10, 11],
+    }
 }
 
 /// A machine with half a megabyte of memory and a report port.
@@ -60,6 +69,7 @@ impl Bench {
             ram: vec![0..0x8_0000],
             cpus,
             pit: false,
+            virtio: slots(),
             context: context.clone(),
         };
         let mut builder = Builder::new(config).unwrap();

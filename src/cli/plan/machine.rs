@@ -27,10 +27,12 @@ const TYPE_HINT: &str = "Use -machine help to list supported machines";
 /// A machine to be made.
 #[derive(Debug)]
 pub(in crate::cli) struct Machine {
-    /// `-kernel vmlinuz`, for messages about what is booted.
+    /// `-machine microvm`, for messages, as all the places that follow.
     pub(in crate::cli) place: String,
     pub(in crate::cli) options: microvm::Options,
-    /// `-serial ...`, for messages, and what it says.
+    pub(in crate::cli) kernel: (String, PathBuf),
+    pub(in crate::cli) initrd: Option<(String, PathBuf)>,
+    pub(in crate::cli) append: Option<(String, String)>,
     pub(in crate::cli) serial: (String, Serial),
 }
 
@@ -131,7 +133,7 @@ impl Words {
             };
             return self.first.map_or(Ok(None), alone);
         };
-        let Some((place, kernel)) = self.kernel else {
+        let Some(kernel) = self.kernel else {
             return Err(Failure::new(
                 machine,
                 "has nothing to boot, add '-kernel FILE'",
@@ -147,15 +149,15 @@ impl Words {
             return Err(Failure::new(serial.0, message));
         }
         Ok(Some(Machine {
-            place,
+            place: machine,
             options: microvm::Options {
                 cpus: self.cpus.unwrap_or(1),
                 memory: self.memory.unwrap_or(MEMORY_DEFAULT),
-                kernel,
-                initrd: self.initrd.map(|(_, path)| path),
-                append: self.append.map(|(_, text)| text).unwrap_or_default(),
                 reboot: !self.no_reboot,
             },
+            kernel,
+            initrd: self.initrd,
+            append: self.append,
             serial,
         }))
     }

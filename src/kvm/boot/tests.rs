@@ -107,6 +107,15 @@ fn elf(with_note: bool) -> Vec<u8> {
     image
 }
 
+fn prepared(kernel: &Path, initrd: Option<&Path>, line: &str) -> Image {
+    let mut image = Image::open(kernel).unwrap();
+    if let Some(initrd) = initrd {
+        image.set_initrd(initrd).unwrap();
+    }
+    image.set_command_line(line).unwrap();
+    image
+}
+
 fn platform() -> Platform {
     let window = |index: u64, gsi| Window {
         address: VIRTIO + index * VIRTIO_STRIDE,
@@ -122,7 +131,7 @@ fn platform() -> Platform {
 
 fn refusal(folder: &Folder, name: &str) -> String {
     let name = folder.0.join(name);
-    Image::open(&name, None, "").unwrap_err().to_string()
+    Image::open(&name).unwrap_err().to_string()
 }
 
 #[test]
@@ -131,7 +140,7 @@ fn a_bzimage_starts_in_long_mode_with_a_zero_page() {
     let kernel = folder.file("kernel", &bzimage());
     let initrd = folder.file("initrd", &[b'I'; 5000]);
     let memory = memory(64);
-    let image = Image::open(&kernel, Some(&initrd), "quiet").unwrap();
+    let image = prepared(&kernel, Some(&initrd), "quiet");
     let entry = image.load(&memory, &platform()).unwrap();
 
     assert_eq!(
@@ -159,7 +168,7 @@ fn the_command_line_names_the_devices_behind_the_users_words() {
     let expected =
         "console=ttyS0 virtio_mmio.device=512@0xd0000000:16 virtio_mmio.device=512@0xd0001000:17\0";
     let memory = memory(64);
-    let image = Image::open(&kernel, None, "console=ttyS0").unwrap();
+    let image = prepared(&kernel, None, "console=ttyS0");
     image.load(&memory, &platform()).unwrap();
     assert_eq!(
         bytes(&memory, COMMAND_LINE, expected.len()),
@@ -169,10 +178,7 @@ fn the_command_line_names_the_devices_behind_the_users_words() {
         cpus: 1,
         ..Platform::default()
     };
-    Image::open(&kernel, None, "")
-        .unwrap()
-        .load(&memory, &alone)
-        .unwrap();
+    prepared(&kernel, None, "").load(&memory, &alone).unwrap();
     assert_eq!(bytes(&memory, COMMAND_LINE, 1), [0]);
 }
 
@@ -183,8 +189,7 @@ fn the_memory_map_leaves_out_what_is_taken() {
     let low = usize::try_from(64 * MIB).unwrap();
     let ranges = [(GuestAddress(0), low), (GuestAddress(4 << 30), 0x10_0000)];
     let memory = GuestMemoryMmap::from_ranges(&ranges).unwrap();
-    Image::open(&kernel, None, "")
-        .unwrap()
+    prepared(&kernel, None, "")
         .load(&memory, &platform())
         .unwrap();
 
@@ -214,7 +219,7 @@ fn an_elf_kernel_with_a_note_starts_by_pvh() {
     let kernel = folder.file("kernel", &elf(true));
     let initrd = folder.file("initrd", b"I");
     let memory = memory(64);
-    let image = Image::open(&kernel, Some(&initrd), "a=b").unwrap();
+    let image = prepared(&kernel, Some(&initrd), "a=b");
     let entry = image.load(&memory, &platform()).unwrap();
 
     assert_eq!(
@@ -244,9 +249,7 @@ fn an_elf_kernel_without_a_note_starts_in_long_mode() {
     let folder = Folder::new("elf");
     let kernel = folder.file("kernel", &elf(false));
     let memory = memory(64);
-    let entry = Image::open(&kernel, None, "")
-        .unwrap()
-        .load(&memory, &platform());
+    let entry = prepared(&kernel, None, "").load(&memory, &platform());
     assert_eq!(
         entry.unwrap(),
         Entry::Long {
@@ -262,7 +265,7 @@ fn loading_again_gives_the_same_memory() {
     let folder = Folder::new("again");
     let kernel = folder.file("kernel", &elf(true));
     let initrd = folder.file("initrd", &[b'I'; 5000]);
-    let image = Image::open(&kernel, Some(&initrd), "x").unwrap();
+    let image = prepared(&kernel, Some(&initrd), "x");
     let (first, second) = (memory(64), memory(64));
     let entries = [&first, &second].map(|memory| image.load(memory, &platform()).unwrap());
     assert_eq!(entries[0], entries[1]);
@@ -309,9 +312,7 @@ fn files_that_are_no_kernels_are_refused() {
 fn segments_that_are_cut_off_are_refused_when_they_are_loaded() {
     let folder = Folder::new("short");
     let kernel = folder.file("short", &elf(false)[..0x1800]);
-    let error = Image::open(&kernel, None, "")
-        .unwrap()
-        .load(&memory(64), &platform());
+    let error = prepared(&kernel, None, "").load(&memory(64), &platform());
     let message = error.unwrap_err().to_string();
     assert!(
         message.starts_with(&format!("cannot load kernel '{}'", kernel.display())),
@@ -324,9 +325,8 @@ fn initrds_that_are_not_there_or_empty_are_refused() {
     let folder = Folder::new("no-initrd");
     let kernel = folder.file("kernel", &bzimage());
     let open = |initrd: &Path| {
-        Image::open(&kernel, Some(initrd), "")
-            .unwrap_err()
-            .to_string()
+        let mut image = Image::open(&kernel).unwrap();
+        image.set_initrd(initrd).unwrap_err().to_string()
     };
     let (nothing, empty) = (folder.0.join("nothing"), folder.file("empty", b""));
     assert_eq!(
@@ -352,13 +352,13 @@ fn memory_that_is_too_small_is_refused_with_what_is_needed() {
     let initrd = folder.file("initrd", &vec![b'I'; usize::try_from(3 * MIB).unwrap()]);
     let name = kernel.display();
     let load = |image: Image, mebibytes| image.load(&memory(mebibytes), &platform());
-    let error = load(Image::open(&kernel, None, "").unwrap(), 16).unwrap_err();
+    let error = load(prepared(&kernel, None, ""), 16).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("kernel '{name}' needs at least 24 MiB of memory, there are 16 MiB within reach")
     );
-    load(Image::open(&kernel, None, "").unwrap(), 24).unwrap();
-    let error = load(Image::open(&kernel, Some(&initrd), "").unwrap(), 26).unwrap_err();
+    load(prepared(&kernel, None, ""), 24).unwrap();
+    let error = load(prepared(&kernel, Some(&initrd), ""), 26).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -366,7 +366,7 @@ fn memory_that_is_too_small_is_refused_with_what_is_needed() {
             initrd.display()
         )
     );
-    load(Image::open(&kernel, Some(&initrd), "").unwrap(), 27).unwrap();
+    load(prepared(&kernel, Some(&initrd), ""), 27).unwrap();
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn an_initrd_stays_below_what_the_kernel_can_reach() {
     let kernel = folder.file("kernel", &image);
     let initrd = folder.file("initrd", b"I");
     let memory = memory(64);
-    let image = Image::open(&kernel, Some(&initrd), "").unwrap();
+    let image = prepared(&kernel, Some(&initrd), "");
     image.load(&memory, &platform()).unwrap();
     assert_eq!(number::<4>(&memory, ZERO_PAGE + 0x218), 32 * MIB - 0x1000);
 }
@@ -387,15 +387,18 @@ fn command_lines_that_are_too_long_are_refused() {
     let folder = Folder::new("long");
     let kernel = folder.file("kernel", &bzimage());
     let line = "x".repeat(2000);
-    let error = Image::open(&kernel, None, &line)
-        .unwrap()
-        .load(&memory(64), &platform());
+    let mut image = prepared(&kernel, None, &line);
+    let error = image.load(&memory(64), &platform());
     assert_eq!(
         error.unwrap_err().to_string(),
         "the command line has 2074 bytes, the kernel takes at most 2047"
     );
-    let error = Image::open(&kernel, None, "a\0b").unwrap_err();
-    assert_eq!(error.to_string(), "the command line contains a NUL");
+    let mut refused = |line: &str| image.set_command_line(line).unwrap_err().to_string();
+    assert_eq!(
+        refused(&"x".repeat(2048)),
+        "the command line has 2048 bytes, the kernel takes at most 2047"
+    );
+    assert_eq!(refused("a\0b"), "the command line contains a NUL");
 }
 
 /// The tables of the root table's list by signature, each with its bytes.
