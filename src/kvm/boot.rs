@@ -123,6 +123,7 @@ impl Image {
         let command_line = self.command_line(platform)?;
         let tables = acpi::Tables::new(platform);
         write(memory, layout::ACPI, &tables.bytes)?;
+        write(memory, layout::RESET_VECTOR, &reset_code())?;
         write(memory, layout::COMMAND_LINE, command_line.as_bytes())?;
         write(
             memory,
@@ -197,6 +198,15 @@ impl Image {
             format!("the command line has {length} bytes, the kernel takes at most {max}");
         Err(invalid(message))
     }
+}
+
+/// What stands at the reset vector, all the firmware there is: it writes to the reset register. Linux comes here in real
+/// mode, because on a hardware-reduced platform it trusts EFI to reset it, even where there is none.
+fn reset_code() -> [u8; 10] {
+    let [low, high] = layout::RESET.to_le_bytes();
+    let value = layout::RESET_VALUE;
+    // mov dx, RESET; mov al, RESET_VALUE; out dx, al; cli; hlt; jmp back to hlt
+    [0xba, low, high, 0xb0, value, 0xee, 0xfa, 0xf4, 0xeb, 0xfd]
 }
 
 /// What the kernel is told in either protocol.

@@ -17,7 +17,7 @@ use kvm_ioctls::{Cap, VcpuFd};
 
 use super::boot::cpuid::{self, Processor};
 use super::boot::{Entry, Image, Platform, Window, layout, registers};
-use super::power::{self, Power};
+use super::power::{self, Keyboard, Power};
 use super::ram;
 use super::serial::{self, Console, Serial};
 use super::vcpu::Prepare;
@@ -264,6 +264,8 @@ fn builder(options: &Options, console: Option<&Console>) -> Result<Builder> {
         },
         context: QContext::main(),
     })?;
+    let keyboard = Keyboard::new(builder.controls().clone());
+    builder.add_pio(power::KEYBOARD_PORTS, "keyboard", Arc::new(keyboard))?;
     let power = Power::new(builder.controls().clone());
     builder.add_pio(power::PORTS, "power", Arc::new(power))?;
     if let Some(console) = console {

@@ -1,12 +1,15 @@
 //! The ports by which a guest powers off and resets: ACPI's sleep control, sleep status and reset registers.
 //!
 //! Used by machines that boot a kernel, whose ACPI tables name the ports (see [`super::boot::acpi`]). The registers are
-//! those of a hardware-reduced platform (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7).
+//! those of a hardware-reduced platform (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7). Kernels that were told so
+//! (`reboot=k`) pull the reset line of a keyboard controller instead.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 
-use super::boot::layout::{RESET, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS, SLEEP_TYPE_OFF};
+use super::boot::layout::{
+    KEYBOARD, KEYBOARD_RESET, RESET, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS, SLEEP_TYPE_OFF,
+};
 use super::bus::BusDevice;
 use super::{Controls, End};
 
@@ -42,6 +45,33 @@ impl BusDevice for Power {
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(end) = asked(offset, data) {
             self.0.end(end);
+        }
+    }
+}
+
+/// The port of [`Keyboard`].
+pub const KEYBOARD_PORTS: Range<u16> = KEYBOARD..KEYBOARD + 1;
+
+/// The reset line of a keyboard controller, without keys.
+#[derive(Debug)]
+pub struct Keyboard(Controls);
+
+impl Keyboard {
+    /// A line that ends the machine of these controls.
+    pub fn new(controls: Controls) -> Keyboard {
+        Keyboard(controls)
+    }
+}
+
+impl BusDevice for Keyboard {
+    fn read(&self, _: u64, data: &mut [u8]) {
+        // Nothing to be read, and ready for a command.
+        data.fill(0);
+    }
+
+    fn write(&self, _: u64, data: &[u8]) {
+        if data == [KEYBOARD_RESET] {
+            self.0.end(End::Reset);
         }
     }
 }

@@ -25,7 +25,10 @@ pub const COMMAND_LINE: u64 = 0x2_0000;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The ACPI tables, of which the root pointer is the first. Kernels also search here.
 pub const ACPI: u64 = 0xe_0000;
-/// The end of the space for ACPI tables, where memory for everybody begins.
+/// Where a processor begins in real mode, and where kernels jump that have no better way to reset the machine. The end of
+/// the space for ACPI tables.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+/// Where memory for everybody goes on.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
 /// The windows of virtio-mmio devices, one after the other.
@@ -55,6 +58,11 @@ pub const RESET: u16 = 0x602;
 pub const RESET_VALUE: u8 = 1;
 /// The sleep type that means power-off.
 pub const SLEEP_TYPE_OFF: u8 = 5;
+
+/// The command port of a keyboard controller, of which only the reset line is there ...
+pub const KEYBOARD: u16 = 0x64;
+/// ... and the command that pulls it.
+pub const KEYBOARD_RESET: u8 = 0xfe;
 
 /// The most processors: their ids have 8 bits in the MADT, and 255 is everybody.
 pub const CPUS_MAX: u8 = 254;

@@ -261,6 +261,17 @@ fn an_elf_kernel_without_a_note_starts_in_long_mode() {
 }
 
 #[test]
+fn the_reset_vector_writes_to_the_reset_register() {
+    let folder = Folder::new("vector");
+    let kernel = folder.file("kernel", &bzimage());
+    let memory = memory(64);
+    let image = prepared(&kernel, None, "");
+    image.load(&memory, &platform()).unwrap();
+    let code = bytes(&memory, RESET_VECTOR, 6);
+    assert_eq!(code, [0xba, 0x02, 0x06, 0xb0, RESET_VALUE, 0xee]);
+}
+
+#[test]
 fn loading_again_gives_the_same_memory() {
     let folder = Folder::new("again");
     let kernel = folder.file("kernel", &elf(true));
