@@ -22,6 +22,7 @@ use crate::{Error, ErrorKind, Result};
 pub mod boot;
 pub mod bus;
 mod eventfd;
+pub mod guest;
 pub mod irq;
 mod machine;
 pub mod microvm;
