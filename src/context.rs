@@ -83,8 +83,7 @@ impl QContext {
     /// ```
     pub fn with_poller(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
         id::check_id(id, "id")?;
-        let gmain = home::new_main_context();
-        let context = QContext::wrap(Inner::new(id, threaded, poller, gmain)?);
+        let context = QContext::wrap(Inner::fresh(id, threaded, poller)?);
         registry::insert(&context)?;
         if threaded {
             context
@@ -101,8 +100,7 @@ impl QContext {
     /// `Os` when there are no fds or threads left.
     pub fn anonymous(threaded: bool) -> Result<QContext> {
         let id = registry::generate_id();
-        let gmain = home::new_main_context();
-        let context = QContext::wrap(Inner::new(&id, threaded, Poller::default(), gmain)?);
+        let context = QContext::wrap(Inner::fresh(&id, threaded, Poller::default())?);
         if threaded {
             context.inner().start()?;
         }
@@ -237,6 +235,14 @@ impl QContext {
     /// The GMainContext this context wraps; any `glib::Source` may be attached to it.
     pub fn main_context(&self) -> glib::MainContext {
         self.inner().gmain.clone()
+    }
+
+    /// The AioContext that holds the fd handlers of this context.
+    ///
+    /// # Errors
+    /// `Closed` after a stop.
+    pub fn iohandlers(&self) -> Result<AioContext> {
+        Ok(self.inner().handlers()?.aio().clone())
     }
 
     /// Watches `fd` on this context, in place of an earlier handler of it.
