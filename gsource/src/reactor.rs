@@ -35,6 +35,7 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use busy::Busy;
 pub use busy::PollParams;
+pub(crate) use busy::ask_again;
 use fd_table::{Batch, FdTable};
 use known::Known;
 pub(crate) use retired::Retired;
@@ -124,6 +125,8 @@ pub struct Reactor {
     has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
+    /// GLib wanted to look while another thread drove, and sleeps without having announced it.
+    missed: AtomicBool,
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
@@ -146,7 +149,10 @@ impl Drop for Driving<'_> {
             self.reactor.driver.store(0, Ordering::SeqCst);
             // Another thread may have retired something after the last look here, and found us driving.
             if self.reactor.has_retired() {
-                self.reactor.reap_if_idle();
+                self.reactor.leave_to_home();
+            }
+            if self.reactor.missed.swap(false, Ordering::SeqCst) {
+                self.reactor.wake();
             }
         }
     }
@@ -184,6 +190,7 @@ impl Reactor {
             counts: Counts::default(),
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
+            missed: AtomicBool::new(false),
             home: HomeCell::new(Home {
                 batch: Batch::new(),
                 active: VecDeque::new(),
@@ -239,6 +246,15 @@ impl Reactor {
             self.driver.store(0, Ordering::SeqCst);
         }
         is_mine
+    }
+
+    /// As [`Reactor::drive`], for a GLib loop that will sleep if it cannot: who drives now wakes it afterwards.
+    pub(crate) fn drive_or_be_woken(&self) -> Result<Driving<'_>> {
+        self.drive().or_else(|_| {
+            self.missed.store(true, Ordering::SeqCst);
+            // Who drove may have ended before that.
+            self.drive()
+        })
     }
 
     /// True on the thread that drives this reactor.
@@ -373,23 +389,30 @@ impl Reactor {
             .store(fds.unpollable(), Ordering::Release);
     }
 
-    /// Lets go of `core`, which is moving elsewhere.
+    /// Lets go of `core`, which is moving elsewhere or ends. The answer is what was seen of its handlers, some of which may
+    /// have been removed: to be dropped without a lock.
+    #[must_use]
     pub(crate) fn forget(
         &self,
         core: &Arc<Core>,
         records: &[Arc<FdRecord>],
         driving: &Driving<'_>,
-    ) {
+    ) -> Vec<Arc<FdRecord>> {
         let mut home = self.home.get(driving);
         home.active
             .retain(|attachment| !Arc::ptr_eq(&attachment.core, core));
-        let leaving =
-            |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
-        home.batch.retain(|(record, _)| !leaving(record));
-        home.paused.retain(|record| !leaving(record));
+        let (ready, staying): (Batch, Batch) = std::mem::take(&mut home.batch)
+            .into_iter()
+            .partition(|(record, _)| record.is_of(core));
+        home.batch = staying;
+        let paused = home.paused.extract_if(.., |record| record.is_of(core));
+        let leaving = paused
+            .chain(ready.into_iter().map(|(record, _)| record))
+            .collect();
         for record in records {
             home.known.forget(record);
         }
+        leaving
     }
 }
 

@@ -74,7 +74,7 @@ unsafe extern "C" fn prepare(
 ) -> glib_sys::gboolean {
     // SAFETY: GLib passes our source.
     let reactor = &unsafe { state(source) }.reactor;
-    let wait = match reactor.drive() {
+    let wait = match reactor.drive_or_be_woken() {
         Ok(driving) => {
             reactor.residents.note_glib();
             reactor.prepare(&driving)

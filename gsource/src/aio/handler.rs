@@ -6,7 +6,7 @@ use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 type Callback = Box<dyn Fn() + Send>;
 type Question = Box<dyn Fn() -> bool + Send>;
@@ -163,6 +163,11 @@ impl FdRecord {
     /// True when this is what `set_fd_handler` has set for `fd`.
     pub(crate) fn is_handler_of(&self, fd: RawFd) -> bool {
         self.fd == fd && !self.handler.is_waiter
+    }
+
+    /// True when `core` has it, or had until it was removed.
+    pub(crate) fn is_of(&self, core: &Arc<Core>) -> bool {
+        std::ptr::eq(self.core.as_ptr(), Arc::as_ptr(core))
     }
 
     /// The poller events this record wants now.

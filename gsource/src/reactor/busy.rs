@@ -6,7 +6,7 @@
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
 
-use super::turn::remove;
+use super::turn::{call, remove};
 use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
@@ -39,6 +39,8 @@ pub(super) struct Busy {
     enrolled: Vec<Enrolled>,
     /// Notifications are off.
     started: bool,
+    /// Somebody's notifications have gone on without the last question.
+    owes_question: bool,
     now_ns: i64,
     skipped: u32,
 }
@@ -47,6 +49,8 @@ struct Enrolled {
     record: Arc<FdRecord>,
     /// Polled in vain since then.
     since: i64,
+    /// Its `io_poll_ready` runs, which may iterate: it is not polled meanwhile.
+    running: bool,
 }
 
 impl Reactor {
@@ -83,6 +87,10 @@ impl Reactor {
         if record.handler.io_poll.is_none() || !self.counts.polls.load(Ordering::Acquire) {
             return;
         }
+        // It may have been reaped already, and nobody would let go of it again.
+        if record.is_removed() {
+            return;
+        }
         let mut home = self.home.get(driving);
         let enrolled = &mut home.busy.enrolled;
         if !enrolled
@@ -93,6 +101,7 @@ impl Reactor {
             enrolled.push(Enrolled {
                 record: Arc::clone(record),
                 since,
+                running: false,
             });
             let started = home.busy.started;
             drop(home);
@@ -102,7 +111,30 @@ impl Reactor {
         }
     }
 
-    /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
+    /// Handles what busy-polling found. The handler is not polled again while it does, which may iterate.
+    pub(super) fn run_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+        if record.is_removed() {
+            return false;
+        }
+        self.set_running(record, true, driving);
+        call(record, record.handler.io_poll_ready.as_deref());
+        if self.set_running(record, false, driving) {
+            let busy = &mut self.home.get(driving).busy;
+            // A nested iteration has turned the notifications on, and did not ask this one afterwards.
+            busy.owes_question |= !busy.started;
+        }
+        true
+    }
+
+    /// True when `record` is enrolled.
+    fn set_running(&self, record: &Arc<FdRecord>, running: bool, driving: &Driving<'_>) -> bool {
+        let mut home = self.home.get(driving);
+        let enrolled = home.busy.enrolled.iter_mut();
+        let mut found = enrolled.filter(|one| Arc::ptr_eq(&one.record, record));
+        found.next().map(|one| one.running = running).is_some()
+    }
+
+    /// Takes `record` out. True when it was in.
     pub(crate) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let mut home = self.home.get(driving);
         let index = home
@@ -115,12 +147,15 @@ impl Reactor {
         gone.is_some()
     }
 
-    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew.
-    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew. True when its notifications were off:
+    /// then it must be asked once more, there.
+    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let started = self.home.get(driving).busy.started;
-        if self.expel(record, driving) && started {
+        let was_polled = self.expel(record, driving) && started;
+        if was_polled {
             switch(record, false);
         }
+        was_polled
     }
 
     /// Polls before a wait. What was found is in the batch; the time at which the polling began is what [`Reactor::adapt`]
@@ -131,7 +166,10 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if self.home.get(driving).busy.enrolled.is_empty() {
+        if !self.polls_somebody(driving) {
+            if wait == Wait::Block {
+                self.stop_polling(driving);
+            }
             return None;
         }
         let begin = Clock::Realtime.now_ns();
@@ -160,9 +198,20 @@ impl Reactor {
         polls.then_some(begin)
     }
 
+    /// True when enrolled handlers have been without notifications since they were asked.
+    fn takes_question(&self, driving: &Driving<'_>) -> bool {
+        let busy = &mut self.home.get(driving).busy;
+        busy.started | std::mem::take(&mut busy.owes_question)
+    }
+
+    fn polls_somebody(&self, driving: &Driving<'_>) -> bool {
+        let home = self.home.get(driving);
+        home.busy.enrolled.iter().any(|one| !one.running)
+    }
+
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
-        if self.home.get(driving).busy.started {
+        if self.takes_question(driving) {
             self.switch_all(driving, false);
             self.ask_enrolled(driving);
         }
@@ -206,16 +255,18 @@ impl Reactor {
         let mut found = false;
         let mut index = 0;
         loop {
-            let record = self
+            let next = self
                 .home
                 .get(driving)
                 .busy
                 .enrolled
                 .get(index)
-                .map(|one| Arc::clone(&one.record));
-            let Some(record) = record else { return found };
+                .map(|one| (Arc::clone(&one.record), one.running));
+            let Some((record, running)) = next else {
+                return found;
+            };
             index += 1;
-            if !record.is_removed() && has_work(&record) {
+            if !running && !record.is_removed() && has_work(&record) {
                 found = true;
                 let mut home = self.home.get(driving);
                 home.batch.push_back((record, POLLED));
@@ -238,7 +289,9 @@ impl Reactor {
         {
             enrolled.since = now;
         }
-        let is_idle = |one: &mut Enrolled| one.record.is_removed() || now - one.since > IDLE_NS;
+        let is_idle = |one: &mut Enrolled| {
+            one.record.is_removed() || !one.running && now - one.since > IDLE_NS
+        };
         let idle: Vec<_> = home
             .busy
             .enrolled
@@ -291,6 +344,13 @@ fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
         now_ns.saturating_mul(factor)
     };
     grown.min(params.max_ns)
+}
+
+/// Asks a handler that has moved away from where it was polled.
+pub(crate) fn ask_again(record: &Arc<FdRecord>) {
+    if !record.is_removed() && has_work(record) {
+        call(record, record.handler.io_poll_ready.as_deref());
+    }
 }
 
 fn has_work(record: &Arc<FdRecord>) -> bool {

@@ -21,6 +21,15 @@ pub(crate) enum Retired {
 }
 
 impl Retired {
+    fn is_of(&self, core: &Arc<Core>) -> bool {
+        match self {
+            Retired::Handler(record) => record.is_of(core),
+            Retired::Timer(timer) => Arc::ptr_eq(&timer.core, core),
+            Retired::Context(other) => Arc::ptr_eq(other, core),
+            Retired::Trouble(_) => false,
+        }
+    }
+
     /// Drops it; gives it back when it is too early.
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
@@ -56,15 +65,17 @@ impl Reactor {
         }
     }
 
-    /// Leaves what was retired here to the home of `new`.
-    pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
-        let retired = self.take_retired();
-        for one in &retired {
+    /// Leaves what was retired of `core` here to the home of `new`.
+    pub(crate) fn hand_over_retired(&self, core: &Arc<Core>, new: &Reactor, driving: &Driving<'_>) {
+        let moving: Vec<_> = lock(&self.retired)
+            .extract_if(.., |one| one.is_of(core))
+            .collect();
+        for one in &moving {
             if let Retired::Handler(record) = one {
                 self.lose_sight_of(record, driving);
             }
         }
-        new.retire(retired);
+        new.retire(moving);
     }
 
     /// Lets go of the home's own references to a handler.
@@ -80,6 +91,15 @@ impl Reactor {
 
     pub(crate) fn has_retired(&self) -> bool {
         self.has_retired.load(Ordering::SeqCst)
+    }
+
+    /// Lets the home drop what is left behind here; this thread does so if there is no other.
+    pub(crate) fn leave_to_home(&self) {
+        if self.residents.wait_elsewhere() {
+            self.rouse();
+        } else {
+            self.reap_if_idle();
+        }
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.

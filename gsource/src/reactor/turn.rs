@@ -266,7 +266,7 @@ impl Reactor {
             if record.wants_read(events) && !record.is_removed() {
                 progress |= self.read(&record, driving);
             }
-            if record.wants_write(events) && !record.is_removed() {
+            if record.wants_write(events) && !record.is_removed() && self.has_handler(&record) {
                 progress |= !record.handler.quiet;
                 call(&record, record.handler.write.as_deref());
             }
@@ -277,17 +277,9 @@ impl Reactor {
         }
     }
 
-    /// Handles what busy-polling found. The handler is not polled again while it does, which may iterate.
-    fn run_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        if record.is_removed() {
-            return false;
-        }
-        let enrolled = self.expel(record, driving);
-        call(record, record.handler.io_poll_ready.as_deref());
-        if enrolled && !record.is_removed() {
-            self.enroll(record, driving);
-        }
-        true
+    /// True unless the handler's own callback has moved its context elsewhere.
+    fn has_handler(&self, record: &FdRecord) -> bool {
+        record.core.upgrade().is_some_and(|core| core.is_on(self))
     }
 
     fn next_handler(&self, driving: &Driving<'_>) -> Option<<Batch as IntoIterator>::Item> {
@@ -436,7 +428,7 @@ fn may_read(record: &Arc<FdRecord>) -> bool {
     }
 }
 
-fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+pub(super) fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
     if let Some(callback) = callback
         && unwind::guard(record, callback).is_err()
     {
