@@ -11,7 +11,7 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
-use crate::{Clock, Error, ErrorKind, Result, unwind};
+use crate::{Clock, Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -49,8 +49,6 @@ struct Enrolled {
     record: Arc<FdRecord>,
     /// Polled in vain since then.
     since: i64,
-    /// Its `io_poll_ready` runs, which may iterate: it is not polled meanwhile.
-    running: bool,
 }
 
 impl Reactor {
@@ -84,7 +82,9 @@ impl Reactor {
 
     /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
     pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
-        if record.handler.io_poll.is_none() || !self.counts.polls.load(Ordering::Acquire) {
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        let was_told = record.is_told();
+        if record.handler.io_poll.is_none() || !(polls || was_told) {
             return;
         }
         // It may have been reaped already, and nobody would let go of it again.
@@ -93,48 +93,23 @@ impl Reactor {
         }
         let mut home = self.home.get(driving);
         let enrolled = &mut home.busy.enrolled;
-        if !enrolled
+        let is_in = enrolled
             .iter()
-            .any(|other| Arc::ptr_eq(&other.record, record))
-        {
-            let since = Clock::Realtime.now_ns();
+            .any(|other| Arc::ptr_eq(&other.record, record));
+        if polls && !is_in {
             enrolled.push(Enrolled {
                 record: Arc::clone(record),
-                since,
-                running: false,
+                since: Clock::Realtime.now_ns(),
             });
-            let started = home.busy.started;
-            drop(home);
-            if started {
-                switch(record, true);
-            }
         }
+        let started = polls && home.busy.started;
+        home.busy.owes_question |= was_told && !started;
+        drop(home);
+        // Not what it was told before, perhaps: its `io_poll_ready` may have iterated.
+        switch(record, started);
     }
 
-    /// Handles what busy-polling found. The handler is not polled again while it does, which may iterate.
-    pub(super) fn run_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        if record.is_removed() {
-            return false;
-        }
-        self.set_running(record, true, driving);
-        call(record, record.handler.io_poll_ready.as_deref());
-        if self.set_running(record, false, driving) {
-            let busy = &mut self.home.get(driving).busy;
-            // A nested iteration has turned the notifications on, and did not ask this one afterwards.
-            busy.owes_question |= !busy.started;
-        }
-        true
-    }
-
-    /// True when `record` is enrolled.
-    fn set_running(&self, record: &Arc<FdRecord>, running: bool, driving: &Driving<'_>) -> bool {
-        let mut home = self.home.get(driving);
-        let enrolled = home.busy.enrolled.iter_mut();
-        let mut found = enrolled.filter(|one| Arc::ptr_eq(&one.record, record));
-        found.next().map(|one| one.running = running).is_some()
-    }
-
-    /// Takes `record` out. True when it was in.
+    /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
     pub(crate) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let mut home = self.home.get(driving);
         let index = home
@@ -166,10 +141,7 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if !self.polls_somebody(driving) {
-            if wait == Wait::Block {
-                self.stop_polling(driving);
-            }
+        if self.home.get(driving).busy.enrolled.is_empty() {
             return None;
         }
         let begin = Clock::Realtime.now_ns();
@@ -198,23 +170,18 @@ impl Reactor {
         polls.then_some(begin)
     }
 
-    /// True when enrolled handlers have been without notifications since they were asked.
-    fn takes_question(&self, driving: &Driving<'_>) -> bool {
-        let busy = &mut self.home.get(driving).busy;
-        busy.started | std::mem::take(&mut busy.owes_question)
-    }
-
-    fn polls_somebody(&self, driving: &Driving<'_>) -> bool {
-        let home = self.home.get(driving);
-        home.busy.enrolled.iter().any(|one| !one.running)
-    }
-
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
         if self.takes_question(driving) {
             self.switch_all(driving, false);
             self.ask_enrolled(driving);
         }
+    }
+
+    /// True when enrolled handlers have been without notifications since they were asked.
+    fn takes_question(&self, driving: &Driving<'_>) -> bool {
+        let busy = &mut self.home.get(driving).busy;
+        busy.started | std::mem::take(&mut busy.owes_question)
     }
 
     /// Learns from a wait that began at `begin`.
@@ -255,18 +222,16 @@ impl Reactor {
         let mut found = false;
         let mut index = 0;
         loop {
-            let next = self
+            let record = self
                 .home
                 .get(driving)
                 .busy
                 .enrolled
                 .get(index)
-                .map(|one| (Arc::clone(&one.record), one.running));
-            let Some((record, running)) = next else {
-                return found;
-            };
+                .map(|one| Arc::clone(&one.record));
+            let Some(record) = record else { return found };
             index += 1;
-            if !running && !record.is_removed() && has_work(&record) {
+            if !record.is_removed() && has_work(&record) {
                 found = true;
                 let mut home = self.home.get(driving);
                 home.batch.push_back((record, POLLED));
@@ -289,9 +254,7 @@ impl Reactor {
         {
             enrolled.since = now;
         }
-        let is_idle = |one: &mut Enrolled| {
-            one.record.is_removed() || !one.running && now - one.since > IDLE_NS
-        };
+        let is_idle = |one: &mut Enrolled| one.record.is_removed() || now - one.since > IDLE_NS;
         let idle: Vec<_> = home
             .busy
             .enrolled
@@ -357,16 +320,19 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
     let Some(poll) = &record.handler.io_poll else {
         return false;
     };
-    unwind::guard(record, poll).unwrap_or_else(|_| {
+    record.call(poll).unwrap_or_else(|_| {
         remove(record);
         false
     })
 }
 
+/// Tells `record` whether it is polled, if that is news.
 fn switch(record: &Arc<FdRecord>, polling: bool) {
-    if let Some(switch) = &record.handler.io_poll_switch
-        && !record.is_removed()
-        && unwind::guard(record, || switch(polling)).is_err()
+    if record.is_removed() || record.tell(polling) == polling {
+        return;
+    }
+    if let Some(switch) = record.switch()
+        && record.call(|| switch.0(polling)).is_err()
     {
         remove(record);
     }

@@ -3,7 +3,7 @@
 
 use super::{Driving, Reactor, report};
 use crate::Error;
-use crate::aio::handler::FdRecord;
+use crate::aio::handler::{FdRecord, Switch};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::unwind;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 pub(crate) enum Retired {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
+    Switch(Arc<Switch>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
     /// An error that had nobody to return to, and must not be told of where it happened.
@@ -21,12 +22,13 @@ pub(crate) enum Retired {
 }
 
 impl Retired {
-    fn is_of(&self, core: &Arc<Core>) -> bool {
+    /// True when it is of `core`; what is of nobody goes with whoever has the reactor to itself.
+    fn goes_with(&self, core: &Arc<Core>, reactor: &Reactor) -> bool {
         match self {
             Retired::Handler(record) => record.is_of(core),
             Retired::Timer(timer) => Arc::ptr_eq(&timer.core, core),
             Retired::Context(other) => Arc::ptr_eq(other, core),
-            Retired::Trouble(_) => false,
+            Retired::Switch(_) | Retired::Trouble(_) => core.is_private(reactor),
         }
     }
 
@@ -38,7 +40,8 @@ impl Retired {
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Context(core) if core.runs_bhs(driving) => {
+            Retired::Switch(switch) => unwind::drop_guarded(&"destructor of a switch", switch),
+            Retired::Context(core) if core.is_in_call() => {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
@@ -68,7 +71,7 @@ impl Reactor {
     /// Leaves what was retired of `core` here to the home of `new`.
     pub(crate) fn hand_over_retired(&self, core: &Arc<Core>, new: &Reactor, driving: &Driving<'_>) {
         let moving: Vec<_> = lock(&self.retired)
-            .extract_if(.., |one| one.is_of(core))
+            .extract_if(.., |one| one.goes_with(core, self))
             .collect();
         for one in &moving {
             if let Retired::Handler(record) = one {
