@@ -3,6 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 static BLOCKS: AtomicI64 = AtomicI64::new(0);
 static BYTES: AtomicI64 = AtomicI64::new(0);
@@ -49,6 +50,17 @@ fn entries(directory: &str) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
 
+/// A pool leaves its workers to end by themselves, which takes them a moment.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until the process has no more than so many threads: its first, and the test's.
+pub fn settle(threads: usize) {
+    let begin = Instant::now();
+    while entries("/proc/self/task") > threads && begin.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+}
+
 impl Held {
     pub fn now() -> Held {
         Held {
@@ -59,11 +71,14 @@ impl Held {
         }
     }
 
-    pub fn check_against(&self, before: &Held) {
-        let (blocks, bytes) = (self.blocks - before.blocks, self.bytes - before.bytes);
+    /// Nothing has been left since then.
+    pub fn check(&self) {
+        settle(self.threads);
+        let now = Held::now();
+        let (blocks, bytes) = (now.blocks - self.blocks, now.bytes - self.bytes);
         println!("left: {blocks} blocks, {bytes} bytes");
-        assert_eq!(self.fds, before.fds, "open fds");
-        assert_eq!(self.threads, before.threads, "threads");
+        assert_eq!(now.fds, self.fds, "open fds");
+        assert_eq!(now.threads, self.threads, "threads");
         assert!(blocks < BLOCKS_KEPT, "{blocks} blocks of memory are left");
         assert!(bytes < BYTES_KEPT, "{bytes} bytes of memory are left");
     }
