@@ -3,6 +3,7 @@ CARGO ?= cargo
 
 run: ready
 	$(CARGO) build --locked --release --bin qctx
+	target/release/qctx
 	tests/guest/run
 
 test: ready
