@@ -65,7 +65,7 @@ impl QContext {
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
         id::check_id(id, "id")?;
-        let context = QContext::wrap(Inner::new(id, threaded, home::new_main_context())?);
+        let context = QContext::wrap(Inner::fresh(id, threaded)?);
         registry::insert(&context)?;
         if threaded {
             context
@@ -82,7 +82,7 @@ impl QContext {
     /// `Os` when there are no fds or threads left.
     pub fn anonymous(threaded: bool) -> Result<QContext> {
         let id = registry::generate_id();
-        let context = QContext::wrap(Inner::new(&id, threaded, home::new_main_context())?);
+        let context = QContext::wrap(Inner::fresh(&id, threaded)?);
         if threaded {
             context.inner().start()?;
         }
@@ -217,6 +217,14 @@ impl QContext {
     /// The GMainContext this context wraps; any `glib::Source` may be attached to it.
     pub fn main_context(&self) -> glib::MainContext {
         self.inner().gmain.clone()
+    }
+
+    /// The AioContext that holds the fd handlers of this context.
+    ///
+    /// # Errors
+    /// `Closed` after a stop.
+    pub fn iohandlers(&self) -> Result<AioContext> {
+        Ok(self.inner().handlers()?.aio().clone())
     }
 
     /// Watches `fd` on this context, in place of an earlier handler of it.

@@ -23,7 +23,7 @@ use gsource::AioContext;
 use crate::block::Node;
 use crate::context::Claim;
 #[cfg(feature = "kvm")]
-use crate::kvm::Builder;
+use crate::kvm::Board;
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::vhost_user::{Listener, Served};
@@ -102,7 +102,7 @@ impl Export {
     /// # Errors
     /// As for [`Export::add`]; `LimitExceeded` if the machine has no room for it.
     #[cfg(feature = "kvm")]
-    pub fn add_to(machine: &mut Builder, options: ExportOptions) -> Result<Arc<Export>> {
+    pub fn add_to(machine: &mut dyn Board, options: ExportOptions) -> Result<Arc<Export>> {
         Export::add_with(options, |options, parts| match options.transport {
             TransportOptions::Machine { .. } => parts.plug(options, machine),
             TransportOptions::VhostUser(ref path) => parts.listen(options, path),

@@ -21,6 +21,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub mod boot;
 pub mod bus;
+pub mod driver;
 mod eventfd;
 pub mod guest;
 pub mod irq;
@@ -32,7 +33,7 @@ pub mod ram;
 pub mod serial;
 pub mod vcpu;
 
-pub use machine::virtio::{Announcement, Slots, VirtioDevice};
+pub use machine::virtio::{Announcement, Board, Slots, VirtioDevice};
 pub use machine::{Builder, Config, Controls, End, Machine};
 
 /// What a machine here cannot do without.

@@ -576,3 +576,19 @@ fn busy_aio_context_moves_between_running_contexts() {
         contexts[0].attach(&aio, None).unwrap();
     });
 }
+
+#[test]
+fn what_a_context_says_it_has_no_more_can_be_attached_elsewhere() {
+    let _deadline = deadline("what_a_context_says_it_has_no_more_can_be_attached_elsewhere");
+    let contexts = [1, 2].map(|n| QContext::new(&format!("hand-over-{n}"), true).unwrap());
+    let aio = AioContext::new().unwrap();
+    contexts[0].attach(&aio, None).unwrap();
+    for turn in 0..5_000 {
+        let (from, to) = (&contexts[turn % 2], &contexts[(turn + 1) % 2]);
+        from.detach(&aio);
+        while from.has_aio(&aio) {
+            std::hint::spin_loop();
+        }
+        to.attach(&aio, None).unwrap();
+    }
+}

@@ -10,8 +10,10 @@
  *  - Removals never wait and never assert; from another thread than the loop's they do not end a call that has begun.
  *  - The virtual clock runs until qemu_clock_enable() stops it.
  *  - A bottom half that is left behind is freed instead of aborting the program.
- *  - Re-entrancy guards, timer attributes and the notification switches of aio_set_event_notifier_poll() are accepted and ignored.
- *  - aio_bh_poll() runs a whole iteration without waiting; aio_poll() of an attached AioContext serves its neighbours, too.
+ *  - A re-entrancy guard is engaged while its bottom half runs; a bottom half that finds it engaged says so at debug level and runs.
+ *  - Timer attributes and the batch size of aio_context_set_aio_params() are accepted and have no effect.
+ *  - aio_poll() of an attached AioContext serves its neighbours, too, and aio_compute_timeout() counts them.
+ *  - An fd that cannot be watched is a warning and, where the function has a result, -1.
  *  - An Error is a GError.
  */
 #ifndef QCONTEXT_COMPAT_H
@@ -50,6 +52,9 @@ typedef enum {
 #define SCALE_US 1000
 #define SCALE_MS 1000000
 #define NANOSECONDS_PER_SECOND 1000000000LL
+/* Attributes of timers, without effect here. */
+#define QEMU_TIMER_ATTR_EXTERNAL (1 << 0)
+#define QEMU_TIMER_ATTR_ALL (-1)
 
 typedef QContextAio AioContext;
 typedef struct QEMUTimerListGroup QEMUTimerListGroup;
@@ -243,13 +248,31 @@ typedef struct QEMUBH {
     QContextBh *native;
     QEMUBHFunc *cb;
     void *opaque;
+    const char *name;
+    MemReentrancyGuard *guard;
 } QEMUBH;
+
+/* The callback may free the bottom half, and its device with the guard's pointer in it. */
+static inline void aio_bh_call(QEMUBH *bh)
+{
+    MemReentrancyGuard *guard = bh->guard;
+    bool engaged = guard && guard->engaged_in_io;
+
+    if (engaged) {
+        g_debug("qcontext: bottom half '%s' runs while its device does I/O", bh->name);
+    }
+    if (guard) {
+        guard->engaged_in_io = true;
+    }
+    bh->cb(bh->opaque);
+    if (guard) {
+        guard->engaged_in_io = engaged;
+    }
+}
 
 static inline void qcontext_compat_bh(gpointer data)
 {
-    QEMUBH *bh = (QEMUBH *)data;
-
-    bh->cb(bh->opaque);
+    aio_bh_call((QEMUBH *)data);
 }
 
 static inline QEMUBH *aio_bh_new_full(AioContext *ctx, QEMUBHFunc *cb, void *opaque, const char *name,
@@ -257,9 +280,10 @@ static inline QEMUBH *aio_bh_new_full(AioContext *ctx, QEMUBHFunc *cb, void *opa
 {
     QEMUBH *bh = g_new0(QEMUBH, 1);
 
-    (void)guard;
     bh->cb = cb;
     bh->opaque = opaque;
+    bh->name = name;
+    bh->guard = guard;
     bh->native = qcontext_bh_new(ctx, name, qcontext_compat_bh, bh, g_free);
     return bh;
 }
@@ -296,11 +320,6 @@ static inline void qemu_bh_delete(QEMUBH *bh)
 {
     /* Its destroy notify frees the rest. */
     qcontext_bh_delete(bh->native);
-}
-
-static inline void aio_bh_call(QEMUBH *bh)
-{
-    bh->cb(bh->opaque);
 }
 
 /* ---- AioContexts ---- */
@@ -349,9 +368,19 @@ static inline bool aio_poll(AioContext *ctx, bool blocking)
     return progress;
 }
 
-static inline bool aio_bh_poll(AioContext *ctx)
+static inline int aio_bh_poll(AioContext *ctx)
 {
-    return aio_poll(ctx, false);
+    GError *error = NULL;
+    int progress = qcontext_aio_bh_poll(ctx, &error);
+
+    qcontext_compat_must(error);
+    return progress;
+}
+
+/* Nanoseconds, -1 for ever. */
+static inline int64_t aio_compute_timeout(AioContext *ctx)
+{
+    return qcontext_aio_compute_timeout(ctx);
 }
 
 static inline void aio_notify(AioContext *ctx)
@@ -510,13 +539,40 @@ static inline void aio_set_event_notifier(AioContext *ctx, EventNotifier *notifi
                        (IOHandler *)(void (*)(void))io_poll_ready, notifier);
 }
 
+typedef struct QContextCompatSwitch {
+    EventNotifierHandler *begin;
+    EventNotifierHandler *end;
+    EventNotifier *notifier;
+} QContextCompatSwitch;
+
+static inline void qcontext_compat_poll_begin(gpointer data)
+{
+    QContextCompatSwitch *both = (QContextCompatSwitch *)data;
+
+    both->begin(both->notifier);
+}
+
+static inline void qcontext_compat_poll_end(gpointer data)
+{
+    QContextCompatSwitch *both = (QContextCompatSwitch *)data;
+
+    both->end(both->notifier);
+}
+
+/* Without a handler of the notifier it does nothing. */
 static inline void aio_set_event_notifier_poll(AioContext *ctx, EventNotifier *notifier,
                                                EventNotifierHandler *io_poll_begin, EventNotifierHandler *io_poll_end)
 {
-    (void)ctx;
-    (void)notifier;
-    (void)io_poll_begin;
-    (void)io_poll_end;
+    QContextCompatSwitch *both = g_new0(QContextCompatSwitch, 1);
+
+    both->begin = io_poll_begin;
+    both->end = io_poll_end;
+    both->notifier = notifier;
+    if (!qcontext_aio_set_notifier_poll_cbs(ctx, &notifier->native, io_poll_begin ? qcontext_compat_poll_begin : NULL,
+                                            io_poll_end ? qcontext_compat_poll_end : NULL, both, g_free, NULL)
+        || (!io_poll_begin && !io_poll_end)) {
+        g_free(both);
+    }
 }
 
 /* ---- The main loop and its lock ---- */
@@ -526,20 +582,28 @@ QCONTEXT_COMPAT_SHARED GMutex qcontext_compat_bql;
 QCONTEXT_COMPAT_SHARED __thread int qcontext_compat_bql_held;
 QCONTEXT_COMPAT_SHARED GThread *qcontext_compat_main_thread;
 
-/* A program may define these to bring a lock of its own. */
+/* A program may define these to bring a lock of its own, which is the big lock then. */
 extern void qemu_mutex_lock_iothread(void) __attribute__((weak));
 extern void qemu_mutex_unlock_iothread(void) __attribute__((weak));
 
 static inline void bql_lock(void)
 {
-    g_mutex_lock(&qcontext_compat_bql);
+    if (qemu_mutex_lock_iothread) {
+        qemu_mutex_lock_iothread();
+    } else {
+        g_mutex_lock(&qcontext_compat_bql);
+    }
     qcontext_compat_bql_held = 1;
 }
 
 static inline void bql_unlock(void)
 {
     qcontext_compat_bql_held = 0;
-    g_mutex_unlock(&qcontext_compat_bql);
+    if (qemu_mutex_unlock_iothread) {
+        qemu_mutex_unlock_iothread();
+    } else {
+        g_mutex_unlock(&qcontext_compat_bql);
+    }
 }
 
 static inline bool bql_locked(void)
@@ -604,9 +668,19 @@ static inline AioContext *qemu_get_aio_context(void)
     return g_atomic_int_get(&qcontext_compat_initialized) ? qcontext_compat_main_aio() : NULL;
 }
 
+/* The AioContext of qemu_set_fd_handler(), which the main loop drives besides its main one. Lives as long as the program. */
 static inline AioContext *iohandler_get_aio_context(void)
 {
-    return qemu_get_aio_context();
+    AioContext *aio = qcontext_get_iohandler_aio(qcontext_get_main(), NULL);
+
+    qcontext_aio_unref(aio);
+    return aio;
+}
+
+/* A new reference, to be attached to the default GMainContext; the main loop serves these handlers with or without it. */
+static inline GSource *iohandler_get_g_source(void)
+{
+    return aio_get_g_source(iohandler_get_aio_context());
 }
 
 static inline int main_loop_wait(int nonblocking)
@@ -635,9 +709,12 @@ static inline int qcontext_compat_set_fd(QContext *context, int fd, IOCanReadHan
 {
     GError *error = NULL;
 
-    qcontext_set_fd_handler(context, fd, can_read, read, write, opaque, NULL, &error);
-    qcontext_compat_must(error);
-    return 0;
+    if (qcontext_set_fd_handler(context, fd, can_read, read, write, opaque, NULL, &error)) {
+        return 0;
+    }
+    g_warning("qcontext: %s", error->message);
+    g_error_free(error);
+    return -1;
 }
 
 static inline int qemu_set_fd_handler(int fd, IOHandler *fd_read, IOHandler *fd_write, void *opaque)
@@ -762,12 +839,36 @@ static inline void aio_wait_bh_oneshot(AioContext *ctx, QEMUBHFunc *cb, void *op
 typedef int ThreadPoolFunc(void *opaque);
 typedef void BlockCompletionFunc(void *opaque, int ret);
 
-typedef struct BlockAIOCB {
-    QContextJob *job;
+typedef struct BlockDriverState BlockDriverState;
+typedef struct BlockAIOCB BlockAIOCB;
+
+typedef struct AIOCBInfo {
+    /* Asks for an early end; NULL where there is none. */
+    void (*cancel_async)(BlockAIOCB *acb);
+    /* Of the structure that begins with a BlockAIOCB. */
+    size_t aiocb_size;
+} AIOCBInfo;
+
+struct BlockAIOCB {
+    const AIOCBInfo *aiocb_info;
+    BlockDriverState *bs;
     BlockCompletionFunc *cb;
     void *opaque;
     int refcnt;
-} BlockAIOCB;
+};
+
+static inline void *qemu_aio_get(const AIOCBInfo *aiocb_info, BlockDriverState *bs, BlockCompletionFunc *cb,
+                                 void *opaque)
+{
+    BlockAIOCB *acb = (BlockAIOCB *)g_malloc0(aiocb_info->aiocb_size);
+
+    acb->aiocb_info = aiocb_info;
+    acb->bs = bs;
+    acb->cb = cb;
+    acb->opaque = opaque;
+    acb->refcnt = 1;
+    return acb;
+}
 
 static inline void qemu_aio_ref(void *p)
 {
@@ -776,13 +877,38 @@ static inline void qemu_aio_ref(void *p)
 
 static inline void qemu_aio_unref(void *p)
 {
-    BlockAIOCB *acb = (BlockAIOCB *)p;
-
-    if (g_atomic_int_dec_and_test(&acb->refcnt)) {
-        qcontext_job_free(acb->job);
-        g_free(acb);
+    if (g_atomic_int_dec_and_test(&((BlockAIOCB *)p)->refcnt)) {
+        g_free(p);
     }
 }
+
+static inline void bdrv_aio_cancel_async(BlockAIOCB *acb)
+{
+    if (acb->aiocb_info->cancel_async) {
+        acb->aiocb_info->cancel_async(acb);
+    }
+}
+
+/* Iterates the thread's AioContext, else the main one, until the completion has run and let go of the request. */
+static inline void bdrv_aio_cancel(BlockAIOCB *acb)
+{
+    AioContext *aio = qemu_get_current_aio_context();
+
+    if (!aio) {
+        aio = qcontext_compat_main_aio();
+    }
+    qemu_aio_ref(acb);
+    bdrv_aio_cancel_async(acb);
+    while (g_atomic_int_get(&acb->refcnt) > 1) {
+        aio_poll(aio, true);
+    }
+    qemu_aio_unref(acb);
+}
+
+typedef struct QContextCompatJob {
+    BlockAIOCB common;
+    QContextJob *job;
+} QContextCompatJob;
 
 static inline void qcontext_compat_job_done(gpointer data, int ret)
 {
@@ -793,34 +919,28 @@ static inline void qcontext_compat_job_done(gpointer data, int ret)
     }
 }
 
+static inline void qcontext_compat_job_cancel(BlockAIOCB *acb)
+{
+    qcontext_job_cancel(((QContextCompatJob *)acb)->job);
+}
+
+static inline void qcontext_compat_job_end(gpointer data)
+{
+    qcontext_job_free(((QContextCompatJob *)data)->job);
+    qemu_aio_unref(data);
+}
+
 static inline BlockAIOCB *thread_pool_submit_aio(ThreadPoolFunc *func, void *arg, BlockCompletionFunc *cb,
                                                  void *opaque)
 {
+    static const AIOCBInfo info = { qcontext_compat_job_cancel, sizeof(QContextCompatJob) };
     GError *error = NULL;
-    BlockAIOCB *acb = g_new0(BlockAIOCB, 1);
+    QContextCompatJob *request = (QContextCompatJob *)qemu_aio_get(&info, NULL, cb, opaque);
 
-    acb->cb = cb;
-    acb->opaque = opaque;
-    acb->refcnt = 1;
-    acb->job = qcontext_pool_submit(qemu_get_current_aio_context(), func, arg, qcontext_compat_job_done, acb,
-                                    qemu_aio_unref, &error);
+    request->job = qcontext_pool_submit(qemu_get_current_aio_context(), func, arg, qcontext_compat_job_done, request,
+                                        qcontext_compat_job_end, &error);
     qcontext_compat_must(error);
-    return acb;
-}
-
-static inline void bdrv_aio_cancel_async(BlockAIOCB *acb)
-{
-    qcontext_job_cancel(acb->job);
-}
-
-static inline void bdrv_aio_cancel(BlockAIOCB *acb)
-{
-    GError *error = NULL;
-
-    qemu_aio_ref(acb);
-    qcontext_job_cancel_sync(acb->job, &error);
-    qemu_aio_unref(acb);
-    qcontext_compat_must(error);
+    return &request->common;
 }
 
 /* ---- The QContext of 2013 ---- */
@@ -917,6 +1037,117 @@ static inline int qemu_set_fd_handler2(int fd, IOCanReadHandler *fd_read_poll, I
     return set_fd_handler2(qemu_get_qcontext(), fd, fd_read_poll, fd_read, fd_write, opaque);
 }
 
+/* Whether a handler waited for something; the loop does not ask. */
+typedef int AioFlushHandler(void *opaque);
+typedef int AioFlushEventNotifierHandler(EventNotifier *notifier);
+
+static inline AioContext *qcontext_compat_aio_context_new(void)
+{
+    GError *error = NULL;
+    AioContext *ctx = qcontext_aio_new(&error);
+
+    qcontext_compat_must(error);
+    return ctx;
+}
+
+static inline void qcontext_compat_aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
+                                                      AioFlushHandler *io_flush, void *opaque)
+{
+    (void)io_flush;
+    aio_set_fd_handler(ctx, fd, io_read, io_write, NULL, NULL, opaque);
+}
+
+static inline void qcontext_compat_aio_set_event_notifier(AioContext *ctx, EventNotifier *notifier,
+                                                          EventNotifierHandler *io_read,
+                                                          AioFlushEventNotifierHandler *io_flush)
+{
+    (void)io_flush;
+    aio_set_event_notifier(ctx, notifier, io_read, NULL, NULL);
+}
+
+static inline QEMUBH *qcontext_compat_aio_bh_new(AioContext *ctx, QEMUBHFunc *cb, void *opaque)
+{
+    return aio_bh_new_full(ctx, cb, opaque, "bh", NULL);
+}
+
+static inline int qcontext_compat_qemu_init_main_loop(void)
+{
+    return qemu_init_main_loop(NULL);
+}
+
+/* There is no lock around an AioContext. */
+static inline void aio_context_acquire(AioContext *ctx)
+{
+    (void)ctx;
+}
+
+static inline void aio_context_release(AioContext *ctx)
+{
+    (void)ctx;
+}
+
+/* Clocks were objects. */
+typedef struct QEMUClock {
+    QEMUClockType type;
+} QEMUClock;
+
+QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_rt_clock = { QEMU_CLOCK_REALTIME };
+QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_vm_clock = { QEMU_CLOCK_VIRTUAL };
+QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_host_clock = { QEMU_CLOCK_HOST };
+#define rt_clock (&qcontext_compat_rt_clock)
+#define vm_clock (&qcontext_compat_vm_clock)
+#define host_clock (&qcontext_compat_host_clock)
+
+static inline QEMUTimer *qemu_new_timer(QEMUClock *clock, int scale, QEMUTimerCB *cb, void *opaque)
+{
+    return timer_new(clock->type, scale, cb, opaque);
+}
+
+static inline QEMUTimer *qemu_new_timer_ns(QEMUClock *clock, QEMUTimerCB *cb, void *opaque)
+{
+    return qemu_new_timer(clock, SCALE_NS, cb, opaque);
+}
+
+static inline QEMUTimer *qemu_new_timer_ms(QEMUClock *clock, QEMUTimerCB *cb, void *opaque)
+{
+    return qemu_new_timer(clock, SCALE_MS, cb, opaque);
+}
+
+static inline void qemu_mod_timer(QEMUTimer *ts, int64_t expire_time)
+{
+    timer_mod(ts, expire_time);
+}
+
+static inline void qemu_mod_timer_ns(QEMUTimer *ts, int64_t expire_time)
+{
+    timer_mod_ns(ts, expire_time);
+}
+
+static inline void qemu_del_timer(QEMUTimer *ts)
+{
+    timer_del(ts);
+}
+
+static inline void qemu_free_timer(QEMUTimer *ts)
+{
+    timer_free(ts);
+}
+
+static inline bool qemu_timer_pending(QEMUTimer *ts)
+{
+    return timer_pending(ts);
+}
+
+static inline int64_t qemu_get_clock_ns(QEMUClock *clock)
+{
+    return qemu_clock_get_ns(clock->type);
+}
+
+static inline int64_t qemu_get_clock_ms(QEMUClock *clock)
+{
+    return qemu_clock_get_ms(clock->type);
+}
+
 static inline void aio_context_attach(AioContext *aio, QContext *ctx)
 {
     GError *error = NULL;
@@ -931,6 +1162,12 @@ static inline void aio_context_attach(AioContext *aio, QContext *ctx)
 #define qcontext_find_source_by_name qcontext_compat_find_source_by_name
 #define qcontext_destroy_source qcontext_compat_destroy_source
 #define qcontext_iterate qcontext_compat_iterate
+#define aio_context_new qcontext_compat_aio_context_new
+#define aio_set_fd_handler qcontext_compat_aio_set_fd_handler
+#define aio_set_event_notifier qcontext_compat_aio_set_event_notifier
+#undef aio_bh_new
+#define aio_bh_new qcontext_compat_aio_bh_new
+#define qemu_init_main_loop qcontext_compat_qemu_init_main_loop
 
 #endif /* QCONTEXT_COMPAT_API == 2013 */
 

@@ -86,6 +86,10 @@ typedef enum {
    */
   QCONTEXT_ERROR_DEVICE_NOT_FOUND = 206,
   /**
+   * It was taken back before it was done.
+   */
+  QCONTEXT_ERROR_CANCELLED = 207,
+  /**
    * A system call failed; the message ends in its answer.
    */
   QCONTEXT_ERROR_OS = 300,
@@ -97,6 +101,10 @@ typedef enum {
    * The peer broke the protocol.
    */
   QCONTEXT_ERROR_PROTOCOL = 302,
+  /**
+   * The library met a mistake of its own, and the call was abandoned.
+   */
+  QCONTEXT_ERROR_PANICKED = 303,
 } QContextError;
 
 /**
@@ -214,18 +222,6 @@ typedef struct {
 } QContextFdOps;
 
 /**
- * QContextFillFunc:
- * Appends GPollFDs to @pollfds and may lower *@timeout_ms, where -1 means for ever.
- */
-typedef void (*QContextFillFunc)(GArray *pollfds, int32_t *timeout_ms, gpointer user_data);
-
-/**
- * QContextPolledFunc:
- * Told the array with the revents of everything, also of others' fds.
- */
-typedef void (*QContextPolledFunc)(GArray *pollfds, gpointer user_data);
-
-/**
  * QContextNotifier:
  * A signal between threads or processes, carried by an eventfd. An all-zero one is not initialised.
  */
@@ -243,6 +239,18 @@ typedef struct {
    */
   gboolean initialized;
 } QContextNotifier;
+
+/**
+ * QContextFillFunc:
+ * Appends GPollFDs to @pollfds and may lower *@timeout_ms, where -1 means for ever.
+ */
+typedef void (*QContextFillFunc)(GArray *pollfds, int32_t *timeout_ms, gpointer user_data);
+
+/**
+ * QContextPolledFunc:
+ * Told the array with the revents of everything, also of others' fds.
+ */
+typedef void (*QContextPolledFunc)(GArray *pollfds, gpointer user_data);
 
 /**
  * QContextJobFunc:
@@ -420,40 +428,6 @@ GSource *qcontext_aio_get_g_source(QContextAio *aio,
                                    GError **error);
 
 /**
- * qcontext_aio_poll:
- * Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
- * @aio: an AioContext
- * @may_block: whether to wait until something happens
- * @error: WRONG_THREAD while another thread drives it, OS
- *
- * Returns: whether it made progress: a bottom half that is not idle, a handler or a timer ran.
- *
- * One thread at a time.
- */
-gboolean qcontext_aio_poll(QContextAio *aio,
-                           gboolean may_block,
-                           GError **error);
-
-/**
- * qcontext_aio_notify:
- * Makes the current or next wait return. That alone is not progress.
- * @aio: an AioContext
- *
- * Any thread, any locks held, also from a signal handler.
- */
-void qcontext_aio_notify(QContextAio *aio);
-
-/**
- * qcontext_aio_is_home:
- * @aio: an AioContext
- *
- * Returns: whether the calling thread drives it right now.
- *
- * Any thread, any locks held.
- */
-gboolean qcontext_aio_is_home(QContextAio *aio);
-
-/**
  * qcontext_aio_set_current:
  * Makes the AioContext the calling thread's own, for code that asks qcontext_aio_get_current().
  * @aio: (nullable): an AioContext, of which a reference is held; NULL for none
@@ -470,25 +444,6 @@ void qcontext_aio_set_current(QContextAio *aio);
  * Any thread, any locks held.
  */
 QContextAio *qcontext_aio_get_current(void);
-
-/**
- * qcontext_aio_set_poll_params:
- * Changes how long qcontext_aio_poll() of an unattached AioContext busy-polls before it sleeps; at first it does not.
- * @aio: an AioContext
- * @max_ns: the longest time; 0 never polls
- * @grow: the factor by which the time grows; 0 means 2
- * @shrink: the divisor by which it shrinks; 0 means back to nothing
- * @error: INVALID_ARGUMENT when one is negative
- *
- * Returns: FALSE on failure; nothing has changed then.
- *
- * Any thread, any locks held.
- */
-gboolean qcontext_aio_set_poll_params(QContextAio *aio,
-                                      int64_t max_ns,
-                                      int64_t grow,
-                                      int64_t shrink,
-                                      GError **error);
 
 /**
  * qcontext_aio_set_fd_handler:
@@ -511,6 +466,31 @@ gboolean qcontext_aio_set_fd_handler(QContextAio *aio,
                                      gpointer user_data,
                                      GDestroyNotify destroy,
                                      GError **error);
+
+/**
+ * qcontext_aio_set_notifier_poll_cbs:
+ * Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Counts from the
+ * next start or stop on, for as long as the handler is there.
+ * @aio: an AioContext
+ * @notifier: a notifier that the AioContext watches
+ * @begin: (nullable): called before busy-polling starts
+ * @end: (nullable): called before the loop may sleep
+ * @user_data: data of both
+ * @destroy: (nullable): runs when they were replaced or the handler was removed, after their last call, on the thread that drives;
+ * not without @begin and @end, which takes both back
+ * @error: INVALID_ARGUMENT when the notifier is not initialised, NOT_FOUND when it has no handler
+ *
+ * Returns: FALSE on failure; nothing has changed then.
+ *
+ * Any thread, any locks held.
+ */
+gboolean qcontext_aio_set_notifier_poll_cbs(QContextAio *aio,
+                                            const QContextNotifier *notifier,
+                                            QContextFunc begin,
+                                            QContextFunc end,
+                                            gpointer user_data,
+                                            GDestroyNotify destroy,
+                                            GError **error);
 
 /**
  * qcontext_aio_remove_fd:
@@ -536,6 +516,83 @@ gboolean qcontext_aio_remove_fd(QContextAio *aio, int fd);
  * Any thread but the one that drives it; blocks, so no lock that callbacks take may be held.
  */
 gboolean qcontext_aio_remove_fd_sync(QContextAio *aio, int fd, GError **error);
+
+/**
+ * qcontext_aio_poll:
+ * Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
+ * @aio: an AioContext
+ * @may_block: whether to wait until something happens
+ * @error: WRONG_THREAD while another thread drives it, OS
+ *
+ * Returns: whether it made progress: a bottom half that is not idle, a handler or a timer ran.
+ *
+ * One thread at a time.
+ */
+gboolean qcontext_aio_poll(QContextAio *aio,
+                           gboolean may_block,
+                           GError **error);
+
+/**
+ * qcontext_aio_bh_poll:
+ * Runs the bottom halves of the AioContext that are scheduled, and nothing else. Never waits.
+ * @aio: an AioContext
+ * @error: WRONG_THREAD while another thread drives it
+ *
+ * Returns: whether one that is not idle ran.
+ *
+ * One thread at a time.
+ */
+gboolean qcontext_aio_bh_poll(QContextAio *aio, GError **error);
+
+/**
+ * qcontext_aio_compute_timeout:
+ * Says how long qcontext_aio_poll() would wait now; attached to a context, of everything of that context.
+ * @aio: an AioContext
+ *
+ * Returns: nanoseconds: 0 when a bottom half is scheduled or a timer is due, 10000000 at most while an idle bottom half is
+ * scheduled, -1 when only an event would end the wait. A call from another thread than the one that drives is a critical and 0.
+ *
+ * One thread at a time.
+ */
+int64_t qcontext_aio_compute_timeout(QContextAio *aio);
+
+/**
+ * qcontext_aio_notify:
+ * Makes the current or next wait return. That alone is not progress.
+ * @aio: an AioContext
+ *
+ * Any thread, any locks held, also from a signal handler.
+ */
+void qcontext_aio_notify(QContextAio *aio);
+
+/**
+ * qcontext_aio_is_home:
+ * @aio: an AioContext
+ *
+ * Returns: whether the calling thread drives it right now.
+ *
+ * Any thread, any locks held.
+ */
+gboolean qcontext_aio_is_home(QContextAio *aio);
+
+/**
+ * qcontext_aio_set_poll_params:
+ * Changes how long qcontext_aio_poll() of an unattached AioContext busy-polls before it sleeps; at first it does not.
+ * @aio: an AioContext
+ * @max_ns: the longest time; 0 never polls
+ * @grow: the factor by which the time grows; 0 means 2
+ * @shrink: the divisor by which it shrinks; 0 means back to nothing
+ * @error: INVALID_ARGUMENT when one is negative
+ *
+ * Returns: FALSE on failure; nothing has changed then.
+ *
+ * Any thread, any locks held.
+ */
+gboolean qcontext_aio_set_poll_params(QContextAio *aio,
+                                      int64_t max_ns,
+                                      int64_t grow,
+                                      int64_t shrink,
+                                      GError **error);
 
 /**
  * qcontext_bh_new:
@@ -763,6 +820,19 @@ GMainContext *qcontext_get_context(const QContext *context);
  */
 QContextAio *qcontext_get_aio(QContext *context,
                               GError **error);
+
+/**
+ * qcontext_get_iohandler_aio:
+ * @context: a context
+ * @error: CLOSED after a stop
+ *
+ * Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
+ * context drives it always.
+ *
+ * Any thread, any locks held.
+ */
+QContextAio *qcontext_get_iohandler_aio(QContext *context,
+                                        GError **error);
 
 /**
  * qcontext_is_current:

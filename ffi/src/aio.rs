@@ -3,11 +3,10 @@
 
 use crate::boundary::{Fault, enter, enter_fallible, optional_text, text};
 use crate::handle::{self, QContext, QContextAio, give_aio};
-use crate::run::wait;
 use glib::translate::IntoGlibPtr;
 use glib_sys::{GError, GSource, gboolean};
 use qcontext::QContext as Context;
-use qcontext::{AioContext, Error, ErrorKind, PollParams};
+use qcontext::{AioContext, Error, ErrorKind};
 use std::cell::RefCell;
 use std::ffi::c_char;
 use std::ptr;
@@ -251,55 +250,6 @@ pub unsafe extern "C" fn qcontext_aio_get_g_source(
     unsafe { enter_fallible("qcontext_aio_get_g_source", ptr::null_mut(), error, body) }
 }
 
-/// qcontext_aio_poll:
-/// Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
-/// @aio: an AioContext
-/// @may_block: whether to wait until something happens
-/// @error: WRONG_THREAD while another thread drives it, OS
-///
-/// Returns: whether it made progress: a bottom half that is not idle, a handler or a timer ran.
-///
-/// One thread at a time.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_aio_poll(
-    aio: *mut QContextAio,
-    may_block: gboolean,
-    error: *mut *mut GError,
-) -> gboolean {
-    // SAFETY: the caller's AioContext.
-    let body = || Ok(unsafe { handle::aio(aio) }?.poll(wait(may_block))?.into());
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_poll", 0, error, body) }
-}
-
-/// qcontext_aio_notify:
-/// Makes the current or next wait return. That alone is not progress.
-/// @aio: an AioContext
-///
-/// Any thread, any locks held, also from a signal handler.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
-    enter("qcontext_aio_notify", (), || {
-        // SAFETY: the caller's AioContext.
-        unsafe { handle::borrowed_aio(aio) }?.notify();
-        Ok(())
-    });
-}
-
-/// qcontext_aio_is_home:
-/// @aio: an AioContext
-///
-/// Returns: whether the calling thread drives it right now.
-///
-/// Any thread, any locks held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_aio_is_home(aio: *mut QContextAio) -> gboolean {
-    enter("qcontext_aio_is_home", 0, || {
-        // SAFETY: the caller's AioContext.
-        Ok(unsafe { handle::borrowed_aio(aio) }?.is_home().into())
-    })
-}
-
 /// qcontext_aio_set_current:
 /// Makes the AioContext the calling thread's own, for code that asks qcontext_aio_get_current().
 /// @aio: (nullable): an AioContext, of which a reference is held; NULL for none
@@ -335,37 +285,4 @@ pub extern "C" fn qcontext_aio_get_current() -> *mut QContextAio {
         let current = set.or_else(|| Context::current().and_then(|context| context.aio().ok()));
         Ok(current.map_or(ptr::null_mut(), give_aio))
     })
-}
-
-/// qcontext_aio_set_poll_params:
-/// Changes how long qcontext_aio_poll() of an unattached AioContext busy-polls before it sleeps; at first it does not.
-/// @aio: an AioContext
-/// @max_ns: the longest time; 0 never polls
-/// @grow: the factor by which the time grows; 0 means 2
-/// @shrink: the divisor by which it shrinks; 0 means back to nothing
-/// @error: INVALID_ARGUMENT when one is negative
-///
-/// Returns: FALSE on failure; nothing has changed then.
-///
-/// Any thread, any locks held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_aio_set_poll_params(
-    aio: *mut QContextAio,
-    max_ns: i64,
-    grow: i64,
-    shrink: i64,
-    error: *mut *mut GError,
-) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
-        aio.set_poll_params(PollParams {
-            max_ns,
-            grow,
-            shrink,
-        })?;
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_set_poll_params", 0, error, body) }
 }

@@ -5,9 +5,10 @@ use crate::bh::send_to_aio as aio_send_home;
 use crate::boundary::{Fault, enter, enter_fallible};
 use crate::fd::{check_fd, handler, remove_sync};
 use crate::handle::{self, QContextAio};
+use crate::notifier::{QContextNotifier, notifier_fd};
 use crate::user::{QContextBoolFunc, QContextFunc, User, register};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::FdHandler;
+use qcontext::{Error, ErrorKind, FdHandler};
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -100,6 +101,56 @@ pub unsafe extern "C" fn qcontext_aio_set_fd_handler(
     };
     // SAFETY: the caller's place for an error.
     unsafe { enter_fallible("qcontext_aio_set_fd_handler", 0, error, body) }
+}
+
+/// qcontext_aio_set_notifier_poll_cbs:
+/// Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Counts from the
+/// next start or stop on, for as long as the handler is there.
+/// @aio: an AioContext
+/// @notifier: a notifier that the AioContext watches
+/// @begin: (nullable): called before busy-polling starts
+/// @end: (nullable): called before the loop may sleep
+/// @user_data: data of both
+/// @destroy: (nullable): runs when they were replaced or the handler was removed, after their last call, on the thread that drives;
+/// not without @begin and @end, which takes both back
+/// @error: INVALID_ARGUMENT when the notifier is not initialised, NOT_FOUND when it has no handler
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_notifier_poll_cbs(
+    aio: *mut QContextAio,
+    notifier: *const QContextNotifier,
+    begin: QContextFunc,
+    end: QContextFunc,
+    user_data: gpointer,
+    destroy: GDestroyNotify,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        // SAFETY: the caller's notifier.
+        let fd = unsafe { notifier_fd(notifier) }?;
+        check_fd(fd)?;
+        let not_found = || Error::new(ErrorKind::NotFound, format!("fd {fd} has no handler"));
+        if begin.is_none() && end.is_none() {
+            return match aio.remove_io_poll_switch(fd) {
+                true => Ok(1),
+                false => Err(not_found().into()),
+            };
+        }
+        register(user_data, destroy, aio_send_home(&aio), |user, _| {
+            let switch = move |polling| user.call(if polling { begin } else { end });
+            match aio.set_io_poll_switch(fd, switch) {
+                true => Ok(1),
+                false => Err(not_found()),
+            }
+        })
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_set_notifier_poll_cbs", 0, error, body) }
 }
 
 /// qcontext_aio_remove_fd:

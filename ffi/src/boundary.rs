@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Misuse(&'static str),
     /// The call could not be done.
     Error(Error),
+    /// A mistake of this library.
+    Panicked,
 }
 
 impl From<Error> for Fault {
@@ -46,7 +48,7 @@ pub(crate) unsafe fn enter_fallible<T>(
     let fault = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => return value,
         Ok(Err(fault)) => fault,
-        Err(_) => Fault::Misuse("the call panicked"),
+        Err(_) => Fault::Panicked,
     };
     let told = match fault {
         Fault::Error(told) => {
@@ -58,6 +60,10 @@ pub(crate) unsafe fn enter_fallible<T>(
         Fault::Misuse(rule) => {
             glib::g_critical!("qcontext", "{name}: {rule}");
             Error::new(ErrorKind::InvalidArgument, rule)
+        }
+        Fault::Panicked => {
+            glib::g_critical!("qcontext", "{name}: the call panicked");
+            Error::new(ErrorKind::Panicked, "the call panicked")
         }
     };
     // SAFETY: the caller's word.

@@ -246,6 +246,25 @@ pub unsafe extern "C" fn qcontext_get_aio(
     unsafe { enter_fallible("qcontext_get_aio", ptr::null_mut(), error, body) }
 }
 
+/// qcontext_get_iohandler_aio:
+/// @context: a context
+/// @error: CLOSED after a stop
+///
+/// Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
+/// context drives it always.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_get_iohandler_aio(
+    context: *mut QContext,
+    error: *mut *mut GError,
+) -> *mut QContextAio {
+    // SAFETY: the caller's context.
+    let body = || Ok(give_aio(unsafe { handle::context(context) }?.iohandlers()?));
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_get_iohandler_aio", ptr::null_mut(), error, body) }
+}
+
 /// qcontext_is_current:
 /// @context: a context
 ///

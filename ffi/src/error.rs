@@ -35,12 +35,16 @@ pub enum QContextError {
     QCONTEXT_ERROR_COMMAND_NOT_FOUND = 205,
     /// There is no such device or object path.
     QCONTEXT_ERROR_DEVICE_NOT_FOUND = 206,
+    /// It was taken back before it was done.
+    QCONTEXT_ERROR_CANCELLED = 207,
     /// A system call failed; the message ends in its answer.
     QCONTEXT_ERROR_OS = 300,
     /// This build, kernel or configuration cannot do it.
     QCONTEXT_ERROR_UNSUPPORTED = 301,
     /// The peer broke the protocol.
     QCONTEXT_ERROR_PROTOCOL = 302,
+    /// The library met a mistake of its own, and the call was abandoned.
+    QCONTEXT_ERROR_PANICKED = 303,
 }
 
 use QContextError as Code;
@@ -61,6 +65,8 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Os => Code::QCONTEXT_ERROR_OS,
         ErrorKind::Unsupported => Code::QCONTEXT_ERROR_UNSUPPORTED,
         ErrorKind::Protocol => Code::QCONTEXT_ERROR_PROTOCOL,
+        ErrorKind::Cancelled => Code::QCONTEXT_ERROR_CANCELLED,
+        ErrorKind::Panicked => Code::QCONTEXT_ERROR_PANICKED,
         _ => Code::QCONTEXT_ERROR_INVALID_ARGUMENT,
     }
 }
@@ -135,6 +141,8 @@ mod tests {
             CommandNotFound,
             DeviceNotFound,
             Os,
+            Cancelled,
+            Panicked,
         ];
         let mut codes: Vec<i32> = kinds.iter().map(|&kind| code(kind) as i32).collect();
         codes.sort_unstable();

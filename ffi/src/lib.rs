@@ -14,6 +14,7 @@
 
 mod aio;
 mod aio_fd;
+mod aio_run;
 mod bh;
 mod boundary;
 mod context;
@@ -34,6 +35,7 @@ mod variant;
 
 pub use aio::*;
 pub use aio_fd::*;
+pub use aio_run::*;
 pub use bh::*;
 pub use context::*;
 pub use error::*;

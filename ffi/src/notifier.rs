@@ -31,6 +31,20 @@ unsafe fn read(notifier: *const QContextNotifier) -> Result<QContextNotifier, Fa
     Ok(unsafe { *notifier })
 }
 
+/// The fd that becomes readable, -1 when the notifier is not initialised.
+///
+/// # Safety
+/// As for `read`.
+pub(crate) unsafe fn notifier_fd(notifier: *const QContextNotifier) -> Result<c_int, Fault> {
+    // SAFETY: the caller's word.
+    let notifier = unsafe { read(notifier) }?;
+    Ok(if notifier.initialized != 0 {
+        notifier.rfd
+    } else {
+        -1
+    })
+}
+
 /// A notifier with one eventfd for both directions.
 fn both(fd: c_int, initialized: gboolean) -> QContextNotifier {
     QContextNotifier {
@@ -169,12 +183,7 @@ pub unsafe extern "C" fn qcontext_notifier_test_and_clear(
 pub unsafe extern "C" fn qcontext_notifier_get_fd(notifier: *const QContextNotifier) -> c_int {
     enter("qcontext_notifier_get_fd", -1, || {
         // SAFETY: the caller's notifier.
-        let notifier = unsafe { read(notifier) }?;
-        Ok(if notifier.initialized != 0 {
-            notifier.rfd
-        } else {
-            -1
-        })
+        unsafe { notifier_fd(notifier) }
     })
 }
 

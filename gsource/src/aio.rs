@@ -26,14 +26,14 @@ mod raw;
 pub(crate) mod task;
 pub(crate) mod timer;
 
-use crate::home_cell::HomeCell;
-use crate::list::{List, Taken};
+use crate::list::List;
 use crate::poller::uring::{IoQueue, IoSink};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
+use core::Apart;
 pub(crate) use core::Core;
-use handler::FdRecord;
+use handler::{FdRecord, Switch};
 use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -75,8 +75,8 @@ impl AioContext {
         let private = Reactor::dormant();
         let core = Arc::new(Core {
             bhs: List::new(),
-            slice: HomeCell::new(Taken::empty()),
-            slices: HomeCell::new(0),
+            calls: Apart::default(),
+            home: AtomicPtr::new(ptr::null_mut()),
             attachment: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicUsize::new(0),
             attachments: Mutex::new(Vec::new()),
@@ -149,12 +149,12 @@ impl AioContext {
 
     /// A new bottom half. The name is for people who look for what holds the loop.
     pub fn bh(&self, name: &'static str, callback: impl Fn() + Send + 'static) -> Bh {
-        Bh::new(Arc::clone(self.core()), name, Box::new(callback))
+        Bh::new(Arc::clone(self.core()), name, callback)
     }
 
     /// Runs `callback` once in the next iteration.
     pub fn schedule_oneshot(&self, name: &'static str, callback: impl FnOnce() + Send + 'static) {
-        bh::schedule_oneshot(self.core(), name, Box::new(callback));
+        bh::schedule_oneshot(self.core(), name, callback);
     }
 
     /// A new timer, not armed.
@@ -174,6 +174,34 @@ impl AioContext {
     /// `WrongThread` while another thread drives the context; the kernel's, when it gives no fds for the wait.
     pub fn poll(&self, wait: Wait) -> Result<bool> {
         self.reactor()?.iterate(wait)
+    }
+
+    /// Runs the bottom halves of this context and nothing else, without waiting; true when one that is not idle ran.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    pub fn poll_bhs(&self) -> Result<bool> {
+        self.reactor()?.run_bhs_of(self.core())
+    }
+
+    /// How long a `poll` would block now, in nanoseconds; `None` when only an event would end it. Asked on the home thread.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    pub fn timeout_ns(&self) -> Result<Option<i64>> {
+        self.reactor()?.bound_ns()
+    }
+
+    /// Changes what the handler of `fd` tells when busy-polling starts and stops, from the next time on; false without a
+    /// handler. See [`FdHandler::io_poll_switch`].
+    pub fn set_io_poll_switch(&self, fd: RawFd, switch: impl Fn(bool) + Send + 'static) -> bool {
+        self.core()
+            .set_switch(fd, Some(Arc::new(Switch(Box::new(switch)))))
+    }
+
+    /// Takes that back.
+    pub fn remove_io_poll_switch(&self, fd: RawFd) -> bool {
+        self.core().set_switch(fd, None)
     }
 
     /// Changes how long a `poll` of this unattached context busy-polls before it sleeps; at first it does not.
@@ -216,8 +244,8 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, while it has tasks, or when it is attached to another home; `Os` when the new
-    /// poll set does not take its fds (then it stays where it was).
+    /// `Busy` while another thread drives the context where it is, while it has tasks, inside one of its own callbacks, or when
+    /// it is attached to another home; `Os` when the new poll set does not take its fds (then it stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
         if Arc::ptr_eq(&current, reactor) {
@@ -236,7 +264,8 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `Busy` while it has tasks, see [`AioContext::spawn_local`]; `WrongThread` while another thread drives it.
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`], and inside one of its own callbacks; `WrongThread` while
+    /// another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;
         let private = Arc::clone(&self.core().private);

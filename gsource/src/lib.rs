@@ -15,6 +15,7 @@ mod deadline;
 mod error;
 mod eventfd;
 mod home_cell;
+mod home_queue;
 mod iohandler;
 mod list;
 mod poller;
@@ -26,7 +27,7 @@ mod unwind;
 
 pub use aio::AioContext;
 pub use aio::bh::Bh;
-pub use aio::clock::Clock;
+pub use aio::clock::{Clock, last_tick_ns};
 pub use aio::handler::FdHandler;
 pub use aio::notifier::EventNotifier;
 pub use aio::pool::job::Job;

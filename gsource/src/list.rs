@@ -68,7 +68,8 @@ impl<T: Linked> List<T> {
     /// # Safety
     /// The caller holds the node's "queued" flag (invariant 1) and keeps it allocated (invariant 2).
     pub(crate) unsafe fn push(&self, node: *mut T) -> Pushed {
-        let mut head = self.0.load(Ordering::Relaxed);
+        // Who finds the list closed sees what was done before that.
+        let mut head = self.0.load(Ordering::Acquire);
         loop {
             if head == Self::closed() {
                 return Pushed::Closed;
@@ -77,7 +78,7 @@ impl<T: Linked> List<T> {
             unsafe { &*node }.link().set(head);
             match self
                 .0
-                .compare_exchange_weak(head, node, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange_weak(head, node, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) => {
                     return if head.is_null() {
@@ -120,7 +121,6 @@ impl<T: Linked> List<T> {
 /// Nodes taken from a list, owned by the taker, in the order in which they were pushed.
 pub(crate) struct Taken<T: Linked> {
     first: *mut T,
-    last: *mut T,
 }
 
 // SAFETY: the nodes are owned by whoever owns this.
@@ -130,14 +130,12 @@ impl<T: Linked> Taken<T> {
     pub(crate) fn empty() -> Self {
         Taken {
             first: ptr::null_mut(),
-            last: ptr::null_mut(),
         }
     }
 
     fn from_newest(newest: *mut T) -> Self {
         let mut taken = Taken {
             first: ptr::null_mut(),
-            last: newest,
         };
         let mut node = newest;
         while !node.is_null() {
@@ -151,15 +149,9 @@ impl<T: Linked> Taken<T> {
         taken
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_null()
-    }
-
-    /// The oldest node without removing it.
-    #[cfg(test)]
-    pub(crate) fn peek(&self) -> *mut T {
-        self.first
     }
 
     /// Removes the oldest node; null when there is none.
@@ -170,31 +162,6 @@ impl<T: Linked> Taken<T> {
             self.first = unsafe { &*node }.link().get();
         }
         node
-    }
-
-    /// Puts `later` behind what is here.
-    pub(crate) fn append(&mut self, later: Taken<T>) {
-        if self.first.is_null() {
-            *self = later;
-        } else if !later.first.is_null() {
-            // SAFETY: `last` is a taken node as long as `first` is not null.
-            unsafe { &*self.last }.link().set(later.first);
-            self.last = later.last;
-        }
-    }
-
-    /// Walks the nodes, oldest first, until `found` says so.
-    pub(crate) fn any(&self, mut found: impl FnMut(&T) -> bool) -> bool {
-        let mut node = self.first;
-        while !node.is_null() {
-            // SAFETY: a taken node is allocated (invariant 2).
-            let current = unsafe { &*node };
-            if found(current) {
-                return true;
-            }
-            node = current.link().get();
-        }
-        false
     }
 }
 

@@ -13,7 +13,9 @@
 #![deny(unsafe_code)]
 
 mod attachment;
+pub(crate) mod bhs;
 mod busy;
+mod direct;
 mod fd_table;
 mod io;
 mod known;
@@ -22,10 +24,10 @@ mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
+use crate::aio::lock;
 use crate::aio::notify::NotifyState;
 use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
-use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
 use crate::list::List;
@@ -33,12 +35,13 @@ use crate::poller::epoll::{Epoll, Event};
 use crate::poller::uring::{IoCompletion, Ring};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
+use bhs::HomeBhs;
+pub(crate) use bhs::{Claimed, at_home};
 use busy::Busy;
 pub use busy::PollParams;
 use fd_table::{Batch, FdTable};
 use known::Known;
 pub(crate) use retired::Retired;
-use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -77,8 +80,6 @@ pub(crate) struct Io {
 struct Home {
     /// Ready handlers that have not run yet. Nested iterations share it.
     batch: Batch,
-    /// Contexts with taken bottom halves.
-    active: VecDeque<Arc<Attachment>>,
     /// Handlers whose `read_poll` said no.
     paused: Vec<Arc<FdRecord>>,
     /// Wakes a foreign loop in time, which knows only milliseconds.
@@ -88,6 +89,7 @@ struct Home {
     collected: bool,
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
+    put_off: turn::PutOff,
     busy: Busy,
     known: Known,
     /// Room for the completions of one sink.
@@ -113,6 +115,7 @@ pub struct Reactor {
     state: NotifyState,
     /// Contexts with scheduled bottom halves.
     ready: List<Attachment>,
+    bhs: HomeBhs,
     io: OnceLock<Io>,
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
@@ -143,6 +146,7 @@ pub struct Driving<'a> {
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if self.outermost {
+            bhs::leave(self.reactor);
             self.reactor.driver.store(0, Ordering::SeqCst);
             // Another thread may have retired something after the last look here, and found us driving.
             if self.reactor.has_retired() {
@@ -176,6 +180,7 @@ impl Reactor {
         let reactor = Arc::new(Reactor {
             state: NotifyState::new(),
             ready: List::new(),
+            bhs: HomeBhs::new(),
             io: OnceLock::new(),
             fds: Mutex::default(),
             timers: Mutex::new(Timers::new()),
@@ -186,12 +191,12 @@ impl Reactor {
             driver: AtomicUsize::new(0),
             home: HomeCell::new(Home {
                 batch: Batch::new(),
-                active: VecDeque::new(),
                 paused: Vec::new(),
                 timer_fd: None,
                 timer_fd_deadline: i64::MAX,
                 collected: false,
                 served: false,
+                put_off: turn::PutOff::default(),
                 busy: Busy::default(),
                 known: Known::default(),
                 completions: Vec::new(),
@@ -216,6 +221,7 @@ impl Reactor {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
+        bhs::enter(self);
         Ok(Driving {
             reactor: self,
             outermost,
@@ -266,6 +272,14 @@ impl Reactor {
     /// The kernel's, when no fds are to be had.
     pub fn poll_fd(&self) -> Result<RawFd> {
         self.open().map(|io| io.epoll.as_raw_fd())
+    }
+
+    /// As the hurry demands.
+    pub(super) fn call(&self, urgency: Urgency) {
+        match urgency {
+            Urgency::Now => self.notify(),
+            Urgency::Idle => self.rouse(),
+        }
     }
 
     fn wake(&self) {
@@ -373,16 +387,9 @@ impl Reactor {
             .store(fds.unpollable(), Ordering::Release);
     }
 
-    /// Lets go of `core`, which is moving elsewhere.
-    pub(crate) fn forget(
-        &self,
-        core: &Arc<Core>,
-        records: &[Arc<FdRecord>],
-        driving: &Driving<'_>,
-    ) {
+    /// Lets go of `records`, which are moving elsewhere.
+    pub(crate) fn forget(&self, records: &[Arc<FdRecord>], driving: &Driving<'_>) {
         let mut home = self.home.get(driving);
-        home.active
-            .retain(|attachment| !Arc::ptr_eq(&attachment.core, core));
         let leaving =
             |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
         home.batch.retain(|(record, _)| !leaving(record));

@@ -160,6 +160,99 @@ fn work_that_arrives_while_notifications_go_on_is_not_lost() {
     assert!(count(&found) > 0);
 }
 
+/// A handler whose polling finds what `found` says, with the log of its switch.
+fn logged(
+    aio: &AioContext,
+    found: &Arc<AtomicBool>,
+    ready: impl Fn() + Send + 'static,
+) -> (Arc<EventNotifier>, Arc<Mutex<Vec<bool>>>) {
+    let event = Arc::new(EventNotifier::new().unwrap());
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let (seen, logs) = (Arc::clone(&event), Arc::clone(&log));
+    let (asked, takes) = (Arc::clone(found), Arc::clone(found));
+    let handler = FdHandler::new()
+        .on_read(move || assert!(seen.take()))
+        .io_poll(
+            move || asked.load(Ordering::SeqCst),
+            move || {
+                takes.store(false, Ordering::SeqCst);
+                ready();
+            },
+        )
+        .io_poll_switch(move |polling| logs.lock().unwrap().push(polling));
+    aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
+    (event, log)
+}
+
+#[test]
+fn a_handler_is_told_once_however_often_polling_finds_work() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let found = Arc::new(AtomicBool::new(false));
+    let (event, log) = logged(&aio, &found, || ());
+    for _ in 0..2 {
+        event.signal();
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    for _ in 0..5 {
+        found.store(true, Ordering::SeqCst);
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    assert_eq!(*log.lock().unwrap(), [true]);
+}
+
+#[test]
+fn a_nested_wait_that_ends_polling_ends_it_for_the_handler_it_is_nested_in() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let found = Arc::new(AtomicBool::new(false));
+    let nothing = Arc::new(AtomicBool::new(false));
+    let (other, other_log) = logged(&aio, &nothing, || ());
+    let (nested, wakes) = (aio.clone(), Arc::clone(&other));
+    let (event, log) = logged(&aio, &found, move || {
+        // Polling finds nothing here, so the wait is one with notifications on.
+        wakes.signal();
+        assert!(nested.poll(Wait::Block).unwrap());
+    });
+    for _ in 0..2 {
+        other.signal();
+        event.signal();
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    found.store(true, Ordering::SeqCst);
+    assert!(aio.poll(Wait::Block).unwrap());
+    assert_eq!(*other_log.lock().unwrap(), [true, false]);
+    assert_eq!(*log.lock().unwrap(), [true, false]);
+}
+
+#[test]
+fn the_switch_of_a_handler_can_be_replaced() {
+    let aio = AioContext::new().unwrap();
+    aio.set_poll_params(PARAMS).unwrap();
+    let found = Arc::new(AtomicBool::new(false));
+    let (event, log) = logged(&aio, &found, || ());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let bumped = Arc::clone(&calls);
+    assert!(aio.set_io_poll_switch(event.as_raw_fd(), move |polling| {
+        assert!(polling);
+        bump(&bumped);
+    }));
+    for _ in 0..2 {
+        event.signal();
+        assert!(aio.poll(Wait::Block).unwrap());
+    }
+    found.store(true, Ordering::SeqCst);
+    assert!(aio.poll(Wait::Block).unwrap());
+    assert_eq!(count(&calls), 1);
+    assert_eq!(Arc::strong_count(&log), 1, "the first one is destroyed");
+    assert!(aio.remove_io_poll_switch(event.as_raw_fd()));
+    aio.poll(Wait::NoBlock).unwrap();
+    assert_eq!(Arc::strong_count(&calls), 1, "the second one is destroyed");
+    assert!(aio.remove_fd_handler(event.as_raw_fd()));
+    assert!(!aio.remove_io_poll_switch(event.as_raw_fd()));
+    assert!(!aio.set_io_poll_switch(event.as_raw_fd(), |_| ()));
+}
+
 #[test]
 fn negative_parameters_are_refused_by_name() {
     let aio = AioContext::new().unwrap();

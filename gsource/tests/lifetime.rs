@@ -403,38 +403,72 @@ fn context_attached_to_one_home_is_refused_by_another() {
     aio.attach_to(&other).unwrap();
 }
 
-/// A bottom half iterates, then moves its context: what the outer walk had left is the new reactor's.
+/// A bottom half iterates, then moves another context: what the outer walk had left of that is the new reactor's.
 #[test]
-fn bottom_half_that_moves_its_context_inside_a_nested_iteration() {
+fn bottom_half_that_moves_another_context_inside_a_nested_iteration() {
     let (old, new) = (Reactor::new().unwrap(), Reactor::new().unwrap());
-    let aio = AioContext::new().unwrap();
-    aio.attach_to(&old).unwrap();
-    let (slot, journal) = (Slot::<(AioContext, Bh)>::new(), Journal::new());
+    let (mover, moved) = (AioContext::new().unwrap(), AioContext::new().unwrap());
+    mover.attach_to(&old).unwrap();
+    moved.attach_to(&old).unwrap();
+    let (slot, journal) = (Slot::<AioContext>::new(), Journal::new());
     let (mine, noted, inner, target) = (
         slot.clone(),
         journal.clone(),
         Arc::downgrade(&old),
         Arc::clone(&new),
     );
-    let first = aio.bh("first", move || {
-        inner.upgrade().unwrap().iterate(Wait::NoBlock).unwrap();
-        mine.with(|(aio, later)| {
-            aio.detach().unwrap();
-            aio.attach_to(&target).unwrap();
-            later.schedule();
-        });
+    let first = mover.bh("first", move || {
         noted.note("first");
+        inner.upgrade().unwrap().iterate(Wait::NoBlock).unwrap();
+        mine.with(|moved| {
+            moved.detach().unwrap();
+            moved.attach_to(&target).unwrap();
+        });
     });
-    let later = aio.bh("later", journal.noter("later"));
+    let nested = moved.bh("nested", journal.noter("nested"));
+    let later = Arc::new(moved.bh("later", journal.noter("later")));
+    let again = Arc::clone(&later);
+    let scheduler = moved.bh("scheduler", move || again.schedule());
     first.schedule();
-    slot.put((aio, later));
+    nested.schedule();
+    scheduler.schedule();
+    slot.put(moved);
     old.iterate(Wait::NoBlock).unwrap();
-    assert_eq!(journal.text(), "first");
     old.iterate(Wait::NoBlock).unwrap();
-    assert_eq!(journal.text(), "first");
+    assert_eq!(journal.text(), "first nested");
     new.iterate(Wait::NoBlock).unwrap();
-    assert_eq!(journal.text(), "first later");
+    assert_eq!(journal.text(), "first nested later");
     drop(slot.take());
+}
+
+/// Its new home could call the same callback from another thread before the call has returned.
+#[test]
+fn context_does_not_move_inside_its_own_callbacks() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&reactor).unwrap();
+    let notifier = EventNotifier::new().unwrap();
+    notifier.signal();
+    let (slot, count) = (Slot::<AioContext>::new(), Count::new());
+    let refused = || {
+        let (mine, hit) = (slot.clone(), count.hitter());
+        move || {
+            let error = mine.with(|aio| aio.detach()).unwrap_err();
+            assert_eq!(error.kind(), gsource::ErrorKind::Busy);
+            assert!(error.to_string().contains("callback"), "{error}");
+            hit();
+        }
+    };
+    let bh = aio.bh("test", refused());
+    bh.schedule();
+    let timer = aio.timer(Clock::Realtime, refused());
+    timer.arm_at_ns(0);
+    aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(refused()))
+        .unwrap();
+    slot.put(aio);
+    reactor.iterate(Wait::NoBlock).unwrap();
+    assert_eq!(count.get(), 3);
+    slot.take().unwrap().detach().unwrap();
 }
 
 /// Threads schedule, arm and signal while the context moves to and fro between two homes.

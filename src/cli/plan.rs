@@ -19,6 +19,8 @@ pub(super) use machine::{Machine, Serial};
 pub(super) enum Invocation {
     /// Print this, and that was it.
     Print(String),
+    /// Show what the program can do.
+    Demonstrate,
     /// Serve this.
     Run(Box<Plan>),
 }
@@ -97,7 +99,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
         }
     }
     if arguments.is_empty() {
-        return Err(Failure::new("nothing to do", "no option was given").with_hint(help::HINT));
+        return Ok(Invocation::Demonstrate);
     }
     let stdio_is_taken = plan
         .monitors

@@ -124,7 +124,7 @@ fn commands(stop: &Flag) -> Commands {
     commands
 }
 
-fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
+pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     while !done() {
         QContext::main()
             .iterate(Wait::Block)
@@ -167,7 +167,7 @@ impl Flag {
         wake();
     }
 
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

@@ -3,7 +3,8 @@
 //! Two speeds. The reactor is served directly, with one wait for everything. GLib's prepare, query, check and dispatch are
 //! added when foreign GSources may be there: since one was attached through us, or since GLib's own wake-up fd fired (our
 //! GMainContexts carry OWNERLESS_POLLING, so every change to them does that). GLib's fds stand in an epoll set of their own
-//! inside the reactor's, so an idle foreign source costs no system call.
+//! inside the reactor's, so an idle foreign source costs no system call. GLib is asked before each wait that could block;
+//! while the reactor has something to do at each turn, every 16th turn and at each clock tick.
 //!
 //! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource.
 #![allow(unsafe_code)] // g_main_context_prepare and its companions exist in C only
@@ -11,11 +12,14 @@
 use super::{Inner, lock};
 use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
 use glib::translate::{ToGlibPtr, from_glib_full};
-use gsource::{Clock, Epoll, Reactor};
+use gsource::{Clock, Epoll, Reactor, last_tick_ns};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+
+/// How many turns with something to do may follow each other without a look at GLib.
+const PUT_OFFS: u32 = 15;
 
 thread_local! {
     /// The context that runs this thread.
@@ -28,7 +32,7 @@ pub(super) fn current() -> Option<Arc<Inner>> {
 }
 
 /// A GMainContext each change to which signals its wake-up fd, also one made by its owner.
-pub(super) fn new_main_context() -> glib::MainContext {
+fn new_main_context() -> glib::MainContext {
     let flags = glib_sys::G_MAIN_CONTEXT_FLAGS_OWNERLESS_POLLING;
     // SAFETY: takes no pointers.
     let context = unsafe { glib_sys::g_main_context_new_with_flags(flags) };
@@ -47,6 +51,9 @@ pub(super) struct Home {
     woken: Arc<AtomicBool>,
     /// The reactor's own fd, which GLib sees through the reactor's source.
     own_fd: RawFd,
+    /// Turns since GLib was last asked, and the clock tick at that time.
+    put_offs: u32,
+    asked_at: i64,
 }
 
 // SAFETY: the pollfds are plain numbers.
@@ -79,6 +86,8 @@ impl Home {
             fds: Vec::new(),
             woken,
             own_fd,
+            put_offs: 0,
+            asked_at: 0,
         };
         let driving = reactor.drive()?;
         if let Ok(_owner) = gmain.acquire() {
@@ -171,8 +180,8 @@ impl Home {
         }
     }
 
-    /// Polls GLib's fds without waiting and dispatches what is ready.
-    fn check_and_dispatch(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
+    /// Polls GLib's fds without waiting; true when something is to be dispatched.
+    fn check(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
         self.poll_now();
         let gmain = inner.gmain.to_glib_none().0;
         let count = i32::try_from(self.fds.len()).unwrap_or(i32::MAX);
@@ -183,10 +192,15 @@ impl Home {
         // SAFETY: the calling thread owns the context; the fds are those of its query.
         let check =
             || unsafe { glib_sys::g_main_context_check(gmain, prepared.priority, fds, count) } != 0;
-        let ready = inner.reactor.ask_glib(&driving, check);
+        inner.reactor.ask_glib(&driving, check)
+    }
+
+    /// Polls GLib's fds without waiting and dispatches what is ready.
+    fn check_and_dispatch(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
+        let ready = self.check(inner, prepared);
         if ready {
             // SAFETY: the calling thread owns the context and has checked it.
-            unsafe { glib_sys::g_main_context_dispatch(gmain) };
+            unsafe { glib_sys::g_main_context_dispatch(inner.gmain.to_glib_none().0) };
         }
         ready
     }
@@ -206,12 +220,18 @@ impl Home {
     fn iterate(&mut self, inner: &Inner, wait: Wait) -> Result<bool> {
         if !inner.foreign.load(Ordering::Acquire) {
             let progress = inner.reactor.iterate(wait)?;
-            if !self.woken.swap(false, Ordering::Relaxed) {
+            if !self.take_woken() {
                 return Ok(progress);
             }
             inner.foreign.store(true, Ordering::Release);
             let prepared = self.ask(inner)?;
             return Ok(self.check_and_dispatch(inner, &prepared) | progress);
+        }
+        if wait == Wait::Block && self.may_put_off_asking() {
+            let progress = inner.reactor.iterate_if_ready()?;
+            if progress.is_some() && !self.woken.load(Ordering::Relaxed) {
+                return Ok(progress == Some(true));
+            }
         }
         let prepared = self.ask(inner)?;
         let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {
@@ -224,13 +244,31 @@ impl Home {
             .map(|timeout| Clock::Realtime.now_ns() + timeout);
         let mut progress = inner.reactor.iterate_for(wait, prepared.timeout_ns)?;
         let late = due.is_some_and(|due| Clock::Realtime.now_ns() >= due);
-        if self.woken.swap(false, Ordering::Relaxed) || prepared.ready || late {
+        if self.take_woken() || prepared.ready || late {
             progress |= self.check_and_dispatch(inner, &prepared);
         }
         Ok(progress)
     }
 
+    /// True while foreign sources can wait, if the reactor has something to do: for [`PUT_OFFS`] turns, and not past the next
+    /// clock tick.
+    fn may_put_off_asking(&mut self) -> bool {
+        self.put_offs += 1;
+        self.put_offs <= PUT_OFFS && self.asked_at == last_tick_ns()
+    }
+
+    /// Only this thread sets and clears the flag.
+    fn take_woken(&self) -> bool {
+        let woken = self.woken.load(Ordering::Relaxed);
+        if woken {
+            self.woken.store(false, Ordering::Relaxed);
+        }
+        woken
+    }
+
     fn ask(&mut self, inner: &Inner) -> Result<Prepared> {
+        self.put_offs = 0;
+        self.asked_at = last_tick_ns();
         let driving = inner.reactor.drive()?;
         Ok(inner
             .reactor
@@ -274,6 +312,22 @@ impl Inner {
             // Inside another iteration, which holds GLib's side.
             None => Ok(self.gmain.iteration(wait == Wait::Block)),
         }
+    }
+
+    /// The inside of a new context with a GMainContext of its own.
+    pub(super) fn fresh(id: &str, threaded: bool) -> Result<Arc<Inner>> {
+        let inner = Inner::new(id, threaded, new_main_context())?;
+        inner.settle()?;
+        Ok(inner)
+    }
+
+    /// Takes back the wake-up that the attaching of our own source has caused. For a GMainContext that nobody else knows yet.
+    fn settle(&self) -> Result<()> {
+        if let (Some(home), Ok(_owner)) = (lock(&self.home).as_mut(), self.gmain.acquire()) {
+            let prepared = home.ask(self)?;
+            home.check(self, &prepared);
+        }
+        Ok(())
     }
 
     /// Starts the home thread; it runs when this returns.
@@ -338,3 +392,6 @@ fn thread_id() -> i64 {
 }
 
 const _: () = assert!(size_of::<glib_sys::GPollFD>() == size_of::<libc::pollfd>());
+
+#[cfg(test)]
+mod tests;

@@ -192,13 +192,16 @@ impl Inner {
         }
     }
 
+    /// Who finds it gone from the list may attach it elsewhere, so it leaves that last.
     fn detach_here(&self, aio: &AioContext) {
-        let taken = lock(&self.sources).take_aio(aio);
-        if let Some(leaving) = taken
-            && let Err(error) = leaving.detach()
-        {
+        if !lock(&self.sources).has_aio(aio) {
+            return;
+        }
+        if let Err(error) = aio.detach() {
             glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
         }
+        let taken = lock(&self.sources).take_aio(aio);
+        drop(taken);
     }
 }
 

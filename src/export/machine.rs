@@ -6,13 +6,17 @@ use std::sync::Arc;
 use super::options::{ExportOptions, TransportOptions};
 use super::transport::Transport;
 use super::{Export, Parts};
-use crate::kvm::{Builder, VirtioDevice, microvm};
+use crate::kvm::{Board, Builder, VirtioDevice, microvm};
 use crate::virtio::blk::Blk;
 use crate::{ErrorKind, Result};
 
 impl Parts<'_> {
     /// Puts the device on a machine that has not started yet.
-    pub(super) fn plug(&self, options: &ExportOptions, machine: &mut Builder) -> Result<Transport> {
+    pub(super) fn plug(
+        &self,
+        options: &ExportOptions,
+        machine: &mut dyn Board,
+    ) -> Result<Transport> {
         let TransportOptions::Machine { ioeventfd, irqfd } = options.transport else {
             let what = "is served over vhost-user, not by the machine";
             return Err(options.error(ErrorKind::InvalidArgument, what));

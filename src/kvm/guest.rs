@@ -25,8 +25,8 @@ pub const BLOCK: usize = 4096;
 pub const DISKS_MAX: usize = 2;
 
 /// Where things are; see the head of `disks.s`.
-mod layout {
-    pub(super) const RAM_END: u64 = 0x8_0000;
+pub(super) mod layout {
+    pub(in super::super) const RAM_END: u64 = 0x8_0000;
     pub(super) const MACHINE: u64 = 0x500;
     pub(super) const MACHINE_CPUS: u64 = MACHINE + 2;
     pub(super) const MACHINE_BEGIN: u64 = MACHINE + 8;
@@ -40,7 +40,7 @@ mod layout {
     pub(super) const CONTROL: u64 = 0x700;
 
     /// The segment of a disk begins here.
-    pub(super) fn disk(number: usize) -> u64 {
+    pub(in super::super) fn disk(number: usize) -> u64 {
         0x1_0000 * (1 + number as u64)
     }
 }
@@ -173,11 +173,7 @@ pub fn slots() -> Slots {
 /// # Errors
 /// `InvalidArgument` if there are more jobs than the guest drives disks or none, or one that it cannot do.
 pub fn load(machine: &mut Builder, jobs: &[Job]) -> Result<Reports> {
-    let fits = |job: &Job| job.blocks > 0 && (1..=8).contains(&job.depth) && job.kicks > 0;
-    if jobs.is_empty() || jobs.len() > DISKS_MAX || !jobs.iter().all(fits) {
-        let message = "the embedded guest drives one or two disks, with 1 to 8 requests at a time";
-        return Err(Error::new(ErrorKind::InvalidArgument, message));
-    }
+    check(jobs)?;
     let cpus = machine.config().cpus;
     let ram = machine.ram();
     put(ram, layout::CODE, code::disks());
@@ -199,6 +195,16 @@ pub fn load(machine: &mut Builder, jobs: &[Job]) -> Result<Reports> {
     let range = layout::PORT_BEGIN..layout::PORT_BEGIN + 2;
     machine.add_pio(range, "embedded guest", device)?;
     Ok(Reports(ports))
+}
+
+/// Refuses jobs that the guest cannot do.
+pub(super) fn check(jobs: &[Job]) -> Result<()> {
+    let fits = |job: &Job| job.blocks > 0 && (1..=8).contains(&job.depth) && job.kicks > 0;
+    if (1..=DISKS_MAX).contains(&jobs.len()) && jobs.iter().all(fits) {
+        return Ok(());
+    }
+    let message = "the embedded guest drives one or two disks, with 1 to 8 requests at a time";
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 /// How the guest's vcpus begin.
@@ -244,6 +250,11 @@ impl Reports {
     /// Whether the guest has come to its end and found nothing wrong.
     pub fn is_clean(&self) -> bool {
         self.0.seen().clean
+    }
+
+    /// Whether the guest has said anything at all.
+    pub fn has_begun(&self) -> bool {
+        self.0.seen().begin.is_some()
     }
 
     /// How long the guest took.

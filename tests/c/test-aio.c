@@ -451,6 +451,287 @@ static void test_attach_and_move(void)
     qcontext_unref(b);
 }
 
+static void test_bh_poll(void)
+{
+    /* Bottom halves run, and nothing else. */
+    QContextAio *aio = qcontext_aio_new(NULL);
+    QContextFdOps ops = { .read = probe_call };
+    Probe urgent = { 0 }, idle = { 0 }, timed = { 0 }, watched = { 0 };
+    GError *error = NULL;
+    int fds[2];
+
+    make_pipe(fds);
+    write_byte(fds[1]);
+    QContextBh *bh = qcontext_bh_new(aio, "urgent", probe_call, &urgent, probe_destroy);
+    QContextBh *lazy = qcontext_bh_new(aio, "idle", probe_call, &idle, probe_destroy);
+    QContextTimer *timer = qcontext_timer_new(aio, QCONTEXT_CLOCK_REALTIME, 1, probe_call, &timed, NULL);
+    g_assert_true(qcontext_aio_set_fd_handler(aio, fds[0], &ops, &watched, NULL, NULL));
+    qcontext_timer_mod_ns(timer, 0);
+    g_assert_false(qcontext_aio_bh_poll(aio, &error));
+    qcontext_bh_schedule(bh);
+    g_assert_true(qcontext_aio_bh_poll(aio, &error));
+    g_assert_no_error(error);
+    g_assert_false(qcontext_aio_bh_poll(aio, NULL));
+    qcontext_bh_schedule_idle(lazy);
+    g_assert_false(qcontext_aio_bh_poll(aio, NULL));
+    g_assert_cmpint(urgent.calls, ==, 1);
+    g_assert_cmpint(idle.calls, ==, 1);
+    g_assert_cmpint(timed.calls + watched.calls, ==, 0);
+    /* One that is scheduled in its own callback runs in the next pass. */
+    BhTest again = { .again = 1 };
+    again.bh = qcontext_bh_new(aio, "again", bh_again, &again, bh_destroy);
+    qcontext_bh_schedule(again.bh);
+    g_assert_true(qcontext_aio_bh_poll(aio, NULL));
+    g_assert_cmpint(again.probe.calls, ==, 1);
+    g_assert_true(qcontext_aio_bh_poll(aio, NULL));
+    g_assert_cmpint(again.probe.calls, ==, 2);
+    qcontext_bh_delete(again.bh);
+    qcontext_bh_delete(bh);
+    g_assert_false(qcontext_aio_bh_poll(aio, NULL));
+    g_assert_cmpint(again.probe.destroyed + urgent.destroyed, ==, 2);
+    g_assert_true(qcontext_aio_poll(aio, FALSE, NULL));
+    g_assert_cmpint(timed.calls, ==, 1);
+    g_assert_cmpint(watched.calls, ==, 1);
+    g_assert_true(qcontext_aio_remove_fd(aio, fds[0]));
+    qcontext_timer_free(timer);
+    qcontext_bh_delete(lazy);
+    qcontext_aio_unref(aio);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_bh_poll_leaves_neighbours_alone(void)
+{
+    QContext *ctx = qcontext_new("bh-poll", FALSE, NULL);
+    QContextAio *mine = qcontext_aio_new(NULL), *other = qcontext_aio_new(NULL);
+    Probe own = { 0 }, foreign = { 0 };
+
+    g_assert_true(qcontext_aio_attach(mine, ctx, NULL, NULL) && qcontext_aio_attach(other, ctx, NULL, NULL));
+    g_assert_true(qcontext_bh_oneshot(other, "foreign", probe_call, &foreign, probe_destroy));
+    g_assert_true(qcontext_bh_oneshot(mine, "own", probe_call, &own, probe_destroy));
+    g_assert_true(qcontext_aio_bh_poll(mine, NULL));
+    g_assert_cmpint(own.destroyed, ==, 1);
+    g_assert_cmpint(foreign.calls, ==, 0);
+    g_assert_true(qcontext_iterate(ctx, FALSE, NULL));
+    g_assert_cmpint(foreign.destroyed, ==, 1);
+    qcontext_aio_unref(mine);
+    qcontext_aio_unref(other);
+    qcontext_unref(ctx);
+}
+
+static void poll_own_bhs(gpointer data)
+{
+    QContextAio *aio = ((Probe *)data)->act_data;
+    Probe inner = { 0 };
+
+    g_assert_true(qcontext_bh_oneshot(aio, "inner", probe_call, &inner, probe_destroy));
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, 0);
+    g_assert_true(qcontext_aio_bh_poll(aio, NULL));
+    g_assert_cmpint(inner.calls + inner.destroyed, ==, 2);
+}
+
+static void test_driving_from_the_wrong_thread(void)
+{
+    QContext *ctx = new_threaded("driven");
+    QContextAio *aio = qcontext_get_aio(ctx, NULL);
+    Probe outer = { .act = poll_own_bhs, .act_data = aio };
+    GError *error = NULL;
+
+    g_assert_false(qcontext_aio_bh_poll(aio, &error));
+    g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_WRONG_THREAD);
+    g_error_free(error);
+    assert_misuse("*another thread drives*", g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, 0));
+    /* On its own thread, inside a callback, both are allowed. */
+    g_assert_true(qcontext_invoke_sync(ctx, probe_call, &outer, NULL));
+    g_assert_cmpint(outer.calls, ==, 1);
+    qcontext_aio_unref(aio);
+    g_assert_true(qcontext_stop(ctx, NULL));
+    qcontext_unref(ctx);
+}
+
+static void test_compute_timeout(void)
+{
+    QContextAio *aio = qcontext_aio_new(NULL);
+    Probe probe = { 0 };
+    QContextBh *bh = qcontext_bh_new(aio, "bh", probe_call, &probe, NULL);
+    QContextTimer timer;
+
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, -1);
+    qcontext_aio_notify(aio);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, -1);
+    qcontext_timer_init(&timer, aio, QCONTEXT_CLOCK_REALTIME, 1, probe_call, &probe);
+    gint64 hour = 3600 * G_GINT64_CONSTANT(1000000000);
+    qcontext_timer_mod_ns(&timer, qcontext_clock_get_ns(QCONTEXT_CLOCK_REALTIME) + hour);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), <=, hour);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), >, hour / 2);
+    qcontext_bh_schedule_idle(bh);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, 10000000);
+    qcontext_bh_schedule(bh);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, 0);
+    g_assert_true(qcontext_aio_poll(aio, FALSE, NULL));
+    qcontext_timer_mod_ns(&timer, 0);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, 0);
+    qcontext_timer_del(&timer);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, -1);
+    qcontext_bh_delete(bh);
+    g_assert_cmpint(qcontext_aio_compute_timeout(aio), ==, -1);
+    qcontext_aio_unref(aio);
+}
+
+typedef struct {
+    QContextNotifier notifier;
+    gboolean found;
+    gint reads, readies, begins, ends, destroyed;
+} PollTest;
+
+static void poll_read(gpointer data)
+{
+    PollTest *test = data;
+
+    g_assert_true(qcontext_notifier_test_and_clear(&test->notifier));
+    test->reads++;
+}
+
+static gboolean poll_look(gpointer data)
+{
+    return ((PollTest *)data)->found;
+}
+
+static void poll_ready(gpointer data)
+{
+    PollTest *test = data;
+
+    test->found = FALSE;
+    test->readies++;
+}
+
+static void poll_begin(gpointer data)
+{
+    ((PollTest *)data)->begins++;
+}
+
+static void poll_end(gpointer data)
+{
+    ((PollTest *)data)->ends++;
+}
+
+static void poll_destroy(gpointer data)
+{
+    ((PollTest *)data)->destroyed++;
+}
+
+static void test_notifier_poll_cbs(void)
+{
+    QContextAio *aio = qcontext_aio_new(NULL);
+    PollTest test = { 0 }, other = { 0 };
+    QContextFdOps ops = { .read = poll_read, .io_poll = poll_look, .io_poll_ready = poll_ready };
+    GError *error = NULL;
+
+    g_assert_false(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, poll_begin, poll_end, &test, NULL, &error));
+    g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_INVALID_ARGUMENT);
+    g_clear_error(&error);
+    g_assert_true(qcontext_notifier_init(&test.notifier, TRUE, NULL));
+    g_assert_false(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, poll_begin, poll_end, &test, poll_destroy,
+                                                      &error));
+    g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_NOT_FOUND);
+    g_clear_error(&error);
+    g_assert_cmpint(test.destroyed, ==, 0);
+    int fd = qcontext_notifier_get_fd(&test.notifier);
+    g_assert_true(qcontext_aio_set_poll_params(aio, G_MAXINT64, 2, 2, NULL));
+    g_assert_true(qcontext_aio_set_fd_handler(aio, fd, &ops, &test, NULL, NULL));
+    g_assert_true(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, poll_begin, poll_end, &test, poll_destroy,
+                                                     &error));
+    /* A first event makes it worth asking, a second wait makes polling worth its time. */
+    g_assert_true(qcontext_aio_poll(aio, TRUE, NULL));
+    qcontext_notifier_set(&test.notifier);
+    g_assert_true(qcontext_aio_poll(aio, TRUE, NULL));
+    g_assert_cmpint(test.reads, ==, 2);
+    g_assert_cmpint(test.begins + test.ends, ==, 0);
+    test.found = TRUE;
+    g_assert_true(qcontext_aio_poll(aio, TRUE, NULL));
+    g_assert_cmpint(test.readies, ==, 1);
+    g_assert_cmpint(test.begins, ==, 1);
+    g_assert_cmpint(test.ends, ==, 0);
+    /* Nothing found by polling: off before the wait. */
+    qcontext_notifier_set(&test.notifier);
+    g_assert_true(qcontext_aio_poll(aio, TRUE, NULL));
+    g_assert_cmpint(test.ends, ==, 1);
+    g_assert_cmpint(test.reads, ==, 3);
+    /* Replaced: the old ones go, the new ones are called. */
+    g_assert_true(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, poll_begin, NULL, &other, poll_destroy, NULL));
+    test.found = TRUE;
+    g_assert_true(qcontext_aio_poll(aio, TRUE, NULL));
+    g_assert_cmpint(test.destroyed, ==, 1);
+    g_assert_cmpint(test.begins, ==, 1);
+    g_assert_cmpint(other.begins, ==, 1);
+    g_assert_cmpint(other.destroyed, ==, 0);
+    g_assert_true(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, NULL, NULL, NULL, NULL, NULL));
+    qcontext_aio_poll(aio, FALSE, NULL);
+    g_assert_cmpint(other.destroyed, ==, 1);
+    /* They go with their handler. */
+    g_assert_true(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, NULL, poll_end, &other, poll_destroy, NULL));
+    g_assert_true(qcontext_aio_remove_fd(aio, fd));
+    qcontext_aio_poll(aio, FALSE, NULL);
+    g_assert_cmpint(other.destroyed, ==, 2);
+    g_assert_false(qcontext_aio_set_notifier_poll_cbs(aio, &test.notifier, NULL, NULL, NULL, NULL, NULL));
+    qcontext_notifier_cleanup(&test.notifier);
+    qcontext_aio_unref(aio);
+}
+
+static GMutex big_lock;
+
+static void under_lock(gpointer data)
+{
+    g_mutex_lock(&big_lock);
+    g_atomic_int_inc((gint *)data);
+    g_mutex_unlock(&big_lock);
+}
+
+static void drop_under_lock(gpointer data)
+{
+    under_lock(data);
+}
+
+static void test_abba(void)
+{
+    /* Registered, changed and removed with a lock held that callbacks and destroy notifies take. */
+    QContext *ctx = new_threaded("aio-abba");
+    QContextAio *aio = qcontext_get_aio(ctx, NULL);
+    QContextFdOps ops = { .read = under_lock };
+    gint count = 0;
+    int fds[2];
+
+    make_pipe(fds);
+    write_byte(fds[1]);
+    for (int i = 0; i < 300; i++) {
+        g_mutex_lock(&big_lock);
+        QContextBh *bh = qcontext_bh_new(aio, "abba", under_lock, &count, drop_under_lock);
+        QContextTimer *timer =
+            qcontext_timer_new(aio, QCONTEXT_CLOCK_REALTIME, 1, under_lock, &count, drop_under_lock);
+        g_assert_true(qcontext_aio_set_fd_handler(aio, fds[0], &ops, &count, drop_under_lock, NULL));
+        qcontext_bh_schedule(bh);
+        qcontext_timer_mod_ns(timer, 0);
+        g_assert_true(qcontext_bh_oneshot(aio, "abba", under_lock, &count, drop_under_lock));
+        g_assert_true(qcontext_invoke(ctx, under_lock, &count, drop_under_lock, NULL));
+        g_thread_yield();
+        g_assert_true(qcontext_aio_remove_fd(aio, fds[0]));
+        qcontext_timer_free(timer);
+        qcontext_bh_delete(bh);
+        QContext *found = qcontext_find_by_name("aio-abba", NULL);
+        g_assert_true(found == ctx);
+        qcontext_unref(found);
+        g_mutex_unlock(&big_lock);
+    }
+    settle(ctx);
+    /* Each of the five destroy notifies once, the two that nothing takes back also called. */
+    g_assert_cmpint(g_atomic_int_get(&count), >=, 7 * 300);
+    qcontext_aio_unref(aio);
+    g_assert_true(qcontext_stop(ctx, NULL));
+    qcontext_unref(ctx);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static gint gate;
 
 static int job(gpointer arg)
@@ -514,6 +795,14 @@ static void test_null(void)
 
     qcontext_bh_delete(NULL);
     assert_misuse("*NULL", g_assert_null(qcontext_aio_ref(NULL)));
+    assert_misuse("*NULL", g_assert_false(qcontext_aio_bh_poll(NULL, NULL)));
+    assert_misuse("*NULL", g_assert_cmpint(qcontext_aio_compute_timeout(NULL), ==, 0));
+    assert_misuse("*AioContext is NULL",
+                  g_assert_false(qcontext_aio_set_notifier_poll_cbs(NULL, NULL, nothing, NULL, NULL, NULL, NULL)));
+    QContextAio *any = qcontext_get_aio(main_context, NULL);
+    assert_misuse("*notifier is NULL",
+                  g_assert_false(qcontext_aio_set_notifier_poll_cbs(any, NULL, nothing, NULL, NULL, NULL, NULL)));
+    qcontext_aio_unref(any);
     assert_misuse("*NULL", g_assert_false(qcontext_aio_poll(NULL, FALSE, NULL)));
     assert_misuse("*NULL", qcontext_aio_notify(NULL));
     assert_misuse("*NULL", g_assert_false(qcontext_aio_is_home(NULL)));
@@ -576,6 +865,12 @@ int main(int argc, char **argv)
     g_test_add_func("/aio/notifier", test_notifier);
     g_test_add_func("/aio/g-source", test_g_source);
     g_test_add_func("/aio/attach-and-move", test_attach_and_move);
+    g_test_add_func("/aio/bh-poll", test_bh_poll);
+    g_test_add_func("/aio/bh-poll-leaves-neighbours-alone", test_bh_poll_leaves_neighbours_alone);
+    g_test_add_func("/aio/driving-from-the-wrong-thread", test_driving_from_the_wrong_thread);
+    g_test_add_func("/aio/compute-timeout", test_compute_timeout);
+    g_test_add_func("/aio/notifier-poll-cbs", test_notifier_poll_cbs);
+    g_test_add_func("/aio/abba", test_abba);
     g_test_add_func("/aio/pool", test_pool);
     g_test_add_func("/aio/null", test_null);
     return g_test_run();

@@ -140,7 +140,7 @@ static void test_main_loop_drops_the_lock(void)
 static void test_threaded(void)
 {
     QContext *ctx = qcontext_new("thread-ctx", true, NULL);
-    AioContext *aio = aio_context_new(NULL);
+    AioContext *aio = aio_context_new();
 
     aio_context_attach(aio, ctx);
     qcontext_create_thread(ctx);
@@ -154,7 +154,7 @@ int main(int argc, char **argv)
 {
     alarm(120);
     g_test_init(&argc, &argv, NULL);
-    g_assert_cmpint(qemu_init_main_loop(NULL), ==, 0);
+    g_assert_cmpint(qemu_init_main_loop(), ==, 0);
     g_test_add_func("/2013/new-and-find", test_new_and_find);
     g_test_add_func("/2013/read-poll", test_read_poll);
     g_test_add_func("/2013/closed-fd", test_closed_fd);

@@ -337,6 +337,322 @@ static void test_thread_pool(void)
     aio_context_unref(own);
 }
 
+typedef struct {
+    BlockAIOCB common;
+    QEMUBH *bh;
+} OwnRequest;
+
+static int own_cancels;
+
+static void own_request_done(void *opaque)
+{
+    OwnRequest *request = opaque;
+
+    qemu_bh_delete(request->bh);
+    request->common.cb(request->common.opaque, -ECANCELED);
+    qemu_aio_unref(request);
+}
+
+static void own_request_cancel(BlockAIOCB *acb)
+{
+    OwnRequest *request = (OwnRequest *)acb;
+
+    own_cancels++;
+    qemu_bh_schedule(request->bh);
+}
+
+static void test_own_requests(void)
+{
+    static const AIOCBInfo info = { own_request_cancel, sizeof(OwnRequest) };
+    int ret = 0;
+    OwnRequest *request = qemu_aio_get(&info, NULL, job_done, &ret);
+
+    g_assert_true(request->common.aiocb_info == &info);
+    g_assert_null(request->common.bs);
+    request->bh = qemu_bh_new(own_request_done, request);
+    bdrv_aio_cancel(&request->common);
+    g_assert_cmpint(ret, ==, -ECANCELED);
+    g_assert_cmpint(own_cancels, ==, 1);
+}
+
+typedef struct {
+    MemReentrancyGuard guard;
+    QEMUBH *bh;
+    int runs;
+    bool seen, recurse;
+} Guarded;
+
+static void guarded(void *opaque)
+{
+    Guarded *device = opaque;
+
+    device->seen = device->guard.engaged_in_io;
+    device->runs++;
+    if (device->recurse) {
+        device->recurse = false;
+        aio_bh_call(device->bh);
+        g_assert_true(device->guard.engaged_in_io);
+    }
+}
+
+static void guarded_delete(void *opaque)
+{
+    Guarded *device = opaque;
+
+    guarded(opaque);
+    qemu_bh_delete(device->bh);
+}
+
+static void test_guarded_bh(void)
+{
+    Guarded device = { { false }, NULL, 0, false, true };
+
+    device.bh = aio_bh_new_guarded(ctx, guarded, &device, &device.guard);
+    qemu_bh_schedule(device.bh);
+    g_assert_false(device.guard.engaged_in_io);
+    g_assert_true(aio_poll(ctx, false));
+    g_assert_true(device.seen);
+    g_assert_cmpint(device.runs, ==, 2);
+    g_assert_false(device.guard.engaged_in_io);
+    /* One that is engaged by the device itself stays so. */
+    device.guard.engaged_in_io = true;
+    qemu_bh_schedule(device.bh);
+    g_assert_true(aio_poll(ctx, false));
+    g_assert_cmpint(device.runs, ==, 3);
+    g_assert_true(device.guard.engaged_in_io);
+    device.guard.engaged_in_io = false;
+    qemu_bh_delete(device.bh);
+    /* Deleted inside its callback. */
+    device.bh = qemu_bh_new_guarded(guarded_delete, &device, &device.guard);
+    qemu_bh_schedule(device.bh);
+    while (device.runs < 4) {
+        main_loop_wait(false);
+    }
+    g_assert_true(device.seen);
+    g_assert_false(device.guard.engaged_in_io);
+}
+
+static void test_bh_poll(void)
+{
+    BHTest data = { .max = 2 };
+    NotifierTest event = { .active = 1 };
+
+    g_assert_cmpint(event_notifier_init(&event.e, true), ==, 0);
+    aio_set_event_notifier(ctx, &event.e, notifier_ready, NULL, NULL);
+    data.bh = aio_bh_new(ctx, bh_test, &data);
+    g_assert_cmpint(aio_bh_poll(ctx), ==, 0);
+    qemu_bh_schedule(data.bh);
+    g_assert_cmpint(aio_bh_poll(ctx), ==, 1);
+    g_assert_cmpint(data.n, ==, 1);
+    g_assert_cmpint(aio_bh_poll(ctx), ==, 1);
+    g_assert_cmpint(data.n, ==, 2);
+    qemu_bh_schedule_idle(data.bh);
+    g_assert_cmpint(aio_bh_poll(ctx), ==, 0);
+    g_assert_cmpint(data.n, ==, 3);
+    g_assert_cmpint(event.n, ==, 0);
+    g_assert_true(aio_poll(ctx, false));
+    g_assert_cmpint(event.n, ==, 1);
+    aio_set_event_notifier(ctx, &event.e, NULL, NULL, NULL);
+    event_notifier_cleanup(&event.e);
+    qemu_bh_delete(data.bh);
+    aio_poll(ctx, false);
+}
+
+static void test_compute_timeout(void)
+{
+    BHTest data = { .max = 1 };
+    TimerTest timer = { .max = 1, .clock = QEMU_CLOCK_REALTIME };
+
+    g_assert_cmpint(aio_compute_timeout(ctx), ==, -1);
+    data.bh = aio_bh_new(ctx, bh_test, &data);
+    aio_timer_init(ctx, &timer.timer, timer.clock, SCALE_MS, timer_fired, &timer);
+    timer_mod(&timer.timer, qemu_clock_get_ms(timer.clock) + 3600 * 1000);
+    g_assert_cmpint(aio_compute_timeout(ctx), >, 3000 * NANOSECONDS_PER_SECOND);
+    g_assert_cmpint(aio_compute_timeout(ctx), <=, 3600 * NANOSECONDS_PER_SECOND);
+    qemu_bh_schedule_idle(data.bh);
+    g_assert_cmpint(aio_compute_timeout(ctx), ==, 10 * SCALE_MS);
+    qemu_bh_schedule(data.bh);
+    g_assert_cmpint(aio_compute_timeout(ctx), ==, 0);
+    qemu_bh_delete(data.bh);
+    timer_del(&timer.timer);
+    g_assert_cmpint(aio_compute_timeout(ctx), ==, -1);
+    aio_poll(ctx, false);
+}
+
+/* Polling. A wait of any length is short enough to learn from. */
+typedef struct {
+    EventNotifier e, dummy;
+    AioContext *ctx;
+    bool work, nested;
+    int reads, asked, ready, begins, ends, dummy_reads;
+} PollTest;
+
+static PollTest poll_test;
+
+static void polled_read(EventNotifier *e)
+{
+    g_assert_cmpint(event_notifier_test_and_clear(e), ==, 1);
+    poll_test.reads++;
+}
+
+static bool polled_look(void *opaque)
+{
+    g_assert_true(opaque == &poll_test.e);
+    g_assert_false(poll_test.nested);
+    poll_test.asked++;
+    return poll_test.work;
+}
+
+static void polled_ready(EventNotifier *e)
+{
+    g_assert_true(e == &poll_test.e);
+    g_assert_false(poll_test.nested);
+    poll_test.ready++;
+    poll_test.work = false;
+    poll_test.nested = true;
+    event_notifier_set(&poll_test.dummy);
+    g_assert_true(aio_poll(poll_test.ctx, true));
+    poll_test.nested = false;
+}
+
+static void polled_begin(EventNotifier *e)
+{
+    g_assert_true(e == &poll_test.e);
+    poll_test.begins++;
+}
+
+static void polled_end(EventNotifier *e)
+{
+    g_assert_true(e == &poll_test.e);
+    poll_test.ends++;
+}
+
+static void dummy_read(EventNotifier *e)
+{
+    g_assert_cmpint(event_notifier_test_and_clear(e), ==, 1);
+    poll_test.dummy_reads++;
+}
+
+static bool dummy_look(void *opaque)
+{
+    (void)opaque;
+    return false;
+}
+
+static void dummy_ready(EventNotifier *e)
+{
+    (void)e;
+    g_assert_not_reached();
+}
+
+static void test_polling(void)
+{
+    PollTest *t = &poll_test;
+    Error *err = NULL;
+
+    t->ctx = aio_context_new(NULL);
+    aio_context_set_poll_params(t->ctx, G_MAXINT64, 2, 2, &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(event_notifier_init(&t->e, false), ==, 0);
+    g_assert_cmpint(event_notifier_init(&t->dummy, false), ==, 0);
+    aio_set_event_notifier(t->ctx, &t->e, polled_read, polled_look, polled_ready);
+    aio_set_event_notifier_poll(t->ctx, &t->e, polled_begin, polled_end);
+    aio_set_event_notifier(t->ctx, &t->dummy, dummy_read, dummy_look, dummy_ready);
+    /* When everything can be polled, a look without waiting is no look at the kernel. */
+    event_notifier_set(&t->e);
+    g_assert_false(aio_poll(t->ctx, false));
+    g_assert_true(aio_poll(t->ctx, true));
+    g_assert_cmpint(t->reads, ==, 1);
+    event_notifier_set(&t->e);
+    g_assert_true(aio_poll(t->ctx, true));
+    g_assert_cmpint(t->reads, ==, 2);
+    g_assert_cmpint(t->begins + t->ready, ==, 0);
+    for (int i = 1; i <= 3; i++) {
+        t->work = true;
+        g_assert_true(aio_poll(t->ctx, true));
+        g_assert_cmpint(t->ready, ==, i);
+        g_assert_cmpint(t->dummy_reads, ==, i);
+    }
+    g_assert_cmpint(t->reads, ==, 2);
+    g_assert_cmpint(t->begins, >, 0);
+    /* Nothing to be found: notifications are on before the wait. */
+    event_notifier_set(&t->e);
+    g_assert_true(aio_poll(t->ctx, true));
+    g_assert_cmpint(t->reads, ==, 3);
+    g_assert_cmpint(t->begins, ==, t->ends);
+    int begins = t->begins;
+    aio_set_event_notifier_poll(t->ctx, &t->e, NULL, NULL);
+    t->work = true;
+    g_assert_true(aio_poll(t->ctx, true));
+    g_assert_cmpint(t->begins, ==, begins);
+    aio_set_event_notifier(t->ctx, &t->e, NULL, NULL, NULL);
+    aio_set_event_notifier(t->ctx, &t->dummy, NULL, NULL, NULL);
+    /* Without a handler there is nothing to change. */
+    aio_set_event_notifier_poll(t->ctx, &t->e, polled_begin, polled_end);
+    event_notifier_cleanup(&t->e);
+    event_notifier_cleanup(&t->dummy);
+    aio_context_unref(t->ctx);
+}
+
+static void read_once(void *opaque)
+{
+    char byte;
+
+    g_assert_cmpint(read(((int *)opaque)[0], &byte, 1), ==, 1);
+    ((int *)opaque)[1]++;
+}
+
+static void test_iohandlers(void)
+{
+    AioContext *iohandlers = iohandler_get_aio_context();
+    GSource *source = iohandler_get_g_source();
+    int fds[2], state[2] = { -1, 0 };
+
+    g_assert_nonnull(iohandlers);
+    g_assert_true(iohandlers != qemu_get_aio_context());
+    g_assert_true(iohandlers == iohandler_get_aio_context());
+    /* As a main loop of one's own does it; nothing is served twice. */
+    g_assert_cmpuint(g_source_attach(source, NULL), !=, 0);
+    g_assert_cmpint(pipe(fds), ==, 0);
+    state[0] = fds[0];
+    qemu_set_fd_handler(fds[0], read_once, NULL, state);
+    g_assert_cmpint(write(fds[1], "x", 1), ==, 1);
+    while (!state[1]) {
+        main_loop_wait(false);
+    }
+    while (main_loop_wait(true)) {
+    }
+    g_assert_cmpint(state[1], ==, 1);
+    /* One table: what one call sets, the other removes. */
+    aio_set_fd_handler(iohandlers, fds[0], NULL, NULL, NULL, NULL, NULL);
+    g_assert_cmpint(write(fds[1], "x", 1), ==, 1);
+    while (main_loop_wait(true)) {
+    }
+    g_assert_cmpint(state[1], ==, 1);
+    aio_set_fd_handler(iohandlers, fds[0], read_once, NULL, NULL, NULL, state);
+    while (state[1] < 2) {
+        main_loop_wait(false);
+    }
+    qemu_set_fd_handler(fds[0], NULL, NULL, NULL);
+    g_source_destroy(source);
+    g_source_unref(source);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_unwatchable_fd(void)
+{
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    close(fds[0]);
+    close(fds[1]);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*qcontext: *");
+    g_assert_cmpint(qemu_set_fd_handler(fds[0], read_once, NULL, NULL), ==, -1);
+    g_test_assert_expected_messages();
+    g_assert_cmpint(qemu_set_fd_handler(fds[0], NULL, NULL, NULL), ==, 0);
+}
+
 static void read_pipe(void *opaque)
 {
     char byte;
@@ -382,6 +698,13 @@ int main(int argc, char **argv)
     g_test_add_func("/compat/bql", test_bql);
     g_test_add_func("/compat/iothread", test_iothread);
     g_test_add_func("/compat/thread-pool", test_thread_pool);
+    g_test_add_func("/compat/own-requests", test_own_requests);
+    g_test_add_func("/compat/guarded-bh", test_guarded_bh);
+    g_test_add_func("/compat/bh-poll", test_bh_poll);
+    g_test_add_func("/compat/compute-timeout", test_compute_timeout);
+    g_test_add_func("/compat/polling", test_polling);
+    g_test_add_func("/compat/iohandlers", test_iohandlers);
+    g_test_add_func("/compat/unwatchable-fd", test_unwatchable_fd);
     g_test_add_func("/compat/fd-handler", test_fd_handler);
     int result = g_test_run();
     aio_context_unref(ctx);

@@ -435,6 +435,42 @@ static void test_stop_destroys_sources(void)
     qcontext_unref(ctx);
 }
 
+static void test_iohandler_aio(void)
+{
+    /* The fds of the context and those of its iohandlers are one table; its other AioContext is another. */
+    QContext *ctx = qcontext_new("iohandlers", FALSE, NULL);
+    QContextAio *table = qcontext_get_iohandler_aio(ctx, NULL), *aio = qcontext_get_aio(ctx, NULL);
+    GError *error = NULL;
+    Probe probe = { 0 };
+    int fds[2];
+
+    g_assert_true(table != aio);
+    make_pipe(fds);
+    g_assert_true(qcontext_add_fd(ctx, fds[0], NULL, probe_call, NULL, &probe, probe_destroy, NULL));
+    write_byte(fds[1]);
+    g_assert_true(qcontext_iterate(ctx, TRUE, NULL));
+    g_assert_cmpint(probe.calls, ==, 1);
+    g_assert_false(qcontext_aio_remove_fd(aio, fds[0]));
+    g_assert_true(qcontext_aio_remove_fd_sync(table, fds[0], NULL));
+    g_assert_cmpint(probe.destroyed, ==, 1);
+    g_assert_false(qcontext_remove_fd(ctx, fds[0]));
+    qcontext_aio_unref(table);
+    qcontext_aio_unref(aio);
+    g_assert_true(qcontext_stop(ctx, NULL));
+    g_assert_null(qcontext_get_iohandler_aio(ctx, &error));
+    g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_CLOSED);
+    g_error_free(error);
+    qcontext_unref(ctx);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_version(void)
+{
+    g_assert_cmpuint(qcontext_version(), ==, QCONTEXT_VERSION);
+    g_assert_cmpuint(QCONTEXT_VERSION_ENCODE(1, 2, 3), ==, 1002003);
+}
+
 static void test_null(void)
 {
     GError *error = NULL;
@@ -447,6 +483,7 @@ static void test_null(void)
     assert_misuse("*NULL", g_assert_cmpint(qcontext_get_thread_id(NULL), ==, -1));
     assert_misuse("*NULL", g_assert_null(qcontext_get_context(NULL)));
     assert_misuse("*NULL", g_assert_null(qcontext_get_aio(NULL, NULL)));
+    assert_misuse("*NULL", g_assert_null(qcontext_get_iohandler_aio(NULL, NULL)));
     assert_misuse("*NULL", g_assert_false(qcontext_is_current(NULL)));
     assert_misuse("*NULL", g_assert_false(qcontext_stop(NULL, NULL)));
     assert_misuse("*NULL", qcontext_notify(NULL));
@@ -532,6 +569,8 @@ int main(int argc, char **argv)
     g_test_add_func("/context/sources", test_sources);
     g_test_add_func("/context/name-of-ended-source-is-free", test_name_of_ended_source_is_free);
     g_test_add_func("/context/stop-destroys-sources", test_stop_destroys_sources);
+    g_test_add_func("/context/iohandler-aio", test_iohandler_aio);
+    g_test_add_func("/context/version", test_version);
     g_test_add_func("/context/null", test_null);
     g_test_add_func("/context/find-against-delete", test_find_against_delete);
     return g_test_run();

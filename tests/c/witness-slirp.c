@@ -1,6 +1,8 @@
-/* libslirp, unmodified, on a named context, as a GSource that shows its fds: the guest finds its gateway by ARP, pings it, and reaches
- * an echo server on the host's loopback by UDP. */
+/* libslirp, unmodified, on a named context, as a GSource that shows its fds. The guest finds its gateway by ARP, is given an address by
+ * DHCP, pings the gateway and reaches an echo server on the host's loopback by UDP; then the whole stack moves to another context,
+ * and the guest talks to a listener on loopback by TCP. */
 #include "support.h"
+#include "frames.h"
 #include <arpa/inet.h>
 #include <libslirp.h>
 #include <sys/socket.h>
@@ -16,26 +18,87 @@ typedef struct {
     GArray *watches, *wanted;
 } SlirpSource;
 
-static const guint8 guest_mac[6] = { 0x52, 0x54, 0, 0x12, 0x34, 0x56 };
-static guint8 gateway_mac[6];
-static gint arp_replies, pongs, echoes, wrong_thread;
+static Guest guest = { { 0x52, 0x54, 0, 0x12, 0x34, 0x56 }, { 0 }, 0, 0x0a000202 };
+static gint arp_replies, offers, leases, pongs, echoes, wrong_thread, tcp_closed;
 static gpointer home;
+/* Touched by the thread that runs the stack only. */
+static guint32 offered;
+static Tcp tcp = { .port = 40000, .next = 1000 };
+static char tcp_received[64];
+static Slirp *stack;
+static QContextAio *stack_aio;
+
+static void send_frame(gpointer frame)
+{
+    slirp_input(stack, ((Frame *)frame)->bytes, ((Frame *)frame)->length);
+}
+
+/* Not from inside the stack, which is calling. */
+static void answer(Frame frame)
+{
+    g_assert_true(qcontext_bh_oneshot(stack_aio, "answer", send_frame, g_memdup2(&frame, sizeof(frame)), g_free));
+}
+
+/* The guest's side of the connection: greets, collects what comes back, closes after all of it. */
+static void on_tcp(const guint8 *p)
+{
+    guint8 flags = p[IP + 13];
+    int length;
+    const guint8 *payload = tcp_payload(p, &length);
+
+    g_assert_cmpint(get16(p + IP), ==, tcp.peer_port);
+    if (flags & TCP_SYN) {
+        tcp.acknowledged = get32(p + IP + 4) + 1;
+        answer(segment(&guest, &tcp, TCP_ACK | TCP_PUSH, "hello over tcp"));
+        return;
+    }
+    if (get32(p + IP + 4) != tcp.acknowledged) {
+        /* Sent again. */
+        return;
+    }
+    if (length > 0) {
+        g_assert_cmpint((int)strlen(tcp_received) + length, <, (int)sizeof(tcp_received));
+        strncat(tcp_received, (const char *)payload, (size_t)length);
+        tcp.acknowledged += (guint32)length;
+        gboolean all = strlen(tcp_received) == strlen("hello over tcp");
+        answer(segment(&guest, &tcp, (guint8)(TCP_ACK | (all ? TCP_FIN : 0)), ""));
+    }
+    if (flags & TCP_FIN) {
+        tcp.acknowledged++;
+        answer(segment(&guest, &tcp, TCP_ACK, ""));
+        g_atomic_int_set(&tcp_closed, 1);
+    }
+}
 
 static ssize_t on_packet(const void *data, size_t length, void *opaque)
 {
-    const guint8 *frame = data;
+    const guint8 *p = data;
+    guint32 address = 0;
+    guint8 dhcp_answer = dhcp_type(p, length, &address);
 
     (void)opaque;
-    if (g_thread_self() != home) {
+    if (g_thread_self() != g_atomic_pointer_get(&home)) {
         g_atomic_int_inc(&wrong_thread);
     }
-    if (frame[12] == 8 && frame[13] == 6 && frame[21] == 2) {
-        memcpy(gateway_mac, frame + 22, 6);
+    if (dhcp_answer == DHCP_OFFER) {
+        offered = address;
+        g_atomic_int_inc(&offers);
+        answer(dhcp(&guest, DHCP_REQUEST, offered));
+    } else if (dhcp_answer == DHCP_ACK) {
+        g_assert_cmphex(address, ==, offered);
+        guest.address = address;
+        g_atomic_int_inc(&leases);
+    } else if (get16(p + 12) == 0x0806 && p[21] == 2) {
+        memcpy(guest.gateway_mac, p + 22, 6);
         g_atomic_int_inc(&arp_replies);
-    } else if (frame[12] == 8 && frame[13] == 0 && frame[23] == 1 && frame[34] == 0) {
+    } else if (get16(p + 12) != 0x0800) {
+        return (ssize_t)length;
+    } else if (p[23] == PROTOCOL_ICMP && p[IP] == 0) {
         g_atomic_int_inc(&pongs);
-    } else if (frame[12] == 8 && frame[13] == 0 && frame[23] == 17 && length >= 46 && !memcmp(frame + 42, "echo", 4)) {
+    } else if (p[23] == PROTOCOL_UDP && length >= 46 && !memcmp(p + IP + UDP_HEADER, "echo", 4)) {
         g_atomic_int_inc(&echoes);
+    } else if (p[23] == PROTOCOL_TCP) {
+        on_tcp(p);
     }
     return (ssize_t)length;
 }
@@ -126,7 +189,7 @@ static gboolean prepare(GSource *source, gint *timeout)
         for (guint i = 0; i < self->wanted->len; i++) {
             Watch watch = g_array_index(self->wanted, Watch, i);
 
-            watch.tag = g_source_add_unix_fd(source, watch.fd, watch.events);
+            watch.tag = g_source_add_unix_fd(source, watch.fd, (GIOCondition)watch.events);
             g_array_append_val(self->watches, watch);
         }
     }
@@ -142,7 +205,7 @@ static gboolean check(GSource *source)
     for (guint i = 0; i < self->watches->len; i++) {
         Watch *watch = &g_array_index(self->watches, Watch, i);
 
-        watch->revents = g_source_query_unix_fd(source, watch->tag);
+        watch->revents = (int)g_source_query_unix_fd(source, watch->tag);
         ready |= watch->revents != 0;
     }
     return ready;
@@ -155,48 +218,16 @@ static gboolean dispatch(GSource *source, GSourceFunc func, gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
-static void put_checksum(guint8 *place, const guint8 *data, int length)
+static int loopback(int type, guint16 *port)
 {
-    guint32 sum = 0;
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t length = sizeof(address);
+    int fd = socket(AF_INET, type, 0);
 
-    for (int i = 0; i < length; i += 2) {
-        sum += (guint32)(data[i] << 8 | data[i + 1]);
-    }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = ~(sum + (sum >> 16));
-    place[0] = (guint8)(sum >> 8);
-    place[1] = (guint8)sum;
-}
-
-typedef struct {
-    Slirp *slirp;
-    guint8 frame[64];
-    int length;
-} Frame;
-
-static void send_frame(gpointer data)
-{
-    Frame *frame = data;
-
-    slirp_input(frame->slirp, frame->frame, frame->length);
-}
-
-/* The Ethernet and IP headers of a packet from the guest to its gateway. */
-static void ip_frame(Frame *frame, guint8 protocol, int payload)
-{
-    guint8 *p = frame->frame;
-
-    memset(p, 0, sizeof(frame->frame));
-    memcpy(p, gateway_mac, 6);
-    memcpy(p + 6, guest_mac, 6);
-    p[12] = 8;
-    p[14] = 0x45;
-    p[17] = (guint8)(20 + payload);
-    p[22] = 64;
-    p[23] = protocol;
-    memcpy(p + 26, "\x0a\x00\x02\x0f\x0a\x00\x02\x02", 8);
-    put_checksum(p + 24, p + 14, 20);
-    frame->length = 34 + payload;
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(getsockname(fd, (struct sockaddr *)&address, &length), ==, 0);
+    *port = ntohs(address.sin_port);
+    return fd;
 }
 
 static gpointer echo_server(gpointer data)
@@ -204,86 +235,126 @@ static gpointer echo_server(gpointer data)
     int fd = GPOINTER_TO_INT(data);
     struct sockaddr_in peer;
     socklen_t length = sizeof(peer);
-    char byte[16];
-    ssize_t count = recvfrom(fd, byte, sizeof(byte), 0, (struct sockaddr *)&peer, &length);
+    char bytes[16];
+    ssize_t count = recvfrom(fd, bytes, sizeof(bytes), 0, (struct sockaddr *)&peer, &length);
 
-    g_assert_cmpint(sendto(fd, byte, (size_t)count, 0, (struct sockaddr *)&peer, length), ==, count);
+    g_assert_cmpint(sendto(fd, bytes, (size_t)count, 0, (struct sockaddr *)&peer, length), ==, count);
     return NULL;
+}
+
+/* Sends back what comes, until the other side closes. */
+static gpointer tcp_server(gpointer data)
+{
+    int fd = accept(GPOINTER_TO_INT(data), NULL, NULL);
+    char bytes[64];
+    ssize_t count;
+
+    g_assert_cmpint(fd, >=, 0);
+    while ((count = read(fd, bytes, sizeof(bytes))) > 0) {
+        g_assert_cmpint(write(fd, bytes, (size_t)count), ==, count);
+    }
+    g_assert_cmpint(count, ==, 0);
+    close(fd);
+    return NULL;
+}
+
+static SlirpSource *attach(QContext *ctx)
+{
+    static GSourceFuncs funcs = { .prepare = prepare, .check = check, .dispatch = dispatch };
+    SlirpSource *source = (SlirpSource *)g_source_new(&funcs, sizeof(SlirpSource));
+
+    source->slirp = stack;
+    source->watches = g_array_new(FALSE, FALSE, sizeof(Watch));
+    source->wanted = g_array_new(FALSE, FALSE, sizeof(Watch));
+    g_atomic_pointer_set(&home, home_of(ctx));
+    g_assert_cmpuint(qcontext_attach_source(ctx, &source->source, "slirp", NULL), !=, 0);
+    return source;
+}
+
+/* The source is destroyed. */
+static void release(SlirpSource *source)
+{
+    g_assert_true(g_source_is_destroyed(&source->source));
+    g_array_unref(source->watches);
+    g_array_unref(source->wanted);
+    g_source_unref(&source->source);
+}
+
+static void destroy_source(gpointer source)
+{
+    g_source_destroy(source);
+}
+
+/* From the thread of the test, while a bottom half is scheduled from there, too. */
+static void send_and_wait(QContext *ctx, Frame frame, gint *event, QContextBh *bh)
+{
+    g_assert_true(qcontext_invoke_sync(ctx, send_frame, &frame, NULL));
+    do {
+        qcontext_bh_schedule(bh);
+        g_usleep(100);
+    } while (!g_atomic_int_get(event));
 }
 
 int main(void)
 {
-    static GSourceFuncs funcs = { .prepare = prepare, .check = check, .dispatch = dispatch };
     static const SlirpCb callbacks = {
         .send_packet = on_packet, .guest_error = on_error, .clock_get_ns = clock_ns, .timer_new = timer_new,
         .timer_free = timer_free, .timer_mod = timer_mod, .register_poll_fd = poll_fd,
         .unregister_poll_fd = poll_fd, .notify = notify,
     };
     SlirpConfig config = { .version = 1, .in_enabled = true };
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t length = sizeof(address);
-    int udp = socket(AF_INET, SOCK_DGRAM, 0);
-    QContext *ctx = new_threaded("slirp");
-    QContextAio *aio = qcontext_get_aio(ctx, NULL);
+    guint16 udp_port;
+    int udp = loopback(SOCK_DGRAM, &udp_port), listener = loopback(SOCK_STREAM, &tcp.peer_port);
+    QContext *first = new_threaded("slirp1"), *second = new_threaded("slirp2");
     Probe probe = { 0 };
-    QContextBh *bh = qcontext_bh_new(aio, "witness", probe_call, &probe, probe_destroy);
 
     alarm(TEST_DEADLINE_S);
-    home = home_of(ctx);
-    g_assert_cmpint(bind(udp, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(getsockname(udp, (struct sockaddr *)&address, &length), ==, 0);
-    GThread *server = g_thread_new("echo", echo_server, GINT_TO_POINTER(udp));
+    stack_aio = qcontext_aio_new(NULL);
+    g_assert_true(qcontext_aio_attach(stack_aio, first, "slirp-timers", NULL));
+    QContextBh *bh = qcontext_bh_new(stack_aio, "witness", probe_call, &probe, probe_destroy);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    GThread *servers[2] = { g_thread_new("echo", echo_server, GINT_TO_POINTER(udp)),
+                            g_thread_new("tcp", tcp_server, GINT_TO_POINTER(listener)) };
     inet_pton(AF_INET, "10.0.2.0", &config.vnetwork);
     inet_pton(AF_INET, "255.255.255.0", &config.vnetmask);
     inet_pton(AF_INET, "10.0.2.2", &config.vhost);
     inet_pton(AF_INET, "10.0.2.15", &config.vdhcp_start);
     inet_pton(AF_INET, "10.0.2.3", &config.vnameserver);
-    Slirp *slirp = slirp_new(&config, &callbacks, aio);
-    SlirpSource *source = (SlirpSource *)g_source_new(&funcs, sizeof(SlirpSource));
-    source->slirp = slirp;
-    source->watches = g_array_new(FALSE, FALSE, sizeof(Watch));
-    source->wanted = g_array_new(FALSE, FALSE, sizeof(Watch));
-    g_assert_cmpuint(qcontext_attach_source(ctx, &source->source, "slirp", NULL), !=, 0);
+    stack = slirp_new(&config, &callbacks, stack_aio);
+    SlirpSource *source = attach(first);
 
-    Frame arp = { .slirp = slirp, .length = 42 };
-    memset(arp.frame, 0xff, 6);
-    memcpy(arp.frame + 6, guest_mac, 6);
-    memcpy(arp.frame + 12, "\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01", 10);
-    memcpy(arp.frame + 22, guest_mac, 6);
-    memcpy(arp.frame + 28, "\x0a\x00\x02\x0f\0\0\0\0\0\0\x0a\x00\x02\x02", 14);
-    g_assert_true(qcontext_invoke_sync(ctx, send_frame, &arp, NULL));
-    wait_for(&arp_replies, 1);
+    send_and_wait(first, dhcp(&guest, DHCP_DISCOVER, 0), &leases, bh);
+    g_assert_cmpint(offers, ==, 1);
+    g_assert_cmphex(guest.address, ==, 0x0a00020f);
+    send_and_wait(first, arp_request(&guest), &arp_replies, bh);
+    send_and_wait(first, ping(&guest), &pongs, bh);
+    send_and_wait(first, datagram(&guest, 0x1234, udp_port, "echo"), &echoes, bh);
+    gint before = probe.calls;
+    g_assert_cmpint(before, >, 0);
+    g_assert_true(probe.call_thread == home);
 
-    Frame ping = { .slirp = slirp };
-    ip_frame(&ping, 1, 8);
-    ping.frame[34] = 8;
-    put_checksum(ping.frame + 36, ping.frame + 34, 8);
-    g_assert_true(qcontext_invoke_sync(ctx, send_frame, &ping, NULL));
-    wait_for(&pongs, 1);
-
-    Frame datagram = { .slirp = slirp };
-    ip_frame(&datagram, 17, 12);
-    memcpy(datagram.frame + 34, "\x12\x34", 2);
-    memcpy(datagram.frame + 36, &address.sin_port, 2);
-    datagram.frame[39] = 12;
-    memcpy(datagram.frame + 42, "echo", 4);
-    g_assert_true(qcontext_invoke_sync(ctx, send_frame, &datagram, NULL));
-    do {
-        qcontext_bh_schedule(bh);
-        g_usleep(100);
-    } while (!g_atomic_int_get(&echoes));
-    wait_for(&probe.calls, 1);
+    /* Everything of the stack moves: the source, and the AioContext with its timers and bottom halves. */
+    g_assert_true(qcontext_invoke_sync(first, destroy_source, source, NULL));
+    release(source);
+    g_assert_true(qcontext_aio_move(stack_aio, first, second, "slirp-timers", NULL));
+    g_assert_true(qcontext_stop(first, NULL));
+    source = attach(second);
+    send_and_wait(second, segment(&guest, &tcp, TCP_SYN, ""), &tcp_closed, bh);
+    g_assert_cmpstr(tcp_received, ==, "hello over tcp");
+    wait_for(&probe.calls, before + 1);
+    g_assert_true(probe.call_thread == home);
     g_assert_cmpint(wrong_thread, ==, 0);
-    g_thread_join(server);
+    for (int i = 0; i < 2; i++) {
+        g_thread_join(servers[i]);
+    }
     qcontext_bh_delete(bh);
-    qcontext_aio_unref(aio);
-    g_assert_true(qcontext_stop(ctx, NULL));
-    g_assert_true(g_source_is_destroyed(&source->source));
-    g_array_unref(source->watches);
-    g_array_unref(source->wanted);
-    g_source_unref(&source->source);
-    slirp_cleanup(slirp);
-    qcontext_unref(ctx);
+    g_assert_true(qcontext_stop(second, NULL));
+    release(source);
+    slirp_cleanup(stack);
+    qcontext_aio_unref(stack_aio);
+    qcontext_unref(first);
+    qcontext_unref(second);
     close(udp);
+    close(listener);
     return 0;
 }

@@ -13,7 +13,7 @@ use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::export::{Export, ExportOptions, TransportOptions};
 use qcontext::kvm::guest::{self, Job, Outcome, Reports};
-use qcontext::kvm::{Builder, End, Machine};
+use qcontext::kvm::{Board, Builder, End, Machine};
 use qcontext::object::options;
 
 /// A watchdog of a test, never what orders its events.
@@ -78,7 +78,7 @@ impl Rig {
         (rig, builder)
     }
 
-    fn add(&mut self, builder: &mut Builder, disk: &Disk) {
+    fn add(&mut self, builder: &mut dyn Board, disk: &Disk) {
         let context = QContext::new(&unique("ctx"), true).unwrap();
         let image = std::env::temp_dir().join(unique("kvm-disk"));
         std::fs::File::create(&image)

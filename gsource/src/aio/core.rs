@@ -4,12 +4,11 @@
 //! The invariants are those of [`super`].
 #![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
 
-use super::bh::{self, BhNode};
-use super::handler::FdRecord;
+use super::bh::node::BhNode;
+use super::handler::{FdRecord, Switch};
 use super::pool::job::Jobs;
 use super::{lock, task};
-use crate::home_cell::HomeCell;
-use crate::list::{List, Taken};
+use crate::list::List;
 use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
@@ -18,14 +17,19 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Something in a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Apart<T>(T);
+
 /// What an AioContext is made of.
 pub(crate) struct Core {
     /// Scheduled bottom halves; closed when the context is torn down.
     pub(crate) bhs: List<BhNode>,
-    /// Bottom halves that the home has taken and not run yet.
-    pub(crate) slice: HomeCell<Taken<BhNode>>,
-    /// How many walks over the slice have not ended; more than one with nested iterations.
-    pub(crate) slices: HomeCell<u32>,
+    /// Calls of bottom halves and timers that have not returned; written by the home.
+    pub(super) calls: Apart<AtomicUsize>,
+    /// The current reactor, to compare with; null once torn down.
+    pub(crate) home: AtomicPtr<Reactor>,
     /// The current attachment; null once torn down. See invariant 1.
     pub(super) attachment: AtomicPtr<Attachment>,
     pub(super) visitors: AtomicUsize,
@@ -66,9 +70,7 @@ impl Core {
 
     /// True while `reactor` is the current one.
     pub(crate) fn is_on(&self, reactor: &Reactor) -> bool {
-        let mut same = false;
-        self.visit(|attachment| same = ptr::eq(Arc::as_ptr(&attachment.reactor), reactor));
-        same
+        ptr::eq(self.home.load(Ordering::Acquire), reactor)
     }
 
     /// Makes `attachment` the current one and frees the earlier ones if nobody visits them.
@@ -76,6 +78,8 @@ impl Core {
         let mut attachments = lock(&self.attachments);
         self.attachment
             .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
+        let home = Arc::as_ptr(&attachment.reactor).cast_mut();
+        self.home.store(home, Ordering::Release);
         let mut earlier = std::mem::take(&mut *attachments);
         if self.visitors.load(Ordering::SeqCst) > 0 {
             attachments.append(&mut earlier);
@@ -106,6 +110,18 @@ impl Core {
         drop(handlers);
         unwind::drop_guarded(&"destructor of a callback", left);
         Ok(())
+    }
+
+    /// Changes the switch of the handler of `fd`; false when there is none, and nothing was taken then.
+    pub(super) fn set_switch(&self, fd: RawFd, switch: Option<Arc<Switch>>) -> bool {
+        let handlers = lock(&self.handlers);
+        let found = handlers.iter().find(|record| record.is_handler_of(fd));
+        let Some(record) = found else { return false };
+        let earlier = record.replace_switch(switch);
+        let left = self.try_retire(earlier.into_iter().map(Retired::Switch).collect());
+        drop(handlers);
+        unwind::drop_guarded(&"destructor of a switch", left);
+        true
     }
 
     /// Watches for a future, beside the handler of that fd.
@@ -167,6 +183,12 @@ impl Core {
             let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
             return Err(Error::new(ErrorKind::Busy, message));
         }
+        // Its new home could call the same callback again before this call has returned.
+        if self.is_in_call() || lock(&self.handlers).iter().any(|record| record.is_called()) {
+            let message =
+                "a callback of the AioContext is running; it moves when that has returned";
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         new.open()?;
         for record in self.polled_handlers() {
             old.release(&record, &driving);
@@ -185,8 +207,8 @@ impl Core {
                 return Err(error);
             }
         };
-        old.forget(self, &handlers, &driving);
-        self.leave();
+        old.forget(&handlers, &driving);
+        old.hand_over_bhs(self, &driving);
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
@@ -210,11 +232,6 @@ impl Core {
         polled
     }
 
-    /// Tells a walk over this context's bottom halves that they are not its reactor's any more.
-    pub(super) fn leave(&self) {
-        self.visit(|attachment| attachment.gone.store(true, Ordering::Relaxed));
-    }
-
     /// Removes the handlers, and leaves the rest to the home, or to this thread if nobody drives.
     pub(super) fn tear_down(self: &Arc<Self>) {
         self.remove_handlers(|_| true);
@@ -227,41 +244,36 @@ impl Core {
         self.private.reap_if_idle();
     }
 
-    /// True while a bottom half of this context is being called: it is too early to end.
-    pub(crate) fn runs_bhs(&self, driving: &Driving<'_>) -> bool {
-        *self.slices.get(driving) > 0
+    /// Makes a call of a bottom half or timer, during which the context neither ends nor moves.
+    #[inline]
+    pub(crate) fn during_call<T>(&self, call: impl FnOnce() -> T) -> T {
+        let calls = self.calls.0.load(Ordering::Relaxed);
+        self.calls.0.store(calls + 1, Ordering::Relaxed);
+        let outcome = call();
+        self.calls.0.store(calls, Ordering::Relaxed);
+        outcome
+    }
+
+    /// True during such a call. On the home thread.
+    pub(crate) fn is_in_call(&self) -> bool {
+        self.calls.0.load(Ordering::Relaxed) > 0
     }
 
     /// The end of a context whose last handle is gone, on the thread that drives `reactor`, the current one.
     pub(crate) fn end(self: Arc<Self>, reactor: &Reactor, driving: &Driving<'_>) {
         task::end_all(&self);
-        reactor.drop_timers(&self);
-        self.release_bhs(driving);
-        self.jobs.abandon();
-        reactor.forget(&self, &[], driving);
-        self.leave();
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
+        self.home.store(ptr::null_mut(), Ordering::Release);
         // A handle that raced with the last clone is done with the attachment in a few instructions.
         while self.visitors.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
+        reactor.drop_timers(&self);
+        reactor.release_bhs(&self, driving);
+        self.jobs.abandon();
         // What such a handle has kicked holds the attachment.
         reactor.collect_ready(driving);
         let attachments = std::mem::take(&mut *lock(&self.attachments));
         drop(attachments);
-    }
-
-    /// Frees deleted bottom halves and gives the others back to their handles.
-    pub(super) fn release_bhs(&self, driving: &Driving<'_>) {
-        let mut taken = std::mem::replace(&mut *self.slice.get(driving), Taken::empty());
-        taken.append(self.bhs.close());
-        loop {
-            let node = taken.pop();
-            if node.is_null() {
-                return;
-            }
-            // SAFETY: the node was just taken by the thread that tears the context down, and none is being called.
-            unsafe { bh::release(node) };
-        }
     }
 }

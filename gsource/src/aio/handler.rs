@@ -3,13 +3,20 @@
 
 use crate::aio::{Core, lock};
 use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
+use crate::unwind::{self, Panicked};
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 type Callback = Box<dyn Fn() + Send>;
 type Question = Box<dyn Fn() -> bool + Send>;
+
+/// Told when busy-polling starts and stops; shared by its handler and a home that is calling it.
+pub(crate) struct Switch(pub(crate) Box<dyn Fn(bool) + Send>);
+
+// SAFETY: only the driving thread calls it.
+unsafe impl Sync for Switch {}
 
 /// What to do when an fd is ready. Build it, then give it to
 /// [`AioContext::set_fd_handler`](crate::AioContext::set_fd_handler).
@@ -118,10 +125,16 @@ pub(crate) struct FdRecord {
     pub(crate) fd: RawFd,
     pub(crate) core: Weak<Core>,
     pub(crate) handler: FdHandler,
+    /// The handler's switch, which alone may change.
+    switch: Mutex<Option<Arc<Switch>>>,
+    /// What the switch was told last; home only.
+    told: AtomicBool,
     /// Set at once by a removal from any thread; tested before every call.
     removed: AtomicBool,
     /// Reading waits for `read_poll`; written by the home.
     paused: AtomicBool,
+    /// Calls that have not returned; written by the home.
+    calls: AtomicU32,
     /// Runs when everything above has been dropped.
     after: After,
 }
@@ -143,14 +156,18 @@ impl Drop for After {
 unsafe impl Sync for FdRecord {}
 
 impl FdRecord {
-    pub(crate) fn new(fd: RawFd, handler: FdHandler, core: Weak<Core>) -> Self {
+    pub(crate) fn new(fd: RawFd, mut handler: FdHandler, core: Weak<Core>) -> Self {
+        let switch = handler.io_poll_switch.take();
         let (removed, paused) = (AtomicBool::new(false), AtomicBool::new(false));
         FdRecord {
             fd,
             core,
             handler,
+            switch: Mutex::new(switch.map(|switch| Arc::new(Switch(switch)))),
+            told: AtomicBool::new(false),
             removed,
             paused,
+            calls: AtomicU32::new(0),
             after: After::default(),
         }
     }
@@ -158,6 +175,26 @@ impl FdRecord {
     /// Lets `after` run when the callbacks have been dropped.
     pub(crate) fn after_drop(&self, after: Box<dyn FnOnce() + Send>) {
         *lock(&self.after.0) = Some(after);
+    }
+
+    /// True while the switch has been told that its handler is polled.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the switch is told; what it was told before is the answer.
+    pub(crate) fn tell(&self, polling: bool) -> bool {
+        self.told.swap(polling, Ordering::Relaxed)
+    }
+
+    /// What is to be told when busy-polling starts and stops.
+    pub(crate) fn switch(&self) -> Option<Arc<Switch>> {
+        lock(&self.switch).clone()
+    }
+
+    /// Changes that; the earlier one comes back and is the home's to drop.
+    pub(crate) fn replace_switch(&self, switch: Option<Arc<Switch>>) -> Option<Arc<Switch>> {
+        std::mem::replace(&mut lock(&self.switch), switch)
     }
 
     /// True when this is what `set_fd_handler` has set for `fd`.
@@ -188,6 +225,20 @@ impl FdRecord {
                 0
             };
         self.interest() & WRITABLE != 0 && ready & mask != 0
+    }
+
+    /// Calls one of the callbacks.
+    pub(crate) fn call<T>(&self, callback: impl FnOnce() -> T) -> Result<T, Panicked> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        self.calls.store(calls + 1, Ordering::Relaxed);
+        let outcome = unwind::guard(self, callback);
+        self.calls.store(calls, Ordering::Relaxed);
+        outcome
+    }
+
+    /// True while a callback runs. On the home thread.
+    pub(crate) fn is_called(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn mark_removed(&self) {

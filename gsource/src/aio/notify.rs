@@ -25,6 +25,12 @@ impl NotifyState {
         self.0.fetch_or(NOTIFIED, Ordering::AcqRel) == SLEEPING
     }
 
+    /// True while the home is about to block or blocks, and nobody has notified.
+    #[inline]
+    pub(crate) fn is_sleeping(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == SLEEPING
+    }
+
     /// True when somebody has notified since the last accept.
     pub(crate) fn is_notified(&self) -> bool {
         self.0.load(Ordering::Acquire) & NOTIFIED != 0

@@ -356,7 +356,7 @@ impl Remote {
 impl<T> JoinHandle<T> {
     fn new(core: &Arc<Core>) -> JoinHandle<T> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let bh = Bh::new(Arc::clone(core), "task", Box::new(move || run(id)));
+        let bh = Bh::new(Arc::clone(core), "task", move || run(id));
         let remote = Remote {
             id,
             bh,

@@ -42,7 +42,11 @@ impl Item for Arc<TimerNode> {
 impl TimerNode {
     /// Calls the callback unless the timer was dropped. On the driving thread.
     pub(crate) fn fire(&self) {
-        if !self.dead.load(Ordering::Acquire) && unwind::guard(&self, &self.callback).is_err() {
+        if self.dead.load(Ordering::Acquire) {
+            return;
+        }
+        let call = || unwind::guard(&self, &self.callback);
+        if self.core.during_call(call).is_err() {
             self.dead.store(true, Ordering::Release);
         }
     }

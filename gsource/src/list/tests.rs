@@ -50,23 +50,10 @@ mod plain {
         let list = List::new();
         assert_eq!(push(&list, 1), Pushed::First);
         assert_eq!(push(&list, 2), Pushed::Behind);
-        let mut taken = list.take();
+        let taken = list.take();
         assert_eq!(push(&list, 3), Pushed::First);
-        taken.append(list.take());
-        assert!(taken.any(|node| node.value == 3));
-        assert!(!taken.peek().is_null());
-        assert_eq!(values(taken), [1, 2, 3]);
-    }
-
-    #[test]
-    fn append_to_nothing_is_the_other() {
-        let list = List::new();
-        push(&list, 7);
-        let mut taken = Taken::empty();
-        assert!(taken.is_empty());
-        taken.append(list.take());
-        taken.append(Taken::empty());
-        assert_eq!(values(taken), [7]);
+        assert_eq!(values(taken), [1, 2]);
+        assert_eq!(values(list.take()), [3]);
     }
 
     #[test]

@@ -6,16 +6,11 @@ use crate::aio::Core;
 use crate::list::{Link, Linked, Pushed};
 use crate::queued::Queued;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// An AioContext on a reactor.
 pub(crate) struct Attachment {
     link: Link<Attachment>,
     pub(super) queued: Queued,
-    /// On the home's list of contexts with taken bottom halves; home only.
-    pub(super) active: AtomicBool,
-    /// The context has left this reactor; set by the home.
-    pub(crate) gone: AtomicBool,
     pub(crate) core: Arc<Core>,
     pub(crate) reactor: Arc<Reactor>,
 }
@@ -32,8 +27,6 @@ impl Attachment {
         Arc::new(Attachment {
             link: Link::new(),
             queued: Queued::new(),
-            active: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
             core: Arc::clone(core),
             reactor: Arc::clone(reactor),
         })
@@ -51,10 +44,7 @@ impl Attachment {
                 unsafe { Arc::decrement_strong_count(this) };
             }
         }
-        match urgency {
-            Urgency::Now => self.reactor.notify(),
-            Urgency::Idle => self.reactor.rouse(),
-        }
+        self.reactor.call(urgency);
     }
 }
 

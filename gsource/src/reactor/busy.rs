@@ -11,7 +11,7 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
-use crate::{Clock, Error, ErrorKind, Result, unwind};
+use crate::{Clock, Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -80,26 +80,25 @@ impl Reactor {
 
     /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
     pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
-        if record.handler.io_poll.is_none() || !self.counts.polls.load(Ordering::Acquire) {
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        if record.handler.io_poll.is_none() || !(polls || record.is_told()) {
             return;
         }
         let mut home = self.home.get(driving);
         let enrolled = &mut home.busy.enrolled;
-        if !enrolled
+        let is_in = enrolled
             .iter()
-            .any(|other| Arc::ptr_eq(&other.record, record))
-        {
-            let since = Clock::Realtime.now_ns();
+            .any(|other| Arc::ptr_eq(&other.record, record));
+        if polls && !is_in {
             enrolled.push(Enrolled {
                 record: Arc::clone(record),
-                since,
+                since: Clock::Realtime.now_ns(),
             });
-            let started = home.busy.started;
-            drop(home);
-            if started {
-                switch(record, true);
-            }
         }
+        let started = polls && home.busy.started;
+        drop(home);
+        // Not what it was told before, perhaps: its `io_poll_ready` may have iterated.
+        switch(record, started);
     }
 
     /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
@@ -297,16 +296,19 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
     let Some(poll) = &record.handler.io_poll else {
         return false;
     };
-    unwind::guard(record, poll).unwrap_or_else(|_| {
+    record.call(poll).unwrap_or_else(|_| {
         remove(record);
         false
     })
 }
 
+/// Tells `record` whether it is polled, if that is news.
 fn switch(record: &Arc<FdRecord>, polling: bool) {
-    if let Some(switch) = &record.handler.io_poll_switch
-        && !record.is_removed()
-        && unwind::guard(record, || switch(polling)).is_err()
+    if record.is_removed() || record.tell(polling) == polling {
+        return;
+    }
+    if let Some(switch) = record.switch()
+        && record.call(|| switch.0(polling)).is_err()
     {
         remove(record);
     }

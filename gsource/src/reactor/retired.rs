@@ -3,7 +3,7 @@
 
 use super::{Driving, Reactor, report};
 use crate::Error;
-use crate::aio::handler::FdRecord;
+use crate::aio::handler::{FdRecord, Switch};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::unwind;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 pub(crate) enum Retired {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
+    Switch(Arc<Switch>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
     /// An error that had nobody to return to, and must not be told of where it happened.
@@ -29,7 +30,8 @@ impl Retired {
                 unwind::drop_guarded(&"destructor of an fd handler", record);
             }
             Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Context(core) if core.runs_bhs(driving) => {
+            Retired::Switch(switch) => unwind::drop_guarded(&"destructor of a switch", switch),
+            Retired::Context(core) if core.is_in_call() => {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),

@@ -1,9 +1,9 @@
 //! One turn of a reactor, by its own wait or in the three steps of a GSource.
-#![allow(unsafe_code)] // taken bottom halves and attachments are raw pointers; timerfd(2)
+#![allow(unsafe_code)] // timerfd(2)
 
 use super::fd_table::Batch;
-use super::{Attachment, Driving, Home, Reactor, TIMER, Wait};
-use crate::aio::bh::{self, BhNode, Ran};
+use super::{Driving, Home, Reactor, TIMER, Wait};
+use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
@@ -16,7 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An idle bottom half is not kept waiting longer.
-const IDLE_BH_NS: i64 = 10_000_000;
+pub(super) const IDLE_BH_NS: i64 = 10_000_000;
+
+/// How many turns with bottom halves may follow each other without a look at the kernel.
+const PUT_OFFS: u32 = 31;
+
+/// Blocking turns that did without a look at the kernel. Any other turn ends the row.
+#[derive(Default)]
+pub(super) struct PutOff {
+    turns: u32,
+    /// The clock tick when the kernel was last asked.
+    since: i64,
+}
 
 impl Reactor {
     /// One iteration; true when it made progress. See [`AioContext::poll`](crate::AioContext::poll).
@@ -33,20 +44,60 @@ impl Reactor {
     /// As for `iterate`.
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
-        if self.io.get().is_none() {
-            self.open()?;
-        }
-        self.ask_paused(&driving);
-        self.reap(&driving);
-        self.submit_io(&driving);
+        self.prepare_turn(&driving)?;
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
         }
         Ok(self.run_ready(&driving))
     }
 
+    /// As [`Reactor::iterate`] without waiting, but only if something is there to be run: else `None`, and a notification
+    /// is left for the iteration that follows.
+    ///
+    /// # Errors
+    /// As for `iterate`.
+    pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
+        let driving = self.drive()?;
+        self.prepare_turn(&driving)?;
+        if self.home.get(&driving).batch.is_empty() {
+            self.collect(&driving, 0);
+        }
+        self.collect_ready(&driving);
+        let ready = self.has_work(&driving) || self.remaining_ns() == Some(0);
+        Ok(ready.then(|| self.run_ready(&driving)))
+    }
+
+    fn prepare_turn(&self, driving: &Driving<'_>) -> Result<()> {
+        if self.io.get().is_none() {
+            self.open()?;
+        }
+        self.ask_paused(driving);
+        self.reap(driving);
+        self.submit_io(driving);
+        Ok(())
+    }
+
+    /// True when a blocking turn has bottom halves to run, as those before it had, and the kernel was asked lately. Then this
+    /// turn need not ask: what is ready waits for [`PUT_OFFS`] turns at most, and not past the next clock tick.
+    fn may_put_off_wait(&self, driving: &Driving<'_>, wait: Wait) -> bool {
+        self.collect_ready(driving);
+        let put_off = &mut self.home.get(driving).put_off;
+        if wait == Wait::NoBlock || !self.bhs.has_urgent(driving) {
+            put_off.turns = PUT_OFFS;
+            return false;
+        }
+        let tick = last_tick_ns();
+        let may = put_off.turns < PUT_OFFS && put_off.since == tick;
+        put_off.turns = if may { put_off.turns + 1 } else { 0 };
+        put_off.since = tick;
+        may
+    }
+
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
+        if self.may_put_off_wait(driving, wait) {
+            return;
+        }
         let polling_since = self.poll_busily(driving, wait, limit_ns);
         if self.may_skip_wait(driving) {
             return;
@@ -83,7 +134,7 @@ impl Reactor {
 
     /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
     fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
-        if wait == Wait::NoBlock || !self.state.sleep() {
+        if wait == Wait::NoBlock || self.bhs.has_urgent(driving) || !self.state.sleep() {
             return 0;
         }
         self.collect_ready(driving);
@@ -94,7 +145,7 @@ impl Reactor {
             return 0;
         }
         let mut bound = limit_ns.unwrap_or(i64::MAX);
-        if self.has_idle_bh(driving) {
+        if self.bhs.has_scheduled(driving) {
             bound = bound.min(IDLE_BH_NS);
         }
         if let Some(remaining) = self.remaining_ns() {
@@ -149,85 +200,6 @@ impl Reactor {
     /// True when some fd that epoll refuses is watched, so that no wait may block.
     pub(super) fn has_always_ready(&self) -> bool {
         self.counts.always_ready.load(Ordering::Acquire) > 0
-    }
-
-    /// Takes the scheduled bottom halves of every context that was kicked.
-    #[inline]
-    pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
-        if !self.ready.is_empty() {
-            self.collect_kicked(driving);
-        }
-    }
-
-    fn collect_kicked(&self, driving: &Driving<'_>) {
-        let mut kicked = self.ready.take();
-        loop {
-            let attachment: *mut Attachment = kicked.pop();
-            if attachment.is_null() {
-                return;
-            }
-            // SAFETY: the list owned a count, which is ours now.
-            let attachment = unsafe { Arc::from_raw(attachment) };
-            // Before the bottom halves are taken, so that a later one kicks again.
-            attachment.queued.release();
-            self.take_bhs(attachment, driving);
-        }
-    }
-
-    fn take_bhs(&self, attachment: Arc<Attachment>, driving: &Driving<'_>) {
-        if !attachment.core.is_on(self) {
-            return;
-        }
-        attachment
-            .core
-            .slice
-            .get(driving)
-            .append(attachment.core.bhs.take());
-        if !attachment.active.swap(true, Ordering::Relaxed) {
-            self.home.get(driving).active.push_back(attachment);
-        }
-    }
-
-    fn has_urgent_bh(&self, driving: &Driving<'_>) -> bool {
-        self.any_bh(driving, BhNode::is_urgent)
-    }
-
-    fn has_idle_bh(&self, driving: &Driving<'_>) -> bool {
-        self.any_bh(driving, BhNode::is_scheduled)
-    }
-
-    fn any_bh(&self, driving: &Driving<'_>, found: impl Fn(&BhNode) -> bool) -> bool {
-        let home = self.home.get(driving);
-        home.active
-            .iter()
-            .any(|attachment| attachment.core.slice.get(driving).any(&found))
-    }
-
-    /// Runs the taken bottom halves of all contexts. A nested iteration runs the rest of this one's.
-    fn run_bhs(&self, driving: &Driving<'_>) -> bool {
-        let mut progress = false;
-        while let Some(attachment) = self.first_active(driving) {
-            progress |= run_slice(&attachment, driving);
-            self.leave_active(&attachment, driving);
-        }
-        progress
-    }
-
-    fn first_active(&self, driving: &Driving<'_>) -> Option<Arc<Attachment>> {
-        self.home.get(driving).active.front().cloned()
-    }
-
-    /// `attachment` has nothing left, unless a nested iteration has found that out already.
-    fn leave_active(&self, attachment: &Arc<Attachment>, driving: &Driving<'_>) {
-        let mut home = self.home.get(driving);
-        if home
-            .active
-            .front()
-            .is_some_and(|front| Arc::ptr_eq(front, attachment))
-        {
-            home.active.pop_front();
-            attachment.active.store(false, Ordering::Relaxed);
-        }
     }
 
     /// Asks the handlers that did not want to read whether they do now.
@@ -332,7 +304,11 @@ impl Reactor {
             Some(0) => return None,
             remaining => self.arm_timer_fd(driving, remaining),
         }
-        Some(if self.has_idle_bh(driving) { 10 } else { -1 })
+        Some(if self.bhs.has_scheduled(driving) {
+            10
+        } else {
+            -1
+        })
     }
 
     /// GSource check: true when there is something to dispatch. `readable` is what GLib's poll said of the epoll set.
@@ -348,7 +324,7 @@ impl Reactor {
         self.collect_ready(driving);
         notified
             || self.has_work(driving)
-            || self.has_idle_bh(driving)
+            || self.bhs.has_scheduled(driving)
             || self.remaining_ns() == Some(0)
     }
 
@@ -372,7 +348,7 @@ impl Reactor {
 
     fn has_work(&self, driving: &Driving<'_>) -> bool {
         !self.home.get(driving).batch.is_empty()
-            || self.has_urgent_bh(driving)
+            || self.bhs.has_urgent(driving)
             || self.has_ready_io(driving)
             || self.has_retired()
     }
@@ -411,24 +387,9 @@ impl Reactor {
     }
 }
 
-fn run_slice(attachment: &Attachment, driving: &Driving<'_>) -> bool {
-    let mut progress = false;
-    *attachment.core.slices.get(driving) += 1;
-    while !attachment.gone.load(Ordering::Relaxed) {
-        let node = attachment.core.slice.get(driving).pop();
-        if node.is_null() {
-            break;
-        }
-        // SAFETY: the node was just taken, and `driving` says that this is the home thread.
-        progress |= unsafe { bh::run(node) } == Ran::Progress;
-    }
-    *attachment.core.slices.get(driving) -= 1;
-    progress
-}
-
 fn may_read(record: &Arc<FdRecord>) -> bool {
     match &record.handler.read_poll {
-        Some(question) => unwind::guard(record, question).unwrap_or_else(|_| {
+        Some(question) => record.call(question).unwrap_or_else(|_| {
             remove(record);
             false
         }),
@@ -438,7 +399,7 @@ fn may_read(record: &Arc<FdRecord>) -> bool {
 
 fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
     if let Some(callback) = callback
-        && unwind::guard(record, callback).is_err()
+        && record.call(callback).is_err()
     {
         remove(record);
     }

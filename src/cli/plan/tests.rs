@@ -7,7 +7,7 @@ fn plan(arguments: &[&str]) -> Plan {
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
     match parse(&arguments).unwrap() {
         Invocation::Run(plan) => *plan,
-        Invocation::Print(text) => panic!("printed {text}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -228,4 +228,9 @@ fn machine_help_lists_the_types() {
         panic!("no help");
     };
     assert!(text.contains("\nmicrovm "), "{text}");
+}
+
+#[test]
+fn no_arguments_ask_for_the_demonstration() {
+    assert!(matches!(parse(&[]).unwrap(), Invocation::Demonstrate));
 }

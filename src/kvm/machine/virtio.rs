@@ -53,13 +53,36 @@ pub struct Announcement {
     pub gsi: u32,
 }
 
-impl Builder {
-    /// Puts a virtio device on the machine, behind the virtio-mmio transport.
+/// What virtio devices can be put on, behind the virtio-mmio transport.
+pub trait Board {
+    /// Puts a device on.
     ///
     /// # Errors
-    /// `LimitExceeded` if the machine has no place left; `Os` if KVM or the process is out of something.
-    pub fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)> {
-        let announcement = self.place(&wanted.id)?;
+    /// `LimitExceeded` if there is no place left; `Os` if KVM or the process is out of something.
+    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)>;
+}
+
+impl Slots {
+    /// The place of the device of that number.
+    pub(crate) fn place(&self, number: usize, id: &str) -> Result<Announcement> {
+        let gsi = self.lines.get(number).ok_or_else(|| {
+            let most = self.lines.len();
+            let message = format!("device '{id}': the machine has room for {most} virtio devices");
+            Error::new(ErrorKind::LimitExceeded, message)
+        })?;
+        let start = self.start + self.stride * number as u64;
+        Ok(Announcement {
+            id: id.to_owned(),
+            registers: start..start + LENGTH,
+            gsi: *gsi,
+        })
+    }
+}
+
+impl Board for Builder {
+    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+        let number = self.announcements.len();
+        let announcement = self.config.virtio.place(number, &wanted.id)?;
         let start = announcement.registers.start;
         let line: Arc<dyn Signal> = Arc::new(self.line(announcement.gsi, wanted.irqfd)?);
         let mut kicks = Vec::new();
@@ -83,26 +106,12 @@ impl Builder {
         self.announcements.push(announcement.clone());
         Ok((mmio, announcement))
     }
+}
 
+impl Builder {
     /// The virtio devices so far.
     pub fn virtio_devices(&self) -> &[Announcement] {
         &self.announcements
-    }
-
-    fn place(&self, id: &str) -> Result<Announcement> {
-        let slots = &self.config.virtio;
-        let number = self.announcements.len();
-        let gsi = slots.lines.get(number).ok_or_else(|| {
-            let most = slots.lines.len();
-            let message = format!("device '{id}': the machine has room for {most} virtio devices");
-            Error::new(ErrorKind::LimitExceeded, message)
-        })?;
-        let start = slots.start + slots.stride * number as u64;
-        Ok(Announcement {
-            id: id.to_owned(),
-            registers: start..start + LENGTH,
-            gsi: *gsi,
-        })
     }
 
     /// Lets KVM ring the bell when the guest writes the queue's number.

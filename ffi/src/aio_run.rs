@@ -1,0 +1,130 @@
+//! Driving an AioContext by hand, and what the thread that does may ask.
+#![allow(unsafe_code)] // pointers from C
+
+use crate::boundary::{Fault, enter, enter_fallible};
+use crate::handle::{self, QContextAio};
+use crate::run::wait;
+use glib_sys::{GError, gboolean};
+use qcontext::{ErrorKind, PollParams};
+
+/// qcontext_aio_poll:
+/// Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
+/// @aio: an AioContext
+/// @may_block: whether to wait until something happens
+/// @error: WRONG_THREAD while another thread drives it, OS
+///
+/// Returns: whether it made progress: a bottom half that is not idle, a handler or a timer ran.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_poll(
+    aio: *mut QContextAio,
+    may_block: gboolean,
+    error: *mut *mut GError,
+) -> gboolean {
+    // SAFETY: the caller's AioContext.
+    let body = || Ok(unsafe { handle::aio(aio) }?.poll(wait(may_block))?.into());
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_poll", 0, error, body) }
+}
+
+/// qcontext_aio_bh_poll:
+/// Runs the bottom halves of the AioContext that are scheduled, and nothing else. Never waits.
+/// @aio: an AioContext
+/// @error: WRONG_THREAD while another thread drives it
+///
+/// Returns: whether one that is not idle ran.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_bh_poll(
+    aio: *mut QContextAio,
+    error: *mut *mut GError,
+) -> gboolean {
+    // SAFETY: the caller's AioContext.
+    let body = || Ok(unsafe { handle::aio(aio) }?.poll_bhs()?.into());
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_bh_poll", 0, error, body) }
+}
+
+/// qcontext_aio_compute_timeout:
+/// Says how long qcontext_aio_poll() would wait now; attached to a context, of everything of that context.
+/// @aio: an AioContext
+///
+/// Returns: nanoseconds: 0 when a bottom half is scheduled or a timer is due, 10000000 at most while an idle bottom half is
+/// scheduled, -1 when only an event would end the wait. A call from another thread than the one that drives is a critical and 0.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_compute_timeout(aio: *mut QContextAio) -> i64 {
+    enter("qcontext_aio_compute_timeout", 0, || {
+        // SAFETY: the caller's AioContext.
+        let bound = unsafe { handle::aio(aio) }?.timeout_ns();
+        let bound = bound.map_err(|error| match error.kind() {
+            ErrorKind::WrongThread => Fault::Misuse("another thread drives the AioContext"),
+            _ => Fault::Error(error),
+        })?;
+        Ok(bound.unwrap_or(-1))
+    })
+}
+
+/// qcontext_aio_notify:
+/// Makes the current or next wait return. That alone is not progress.
+/// @aio: an AioContext
+///
+/// Any thread, any locks held, also from a signal handler.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
+    enter("qcontext_aio_notify", (), || {
+        // SAFETY: the caller's AioContext.
+        unsafe { handle::borrowed_aio(aio) }?.notify();
+        Ok(())
+    });
+}
+
+/// qcontext_aio_is_home:
+/// @aio: an AioContext
+///
+/// Returns: whether the calling thread drives it right now.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_is_home(aio: *mut QContextAio) -> gboolean {
+    enter("qcontext_aio_is_home", 0, || {
+        // SAFETY: the caller's AioContext.
+        Ok(unsafe { handle::borrowed_aio(aio) }?.is_home().into())
+    })
+}
+
+/// qcontext_aio_set_poll_params:
+/// Changes how long qcontext_aio_poll() of an unattached AioContext busy-polls before it sleeps; at first it does not.
+/// @aio: an AioContext
+/// @max_ns: the longest time; 0 never polls
+/// @grow: the factor by which the time grows; 0 means 2
+/// @shrink: the divisor by which it shrinks; 0 means back to nothing
+/// @error: INVALID_ARGUMENT when one is negative
+///
+/// Returns: FALSE on failure; nothing has changed then.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_set_poll_params(
+    aio: *mut QContextAio,
+    max_ns: i64,
+    grow: i64,
+    shrink: i64,
+    error: *mut *mut GError,
+) -> gboolean {
+    let body = || {
+        // SAFETY: the caller's AioContext.
+        let aio = unsafe { handle::aio(aio) }?;
+        aio.set_poll_params(PollParams {
+            max_ns,
+            grow,
+            shrink,
+        })?;
+        Ok(1)
+    };
+    // SAFETY: the caller's place for an error.
+    unsafe { enter_fallible("qcontext_aio_set_poll_params", 0, error, body) }
+}

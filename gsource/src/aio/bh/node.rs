@@ -1,0 +1,202 @@
+//! A bottom half in memory: the head, which the lists know, and the callback behind it, in one allocation.
+#![allow(unsafe_code)] // heads are reached by raw pointers that know the whole
+
+use super::flags::Flags;
+use crate::aio::Core;
+use crate::home_queue::Chained;
+use crate::list::{Link, Linked};
+use crate::sync::AtomicPtr;
+use crate::unwind::{self, Panicked};
+use std::cell::Cell;
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+/// The head of a bottom half.
+pub(crate) struct BhNode {
+    link: Link<BhNode>,
+    next: AtomicPtr<BhNode>,
+    pub(crate) flags: Flags,
+    pub(super) name: &'static str,
+    core: *const Core,
+    kind: &'static Kind,
+    /// Calls that have not returned, more than one with nested iterations. Home only.
+    depth: Cell<u32>,
+}
+
+// SAFETY: the link is a field.
+unsafe impl Linked for BhNode {
+    fn link(&self) -> &Link<BhNode> {
+        &self.link
+    }
+}
+
+// SAFETY: the place is a field.
+unsafe impl Chained for BhNode {
+    fn next(&self) -> &AtomicPtr<BhNode> {
+        &self.next
+    }
+}
+
+/// What depends on the callback's type.
+struct Kind {
+    call: unsafe fn(NonNull<BhNode>) -> Result<(), Panicked>,
+    free: unsafe fn(NonNull<BhNode>),
+}
+
+/// A callback as a node holds it.
+pub(super) trait Callback {
+    fn run(&self);
+}
+
+/// A callback that runs as often as it is scheduled.
+pub(super) struct Repeat<F>(pub(super) F);
+
+impl<F: Fn()> Callback for Repeat<F> {
+    fn run(&self) {
+        (self.0)();
+    }
+}
+
+/// A callback that runs once.
+pub(super) struct Once<F>(Cell<Option<F>>);
+
+impl<F: FnOnce()> Once<F> {
+    pub(super) fn new(callback: F) -> Once<F> {
+        Once(Cell::new(Some(callback)))
+    }
+}
+
+impl<F: FnOnce()> Callback for Once<F> {
+    fn run(&self) {
+        if let Some(callback) = self.0.take() {
+            callback();
+        }
+    }
+}
+
+/// A head and its callback.
+#[repr(C)]
+struct Whole<C> {
+    head: BhNode,
+    callback: C,
+}
+
+impl BhNode {
+    pub(super) fn boxed<C: Callback + 'static>(
+        core: &Arc<Core>,
+        name: &'static str,
+        callback: C,
+    ) -> NonNull<BhNode> {
+        let head = BhNode {
+            link: Link::new(),
+            next: AtomicPtr::new(ptr::null_mut()),
+            flags: Flags::new(),
+            name,
+            core: Arc::as_ptr(core),
+            kind: const {
+                &Kind {
+                    call: call::<C>,
+                    free: free_whole::<C>,
+                }
+            },
+            depth: Cell::new(0),
+        };
+        let whole = Box::new(Whole { head, callback });
+        // SAFETY: a box is never null.
+        unsafe { NonNull::new_unchecked(Box::into_raw(whole).cast()) }
+    }
+
+    /// True for a bottom half of `core`.
+    pub(crate) fn is_of(&self, core: &Core) -> bool {
+        ptr::eq(self.core, core)
+    }
+}
+
+/// # Safety
+/// `node` came from [`BhNode::boxed`] with this type and is allocated; the calling thread drives its context.
+unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
+    // SAFETY: the head of a whole is its first field.
+    let whole = unsafe { node.cast::<Whole<C>>().as_ref() };
+    unwind::guard(&Named(whole.head.name), || whole.callback.run())
+}
+
+/// # Safety
+/// As for `call`, and nobody uses the node any more.
+unsafe fn free_whole<C>(node: NonNull<BhNode>) {
+    // SAFETY: the whole came from a box and this is its end.
+    let whole = unsafe { Box::from_raw(node.cast::<Whole<C>>().as_ptr()) };
+    unwind::drop_guarded(&Named(whole.head.name), whole);
+}
+
+/// Calls the node, which was taken from the queue and said that it wants to be.
+///
+/// # Safety
+/// The calling thread drives the node's context, on whose home's queue the node was.
+#[inline]
+pub(crate) unsafe fn run(node: NonNull<BhNode>) -> Result<(), Panicked> {
+    // SAFETY: the node is allocated at least until its call has returned: `depth` says that it runs.
+    let head = unsafe { node.as_ref() };
+    // SAFETY: a context does not end while one of its bottom halves runs.
+    let core = unsafe { &*head.core };
+    head.depth.set(head.depth.get() + 1);
+    // SAFETY: the kind is that of the node.
+    let result = core.during_call(|| unsafe { (head.kind.call)(node) });
+    head.depth.set(head.depth.get() - 1);
+    result
+}
+
+/// Frees the node if nobody needs it any more.
+///
+/// # Safety
+/// The calling thread drives the node's context, and has just taken the node from the queue or returned from its call.
+#[inline]
+pub(crate) unsafe fn free_if_done(node: NonNull<BhNode>) {
+    // SAFETY: it was not freed, because its turn has not ended.
+    let head = unsafe { node.as_ref() };
+    if head.flags.is_done() && head.depth.get() == 0 {
+        // SAFETY: no handle, no list, no call.
+        unsafe { free(node) };
+    }
+}
+
+/// # Safety
+/// Nobody else can reach the node, and the calling thread may drop its callback.
+unsafe fn free(node: NonNull<BhNode>) {
+    // SAFETY: the caller's word.
+    let kind = unsafe { node.as_ref() }.kind;
+    // SAFETY: the kind is that of the node.
+    unsafe { (kind.free)(node) };
+}
+
+/// A torn-down context runs nothing: a node without a handle is freed here, any other one stays with its handle.
+///
+/// # Safety
+/// The list of the node's context has refused it.
+pub(super) unsafe fn refused(node: NonNull<BhNode>) {
+    // SAFETY: the node is allocated: it is in no list, and its handle, if any, is the caller's.
+    if unsafe { node.as_ref() }.flags.refuse() {
+        // SAFETY: the home has given back what it held before it closed the list.
+        unsafe { free(node) };
+    }
+}
+
+/// Gives a node back at the end of its context: one without a handle is freed uncalled, any other stays with its handle.
+///
+/// # Safety
+/// The node was just taken from the queue by the thread that tears the context down, and no call of it is running.
+pub(crate) unsafe fn release(node: NonNull<BhNode>) {
+    // SAFETY: a queued node is allocated.
+    if unsafe { node.as_ref() }.flags.release() {
+        // SAFETY: no handle and no list.
+        unsafe { free(node) };
+    }
+}
+
+struct Named(&'static str);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bottom half '{}'", self.0)
+    }
+}

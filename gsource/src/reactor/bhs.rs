@@ -1,0 +1,340 @@
+//! The bottom halves of a reactor's contexts: the home's own queue, and what comes from the others.
+//!
+//! One queue for all contexts, so that bottom halves run in the order in which they were scheduled. `pending` are those for
+//! the next iteration, `slice` those of this one; a nested iteration runs the rest of it.
+//!
+//! # Invariants
+//! 1. Only the driving thread, or a signal handler on it, uses the queues, and only through a [`Claimed`].
+//! 2. A queued node belongs to a context that is on this reactor and has not ended.
+#![allow(unsafe_code)] // queued nodes are raw pointers
+
+use super::{Attachment, Driving, Reactor, Urgency};
+use crate::aio::Core;
+use crate::aio::bh::Wish;
+use crate::aio::bh::node::{self, BhNode};
+use crate::home_queue::{self, Claim, HomeQueue};
+use std::cell::Cell;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+thread_local! {
+    /// The reactor that the calling thread drives, the innermost one; null when it is not known.
+    static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
+}
+
+/// The bottom halves that a home holds. Apart from what other threads write.
+#[repr(align(64))]
+pub(crate) struct HomeBhs {
+    claim: Claim,
+    pending: HomeQueue<BhNode>,
+    slice: HomeQueue<BhNode>,
+}
+
+impl HomeBhs {
+    pub(super) fn new() -> HomeBhs {
+        HomeBhs {
+            claim: Claim::new(),
+            pending: HomeQueue::new(),
+            slice: HomeQueue::new(),
+        }
+    }
+
+    #[inline]
+    fn claim(&self, _driving: &Driving<'_>) -> Claimed<'_> {
+        Claimed {
+            bhs: self,
+            _claim: self.claim.begin(),
+        }
+    }
+
+    /// True when something is there to run or to free at once.
+    #[inline]
+    pub(super) fn has_urgent(&self, driving: &Driving<'_>) -> bool {
+        self.claim(driving).any(|node| node.flags.is_urgent())
+    }
+
+    /// True when something is there to be called at once.
+    pub(super) fn has_due(&self, driving: &Driving<'_>) -> bool {
+        let due = |node: &BhNode| node.flags.is_scheduled() && node.flags.is_urgent();
+        self.claim(driving).any(due)
+    }
+
+    pub(super) fn has_scheduled(&self, driving: &Driving<'_>) -> bool {
+        self.claim(driving).any(|node| node.flags.is_scheduled())
+    }
+}
+
+/// The queues, in the hands of the driving thread.
+pub(crate) struct Claimed<'a> {
+    bhs: &'a HomeBhs,
+    _claim: home_queue::Claimed<'a>,
+}
+
+impl Claimed<'_> {
+    /// Schedules a node of `core`.
+    ///
+    /// # Safety
+    /// The node is allocated and has a handle.
+    #[inline]
+    pub(crate) unsafe fn schedule(&self, node: NonNull<BhNode>, wish: Wish, core: &Core) {
+        self.take_others(core);
+        // SAFETY: the caller's word.
+        if unsafe { node.as_ref() }.flags.schedule(wish) {
+            // SAFETY: the flags say that it must be queued.
+            unsafe { self.queue(node) };
+        }
+    }
+
+    /// Schedules a fresh node of `core`, which is given away.
+    ///
+    /// # Safety
+    /// The node is allocated and nobody else has it.
+    #[inline]
+    pub(crate) unsafe fn schedule_once(&self, node: NonNull<BhNode>, core: &Core) {
+        self.take_others(core);
+        // SAFETY: the caller's word.
+        unsafe { node.as_ref() }.flags.schedule_once();
+        // SAFETY: a fresh node is queued nowhere.
+        unsafe { self.queue(node) };
+    }
+
+    /// Takes over a node whose handle goes.
+    ///
+    /// # Safety
+    /// The node is allocated.
+    pub(crate) unsafe fn discard(&self, node: NonNull<BhNode>) {
+        // SAFETY: the caller's word.
+        if unsafe { node.as_ref() }.flags.discard() {
+            // SAFETY: the flags say that it must be queued.
+            unsafe { self.queue(node) };
+        }
+    }
+
+    pub(crate) fn cancel(&self, node: &BhNode) {
+        node.flags.unschedule();
+    }
+
+    /// # Safety
+    /// The node's flags say that it must be queued.
+    #[inline]
+    unsafe fn queue(&self, node: NonNull<BhNode>) {
+        // SAFETY: the flags allow it, and `self` holds the claim.
+        unsafe { self.bhs.pending.push(node.as_ptr()) };
+    }
+
+    /// Takes over what others have scheduled on `core`, so that it keeps its place before what the home schedules next.
+    #[inline]
+    fn take_others(&self, core: &Core) {
+        if !core.bhs.is_empty() {
+            self.take_over(core.bhs.take());
+        }
+    }
+
+    fn take_over(&self, mut taken: crate::list::Taken<BhNode>) {
+        while let Some(node) = NonNull::new(taken.pop()) {
+            // SAFETY: a taken node is allocated until it is freed by the home.
+            if unsafe { node.as_ref() }.flags.take_over() {
+                // SAFETY: the flags say that it must be queued.
+                unsafe { self.queue(node) };
+            }
+        }
+    }
+
+    /// What is pending is due in this iteration.
+    #[inline]
+    fn begin_slice(&self) {
+        // SAFETY: `self` holds the claim of both.
+        unsafe { self.bhs.slice.append(&self.bhs.pending) };
+    }
+
+    /// Takes the next node of this iteration and says whether it is to be called, and whether that is progress.
+    #[inline]
+    fn next(&self) -> Option<(NonNull<BhNode>, bool, bool)> {
+        // SAFETY: `self` holds the claim.
+        let node = NonNull::new(unsafe { self.bhs.slice.pop() })?;
+        // SAFETY: a queued node is allocated.
+        let turn = unsafe { node.as_ref() }.flags.begin();
+        Some((node, turn.calls, turn.urgent))
+    }
+
+    /// Puts what is due of `core` before the rest.
+    fn prefer(&self, core: &Core) {
+        let own = HomeQueue::new();
+        // SAFETY: `self` holds the claim; `own` is ours.
+        unsafe { self.bhs.slice.extract(&own, |node| node.is_of(core)) };
+        // SAFETY: as above.
+        unsafe { own.append(&self.bhs.slice) };
+        // SAFETY: as above.
+        unsafe { self.bhs.slice.append(&own) };
+    }
+
+    /// As `next`, if that is one of `core`.
+    fn next_of(&self, core: &Core) -> Option<(NonNull<BhNode>, bool, bool)> {
+        let is_own = Cell::new(false);
+        let look = |node: &BhNode| {
+            is_own.set(node.is_of(core));
+            true
+        };
+        // SAFETY: `self` holds the claim.
+        unsafe { self.bhs.slice.any(look) };
+        is_own.get().then(|| self.next()).flatten()
+    }
+
+    fn any(&self, found: impl Fn(&BhNode) -> bool) -> bool {
+        // SAFETY: `self` holds the claim.
+        let in_slice = unsafe { self.bhs.slice.any(&found) };
+        // SAFETY: as above.
+        in_slice || unsafe { self.bhs.pending.any(&found) }
+    }
+
+    /// Takes the nodes of `core` out, oldest first.
+    fn extract(&self, core: &Core) -> HomeQueue<BhNode> {
+        let out = HomeQueue::new();
+        for queue in [&self.bhs.slice, &self.bhs.pending] {
+            // SAFETY: `self` holds the claim; `out` is ours.
+            unsafe { queue.extract(&out, |node| node.is_of(core)) };
+        }
+        out
+    }
+}
+
+/// Calls `change` with the queues of the home of `core` if the calling thread is that home and not in the middle of a change,
+/// as a signal handler may be; then calls the home should it be about to sleep. Async-signal-safe.
+#[inline]
+pub(crate) fn at_home(
+    core: &Core,
+    urgency: Urgency,
+    change: impl FnOnce(&Claimed<'_>),
+) -> Option<()> {
+    let driven = DRIVEN.get();
+    if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
+        return None;
+    }
+    // SAFETY: the token of the thread that drives it keeps a reactor alive, and that thread alone moves a context away.
+    let reactor = unsafe { &*driven };
+    let claimed = Claimed {
+        bhs: &reactor.bhs,
+        _claim: reactor.bhs.claim.try_begin()?,
+    };
+    change(&claimed);
+    drop(claimed);
+    if reactor.state.is_sleeping() {
+        reactor.call(urgency);
+    }
+    Some(())
+}
+
+/// The calling thread drives `reactor` now.
+#[inline]
+pub(super) fn enter(reactor: &Reactor) {
+    DRIVEN.set(reactor);
+}
+
+/// The calling thread does not drive `reactor` any more.
+pub(super) fn leave(reactor: &Reactor) {
+    if ptr::eq(DRIVEN.get(), reactor) {
+        DRIVEN.set(ptr::null());
+    }
+}
+
+impl Reactor {
+    /// Takes over the scheduled bottom halves of every context that was kicked, and makes all that is there due.
+    #[inline]
+    pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
+        if !self.ready.is_empty() {
+            self.collect_kicked(driving);
+        }
+        self.bhs.claim(driving).begin_slice();
+    }
+
+    fn collect_kicked(&self, driving: &Driving<'_>) {
+        let mut kicked = self.ready.take();
+        loop {
+            let attachment: *mut Attachment = kicked.pop();
+            if attachment.is_null() {
+                return;
+            }
+            // SAFETY: the list owned a count, which is ours now.
+            let attachment = unsafe { Arc::from_raw(attachment) };
+            // Before the bottom halves are taken, so that a later one kicks again.
+            attachment.queued.release();
+            if attachment.core.is_on(self) {
+                self.bhs.claim(driving).take_others(&attachment.core);
+            }
+        }
+    }
+
+    /// Runs the bottom halves that are due. A nested iteration runs the rest of this one's.
+    #[inline]
+    pub(super) fn run_bhs(&self, driving: &Driving<'_>) -> bool {
+        self.run_each(driving, |claimed| claimed.next())
+    }
+
+    /// Runs those of `core` that are due.
+    pub(super) fn run_due_of(&self, core: &Core, driving: &Driving<'_>) -> bool {
+        self.bhs.claim(driving).prefer(core);
+        self.run_each(driving, |claimed| claimed.next_of(core))
+    }
+
+    #[inline]
+    fn run_each(
+        &self,
+        driving: &Driving<'_>,
+        next: impl Fn(&Claimed<'_>) -> Option<(NonNull<BhNode>, bool, bool)>,
+    ) -> bool {
+        let mut progress = false;
+        loop {
+            let taken = next(&self.bhs.claim(driving));
+            let Some((node, calls, counts)) = taken else {
+                return progress;
+            };
+            if calls {
+                progress |= counts;
+                // SAFETY: taken from this home's queue, and `driving` says that this is the home.
+                if unsafe { node::run(node) }.is_err() {
+                    let _claim = self.bhs.claim(driving);
+                    // SAFETY: a node is freed at the end of its turn.
+                    unsafe { node.as_ref() }.flags.panicked();
+                }
+            }
+            // SAFETY: this is the end of the turn.
+            unsafe { node::free_if_done(node) };
+        }
+    }
+
+    /// Gives the bottom halves of `core` to whatever reactor it goes to.
+    pub(crate) fn hand_over_bhs(&self, core: &Core, driving: &Driving<'_>) {
+        let claimed = self.bhs.claim(driving);
+        claimed.take_others(core);
+        let leaving = claimed.extract(core);
+        // SAFETY: ours.
+        while let Some(node) = NonNull::new(unsafe { leaving.pop() }) {
+            // SAFETY: a node that was queued is allocated.
+            if unsafe { node.as_ref() }.flags.park() {
+                // SAFETY: the flags say that it must be pushed; a context that moves has not ended, so it is taken.
+                let _ = unsafe { core.bhs.push(node.as_ptr()) };
+            }
+        }
+    }
+
+    /// Frees the deleted bottom halves of `core`, which ends, and gives the others back to their handles.
+    pub(crate) fn release_bhs(&self, core: &Core, driving: &Driving<'_>) {
+        // What the home holds goes first: who finds the list closed may free a node.
+        let held = self.bhs.claim(driving).extract(core);
+        release_all(&held);
+        let claimed = self.bhs.claim(driving);
+        claimed.take_over(core.bhs.close());
+        let rest = claimed.extract(core);
+        drop(claimed);
+        release_all(&rest);
+    }
+}
+
+fn release_all(nodes: &HomeQueue<BhNode>) {
+    // SAFETY: a queue of the caller's own.
+    while let Some(node) = NonNull::new(unsafe { nodes.pop() }) {
+        // SAFETY: just taken from the queue of a context that ends, which it does not while one of them runs.
+        unsafe { node::release(node) };
+    }
+}
