@@ -222,7 +222,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &daemon,
         &["qom-list", "/objects/ctx1"],
-        "id\npoll-grow\npoll-max-ns\npoll-shrink\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
+        "id\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));

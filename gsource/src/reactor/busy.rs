@@ -43,6 +43,13 @@ pub(super) struct Busy {
     skipped: u32,
 }
 
+impl Busy {
+    /// True when no handler takes part.
+    pub(super) fn is_idle(&self) -> bool {
+        self.enrolled.is_empty()
+    }
+}
+
 struct Enrolled {
     record: Arc<FdRecord>,
     /// Polled in vain since then.
@@ -197,7 +204,7 @@ impl Reactor {
 
     /// True when something other than a polled handler wants the home.
     fn is_called(&self, driving: &Driving<'_>) -> bool {
-        self.state.is_notified() || !self.ready.is_empty() || self.has_ready_io(driving)
+        self.state.is_notified() || !self.ready.is_empty() || self.is_called_by_io(driving)
     }
 
     /// Asks every enrolled handler; those with work go to the batch.
