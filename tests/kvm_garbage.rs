@@ -210,7 +210,7 @@ fn neighbours(seed: u32) {
     let (sender, ended) = channel();
     let machine = builder
         .start(Arc::new(prepare), false, move |end| {
-            sender.send(end).unwrap()
+            sender.send(end).unwrap();
         })
         .unwrap();
     let end = ended.recv_timeout(DEADLINE).unwrap();
