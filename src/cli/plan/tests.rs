@@ -81,6 +81,11 @@ fn dotted_form_refuses_flags() {
     );
 }
 
+#[test]
+fn no_arguments_ask_for_the_demonstration() {
+    assert!(matches!(parse(&[]).unwrap(), Invocation::Demonstrate));
+}
+
 fn machine(arguments: &[&str]) -> Machine {
     let base = ["-machine", "microvm", "-kernel", "vmlinuz"];
     plan(&[&base, arguments].concat()).machine.unwrap()
@@ -228,9 +233,4 @@ fn machine_help_lists_the_types() {
         panic!("no help");
     };
     assert!(text.contains("\nmicrovm "), "{text}");
-}
-
-#[test]
-fn no_arguments_ask_for_the_demonstration() {
-    assert!(matches!(parse(&[]).unwrap(), Invocation::Demonstrate));
 }
