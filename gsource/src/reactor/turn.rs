@@ -361,7 +361,7 @@ fn may_read(record: &Arc<FdRecord>) -> bool {
     }
 }
 
-fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+pub(super) fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
     if let Some(callback) = callback
         && record.call(callback).is_err()
     {
