@@ -29,7 +29,7 @@ mod registry;
 mod sources;
 
 use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
-use gsource::{PollParams, PoolLimits};
+use gsource::{PollParams, Poller, PoolLimits};
 pub use id::check_id;
 pub(crate) use inner::Inner;
 use std::ffi::CStr;
@@ -64,8 +64,26 @@ impl QContext {
     /// # Errors
     /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
+        QContext::with_poller(id, threaded, Poller::default())
+    }
+
+    /// As [`QContext::new`], for a context that waits with `poller`; with epoll where `poller` is not to be had, which is
+    /// told of by a warning. [`QContext::poller`] answers which it is.
+    ///
+    /// # Errors
+    /// As for [`QContext::new`].
+    ///
+    /// ```
+    /// use qcontext::{Poller, QContext};
+    /// let ctx = QContext::with_poller("ring0", true, Poller::IoUring)?;
+    /// assert!([Poller::IoUring, Poller::Epoll].contains(&ctx.poller()));
+    /// assert_eq!(ctx.invoke_sync(|| 6 * 7)?, 42);
+    /// ctx.stop()?;
+    /// # Ok::<(), qcontext::Error>(())
+    /// ```
+    pub fn with_poller(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
         id::check_id(id, "id")?;
-        let context = QContext::wrap(Inner::fresh(id, threaded)?);
+        let context = QContext::wrap(Inner::fresh(id, threaded, poller)?);
         registry::insert(&context)?;
         if threaded {
             context
@@ -82,7 +100,7 @@ impl QContext {
     /// `Os` when there are no fds or threads left.
     pub fn anonymous(threaded: bool) -> Result<QContext> {
         let id = registry::generate_id();
-        let context = QContext::wrap(Inner::fresh(&id, threaded)?);
+        let context = QContext::wrap(Inner::fresh(&id, threaded, Poller::default())?);
         if threaded {
             context.inner().start()?;
         }
@@ -100,7 +118,7 @@ impl QContext {
             return Err(Error::new(ErrorKind::Busy, message));
         }
         let generated = id.map_or_else(registry::generate_id, str::to_owned);
-        let inner = Inner::new(&generated, false, gmain.clone())?;
+        let inner = Inner::new(&generated, false, Poller::default(), gmain.clone())?;
         // A context that is not ours does not tell of changes, so GLib is always asked.
         inner.foreign.store(true, Ordering::Release);
         let context = QContext::wrap(inner);
@@ -275,6 +293,11 @@ impl QContext {
     /// `WrongThread` when another thread runs the context; `Closed` after a stop.
     pub fn iterate(&self, wait: Wait) -> Result<bool> {
         self.inner().iterate(wait)
+    }
+
+    /// How the context waits.
+    pub fn poller(&self) -> Poller {
+        self.inner().reactor.poller()
     }
 
     /// How long and how the context busy-polls before it sleeps; 32768 ns at most unless changed.

@@ -23,6 +23,6 @@ pub mod virtio;
 pub use context::QContext;
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
-    JoinHandle, PollParams, PoolLimits, Result, Timer, Wait, start_virtual_clock,
+    JoinHandle, PollParams, Poller, PoolLimits, Result, Timer, Wait, start_virtual_clock,
     stop_virtual_clock,
 };

@@ -27,7 +27,9 @@ pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::list::List;
+use crate::poller::ring::Abilities;
 use crate::poller::uring::{IoQueue, IoSink};
+use crate::poller::{Drivers, Poller};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
@@ -72,7 +74,22 @@ impl AioContext {
     /// # Errors
     /// None today; fds are taken only when the context is first polled or attached.
     pub fn new() -> Result<AioContext> {
-        let private = Reactor::dormant();
+        Ok(AioContext::on(Reactor::dormant(
+            Poller::Epoll,
+            Drivers::Any,
+            Abilities::ALL,
+        )))
+    }
+
+    /// A context that waits with `poller` while it is attached nowhere.
+    ///
+    /// # Errors
+    /// The kernel's, when `poller` or its fds are not to be had.
+    pub fn with_poller(poller: Poller) -> Result<AioContext> {
+        Ok(AioContext::on(Reactor::with_poller(poller, Drivers::Any)?))
+    }
+
+    fn on(private: Arc<Reactor>) -> AioContext {
         let core = Arc::new(Core {
             bhs: List::new(),
             calls: Apart::default(),
@@ -86,7 +103,7 @@ impl AioContext {
             private: Arc::clone(&private),
         });
         core.bind(Attachment::new(&core, &private));
-        Ok(AioContext(Arc::new(Handle { core })))
+        AioContext(Arc::new(Handle { core }))
     }
 
     /// Watches `fd` for `handler`, in place of this context's earlier handler of that fd. A handler that wants nothing

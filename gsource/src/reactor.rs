@@ -15,8 +15,10 @@
 mod attachment;
 pub(crate) mod bhs;
 mod busy;
+mod collect;
 mod direct;
 mod fd_table;
+mod foreign;
 mod io;
 mod known;
 mod retired;
@@ -32,7 +34,10 @@ use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
-use crate::poller::uring::{IoCompletion, Ring};
+use crate::poller::list::PollList;
+use crate::poller::ring::{Abilities, Ring};
+use crate::poller::uring::IoCompletion;
+use crate::poller::{Drivers, EVENTS, Poller};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
@@ -40,7 +45,7 @@ pub(crate) use bhs::{Claimed, at_home};
 use busy::Busy;
 pub use busy::PollParams;
 pub(crate) use busy::ask_again;
-use fd_table::{Batch, FdTable};
+use fd_table::{Batch, FdTable, Set};
 use known::Known;
 pub(crate) use retired::Retired;
 use std::fmt;
@@ -60,9 +65,6 @@ pub enum Wait {
     NoBlock,
 }
 
-/// How many events one wait takes. More stay in the kernel for the next turn.
-const EVENTS: usize = 256;
-
 /// Token of the wake-up fd; fds have generations above 0 and numbers below 2^31.
 const WAKE: u64 = u64::MAX;
 /// Token of the fd that wakes a foreign loop for a timer.
@@ -73,8 +75,37 @@ const RING: u64 = u64::MAX - 2;
 
 /// The fds of a reactor that somebody drives.
 pub(crate) struct Io {
-    pub(crate) epoll: Arc<Epoll>,
+    means: Means,
     wake: EventFd,
+}
+
+/// What a home waits with.
+enum Means {
+    Epoll(Arc<Epoll>),
+    /// With the ring, until the home takes it.
+    Ring(Arc<Epoll>, Mutex<Option<Box<Ring>>>),
+    List,
+}
+
+impl Means {
+    fn new(poller: Poller, drivers: Drivers, allowed: Abilities) -> Result<Means> {
+        Ok(match poller {
+            Poller::Epoll => Means::Epoll(Arc::new(Epoll::new()?)),
+            Poller::IoUring => {
+                let ring = Box::new(Ring::for_waiting(drivers, allowed)?);
+                Means::Ring(Arc::new(Epoll::new()?), Mutex::new(Some(ring)))
+            }
+            Poller::Poll => Means::List,
+        })
+    }
+
+    /// What the table of fds is to tell.
+    fn set(&self) -> Set {
+        match self {
+            Means::Epoll(epoll) | Means::Ring(epoll, _) => Set::Epoll(Arc::clone(epoll)),
+            Means::List => Set::List(0),
+        }
+    }
 }
 
 /// What only the driving thread touches.
@@ -95,7 +126,10 @@ struct Home {
     known: Known,
     /// Room for the completions of one sink.
     completions: Vec<IoCompletion>,
-    ring: Option<Ring>,
+    ring: Option<Box<Ring>>,
+    /// A foreign loop does the waiting: the ring must not.
+    is_foreign: bool,
+    list: PollList,
 }
 
 /// Sizes of what is behind a lock. Written under the lock; a reader that missed a change is told of it by a notification.
@@ -113,6 +147,10 @@ struct Counts {
 
 /// Everything one thread waits for. See the module.
 pub struct Reactor {
+    poller: Poller,
+    drivers: Drivers,
+    /// What its ring may use.
+    allowed: Abilities,
     state: NotifyState,
     /// Contexts with scheduled bottom halves.
     ready: List<Attachment>,
@@ -171,19 +209,30 @@ impl fmt::Debug for Driving<'_> {
 }
 
 impl Reactor {
-    /// A reactor with its fds.
+    /// A reactor with its fds, which waits with epoll.
     ///
     /// # Errors
     /// The kernel's, when no fds are to be had.
     pub fn new() -> Result<Arc<Reactor>> {
-        let reactor = Reactor::dormant();
+        Reactor::with_poller(Poller::Epoll, Drivers::Any)
+    }
+
+    /// A reactor that waits with `poller`.
+    ///
+    /// # Errors
+    /// The kernel's, when no fds are to be had or `poller` is not.
+    pub fn with_poller(poller: Poller, drivers: Drivers) -> Result<Arc<Reactor>> {
+        let reactor = Reactor::dormant(poller, drivers, Abilities::ALL);
         reactor.open()?;
         Ok(reactor)
     }
 
     /// A reactor that takes its fds when it is first driven.
-    pub(crate) fn dormant() -> Arc<Reactor> {
+    pub(crate) fn dormant(poller: Poller, drivers: Drivers, allowed: Abilities) -> Arc<Reactor> {
         let reactor = Arc::new(Reactor {
+            poller,
+            drivers,
+            allowed,
             state: NotifyState::new(),
             ready: List::new(),
             bhs: HomeBhs::new(),
@@ -208,6 +257,8 @@ impl Reactor {
                 known: Known::default(),
                 completions: Vec::new(),
                 ring: None,
+                is_foreign: false,
+                list: PollList::default(),
             }),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
             pool: OwnPool::new(),
@@ -282,12 +333,21 @@ impl Reactor {
         }
     }
 
-    /// The fd that becomes readable when the reactor has something to do.
+    /// How this reactor waits.
+    pub fn poller(&self) -> Poller {
+        self.poller
+    }
+
+    /// The fd that becomes readable when the reactor has something to do; with [`Poller::Poll`] only when another thread has
+    /// asked for it.
     ///
     /// # Errors
     /// The kernel's, when no fds are to be had.
     pub fn poll_fd(&self) -> Result<RawFd> {
-        self.open().map(|io| io.epoll.as_raw_fd())
+        self.open().map(|io| match &io.means {
+            Means::Epoll(epoll) | Means::Ring(epoll, _) => epoll.as_raw_fd(),
+            Means::List => io.wake.as_raw_fd(),
+        })
     }
 
     /// As the hurry demands.
@@ -308,16 +368,17 @@ impl Reactor {
         if let Some(io) = self.io.get() {
             return Ok(io);
         }
-        let (epoll, wake) = (Arc::new(Epoll::new()?), EventFd::new()?);
+        let means = Means::new(self.poller, self.drivers, self.allowed)?;
+        let wake = EventFd::new()?;
         let mut fds = lock(&self.fds);
         let mut fresh = false;
         let io = self.io.get_or_init(|| {
             fresh = true;
-            Io { epoll, wake }
+            Io { means, wake }
         });
         let mut trouble = Vec::new();
         if fresh {
-            trouble = fds.open(Arc::clone(&io.epoll), (io.wake.as_raw_fd(), WAKE))?;
+            trouble = fds.open(io.means.set(), (io.wake.as_raw_fd(), WAKE))?;
             self.count_fds(&fds);
         }
         drop(fds);
@@ -388,9 +449,15 @@ impl Reactor {
     /// Changes the fd table and counts again what a turn must know of it.
     fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
         let mut fds = lock(&self.fds);
+        let before = fds.version();
         let changed = change(&mut fds);
         self.count_fds(&fds);
+        let is_news = fds.version() != before;
         drop(fds);
+        // A home that waits for a list has it copied.
+        if is_news && !self.is_driven_here() {
+            self.rouse();
+        }
         changed
     }
 

@@ -1,12 +1,14 @@
 //! The GSource that drives a reactor from a GMainContext.
 //!
-//! To GLib it is one fd (the epoll set), `can_recurse`, at default priority. Its state is a boxed [`State`] behind the
+//! To GLib it is one fd (the epoll set; with the poll poller all that are watched), `can_recurse`, at default priority. Its state is a boxed [`State`] behind the
 //! `GSource`, written at creation and dropped in finalize, which may run on any thread.
 #![allow(unsafe_code)] // a GSource is a C structure with a table of C functions
 
-use crate::reactor::Reactor;
+use crate::poller::{READABLE, WRITABLE};
+use crate::reactor::{Driving, Reactor};
 use crate::{AioContext, Result};
 use glib::translate::from_glib_full;
+use std::cell::RefCell;
 use std::mem::size_of;
 use std::ptr;
 use std::sync::Arc;
@@ -20,12 +22,47 @@ struct ReactorSource {
 struct State {
     reactor: Arc<Reactor>,
     tag: Tag,
+    shown: RefCell<Shown>,
     /// Keeps an AioContext alive for as long as its source.
     _keep: Option<AioContext>,
 }
 
 /// GLib's handle of the fd; used on the thread that iterates.
 struct Tag(glib_sys::gpointer);
+
+/// The fds that GLib polls for a reactor without an epoll set.
+#[derive(Default)]
+struct Shown {
+    /// See [`Reactor::listed_since`].
+    version: Option<u64>,
+    tags: Vec<Tag>,
+}
+
+impl Shown {
+    /// Makes GLib poll what `reactor` watches now.
+    fn update(&mut self, source: *mut glib_sys::GSource, reactor: &Reactor, driving: &Driving<'_>) {
+        let Some(wanted) = reactor.listed_since(driving, &mut self.version) else {
+            return;
+        };
+        for tag in self.tags.drain(..) {
+            // SAFETY: the tag belongs to this source.
+            unsafe { glib_sys::g_source_remove_unix_fd(source, tag.0) };
+        }
+        self.tags.extend(wanted.into_iter().map(|(fd, events)| {
+            // SAFETY: the source is alive: GLib is calling it.
+            Tag(unsafe { glib_sys::g_source_add_unix_fd(source, fd, events & POLL_BITS) })
+        }));
+    }
+
+    fn is_ready(&self, source: *mut glib_sys::GSource) -> bool {
+        // SAFETY: the tags belong to this source.
+        let ready = |tag: &Tag| unsafe { glib_sys::g_source_query_unix_fd(source, tag.0) } != 0;
+        self.tags.iter().any(ready)
+    }
+}
+
+/// What poll(2) knows of epoll's bits.
+const POLL_BITS: u32 = READABLE | WRITABLE;
 
 static FUNCS: glib_sys::GSourceFuncs = glib_sys::GSourceFuncs {
     prepare: Some(prepare),
@@ -47,6 +84,7 @@ pub(crate) fn new(reactor: &Arc<Reactor>, keep: Option<AioContext>) -> Result<gl
     let state = Box::new(State {
         reactor: Arc::clone(reactor),
         tag,
+        shown: RefCell::default(),
         _keep: keep,
     });
     // SAFETY: GLib has allocated a whole ReactorSource.
@@ -73,11 +111,14 @@ unsafe extern "C" fn prepare(
     timeout: *mut i32,
 ) -> glib_sys::gboolean {
     // SAFETY: GLib passes our source.
-    let reactor = &unsafe { state(source) }.reactor;
+    let state = unsafe { state(source) };
+    let reactor = &state.reactor;
     let wait = match reactor.drive_or_be_woken() {
         Ok(driving) => {
             reactor.residents.note_glib();
-            reactor.prepare(&driving)
+            let wait = reactor.prepare(&driving);
+            state.shown.borrow_mut().update(source, reactor, &driving);
+            wait
         }
         Err(_) => Some(-1),
     };
@@ -92,9 +133,10 @@ unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean
     // SAFETY: the tag belongs to this source.
     let ready = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) };
     let reactor = &state.reactor;
-    let due = reactor
-        .drive()
-        .is_ok_and(|driving| reactor.check(&driving, ready != 0));
+    let due = reactor.drive().is_ok_and(|driving| {
+        let ready = ready != 0 || state.shown.borrow().is_ready(source);
+        reactor.check(&driving, ready)
+    });
     glib_sys::gboolean::from(due)
 }
 

@@ -16,6 +16,7 @@ both_loops! {
         let start = Clock::Realtime.now_ns();
         timer.arm_in_ns(3_700_000);
         assert!(timer.is_armed());
+        driven.introduce();
         assert!(driven.iterate(Wait::Block));
         assert!(Clock::Realtime.now_ns() - start >= 3_700_000, "woke early");
         assert_eq!(count.get(), 1);

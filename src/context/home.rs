@@ -12,7 +12,7 @@
 use super::{Inner, lock};
 use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
 use glib::translate::{ToGlibPtr, from_glib_full};
-use gsource::{Clock, Epoll, Reactor, last_tick_ns};
+use gsource::{Clock, Epoll, Poller, Reactor, last_tick_ns};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -315,8 +315,8 @@ impl Inner {
     }
 
     /// The inside of a new context with a GMainContext of its own.
-    pub(super) fn fresh(id: &str, threaded: bool) -> Result<Arc<Inner>> {
-        let inner = Inner::new(id, threaded, new_main_context())?;
+    pub(super) fn fresh(id: &str, threaded: bool, poller: Poller) -> Result<Arc<Inner>> {
+        let inner = Inner::new(id, threaded, poller, new_main_context())?;
         inner.settle()?;
         Ok(inner)
     }
@@ -351,7 +351,7 @@ impl Inner {
     fn run(self: &Arc<Self>, started: &mpsc::SyncSender<()>) {
         let gmain = self.gmain.clone();
         let owned = gmain.with_thread_default(|| {
-            if let Ok(_driving) = self.reactor.drive() {
+            if let Ok(driving) = self.reactor.drive() {
                 make_timers_exact();
                 self.thread_id.store(thread_id(), Ordering::Release);
                 CURRENT.set(Some(Arc::clone(self)));
@@ -359,6 +359,7 @@ impl Inner {
                 self.serve();
                 self.thread_id.store(-1, Ordering::Release);
                 self.tear_down();
+                self.reactor.part(&driving);
                 CURRENT.set(None);
             }
         });

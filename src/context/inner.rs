@@ -5,7 +5,7 @@ use super::home::Home;
 use super::sources::Sources;
 use super::{Handle, MAIN, POLL_MAX_NS, QContext, lock};
 use crate::{AioContext, Error, ErrorKind, IoHandlers, Result};
-use gsource::{PollParams, Reactor};
+use gsource::{Drivers, PollParams, Poller, Reactor};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -44,8 +44,13 @@ pub(super) struct Own {
 }
 
 impl Inner {
-    pub(super) fn new(id: &str, threaded: bool, gmain: glib::MainContext) -> Result<Arc<Inner>> {
-        let reactor = Reactor::new()?;
+    pub(super) fn new(
+        id: &str,
+        threaded: bool,
+        poller: Poller,
+        gmain: glib::MainContext,
+    ) -> Result<Arc<Inner>> {
+        let reactor = reactor(id, threaded, poller)?;
         reactor.set_poll_params(PollParams {
             max_ns: POLL_MAX_NS,
             ..PollParams::default()
@@ -154,4 +159,20 @@ impl Inner {
         drop(home);
         self.reactor.reap_if_idle();
     }
+}
+
+/// A reactor that waits with `poller`, or with epoll where that is not to be had, which is told of.
+fn reactor(id: &str, threaded: bool, poller: Poller) -> Result<Arc<Reactor>> {
+    let drivers = if threaded { Drivers::One } else { Drivers::Any };
+    Reactor::with_poller(poller, drivers).or_else(|error| {
+        if poller == Poller::Epoll {
+            return Err(error);
+        }
+        let reactor = Reactor::new()?;
+        glib::g_warning!(
+            "qcontext",
+            "context '{id}' waits with epoll, not with {poller}: {error}"
+        );
+        Ok(reactor)
+    })
 }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Handle, Inner, MAIN, QContext, lock};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Poller, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
@@ -39,7 +39,7 @@ pub(super) fn insert(context: &QContext) -> Result<()> {
 pub(super) fn main() -> QContext {
     MAIN_CONTEXT
         .get_or_init(|| {
-            let inner = Inner::new(MAIN, false, glib::MainContext::default())
+            let inner = Inner::new(MAIN, false, Poller::Epoll, glib::MainContext::default())
                 .expect("the main context takes four fds, and a process without them cannot run");
             inner
                 .thread_id

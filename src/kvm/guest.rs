@@ -252,6 +252,11 @@ impl Reports {
         self.0.seen().clean
     }
 
+    /// Whether the guest has said anything at all.
+    pub fn has_begun(&self) -> bool {
+        self.0.seen().begin.is_some()
+    }
+
     /// How long the guest took.
     pub fn duration(&self) -> Duration {
         let seen = self.0.seen();

@@ -34,6 +34,8 @@ use crate::virtio::notify::Signal;
 
 mod life;
 mod registers;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use registers::Registers;

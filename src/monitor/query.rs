@@ -38,6 +38,7 @@ fn describe(context: &QContext) -> Result<Value> {
         ("id", context.id().into()),
         ("threaded", context.is_threaded().into()),
         ("thread-id", context.thread_id().into()),
+        ("poller", context.poller().name().into()),
         ("poll-max-ns", polling.max_ns.into()),
         ("poll-grow", polling.grow.into()),
         ("poll-shrink", polling.shrink.into()),

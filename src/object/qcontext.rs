@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Object, Options, Property, Value, expected, not_found, not_writable};
-use crate::{PollParams, PoolLimits, QContext, Result};
+use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
 
 /// The type's name.
 pub(super) const TYPE: &str = "qcontext";
@@ -17,10 +17,11 @@ const TUNING: [&str; 5] = [
 ];
 
 /// What `-object qcontext` takes besides `id`.
-pub(super) const OPTIONS: [(&str, &str); 6] = [
+pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
+    ("poller", "auto|epoll|io_uring|poll"),
     ("thread-pool-max", "int"),
     ("thread-pool-min", "int"),
     ("threaded", "bool"),
@@ -33,6 +34,7 @@ pub(super) fn properties() -> Vec<Property> {
         ("id", "string"),
         ("threaded", "bool"),
         ("thread_id", "int"),
+        ("poller", "string"),
     ];
     let tuning = TUNING.map(|name| (name, "int"));
     let all = fixed.into_iter().chain(tuning);
@@ -43,12 +45,13 @@ pub(super) fn properties() -> Vec<Property> {
 /// Creates `/objects/<id>` from what is left of `options`; it lasts until it is deleted.
 pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
+    let poller = take_poller(id, &mut options)?;
     let mut values = Vec::new();
     for name in TUNING {
         values.extend(options.take_int(name)?.map(|value| (name, value)));
     }
     options.finish()?;
-    let context = QContext::new(id, threaded)?;
+    let context = QContext::with_poller(id, threaded, poller)?;
     let mut tuning = Tuning::of(&context);
     for (name, value) in values {
         *tuning.parameter(name) = value;
@@ -58,6 +61,22 @@ pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
     context.set_pool_limits(tuning.pool)?;
     context.keep();
     Ok(())
+}
+
+/// The poller that the options name; `auto` and nothing are the default one.
+fn take_poller(id: &str, options: &mut Options) -> Result<Poller> {
+    let Some(name) = options.take_str("poller")? else {
+        return Ok(Poller::default());
+    };
+    if name == "auto" {
+        return Ok(Poller::default());
+    }
+    name.parse().map_err(|_| {
+        let expects = "'auto', 'epoll', 'io_uring' or 'poll'";
+        let message =
+            format!("Parameter 'poller' of object '{id}' expects {expects}, not '{name}'");
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
 }
 
 /// A context's numbers, by the names of their properties.
@@ -100,6 +119,7 @@ impl Object for QContext {
             "id" => self.id().into(),
             "threaded" => self.is_threaded().into(),
             "thread_id" | "thread-id" => self.thread_id().into(),
+            "poller" => self.poller().name().into(),
             _ if TUNING.contains(&name) => (*Tuning::of(self).parameter(name)).into(),
             _ => return Err(not_found(TYPE, name)),
         })

@@ -1,32 +1,19 @@
-//! The io_uring of a home: requests of all its AioContexts in one ring, submitted once per turn.
+//! Requests of AioContexts to the io_uring of their home.
 //!
-//! The ring's own fd stands in the epoll set (a registered eventfd loses wake-ups when an eventfd caused the completion).
 //! Completions are handed out in batches, one call per sink and run of completions.
 //!
 //! # Threads
 //! The ring belongs to the home. An [`IoQueue`] may be held anywhere and pushes on the home only.
-//!
-//! # Invariants
-//! 1. A sink with requests in flight is kept alive by the ring, so what it keeps alive for the kernel stays.
-//! 2. A slot is reused only when its sink is gone and nothing of it is in flight.
 #![allow(unsafe_code)] // submission entries name memory of the caller
 
 use crate::home_cell::HomeCell;
+use crate::poller::ring::Ring;
 use crate::reactor::{Driving, Reactor};
 use crate::{AioContext, Error, ErrorKind, Result};
 use io_uring::{IoUring, squeue};
-use std::collections::VecDeque;
 use std::fmt;
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-const SUBMISSIONS: u32 = 256;
-const COMPLETIONS: u32 = 4096;
-/// The bits of `user_data` that are the caller's.
-const USER_BITS: u32 = 48;
-const USER_MASK: u64 = (1 << USER_BITS) - 1;
 
 /// A finished request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +76,8 @@ impl IoQueue {
         let driving = reactor.drive()?;
         reactor.with_ring(&driving, |ring| {
             let slot = self.slot(&reactor, &driving, ring)?;
-            let entry = entry.user_data(u64::from(slot) << USER_BITS | user & USER_MASK);
             // SAFETY: the caller's promise.
-            unsafe { ring.push(&entry) }?;
+            unsafe { ring.request(slot, user, entry) }?;
             ring.begin(slot, sink);
             Ok(())
         })
@@ -128,152 +114,6 @@ impl fmt::Debug for IoQueue {
 fn is_supported() -> bool {
     static SUPPORTED: OnceLock<bool> = OnceLock::new();
     *SUPPORTED.get_or_init(|| IoUring::new(2).is_ok())
-}
-
-struct Slot {
-    sink: Weak<dyn IoSink>,
-    /// Present while requests are in flight (invariant 1).
-    alive: Option<Arc<dyn IoSink>>,
-    in_flight: Arc<AtomicUsize>,
-}
-
-/// The ring and who uses it.
-pub(crate) struct Ring {
-    uring: IoUring,
-    slots: Vec<Slot>,
-    /// Completions taken from the kernel and not handed out yet: what they mean and their results.
-    taken: VecDeque<(u64, i32)>,
-    /// The kernel has not taken all submissions; try again soon.
-    stuck: bool,
-}
-
-impl Ring {
-    pub(crate) fn new() -> Result<Ring> {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETIONS).setup_clamp();
-        let plain = builder.clone();
-        let uring = builder
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .build(SUBMISSIONS);
-        let uring = uring.or_else(|_| plain.build(SUBMISSIONS));
-        let uring = uring.map_err(|error| Error::os("cannot create an io_uring", error))?;
-        Ok(Ring {
-            uring,
-            slots: Vec::new(),
-            taken: VecDeque::new(),
-            stuck: false,
-        })
-    }
-
-    pub(crate) fn fd(&self) -> RawFd {
-        self.uring.as_raw_fd()
-    }
-
-    fn add_slot(&mut self, sink: &Weak<dyn IoSink>, in_flight: &Arc<AtomicUsize>) -> Result<u16> {
-        let is_free = |slot: &Slot| slot.alive.is_none() && slot.sink.strong_count() == 0;
-        let index = self
-            .slots
-            .iter()
-            .position(is_free)
-            .unwrap_or(self.slots.len());
-        let number = u16::try_from(index)
-            .map_err(|_| Error::new(ErrorKind::LimitExceeded, "too many users of one io_uring"))?;
-        let slot = Slot {
-            sink: Weak::clone(sink),
-            alive: None,
-            in_flight: Arc::clone(in_flight),
-        };
-        match self.slots.get_mut(index) {
-            Some(free) => *free = slot,
-            None => self.slots.push(slot),
-        }
-        Ok(number)
-    }
-
-    /// # Safety
-    /// As for [`IoQueue::push`].
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<()> {
-        // SAFETY: the caller's promise.
-        if unsafe { self.uring.submission().push(entry) }.is_ok() {
-            return Ok(());
-        }
-        self.submit();
-        // SAFETY: the caller's promise.
-        unsafe { self.uring.submission().push(entry) }.map_err(|_| {
-            Error::new(
-                ErrorKind::LimitExceeded,
-                "the io_uring takes no more requests",
-            )
-        })
-    }
-
-    fn begin(&mut self, slot: u16, sink: Arc<dyn IoSink>) {
-        let slot = &mut self.slots[usize::from(slot)];
-        if slot.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            slot.alive = Some(sink);
-        }
-    }
-
-    /// Gives the kernel what was pushed.
-    pub(crate) fn submit(&mut self) {
-        self.stuck = false;
-        if self.uring.submission().is_empty() {
-            return;
-        }
-        while let Err(error) = self.uring.submit() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                // EBUSY or EAGAIN: completions must be taken, or memory found, first.
-                self.stuck = true;
-                return;
-            }
-        }
-        self.stuck = !self.uring.submission().is_empty();
-    }
-
-    /// True when a blocking wait must be skipped: completions are there, or submissions are stuck.
-    pub(crate) fn is_ready(&mut self) -> bool {
-        self.stuck || !self.taken.is_empty() || !self.uring.completion().is_empty()
-    }
-
-    /// Takes the next completions that are for one sink, in the order of the kernel; they are put into `run`.
-    pub(crate) fn next_run(&mut self, run: &mut Vec<IoCompletion>) -> Option<Arc<dyn IoSink>> {
-        if self.taken.is_empty() {
-            self.taken.extend(
-                self.uring
-                    .completion()
-                    .map(|entry| (entry.user_data(), entry.result())),
-            );
-        }
-        let number = slot_of(self.taken.front()?.0);
-        let mut sink = None;
-        while let Some(&(user_data, result)) = self.taken.front()
-            && slot_of(user_data) == number
-        {
-            self.taken.pop_front();
-            sink = self.slots.get_mut(number).and_then(Slot::end_one);
-            run.push(IoCompletion {
-                user: user_data & USER_MASK,
-                result,
-            });
-        }
-        sink
-    }
-}
-
-fn slot_of(user_data: u64) -> usize {
-    usize::try_from(user_data >> USER_BITS).unwrap_or(usize::MAX)
-}
-
-impl Slot {
-    /// Counts one completion; the sink it is for.
-    fn end_one(&mut self) -> Option<Arc<dyn IoSink>> {
-        let sink = self.alive.clone();
-        if self.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.alive = None;
-        }
-        sink
-    }
 }
 
 #[cfg(test)]

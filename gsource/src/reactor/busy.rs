@@ -45,6 +45,13 @@ pub(super) struct Busy {
     skipped: u32,
 }
 
+impl Busy {
+    /// True when no handler takes part.
+    pub(super) fn is_idle(&self) -> bool {
+        self.enrolled.is_empty()
+    }
+}
+
 struct Enrolled {
     record: Arc<FdRecord>,
     /// Polled in vain since then.
@@ -173,8 +180,10 @@ impl Reactor {
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
         if self.takes_question(driving) {
-            self.switch_all(driving, false);
-            self.ask_enrolled(driving);
+            leave_poll_mode(
+                || self.switch_all(driving, false),
+                || self.ask_enrolled(driving),
+            );
         }
     }
 
@@ -214,7 +223,7 @@ impl Reactor {
 
     /// True when something other than a polled handler wants the home.
     fn is_called(&self, driving: &Driving<'_>) -> bool {
-        self.state.is_notified() || !self.ready.is_empty() || self.has_ready_io(driving)
+        self.state.is_notified() || !self.ready.is_empty() || self.is_called_by_io(driving)
     }
 
     /// Asks every enrolled handler; those with work go to the batch.
@@ -292,6 +301,12 @@ impl Reactor {
     }
 }
 
+/// The order that loses no kick: notifications go on, then everybody is asked a last time.
+fn leave_poll_mode(notifications_on: impl FnOnce(), ask: impl FnOnce() -> bool) -> bool {
+    notifications_on();
+    ask()
+}
+
 /// The polling time after a wait of `waited` nanoseconds.
 fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
     if waited <= now_ns {
@@ -337,6 +352,9 @@ fn switch(record: &Arc<FdRecord>, polling: bool) {
         remove(record);
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,8 @@
 //!    the same generation, so an event read before the change cannot reach a later handler.
 #![allow(unsafe_code)] // fcntl(2)
 
+mod listing;
+
 use crate::aio::handler::FdRecord;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EDGE, READABLE, WRITABLE};
@@ -49,7 +51,7 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct FdTable {
     entries: Vec<Entry>,
-    epoll: Option<Arc<Epoll>>,
+    set: Set,
     next_generation: u32,
     /// Fds that epoll refuses (regular files): they count as always ready, as in poll(2).
     always_ready: Vec<RawFd>,
@@ -61,14 +63,25 @@ pub(crate) struct FdTable {
     stale: Vec<u64>,
 }
 
+/// Who is told what is wanted.
+#[derive(Default)]
+pub(crate) enum Set {
+    /// Nobody yet.
+    #[default]
+    None,
+    Epoll(Arc<Epoll>),
+    /// The home, by a [`PollList`](crate::poller::list::PollList) of that version.
+    List(u64),
+}
+
 /// So many stale tokens mean that files live on, without waiting to see one of them twice.
 const MANY_STALE: usize = 64;
 
 impl FdTable {
-    /// Starts to use `epoll`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
+    /// Starts to use `set`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
     /// before. An fd that was closed meanwhile spoils nothing; the answer tells of it.
-    pub(crate) fn open(&mut self, epoll: Arc<Epoll>, wake: (RawFd, u64)) -> Result<Vec<Error>> {
-        self.epoll = Some(epoll);
+    pub(crate) fn open(&mut self, set: Set, wake: (RawFd, u64)) -> Result<Vec<Error>> {
+        self.set = set;
         self.watch_internal(wake.0, wake.1)?;
         Ok((0..self.entries.len())
             .filter_map(|fd| self.sync(raw(fd), true).err())
@@ -77,13 +90,28 @@ impl FdTable {
 
     /// Watches one of the reactor's own fds, whose events carry `token`.
     pub(crate) fn watch_internal(&mut self, fd: RawFd, token: u64) -> Result<()> {
-        if let Some(epoll) = &self.epoll {
-            epoll
+        match &mut self.set {
+            Set::None => {}
+            Set::Epoll(epoll) => epoll
                 .add(fd, READABLE | EDGE, token)
-                .map_err(|error| refused(fd, error))?;
+                .map_err(|error| refused(fd, error))?,
+            Set::List(version) => *version += 1,
         }
         self.internal.push((fd, token));
         Ok(())
+    }
+
+    /// Watches one of the reactor's own fds no more.
+    pub(crate) fn ignore_internal(&mut self, fd: RawFd) {
+        match &mut self.set {
+            Set::None => {}
+            Set::Epoll(epoll) => {
+                // It is in the set: `watch_internal` has answered for that.
+                let _ = epoll.delete(fd);
+            }
+            Set::List(version) => *version += 1,
+        }
+        self.internal.retain(|&(own, _)| own != fd);
     }
 
     /// Adds a handler.
@@ -93,7 +121,7 @@ impl FdTable {
     pub(crate) fn add(&mut self, record: &Arc<FdRecord>) -> Result<()> {
         let fd = record.fd;
         let index = index(fd)?;
-        if self.epoll.is_none() || self.entries.len() <= index {
+        if !matches!(self.set, Set::Epoll(_)) || self.entries.len() <= index {
             // Nothing asks the kernel before the table is open, and a wrong number must not make it huge.
             check_open(fd)?;
         }
@@ -207,7 +235,7 @@ impl FdTable {
     }
 
     fn rebuild(&mut self) -> Result<()> {
-        let Some(epoll) = self.epoll.clone() else {
+        let Set::Epoll(epoll) = &self.set else {
             return Ok(());
         };
         let fresh = Epoll::new()?;
@@ -240,8 +268,10 @@ impl FdTable {
     /// Makes the kernel's view of `fd` equal to the handlers'. `force` says that the fd may be a new file under an old number.
     fn sync(&mut self, fd: RawFd, force: bool) -> Result<()> {
         let index = index(fd)?;
-        let Some(epoll) = self.epoll.clone() else {
-            return Ok(());
+        let epoll = match &self.set {
+            Set::None => return Ok(()),
+            Set::Epoll(epoll) => Arc::clone(epoll),
+            Set::List(_) => return self.list(fd, force),
         };
         let generation = self.next_generation.wrapping_add(1);
         let Some(entry) = self.entries.get_mut(index) else {

@@ -1,9 +1,11 @@
 //! The reactor's io_uring: created when first used, submitted at the end of each turn, completed in the middle of it.
 #![forbid(unsafe_code)]
 
-use super::{Driving, RING, Reactor};
+use super::{Driving, Home, Means, RING, Reactor};
 use crate::aio::lock;
-use crate::poller::uring::{IoCompletion, IoSink, Ring};
+use crate::poller::Drivers;
+use crate::poller::ring::Ring;
+use crate::poller::uring::{IoCompletion, IoSink};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -19,7 +21,10 @@ impl Reactor {
         self.open()?;
         let mut home = self.home.get(driving);
         if home.ring.is_none() {
-            home.ring = Some(self.open_ring()?);
+            home.ring = match self.take_ring(&mut home) {
+                Some(ring) => Some(ring),
+                None => Some(self.open_ring()?),
+            };
         }
         let ring = home
             .ring
@@ -28,11 +33,61 @@ impl Reactor {
         work(ring)
     }
 
-    fn open_ring(&self) -> Result<Ring> {
-        let ring = Ring::new()?;
+    fn open_ring(&self) -> Result<Box<Ring>> {
+        let ring = Box::new(Ring::for_requests()?);
         self.counts.ring.store(true, Ordering::Relaxed);
         lock(&self.fds).watch_internal(ring.fd(), RING)?;
         Ok(ring)
+    }
+
+    /// The ring, out of its place; the first time, the one that waits.
+    pub(super) fn take_ring(&self, home: &mut Home) -> Option<Box<Ring>> {
+        if home.ring.is_none()
+            && let Some(Means::Ring(_, fresh)) = self.io.get().map(|io| &io.means)
+        {
+            home.ring = lock(fresh).take();
+            self.counts.ring.store(true, Ordering::Relaxed);
+        }
+        home.ring.take()
+    }
+
+    /// True when the wait submits what was pushed, and follows soon.
+    pub(super) fn submits_by_waiting(&self) -> bool {
+        self.drivers == Drivers::One
+            && matches!(self.io.get(), Some(io) if matches!(io.means, Means::Ring(..)))
+    }
+
+    pub(super) fn submit_before_wait(&self, driving: &Driving<'_>) {
+        if self.has_ring() && (!self.submits_by_waiting() || !self.home.get(driving).busy.is_idle())
+        {
+            self.submit_io(driving);
+        }
+    }
+
+    pub(super) fn submit_after_turn(&self, driving: &Driving<'_>) {
+        if self.has_ring() && (!self.submits_by_waiting() || self.home.get(driving).is_foreign) {
+            self.submit_io(driving);
+        }
+    }
+
+    /// True when requests are in flight whose ends a foreign loop is not told of.
+    pub(super) fn has_mute_io(&self, driving: &Driving<'_>) -> bool {
+        self.has_ring()
+            && self
+                .home
+                .get(driving)
+                .ring
+                .as_ref()
+                .is_some_and(|ring| ring.is_mute())
+    }
+
+    /// Brings the completions that the kernel keeps until it is asked.
+    pub(super) fn fetch_io(&self, driving: &Driving<'_>) {
+        if self.has_ring()
+            && let Some(ring) = &mut self.home.get(driving).ring
+        {
+            ring.fetch();
+        }
     }
 
     fn has_ring(&self) -> bool {
@@ -54,7 +109,18 @@ impl Reactor {
                 .get(driving)
                 .ring
                 .as_mut()
-                .is_some_and(Ring::is_ready)
+                .is_some_and(|ring| ring.is_ready())
+    }
+
+    /// As [`Reactor::has_ready_io`], while nobody waits.
+    pub(super) fn is_called_by_io(&self, driving: &Driving<'_>) -> bool {
+        self.has_ring()
+            && self
+                .home
+                .get(driving)
+                .ring
+                .as_mut()
+                .is_some_and(|ring| ring.is_calling())
     }
 
     /// Hands out the completions there are; true when there were some.

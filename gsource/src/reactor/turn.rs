@@ -2,12 +2,11 @@
 #![allow(unsafe_code)] // timerfd(2)
 
 use super::fd_table::Batch;
-use super::{Driving, Home, Reactor, TIMER, Wait};
+use super::{Driving, Reactor, TIMER, Wait};
 use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
-use crate::poller::epoll::Event;
 use crate::unwind;
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,6 +14,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// A foreign loop looks so often for completions that it is not told of.
+const MUTE_IO_MS: i32 = 1;
 /// An idle bottom half is not kept waiting longer.
 pub(super) const IDLE_BH_NS: i64 = 10_000_000;
 
@@ -47,6 +48,8 @@ impl Reactor {
         self.prepare_turn(&driving)?;
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
+        } else {
+            self.submit_io(&driving);
         }
         Ok(self.run_ready(&driving))
     }
@@ -59,6 +62,7 @@ impl Reactor {
     pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
         let driving = self.drive()?;
         self.prepare_turn(&driving)?;
+        self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.collect(&driving, 0);
         }
@@ -73,7 +77,6 @@ impl Reactor {
         }
         self.ask_paused(driving);
         self.reap(driving);
-        self.submit_io(driving);
         Ok(())
     }
 
@@ -95,7 +98,8 @@ impl Reactor {
 
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
-        if self.may_put_off_wait(driving, wait) {
+        self.submit_before_wait(driving);
+        if !self.submits_by_waiting() && self.may_put_off_wait(driving, wait) {
             return;
         }
         let polling_since = self.poll_busily(driving, wait, limit_ns);
@@ -105,6 +109,8 @@ impl Reactor {
         let timeout = self.timeout_ns(driving, wait, limit_ns);
         if wait == Wait::Block || !self.is_pollable() {
             self.collect(driving, timeout);
+        } else {
+            self.submit_io(driving);
         }
         if let Some(begin) = polling_since
             && timeout != 0
@@ -127,7 +133,7 @@ impl Reactor {
         progress |= self.complete_io(driving);
         progress |= self.run_handlers(driving);
         progress |= self.run_timers();
-        self.submit_io(driving);
+        self.submit_after_turn(driving);
         self.reap(driving);
         progress
     }
@@ -152,54 +158,6 @@ impl Reactor {
             bound = bound.min(remaining);
         }
         if bound == i64::MAX { -1 } else { bound }
-    }
-
-    /// Waits and puts what is ready into the batch.
-    fn collect(&self, driving: &Driving<'_>, timeout_ns: i64) {
-        let Some(io) = self.io.get() else { return };
-        let mut events = self.events.get(driving);
-        let count = io.epoll.wait(&mut events[..], timeout_ns);
-        if count == 0 && !self.has_always_ready() {
-            return;
-        }
-        let trouble = self.sort_events(&mut self.home.get(driving), &events[..count]);
-        drop(events);
-        if let Err(error) = trouble {
-            super::report([error]);
-        }
-    }
-
-    fn sort_events(&self, home: &mut Home, events: &[Event]) -> Result<()> {
-        let mut outcome = Ok(());
-        for event in events {
-            let (token, ready) = (event.u64, event.events);
-            match token {
-                super::WAKE | super::RING => {}
-                TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => match home.known.find(token) {
-                    Some(record) => home.batch.push_back((Arc::clone(record), ready)),
-                    None => outcome = outcome.and(self.look_up(home, event)),
-                },
-            }
-        }
-        if self.has_always_ready() {
-            lock(&self.fds).collect_always_ready(&mut home.batch);
-        }
-        outcome
-    }
-
-    /// Finds the handlers of an event in the table, and remembers one that is alone.
-    fn look_up(&self, home: &mut Home, event: &Event) -> Result<()> {
-        let mut fds = lock(&self.fds);
-        if let Some(record) = fds.sole(event.u64) {
-            home.known.learn(event.u64, record);
-        }
-        fds.collect(event, &mut home.batch)
-    }
-
-    /// True when some fd that epoll refuses is watched, so that no wait may block.
-    pub(super) fn has_always_ready(&self) -> bool {
-        self.counts.always_ready.load(Ordering::Acquire) > 0
     }
 
     /// Asks the handlers that did not want to read whether they do now.
@@ -291,6 +249,7 @@ impl Reactor {
         self.stop_polling(driving);
         self.ask_paused(driving);
         self.reap(driving);
+        self.give_way(driving);
         self.submit_io(driving);
         // A notification alone ends an iteration, and so does what was notified.
         if self.state.accept() || !self.state.sleep() {
@@ -303,6 +262,9 @@ impl Reactor {
         match self.remaining_ns() {
             Some(0) => return None,
             remaining => self.arm_timer_fd(driving, remaining),
+        }
+        if self.has_mute_io(driving) {
+            return Some(MUTE_IO_MS);
         }
         Some(if self.bhs.has_scheduled(driving) {
             10
@@ -317,8 +279,9 @@ impl Reactor {
             return false;
         }
         if readable && self.home.get(driving).batch.is_empty() {
-            self.collect(driving, 0);
+            self.look(driving);
         }
+        self.fetch_io(driving);
         self.home.get(driving).collected = true;
         let notified = self.state.accept();
         self.collect_ready(driving);
@@ -332,7 +295,7 @@ impl Reactor {
     pub(crate) fn dispatch(&self, driving: &Driving<'_>) {
         let collected = std::mem::replace(&mut self.home.get(driving).collected, true);
         if !collected && self.home.get(driving).batch.is_empty() {
-            self.collect(driving, 0);
+            self.look(driving);
         }
         self.run_ready(driving);
     }

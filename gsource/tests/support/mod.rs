@@ -1,10 +1,11 @@
-//! What the loop's tests share: both ways to drive an AioContext, a deadline for every test, and witnesses that tell how
+//! What the loop's tests share: every way to drive an AioContext, a deadline for every test, and witnesses that tell how
 //! often, where and when something was dropped.
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 #![allow(unsafe_code)] // dup3(2) and gettid(2)
 
-use gsource::{AioContext, EventNotifier, FdHandler, Wait};
+use gsource::{AioContext, Drivers, EventNotifier, FdHandler, Poller, Reactor, Wait};
+use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -36,21 +37,38 @@ pub enum Loop {
     Glib,
 }
 
+/// A context that waits with `poller`, or why the test cannot run here.
+pub fn context(poller: Poller, name: &str) -> Option<AioContext> {
+    AioContext::with_poller(poller)
+        .inspect_err(|error| skip(name, error))
+        .ok()
+}
+
+/// Reports a test as skipped, past the capture of the test harness.
+pub fn skip(test: &str, reason: impl std::fmt::Display) {
+    let line = format!("\nSKIP: {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// An AioContext and the loop that drives it, for a test that iterates by itself.
 pub struct Driven {
     pub aio: AioContext,
+    pub poller: Poller,
     glib: Option<(glib::MainContext, glib::Source)>,
 }
 
 impl Driven {
     pub fn new(kind: Loop) -> Arc<Driven> {
-        let aio = AioContext::new().unwrap();
+        Driven::on(kind, Poller::Epoll, AioContext::new().unwrap())
+    }
+
+    fn on(kind: Loop, poller: Poller, aio: AioContext) -> Arc<Driven> {
         let glib = (kind == Loop::Glib).then(|| {
             let (context, source) = (glib::MainContext::new(), aio.g_source().unwrap());
             source.attach(Some(&context));
             (context, source)
         });
-        Arc::new(Driven { aio, glib })
+        Arc::new(Driven { aio, poller, glib })
     }
 
     pub fn is_glib(&self) -> bool {
@@ -86,7 +104,15 @@ impl Driven {
         let over = Count::new();
         let timer = self.aio.timer(gsource::Clock::Realtime, over.hitter());
         timer.arm_in_ns(milliseconds * 1_000_000);
+        self.introduce();
         self.until(|| over.get() > 0) - 1
+    }
+
+    /// Lets GLib have the wake-up that it gives itself when it is shown another fd, the timer's among them.
+    pub fn introduce(&self) {
+        if self.poller == Poller::Poll && self.is_glib() {
+            self.iterate(Wait::NoBlock);
+        }
     }
 
     /// What a callback captures to iterate again: it must not keep the context alive.
@@ -104,13 +130,16 @@ impl Drop for Driven {
     }
 }
 
-/// Runs one test body under one loop, with a deadline.
-pub fn run(kind: Loop, name: &str, case: impl FnOnce(&Arc<Driven>)) {
-    let _deadline = deadline(&format!("{name} ({kind:?})"));
-    case(&Driven::new(kind));
+/// Runs one test body under one loop with one poller, with a deadline.
+pub fn run(kind: Loop, poller: Poller, name: &str, case: impl FnOnce(&Arc<Driven>)) {
+    let name = format!("{name} ({kind:?}, {poller})");
+    let _deadline = deadline(&name);
+    if let Some(aio) = context(poller, &name) {
+        case(&Driven::on(kind, poller, aio));
+    }
 }
 
-/// Declares tests that run under both loops.
+/// Declares tests that run under both loops with every poller.
 #[macro_export]
 macro_rules! both_loops {
     ($($(#[$meta:meta])* fn $name:ident($driven:ident) $body:block)*) => {$(
@@ -123,18 +152,72 @@ macro_rules! both_loops {
 
             #[test]
             fn own_loop() {
-                support::run(support::Loop::Own, stringify!($name), case);
+                support::run(support::Loop::Own, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn own_loop_with_io_uring() {
+                support::run(support::Loop::Own, gsource::Poller::IoUring, stringify!($name), case);
+            }
+
+            #[test]
+            fn own_loop_with_poll() {
+                support::run(support::Loop::Own, gsource::Poller::Poll, stringify!($name), case);
             }
 
             #[test]
             fn glib_loop() {
-                support::run(support::Loop::Glib, stringify!($name), case);
+                support::run(support::Loop::Glib, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop_with_io_uring() {
+                support::run(support::Loop::Glib, gsource::Poller::IoUring, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop_with_poll() {
+                support::run(support::Loop::Glib, gsource::Poller::Poll, stringify!($name), case);
             }
         }
     )*};
 }
 
-/// Declares tests that get a loop which runs in a thread of its own, once of each kind.
+/// As [`both_loops`], but only with the pollers that watch files, not numbers.
+#[macro_export]
+macro_rules! both_loops_by_file {
+    ($($(#[$meta:meta])* fn $name:ident($driven:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            fn case($driven: &std::sync::Arc<support::Driven>) $body
+
+            #[test]
+            fn own_loop() {
+                support::run(support::Loop::Own, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn own_loop_with_io_uring() {
+                support::run(support::Loop::Own, gsource::Poller::IoUring, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop() {
+                support::run(support::Loop::Glib, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop_with_io_uring() {
+                support::run(support::Loop::Glib, gsource::Poller::IoUring, stringify!($name), case);
+            }
+        }
+    )*};
+}
+
+/// Declares tests that get a loop which runs in a thread of its own, once of each kind with every poller.
 #[macro_export]
 macro_rules! both_threads {
     ($($(#[$meta:meta])* fn $name:ident($running:ident) $body:block)*) => {$(
@@ -147,22 +230,45 @@ macro_rules! both_threads {
 
             #[test]
             fn own_loop() {
-                support::run_threaded(support::Loop::Own, stringify!($name), case);
+                support::run_threaded(support::Loop::Own, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn own_loop_with_io_uring() {
+                support::run_threaded(support::Loop::Own, gsource::Poller::IoUring, stringify!($name), case);
+            }
+
+            #[test]
+            fn own_loop_with_poll() {
+                support::run_threaded(support::Loop::Own, gsource::Poller::Poll, stringify!($name), case);
             }
 
             #[test]
             fn glib_loop() {
-                support::run_threaded(support::Loop::Glib, stringify!($name), case);
+                support::run_threaded(support::Loop::Glib, gsource::Poller::Epoll, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop_with_io_uring() {
+                support::run_threaded(support::Loop::Glib, gsource::Poller::IoUring, stringify!($name), case);
+            }
+
+            #[test]
+            fn glib_loop_with_poll() {
+                support::run_threaded(support::Loop::Glib, gsource::Poller::Poll, stringify!($name), case);
             }
         }
     )*};
 }
 
-pub fn run_threaded(kind: Loop, name: &str, case: impl FnOnce(&Running)) {
-    let _deadline = deadline(&format!("{name} (threaded {kind:?})"));
-    let running = Running::start(kind);
-    case(&running);
-    running.stop();
+pub fn run_threaded(kind: Loop, poller: Poller, name: &str, case: impl FnOnce(&Running)) {
+    let name = format!("{name} (threaded {kind:?}, {poller})");
+    let _deadline = deadline(&name);
+    if let Some(aio) = context(poller, &name) {
+        let running = Running::start(kind, poller, aio);
+        case(&running);
+        running.stop();
+    }
 }
 
 enum Stop {
@@ -180,10 +286,9 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(kind: Loop) -> Running {
-        let aio = AioContext::new().unwrap();
+    fn start(kind: Loop, poller: Poller, aio: AioContext) -> Running {
         let (thread, stop) = match kind {
-            Loop::Own => run_own(aio.clone()),
+            Loop::Own => run_own(&aio, poller),
             Loop::Glib => run_glib(&aio),
         };
         let (send, receive) = channel();
@@ -224,12 +329,15 @@ impl Running {
     }
 }
 
-fn run_own(aio: AioContext) -> (JoinHandle<()>, Stop) {
+/// A home: a reactor that this thread alone drives.
+fn run_own(aio: &AioContext, poller: Poller) -> (JoinHandle<()>, Stop) {
+    let reactor = Reactor::with_poller(poller, Drivers::One).unwrap();
+    aio.attach_to(&reactor).unwrap();
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
     let thread = std::thread::spawn(move || {
         while !seen.load(Ordering::SeqCst) {
-            aio.poll(Wait::Block).unwrap();
+            reactor.iterate(Wait::Block).unwrap();
         }
     });
     (thread, Stop::Flag(flag))

@@ -1,0 +1,189 @@
+//! The epoll set in the ring: the request that waits for it, and the wait of a home for both.
+//!
+//! The request is put into the ring when a wait needs it and ends with the first events, so a handler that has not read
+//! everything is found by the next one. While it stands, a look that finds nothing is two loads.
+//!
+//! A wait with nothing in flight and no request standing is made in the epoll set itself: that is faster than to submit the
+//! request for it (by a fifth, on Linux 6.18), and a process that idles there does not count as waiting for I/O.
+//!
+//! # Invariants
+//! 1. The kernel writes the events while the request stands; nobody else touches them then, and they are not freed.
+#![allow(unsafe_code)] // the kernel writes to a buffer of ours
+
+use super::{OWN, Ring, USER_BITS, USER_MASK};
+use crate::poller::epoll::{Epoll, Event};
+use crate::poller::{EVENTS, READABLE};
+use io_uring::{opcode, squeue, types};
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// `user_data` of the request that waits.
+const WAITING: u64 = (OWN as u64) << USER_BITS;
+/// `user_data` of the request that cancels it.
+const CANCELLING: u64 = WAITING | 1;
+
+/// The request.
+pub(super) struct Watch {
+    state: State,
+    events: Box<[Event; EVENTS]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    None,
+    Standing,
+    /// Ended with that answer.
+    Ended(i32),
+}
+
+impl Watch {
+    pub(super) fn new() -> Watch {
+        Watch {
+            state: State::None,
+            events: Box::new([Event { events: 0, u64: 0 }; EVENTS]),
+        }
+    }
+
+    /// One of the ring's own requests has completed.
+    pub(super) fn end(&mut self, user_data: u64, result: i32) {
+        if user_data & USER_MASK == WAITING & USER_MASK {
+            self.state = State::Ended(result);
+        }
+    }
+}
+
+impl Ring {
+    /// Submits what was pushed, and waits for at most `timeout_ns` (negative: for ever) until `epoll` has events or a request
+    /// has completed. The number of events, which [`Ring::events`] shows.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses the thread; from then on the set is waited for by itself.
+    pub(crate) fn wait(&mut self, epoll: &Epoll, timeout_ns: i64) -> io::Result<usize> {
+        if self.refused {
+            return Ok(epoll.wait(&mut self.watch.events[..], timeout_ns));
+        }
+        let waited = self.wait_in_ring(epoll, timeout_ns);
+        if waited.is_err() {
+            self.refused = true;
+            self.abandon();
+        }
+        waited
+    }
+
+    fn wait_in_ring(&mut self, epoll: &Epoll, timeout_ns: i64) -> io::Result<usize> {
+        self.reap();
+        let mut found = self.take_events(epoll);
+        if found > 0 || !self.taken.is_empty() || timeout_ns == 0 {
+            return self.look(epoll, found);
+        }
+        let idle = self.in_flight == 0 && self.uring.submission().is_empty();
+        if idle && !self.abilities.no_iowait {
+            found = self.withdraw(epoll)?;
+            if found > 0 {
+                return Ok(found);
+            }
+        }
+        if idle && self.watch.state != State::Standing {
+            return Ok(epoll.wait(&mut self.watch.events[..], timeout_ns));
+        }
+        self.stand(epoll);
+        self.enter(1, timeout_ns)?;
+        self.reap();
+        Ok(self.take_events(epoll))
+    }
+
+    /// The wait that does not block, after `found` events.
+    fn look(&mut self, epoll: &Epoll, found: usize) -> io::Result<usize> {
+        // The events that were found must be handled before the kernel may write others.
+        if found == 0 {
+            self.stand(epoll);
+        }
+        if self.uring.submission().is_empty() && !self.owes() {
+            return Ok(found);
+        }
+        self.enter(0, 0)?;
+        self.reap();
+        Ok(if found == 0 {
+            self.take_events(epoll)
+        } else {
+            found
+        })
+    }
+
+    /// The first `count` events that a wait has found.
+    pub(crate) fn events(&self, count: usize) -> &[Event] {
+        &self.watch.events[..count]
+    }
+
+    /// The events of the request that has ended.
+    fn take_events(&mut self, epoll: &Epoll) -> usize {
+        let State::Ended(result) = self.watch.state else {
+            return 0;
+        };
+        self.watch.state = State::None;
+        match usize::try_from(result) {
+            Ok(count) if self.abilities.epoll_wait => count,
+            Ok(_) => epoll.wait(&mut self.watch.events[..], 0),
+            Err(_) => 0,
+        }
+    }
+
+    /// Lets the request stand in the ring.
+    fn stand(&mut self, epoll: &Epoll) {
+        if self.watch.state != State::None {
+            return;
+        }
+        let set = types::Fd(epoll.as_raw_fd());
+        let entry: squeue::Entry = if self.abilities.epoll_wait {
+            let count = u32::try_from(EVENTS).unwrap_or(u32::MAX);
+            opcode::EpollWait::new(set, self.watch.events.as_mut_ptr().cast(), count).build()
+        } else {
+            opcode::PollAdd::new(set, READABLE).build()
+        };
+        // SAFETY: invariant 1; the set lives as long as the reactor, which owns the ring.
+        let pushed = unsafe { self.push(&entry.user_data(WAITING)) };
+        // A full queue is the kernel's refusal to take more for now; it is tried again at the next wait.
+        if pushed.is_ok() {
+            self.watch.state = State::Standing;
+        }
+    }
+
+    /// Takes the request back, so that the set can be waited for elsewhere. The number of events it has ended with.
+    ///
+    /// # Errors
+    /// As for [`Ring::wait`].
+    pub(crate) fn withdraw(&mut self, epoll: &Epoll) -> io::Result<usize> {
+        self.cancel()?;
+        Ok(self.take_events(epoll))
+    }
+
+    fn cancel(&mut self) -> io::Result<()> {
+        if self.watch.state == State::Standing {
+            let entry = opcode::AsyncCancel::new(WAITING).build();
+            // SAFETY: the request names no memory.
+            if unsafe { self.push(&entry.user_data(CANCELLING)) }.is_ok() {
+                self.enter(0, 0)?;
+            }
+        }
+        self.reap();
+        Ok(())
+    }
+}
+
+impl Ring {
+    /// Leaves the request to the kernel, which ends it when it gets to it, with the events it may write to (invariant 1).
+    fn abandon(&mut self) {
+        if self.watch.state == State::Standing {
+            let watch = std::mem::replace(&mut self.watch, Watch::new());
+            Box::leak(watch.events);
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // What another thread has put there is not ours to end.
+        let _ = self.cancel();
+        self.abandon();
+    }
+}
