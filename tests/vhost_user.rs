@@ -4,12 +4,14 @@
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 
-use qcontext::QContext;
+use qcontext::{Poller, QContext};
 
 #[path = "support/exported.rs"]
 mod exported;
 #[path = "support/guest.rs"]
 mod guest;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "support/workload.rs"]
 mod workload;
 
@@ -25,8 +27,15 @@ const BUFFERED: [Engine; 2] = [
 
 /// Random writes and reads at every depth on 1 and 4 queues, compared with what should be there.
 fn verify(engine: Engine, event_idx: bool) {
+    verify_with(Poller::Epoll, engine, event_idx);
+}
+
+fn verify_with(poller: Poller, engine: Engine, event_idx: bool) {
     for queues in [1, 4] {
-        let context = QContext::new(&unique("ctx"), true).unwrap();
+        let context = QContext::with_poller(&unique("ctx"), true, poller).unwrap();
+        if context.poller() != poller {
+            return skip::skip(&format!("this kernel gives no {poller}"));
+        }
         let disk = Disk::new(engine, 64 * MIB, queues, &context);
         for depth in [1, 7, 32, 128] {
             let workload = Workload {
@@ -77,6 +86,21 @@ fn data_survives_threads_without_event_idx() {
 #[test]
 fn data_survives_direct_threads() {
     verify(Engine::Threads { direct: true }, false);
+}
+
+#[test]
+fn data_survives_a_context_that_waits_in_the_ring() {
+    for engine in BUFFERED {
+        verify_with(Poller::IoUring, engine, true);
+    }
+    verify_with(Poller::IoUring, Engine::Uring { direct: true }, false);
+}
+
+#[test]
+fn data_survives_a_context_that_waits_by_poll() {
+    for engine in BUFFERED {
+        verify_with(Poller::Poll, engine, true);
+    }
 }
 
 #[test]

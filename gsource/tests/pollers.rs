@@ -139,10 +139,8 @@ fn catch(signal: libc::c_int) {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as libc::sighandler_t;
     // SAFETY: the action is valid for the call, and the handler is signal-safe.
-    assert_eq!(
-        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) },
-        0
-    );
+    let answer = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(answer, 0);
 }
 
 #[test]

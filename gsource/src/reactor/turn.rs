@@ -62,9 +62,10 @@ impl Reactor {
     pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
         let driving = self.drive()?;
         self.prepare_turn(&driving)?;
-        self.submit_io(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.collect(&driving, 0);
+        } else {
+            self.submit_io(&driving);
         }
         self.collect_ready(&driving);
         let ready = self.has_work(&driving) || self.remaining_ns() == Some(0);
@@ -77,6 +78,7 @@ impl Reactor {
         }
         self.ask_paused(driving);
         self.reap(driving);
+        self.submit_before_wait(driving);
         Ok(())
     }
 
@@ -98,7 +100,6 @@ impl Reactor {
 
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
-        self.submit_before_wait(driving);
         if !self.submits_by_waiting() && self.may_put_off_wait(driving, wait) {
             return;
         }

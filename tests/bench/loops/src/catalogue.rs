@@ -3,7 +3,7 @@
 
 use crate::cell::Cell;
 use crate::loops::glib_main::Glib;
-use crate::loops::ours::{InGlib, Own};
+use crate::loops::ours::{InGlib, Own, OwnPoll, OwnRing};
 use crate::loops::polling::{PollingBh, PollingKick};
 use crate::loops::qcontexts::{Plain, WithForeign};
 use crate::loops::raw::{Raw, RawEdge, RawList, RawSpin};
@@ -90,10 +90,10 @@ fn fds() -> Vec<Workload> {
                 threaded::cell(threaded::dispatch),
                 threaded::cell_with_foreign(threaded::dispatch_with_foreign),
             ];
-            and(own, cells![fd::dispatch: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+            and(own, cells![fd::dispatch: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("fd-burst", Figure::Best, &[8, 64], || {
-            cells![fd::burst: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
+            cells![fd::burst: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
         }),
         row("fdtimer-dispatch", Figure::Best, &[100], || {
             cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio]
@@ -102,7 +102,7 @@ fn fds() -> Vec<Workload> {
             cells![fd::readd: Own, Plain, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
         }),
         row("empty-iter", Figure::Best, &[1], || {
-            cells![fd::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+            cells![fd::empty: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
         }),
     ]
     .concat()
@@ -111,7 +111,7 @@ fn fds() -> Vec<Workload> {
 fn others() -> Vec<Workload> {
     [
         row("pingpong", Figure::Best, &[1, 2], || {
-            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, OwnRing, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("pingpong-polling", Figure::Best, &[1, 2], || {
             cells![remote::ping_pong: PollingKick, PollingBh, RawSpin]

@@ -57,7 +57,13 @@ const QEMU_POLLED_NS: f64 = 280.0;
 /// What QEMU's own iteration takes for one bottom half.
 const QEMU_BH_NS: f64 = 23.0;
 
+/// What QEMU's empty iteration with io_uring takes.
+const QEMU_EMPTY_NS: f64 = 21.0;
+
 const TARGETS: &[Target] = &[
+    times("fd-dispatch", None, "reactor io_uring", 1.05, "raw"),
+    times("fd-burst", Some(64), "reactor io_uring", 1.05, "raw"),
+    at_most("empty-iter", 1, "reactor io_uring", 1.2 * QEMU_EMPTY_NS),
     times("fd-dispatch", None, "reactor", 1.05, "raw"),
     times("fd-dispatch", None, "qcontext", 1.05, "raw"),
     times("fd-dispatch", None, "qcontext+foreign", 1.15, "raw"),

@@ -1,10 +1,11 @@
 //! Our event sources: under the reactor of a home, and as a GSource of a plain GMainContext.
 #![forbid(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use gsource::{Driving, Reactor};
+use gsource::{Drivers, Driving, Poller, Reactor};
 use qcontext::{AioContext, Bh, Clock, FdHandler, Timer, Wait};
 
 use crate::Result;
@@ -15,19 +16,52 @@ pub(crate) trait Ours: Loop {
     fn aio(&self) -> &AioContext;
 }
 
+/// How a reactor waits, as a type.
+pub(crate) trait Waits: 'static {
+    const POLLER: Poller;
+    const NAME: &'static str;
+}
+
+pub(crate) struct ByEpoll;
+
+impl Waits for ByEpoll {
+    const POLLER: Poller = Poller::Epoll;
+    const NAME: &'static str = "reactor";
+}
+
+pub(crate) struct ByRing;
+
+impl Waits for ByRing {
+    const POLLER: Poller = Poller::IoUring;
+    const NAME: &'static str = "reactor io_uring";
+}
+
+pub(crate) struct ByPoll;
+
+impl Waits for ByPoll {
+    const POLLER: Poller = Poller::Poll;
+    const NAME: &'static str = "reactor poll";
+}
+
+/// Our loop where the kernel has it.
+pub(crate) type OwnRing = Own<ByRing>;
+/// Our loop on any kernel.
+pub(crate) type OwnPoll = Own<ByPoll>;
+
 /// `Reactor::iterate` by a thread that owns the reactor for good, as the thread of a context does.
-pub(crate) struct Own {
+pub(crate) struct Own<W: Waits = ByEpoll> {
     aio: AioContext,
     pub(crate) reactor: &'static Reactor,
     _driving: Driving<'static>,
+    _waits: PhantomData<W>,
 }
 
-impl Loop for Own {
-    const NAME: &'static str = "reactor";
+impl<W: Waits> Loop for Own<W> {
+    const NAME: &'static str = W::NAME;
     const KIND: Kind = Kind::Ours;
 
     fn new() -> Result<Self> {
-        let reactor = Reactor::new()?;
+        let reactor = Reactor::with_poller(W::POLLER, Drivers::One)?;
         let aio = AioContext::new()?;
         aio.attach_to(&reactor)?;
         let reactor: &Arc<Reactor> = Box::leak(Box::new(reactor));
@@ -35,6 +69,7 @@ impl Loop for Own {
             aio,
             reactor,
             _driving: reactor.drive()?,
+            _waits: PhantomData,
         })
     }
 
@@ -43,7 +78,7 @@ impl Loop for Own {
     }
 }
 
-impl Ours for Own {
+impl<W: Waits> Ours for Own<W> {
     fn aio(&self) -> &AioContext {
         &self.aio
     }

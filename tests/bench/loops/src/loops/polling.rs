@@ -13,7 +13,7 @@ use crate::event_loop::{Kind, Loop, Wakes, hit};
 use crate::eventfd::{self, EventFd};
 
 fn polling() -> Result<Own> {
-    let own = Own::new()?;
+    let own = <Own>::new()?;
     own.reactor.set_poll_params(PollParams {
         max_ns: 32_768,
         ..PollParams::default()
