@@ -3,6 +3,7 @@ CARGO ?= cargo
 
 run: ready
 	$(CARGO) build --locked --release --bin qctx
+	target/release/qctx
 	tests/guest/run
 
 test: ready
@@ -22,11 +23,21 @@ install:
 	[ -d target/install/meson-private ] || \
 	    meson setup target/install --prefix=$(PREFIX) --libdir=lib --buildtype=release
 	meson configure target/install --prefix=$(PREFIX)
-	DESTDIR=$(DESTDIR) meson install -C target/install
+	CARGO_TARGET_DIR=$(CURDIR)/target DESTDIR=$(DESTDIR) meson install -C target/install
 	install -D -m 755 target/release/qctx $(DESTDIR)$(PREFIX)/bin/qctx
+	install -D -m 644 docs/qctx.1 $(DESTDIR)$(PREFIX)/share/man/man1/qctx.1
+
+# Debian packages in target/deb, and their test on a minimal system made for it (as root).
+deb:
+	tests/guest/packages
+	tests/deb/build
+
+deb-test:
+	tests/guest/packages mmdebstrap
+	tests/deb/clean-system
 
 ready:
 	tests/guest/packages
 	tests/guest/fetch
 
-.PHONY: run test bench install ready
+.PHONY: run test bench install deb deb-test ready

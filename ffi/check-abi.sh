@@ -15,4 +15,7 @@ if grep -v '@@QCONTEXT_' "$tmp/nm"; then
     echo "symbols without a version" >&2
     exit 1
 fi
-objdump -p "$1" | grep -q 'SONAME *libqcontext\.so\.0$'
+objdump -p "$1" | grep -q 'SONAME *libqcontext\.so\.0$' || {
+    echo "SONAME is not libqcontext.so.0" >&2
+    exit 1
+}

@@ -1,10 +1,11 @@
 //! The command line of `qctx`.
 //!
-//! Two programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
-//! QMP socket. Every mistake is a message in QEMU's shape, `qctx: -object ...: what is wrong`, and exit status 1.
+//! Three programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
+//! QMP socket, and with nothing at all it shows what it can do. Every mistake is a message in QEMU's shape, `qctx: -object ...: what is wrong`, and exit status 1.
 #![deny(unsafe_code)] // signal.rs has its exception
 
 mod client;
+mod demo;
 mod failure;
 mod help;
 mod machine;
@@ -51,6 +52,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
             Ok(())
         }
         plan::Invocation::Run(plan) => run::run(plan),
+        plan::Invocation::Demonstrate => demo::run(),
     }
 }
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,8 @@ use gsource::AioContext;
 
 use crate::block::Node;
 use crate::context::Claim;
+#[cfg(feature = "kvm")]
+use crate::kvm::{Board, VirtioDevice};
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::vhost_user::{Listener, Served};
@@ -31,12 +34,14 @@ mod flush;
 mod object;
 mod options;
 mod registry;
+mod transport;
 
 pub use object::{MODEL, register_type};
-pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX};
+pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX, TransportOptions};
 use registry::Reservation;
+use transport::Transport;
 
-/// A virtio-blk device served over vhost-user.
+/// A virtio-blk device with its transport.
 pub struct Export {
     options: ExportOptions,
     context: QContext,
@@ -60,7 +65,7 @@ struct End {
 
 /// What a device has while it exists. The fields go in this order.
 struct Live {
-    listener: Arc<Listener>,
+    transport: Arc<Transport>,
     blk: Arc<Blk>,
     _attached: Attached,
     _claim: Claim,
@@ -80,16 +85,57 @@ impl Export {
     /// The id is taken, drive or context do not exist, are in use or cannot serve a device, or the socket cannot be bound.
     /// Nothing is left behind then.
     pub fn add(options: ExportOptions) -> Result<Arc<Export>> {
+        Export::add_with(options, |options, parts| match options.socket() {
+            Some(path) => parts.listen(options, path),
+            None => {
+                let what = "there is no machine that takes devices, expected vhost-user=PATH";
+                Err(options.error(ErrorKind::InvalidArgument, what))
+            }
+        })
+    }
+
+    /// Makes the device that `options` describe on a machine that has not started yet, or, if they ask for vhost-user,
+    /// beside it.
+    ///
+    /// # Errors
+    /// As for [`Export::add`]; `LimitExceeded` if the machine has no room for it.
+    #[cfg(feature = "kvm")]
+    pub fn add_to(machine: &mut dyn Board, options: ExportOptions) -> Result<Arc<Export>> {
+        Export::add_with(options, |options, parts| match options.transport {
+            TransportOptions::Machine { ioeventfd, irqfd } => {
+                let wanted = VirtioDevice {
+                    id: options.id.clone(),
+                    device: Arc::<Blk>::clone(parts.blk),
+                    queue_size_max: options.queue_size,
+                    control: parts.control.clone(),
+                    ioeventfd,
+                    irqfd,
+                };
+                let (mmio, place) = machine.add_virtio(wanted)?;
+                Ok(Transport::Machine(mmio, place))
+            }
+            TransportOptions::VhostUser(ref path) => parts.listen(options, path),
+        })
+    }
+
+    fn add_with(
+        options: ExportOptions,
+        connect: impl FnOnce(&ExportOptions, &Parts<'_>) -> Result<Transport>,
+    ) -> Result<Arc<Export>> {
         options.check_numbers()?;
         let reservation = Reservation::new(&options.id)?;
-        let export = Arc::new(Export::build(options, reservation)?);
+        let export = Arc::new(Export::build(options, reservation, connect)?);
         let object: Arc<dyn Object> = Arc::<Export>::clone(&export);
         tree::add_child(&export.path(), object).inspect_err(|_| drop(export.lock().take()))?;
         registry::complete(&export);
         Ok(export)
     }
 
-    fn build(options: ExportOptions, reservation: Reservation) -> Result<Export> {
+    fn build(
+        options: ExportOptions,
+        reservation: Reservation,
+        connect: impl FnOnce(&ExportOptions, &Parts<'_>) -> Result<Transport>,
+    ) -> Result<Export> {
         let context = options.find_context()?;
         let node = options.find_node()?;
         let claim = context.claim(&options.id)?;
@@ -99,15 +145,15 @@ impl Export {
             .collect::<Result<Vec<_>>>()?;
         let serial = options.serial.as_deref().unwrap_or(&options.drive);
         let blk = Arc::new(Blk::new(Arc::clone(&node), queues.clone(), serial)?);
-        let served = Served {
-            device: Arc::<Blk>::clone(&blk),
-            queue_size_max: options.queue_size,
+        let parts = Parts {
+            blk: &blk,
+            control: &control,
         };
-        let listener = Listener::new(&options.id, &options.vhost_user, &control, served)?;
+        let transport = connect(&options, &parts)?;
         let attached = Attached::new(&context, &options.id, &control, queues)?;
         Ok(Export {
             live: Mutex::new(Some(Live {
-                listener: Arc::new(listener),
+                transport: Arc::new(transport),
                 blk,
                 _attached: attached,
                 _claim: claim,
@@ -161,9 +207,8 @@ impl Export {
 
     /// True while a front end is connected.
     pub fn is_connected(&self) -> bool {
-        self.lock()
-            .as_ref()
-            .is_some_and(|live| live.listener.is_connected())
+        self.transport()
+            .is_some_and(|transport| transport.is_connected())
     }
 
     /// What all queues together have done so far.
@@ -222,10 +267,9 @@ impl Export {
     }
 
     fn begin_end(self: &Arc<Self>) {
-        let listener = self.lock().as_ref().map(|live| Arc::clone(&live.listener));
         let this = Arc::clone(self);
-        if let Some(listener) = listener {
-            listener.shutdown(move || this.quiet());
+        if let Some(transport) = self.transport() {
+            transport.shutdown(move || this.quiet());
         }
     }
 
@@ -278,6 +322,12 @@ impl Export {
         waiting.into_iter().for_each(|done| done());
     }
 
+    /// The transport, while the device exists.
+    fn transport(&self) -> Option<Arc<Transport>> {
+        let live = self.lock();
+        live.as_ref().map(|live| Arc::clone(&live.transport))
+    }
+
     fn lock_end(&self) -> MutexGuard<'_, End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,6 +364,23 @@ impl fmt::Debug for Export {
             .field("options", &self.options)
             .field("context", &self.context.id())
             .finish_non_exhaustive()
+    }
+}
+
+/// What a device's transport is connected to.
+struct Parts<'a> {
+    blk: &'a Arc<Blk>,
+    control: &'a AioContext,
+}
+
+impl Parts<'_> {
+    fn listen(&self, options: &ExportOptions, path: &Path) -> Result<Transport> {
+        let served = Served {
+            device: Arc::<Blk>::clone(self.blk),
+            queue_size_max: options.queue_size,
+        };
+        let listener = Listener::new(&options.id, path, self.control, served)?;
+        Ok(Transport::VhostUser(listener))
     }
 }
 

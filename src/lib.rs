@@ -10,6 +10,8 @@ pub mod context;
 #[cfg(feature = "vhost-user")]
 pub mod export;
 pub mod json;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;

@@ -11,9 +11,11 @@
 #![deny(unsafe_code)] // children that need it say why
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::Result;
 use memory::GuestMemory;
+use notify::Signal;
 
 pub mod blk;
 pub mod memory;
@@ -29,6 +31,9 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 pub const F_EVENT_IDX: u64 = 1 << 29;
 /// Feature bit: virtio 1.0 or later. Every device here requires it.
 pub const F_VERSION_1: u64 = 1 << 32;
+
+/// Feature bit: single queues can be reset. The transport's business.
+pub const F_RING_RESET: u64 = 1 << 40;
 
 /// Called once when a stopped queue is quiet, with the next available index.
 pub type Stopped = Box<dyn FnOnce(u16) + Send>;
@@ -53,15 +58,18 @@ pub struct QueueSetup {
     /// Guest to device; without one the queue is looked at only when it starts.
     pub kick: Option<OwnedFd>,
     /// Device to guest; without one the guest polls.
-    pub call: Option<OwnedFd>,
+    pub call: Option<Arc<dyn Signal>>,
     /// Signalled when the guest breaks the queue.
-    pub err: Option<OwnedFd>,
+    pub err: Option<Arc<dyn Signal>>,
 }
 
 /// One virtio device; the transport owns negotiation.
 ///
 /// All methods may be called from any thread. The work itself is done by the context that each queue belongs to.
 pub trait Device: Send + Sync {
+    /// The number of the device's type, as section 5 of the specification lists them.
+    fn device_type(&self) -> u32;
+
     /// The feature bits on offer. Never bit 30, which belongs to vhost-user.
     fn features(&self) -> u64;
 
@@ -88,12 +96,12 @@ pub trait Device: Send + Sync {
     /// A queue that does not run is done at once, on the calling thread, with index 0.
     fn stop_queue(&self, index: u16, done: Stopped);
 
-    /// Replaces the call fd, also while the queue runs. The new one is signalled once, as requests may have finished
-    /// in between.
+    /// Replaces the call, also while the queue runs. The new one is signalled once, as requests may have finished in
+    /// between.
     ///
     /// # Errors
     /// As for [`start_queue`](Device::start_queue).
-    fn set_call(&self, index: u16, call: Option<OwnedFd>) -> Result<()>;
+    fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()>;
 
     /// Replaces the kick fd, also while the queue runs. The queue is looked at once, as if kicked.
     ///

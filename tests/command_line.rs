@@ -108,10 +108,6 @@ fn mistakes_in_options_are_told() {
     );
     refused(&["-object"], "qctx: -object: requires an argument");
     refused(
-        &[],
-        &format!("qctx: nothing to do: no option was given\n{TRY}"),
-    );
-    refused(
         &["-device", "nosuch,id=d"],
         "qctx: -device nosuch,id=d: 'nosuch' is not a valid device model name",
     );

@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
+use qcontext::export::TransportOptions::VhostUser;
 use qcontext::export::{Export, ExportOptions};
 use qcontext::object::{Options, Value, tree};
 use qcontext::{ErrorKind, QContext, Wait};
@@ -61,7 +62,7 @@ impl Plan {
         assert!(!Export::list().iter().any(ours));
         let export = Export::add(self.options.clone()).unwrap();
         shutdown(&export);
-        assert!(!self.options.vhost_user.exists());
+        assert!(!self.options.socket().unwrap().exists());
         let text = error.to_string();
         (
             error.kind(),
@@ -138,11 +139,11 @@ fn socket_that_cannot_be_bound_is_refused() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
     let nowhere = plan.dir.path("nowhere/s");
-    let (kind, text) = plan.refused(|options| options.vhost_user = nowhere);
+    let (kind, text) = plan.refused(|options| options.transport = VhostUser(nowhere));
     assert_eq!(kind, ErrorKind::Os);
     assert!(text.contains("No such file or directory"), "{text}");
     let long = PathBuf::from("/tmp").join("x".repeat(200));
-    let (_, too_long) = plan.refused(|options| options.vhost_user = long);
+    let (_, too_long) = plan.refused(|options| options.transport = VhostUser(long));
     assert!(
         too_long.contains("cannot listen at vhost-user="),
         "{too_long}"
@@ -177,7 +178,7 @@ fn busy_socket_drive_and_id_are_refused() {
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.contains("already in use"), "{text}");
     let (socket_kind, socket_text) =
-        other.refused(|options| options.vhost_user = export.options().vhost_user.clone());
+        other.refused(|options| options.transport = export.options().transport.clone());
     assert_eq!(socket_kind, ErrorKind::Busy);
     assert!(
         socket_text.ends_with("is in use: somebody is listening there"),
@@ -241,7 +242,7 @@ fn device_is_an_object_with_counters() {
     assert_eq!(get("type"), Value::from("virtio-blk"));
     assert_eq!(get("context"), Value::from(plan.context.id()));
     assert_eq!(get("connected"), Value::Bool(false));
-    let mut guest = Guest::connect(&plan.options.vhost_user, 1, 64, true, 8192).unwrap();
+    let mut guest = Guest::connect(plan.options.socket().unwrap(), 1, 64, true, 8192).unwrap();
     let io = |write, length| Io {
         write,
         offset: 0,
@@ -293,7 +294,7 @@ fn shutdown_flushes_the_drive_and_happens_once() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
     let export = Export::add(plan.options.clone()).unwrap();
-    let mut guest = Guest::connect(&plan.options.vhost_user, 1, 64, true, 4096).unwrap();
+    let mut guest = Guest::connect(plan.options.socket().unwrap(), 1, 64, true, 4096).unwrap();
     let io = Io {
         write: true,
         offset: 0,
@@ -309,7 +310,7 @@ fn shutdown_flushes_the_drive_and_happens_once() {
     is_done.recv_timeout(DEADLINE).unwrap();
     assert_eq!(plan.node.data_syncs(), before + 1);
     assert!(Export::find(&plan.options.id).is_err());
-    assert!(!plan.options.vhost_user.exists());
+    assert!(!plan.options.socket().unwrap().exists());
     Node::remove(plan.node.name()).unwrap();
 }
 
@@ -346,11 +347,11 @@ fn devices_come_and_go_a_hundred_times_under_one_name() {
     for round in 0..100 {
         let export = Export::add(plan.options.clone()).unwrap();
         let connected = (round % 2 == 0)
-            .then(|| Guest::connect(&plan.options.vhost_user, 1, 64, true, 4096).unwrap());
+            .then(|| Guest::connect(plan.options.socket().unwrap(), 1, 64, true, 4096).unwrap());
         shutdown(&export);
         drop(connected);
     }
-    assert!(!plan.options.vhost_user.exists());
+    assert!(!plan.options.socket().unwrap().exists());
 }
 
 #[test]
@@ -361,7 +362,7 @@ fn device_without_data_plane_runs_in_the_main_context() {
     plan.options.context = None;
     let export = Export::add(plan.options.clone()).unwrap();
     assert_eq!(export.context().id(), "qcontext-main");
-    let socket = plan.options.vhost_user.clone();
+    let socket = plan.options.socket().unwrap().to_owned();
     let guest = std::thread::spawn(move || {
         let mut guest = Guest::connect(&socket, 1, 64, true, 4096).unwrap();
         let io = Io {
@@ -399,7 +400,7 @@ fn shutdown_of_all_waits_for_those_that_are_ending_already() {
     is_done.recv_timeout(DEADLINE).unwrap();
     for plan in &plans {
         assert!(Export::find(&plan.options.id).is_err());
-        assert!(!plan.options.vhost_user.exists());
+        assert!(!plan.options.socket().unwrap().exists());
     }
     let (nothing, is_nothing) = mpsc::channel();
     Export::shutdown_all(move || nothing.send(()).unwrap());

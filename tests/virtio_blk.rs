@@ -367,9 +367,7 @@ fn kick_and_call_fds_can_be_replaced_while_running() {
     disk.blk
         .set_kick(0, Some(kick.try_clone().unwrap()))
         .unwrap();
-    disk.blk
-        .set_call(0, Some(call.try_clone().unwrap()))
-        .unwrap();
+    disk.blk.set_call(0, Some(disk::call(&call))).unwrap();
     assert_eq!(take(&call), 1, "a new call fd is signalled once");
     disk.iterate(2);
     disk.clients[0].kick = kick;

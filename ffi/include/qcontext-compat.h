@@ -388,10 +388,42 @@ static inline void aio_notify(AioContext *ctx)
     qcontext_aio_notify(ctx);
 }
 
+/* A reference to the context whose own AioContext this is, such as an IOThread; NULL for any other. */
+static inline QContext *qcontext_compat_context_of(AioContext *ctx)
+{
+    char **names = qcontext_list_names();
+    QContext *found = NULL;
+
+    for (int i = 0; names[i] && !found; i++) {
+        QContext *context = qcontext_find_by_name(names[i], NULL);
+        AioContext *own = context ? qcontext_get_aio(context, NULL) : NULL;
+
+        if (own == ctx) {
+            found = context;
+        } else {
+            qcontext_unref(context);
+        }
+        qcontext_aio_unref(own);
+    }
+    g_strfreev(names);
+    return found;
+}
+
 static inline void aio_context_set_poll_params(AioContext *ctx, int64_t max_ns, int64_t grow, int64_t shrink,
                                                Error **errp)
 {
-    qcontext_aio_set_poll_params(ctx, max_ns, grow, shrink, errp);
+    QContext *context;
+
+    if (!qcontext_aio_set_poll_params(ctx, max_ns, grow, shrink, errp)) {
+        return;
+    }
+    context = qcontext_compat_context_of(ctx);
+    if (context) {
+        qcontext_set_property(context, "poll-max-ns", g_variant_new_int64(max_ns), NULL);
+        qcontext_set_property(context, "poll-grow", g_variant_new_int64(grow), NULL);
+        qcontext_set_property(context, "poll-shrink", g_variant_new_int64(shrink), NULL);
+        qcontext_unref(context);
+    }
 }
 
 static inline void aio_context_set_aio_params(AioContext *ctx, int64_t max_batch)

@@ -1532,7 +1532,8 @@ GSource *qcontext_find_source_by_name(QContext *context,
 
 /**
  * qcontext_destroy_source:
- * Destroys a source and forgets its name.
+ * Destroys a source and forgets its name. As with g_source_destroy(), the notify of the source's callback runs here, unless a call
+ * is running.
  * @context: a context
  * @source: a source attached with qcontext_attach_source()
  *
@@ -1540,7 +1541,8 @@ GSource *qcontext_find_source_by_name(QContext *context,
  *
  * Any thread, any locks held.
  */
-gboolean qcontext_destroy_source(QContext *context, GSource *source);
+gboolean qcontext_destroy_source(QContext *context,
+                                 GSource *source);
 
 /**
  * qcontext_timer_init:

@@ -74,7 +74,8 @@ pub unsafe extern "C" fn qcontext_find_source_by_name(
 }
 
 /// qcontext_destroy_source:
-/// Destroys a source and forgets its name.
+/// Destroys a source and forgets its name. As with g_source_destroy(), the notify of the source's callback runs here, unless a call
+/// is running.
 /// @context: a context
 /// @source: a source attached with qcontext_attach_source()
 ///

@@ -71,11 +71,3 @@ fn every_function_of_the_source_is_in_the_symbol_map() {
     assert!(!defined.is_empty());
     assert_eq!(mapped, defined);
 }
-
-#[test]
-fn meson_has_the_same_version() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let meson = std::fs::read_to_string(folder.join("../meson.build")).unwrap();
-    let wanted = format!("version: '{}'", env!("CARGO_PKG_VERSION"));
-    assert!(meson.contains(&wanted), "meson.build does not say {wanted}");
-}

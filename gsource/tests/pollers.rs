@@ -294,6 +294,8 @@ fn a_change_by_another_thread_reaches_a_home_that_sleeps() {
                 let (notifier, count) = watched_notifier(&aio);
                 notifier.signal();
                 *called.lock().unwrap() = Some((notifier, count));
+                // The home may have been called before it could see this.
+                aio.notify();
             });
             while !matches!(&*called.lock().unwrap(), Some((_, count)) if count.get() == 1) {
                 aio.poll(Wait::Block).unwrap();

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use qcontext::block::Node;
 use qcontext::export::{self, Export, ExportOptions};
+use qcontext::kvm::Builder;
 use qcontext::monitor;
 use qcontext::object::{Options, Value, tree};
 use qcontext::{Error, ErrorKind, Result};
@@ -21,14 +22,28 @@ pub(super) fn create_drive(options: Options) -> Result<()> {
 
 /// Makes the device that `-device` or `device_add` describes.
 pub(super) fn create_device(mut options: Options) -> Result<()> {
+    check_driver(&mut options)?;
+    ExportOptions::from_options(options)
+        .and_then(Export::add)
+        .map(drop)
+}
+
+/// Makes the device that `-device` describes where there is a machine, which has not started yet.
+#[allow(dead_code)] // nobody asks for a machine yet
+pub(super) fn create_device_on(machine: &mut Builder, mut options: Options) -> Result<()> {
+    check_driver(&mut options)?;
+    ExportOptions::for_machine(options)
+        .and_then(|options| Export::add_to(machine, options))
+        .map(drop)
+}
+
+fn check_driver(options: &mut Options) -> Result<()> {
     let driver = options.need_str("driver")?;
     if driver != export::MODEL {
         let message = format!("'{driver}' is not a valid device model name");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
-    ExportOptions::from_options(options)
-        .and_then(Export::add)
-        .map(drop)
+    Ok(())
 }
 
 /// Takes a device away once its requests in flight are finished, then tells everybody and calls `done`.
@@ -37,6 +52,10 @@ pub(super) fn remove_device(id: &str, done: impl FnOnce(Result<()>) + Send + 'st
         Ok(device) => device,
         Err(error) => return done(Err(error)),
     };
+    if device.options().socket().is_none() {
+        let message = format!("device '{id}' is part of the machine and cannot be unplugged");
+        return done(Err(Error::new(ErrorKind::Busy, message)));
+    }
     // Whoever calls it first has it: the device when it is gone, or this when it refuses.
     let done = Arc::new(Mutex::new(Some(done)));
     let gone = Arc::clone(&done);

@@ -15,6 +15,8 @@ use super::help;
 pub(super) enum Invocation {
     /// Print this, and that was it.
     Print(String),
+    /// Show what the program can do.
+    Demonstrate,
     /// Serve this.
     Run(Plan),
 }
@@ -78,7 +80,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
         }
     }
     if arguments.is_empty() {
-        return Err(Failure::new("nothing to do", "no option was given").with_hint(help::HINT));
+        return Ok(Invocation::Demonstrate);
     }
     Ok(Invocation::Run(plan))
 }

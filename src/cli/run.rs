@@ -91,7 +91,7 @@ fn commands(stop: &Flag) -> Commands {
     commands
 }
 
-fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
+pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     while !done() {
         QContext::main()
             .iterate(Wait::Block)
@@ -126,15 +126,15 @@ fn wake() {
 
 /// Something that happens once, on any thread, and then wakes the main loop.
 #[derive(Clone, Debug, Default)]
-struct Flag(Arc<AtomicBool>);
+pub(super) struct Flag(Arc<AtomicBool>);
 
 impl Flag {
-    fn set(&self) {
+    pub(super) fn set(&self) {
         self.0.store(true, Ordering::Release);
         wake();
     }
 
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

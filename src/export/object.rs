@@ -1,7 +1,10 @@
 //! A device as an object under `/machine/peripheral`.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
+
 use super::Export;
+use super::TransportOptions::Machine;
 use super::options::OPTIONS;
 use crate::Result;
 use crate::object::types::{self, Type};
@@ -11,7 +14,7 @@ use crate::object::{Object, Property, Value, not_found, not_writable};
 pub const MODEL: &str = "virtio-blk";
 
 /// Every property with its type, in the order of the listing.
-const PROPERTIES: [(&str, &str); 16] = [
+const PROPERTIES: [(&str, &str); 21] = [
     ("type", "string"),
     ("id", "string"),
     ("drive", "string"),
@@ -21,7 +24,12 @@ const PROPERTIES: [(&str, &str); 16] = [
     ("queue-size", "int"),
     ("read-only", "bool"),
     ("vhost-user", "string"),
+    ("address", "int"),
+    ("interrupt", "int"),
+    ("ioeventfd", "bool"),
+    ("irqfd", "bool"),
     ("connected", "bool"),
+    ("fault", "string"),
     ("reads", "int"),
     ("writes", "int"),
     ("flushes", "int"),
@@ -67,8 +75,18 @@ impl Object for Export {
             "num-queues" => i64::from(options.num_queues).into(),
             "queue-size" => i64::from(options.queue_size).into(),
             "read-only" => self.node().is_read_only().into(),
-            "vhost-user" => options.vhost_user.to_string_lossy().as_ref().into(),
+            "vhost-user" => {
+                let socket = options.socket().map(Path::to_string_lossy);
+                socket.unwrap_or_default().as_ref().into()
+            }
+            "address" => self.place().map_or(-1, |(address, _)| address).into(),
+            "interrupt" => self.place().map_or(-1, |(_, line)| line).into(),
+            "ioeventfd" => {
+                matches!(options.transport, Machine { ioeventfd, .. } if ioeventfd).into()
+            }
+            "irqfd" => matches!(options.transport, Machine { irqfd, .. } if irqfd).into(),
             "connected" => self.is_connected().into(),
+            "fault" => self.fault().unwrap_or_default().as_str().into(),
             _ => return self.counter(name).map(Value::from),
         })
     }
@@ -82,6 +100,17 @@ impl Object for Export {
 }
 
 impl Export {
+    /// The address of the registers and the interrupt line, of a device on a machine.
+    fn place(&self) -> Option<(i64, i64)> {
+        let (address, line) = self.transport()?.place()?;
+        Some((i64::try_from(address).unwrap_or(i64::MAX), i64::from(line)))
+    }
+
+    /// What the guest did wrong the last time.
+    fn fault(&self) -> Option<String> {
+        self.transport()?.fault()
+    }
+
     fn counter(&self, name: &str) -> Result<u64> {
         let stats = self.stats();
         Ok(match name {

@@ -1,7 +1,7 @@
 //! What a device on the command line or in `device_add` asks for.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::block::Node;
@@ -14,9 +14,11 @@ pub const QUEUES_MAX: u16 = 64;
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
 /// What [`ExportOptions::from_options`] takes besides the id.
-pub(super) const OPTIONS: [(&str, &str); 7] = [
+pub(super) const OPTIONS: [(&str, &str); 9] = [
     ("context", "string"),
     ("drive", "string"),
+    ("ioeventfd", "bool"),
+    ("irqfd", "bool"),
     ("num-queues", "int"),
     ("queue-size", "int"),
     ("serial", "string"),
@@ -24,7 +26,21 @@ pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("x-data-plane", "bool"),
 ];
 
-/// A virtio-blk device to be served over vhost-user.
+/// How a device reaches its guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransportOptions {
+    /// Over vhost-user: front ends connect to this socket.
+    VhostUser(PathBuf),
+    /// On the machine that this process runs.
+    Machine {
+        /// Notifications go straight to the device's context; else they trap and a vcpu's thread passes them on.
+        ioeventfd: bool,
+        /// Interrupts are KVM's business once the device's context has signalled an eventfd; else it calls KVM.
+        irqfd: bool,
+    },
+}
+
+/// A virtio-blk device and its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportOptions {
     /// The device's name, `/machine/peripheral/<id>`.
@@ -35,8 +51,8 @@ pub struct ExportOptions {
     pub context: Option<String>,
     /// `x-data-plane=on`: the device may leave the main context.
     pub data_plane: bool,
-    /// Where front ends connect.
-    pub vhost_user: PathBuf,
+    /// How it reaches its guest.
+    pub transport: TransportOptions,
     /// How many queues a front end may use.
     pub num_queues: u16,
     /// The most entries of a queue.
@@ -46,7 +62,7 @@ pub struct ExportOptions {
 }
 
 impl ExportOptions {
-    /// A device with default settings.
+    /// A device with default settings, served over vhost-user.
     pub fn new(
         id: impl Into<String>,
         drive: impl Into<String>,
@@ -57,7 +73,7 @@ impl ExportOptions {
             drive: drive.into(),
             context: None,
             data_plane: false,
-            vhost_user: vhost_user.into(),
+            transport: TransportOptions::VhostUser(vhost_user.into()),
             num_queues: 1,
             queue_size: QUEUE_SIZE_MAX,
             serial: None,
@@ -68,17 +84,24 @@ impl ExportOptions {
     ///
     /// # Errors
     /// An option is missing, unknown or not what is expected.
-    pub fn from_options(mut options: Options) -> Result<Self> {
+    pub fn from_options(options: Options) -> Result<Self> {
+        ExportOptions::read(options, false)
+    }
+
+    /// As [`ExportOptions::from_options`] where there is a machine: without `vhost-user` the device is the machine's.
+    ///
+    /// # Errors
+    /// An option is missing, unknown or not what is expected.
+    pub fn for_machine(options: Options) -> Result<Self> {
+        ExportOptions::read(options, true)
+    }
+
+    fn read(mut options: Options, machine: bool) -> Result<Self> {
         let id = options.need_id()?;
         let drive = required(&mut options, &id, "drive", "has no drive", "drive=ID")?;
-        let path = required(
-            &mut options,
-            &id,
-            "vhost-user",
-            "has no transport",
-            "vhost-user=PATH",
-        )?;
-        let mut export = ExportOptions::new(id, drive, path);
+        let transport = transport(&mut options, &id, machine)?;
+        let mut export = ExportOptions::new(id, drive, PathBuf::new());
+        export.transport = transport;
         export.context = options.take_str("context")?;
         export.data_plane = options.take_bool("x-data-plane")?.unwrap_or(false);
         export.serial = options.take_str("serial")?;
@@ -88,6 +111,14 @@ impl ExportOptions {
         export.queue_size = narrow(size, export.queue_size);
         options.finish()?;
         Ok(export)
+    }
+
+    /// Where front ends connect, if they do.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.transport {
+            TransportOptions::VhostUser(path) => Some(path),
+            TransportOptions::Machine { .. } => None,
+        }
     }
 
     /// The context that the options ask for.
@@ -151,6 +182,23 @@ impl ExportOptions {
     pub(super) fn error(&self, kind: ErrorKind, what: &str) -> Error {
         Error::new(kind, format!("device '{}': {what}", self.id))
     }
+}
+
+/// What says how the device reaches its guest.
+fn transport(options: &mut Options, id: &str, machine: bool) -> Result<TransportOptions> {
+    let given = options
+        .peek("vhost-user")
+        .is_some_and(|path| !path.is_empty());
+    if given || !machine {
+        let complaint = "has no transport";
+        let path = required(options, id, "vhost-user", complaint, "vhost-user=PATH")?;
+        return Ok(TransportOptions::VhostUser(path.into()));
+    }
+    options.take_str("vhost-user")?;
+    Ok(TransportOptions::Machine {
+        ioeventfd: options.take_bool("ioeventfd")?.unwrap_or(true),
+        irqfd: options.take_bool("irqfd")?.unwrap_or(true),
+    })
 }
 
 fn required(

@@ -9,6 +9,7 @@ use rustix::fs::MemfdFlags;
 
 use super::protocol::{Header, Message, Request};
 use super::session::Served;
+use crate::virtio::notify::Signal;
 use crate::virtio::{Device, QueueSetup, Stopped};
 use crate::{Error, ErrorKind, Result};
 
@@ -97,6 +98,10 @@ impl Device for FakeDevice {
         self.queues
     }
 
+    fn device_type(&self) -> u32 {
+        2
+    }
+
     fn queue_size_max(&self) -> u16 {
         32768
     }
@@ -131,7 +136,7 @@ impl Device for FakeDevice {
         self.log().stopping.push((index, done));
     }
 
-    fn set_call(&self, index: u16, call: Option<OwnedFd>) -> Result<()> {
+    fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()> {
         self.record(Asked::ReplaceCall(index, call.is_some()));
         Ok(())
     }

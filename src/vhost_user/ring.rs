@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::protocol::{F_PROTOCOL_FEATURES, VringAddr, protocol};
 use crate::virtio::QueueSetup;
 use crate::virtio::memory::GuestMemory;
+use crate::virtio::notify::{CallFd, Signal};
 use crate::{Error, Result};
 
 /// Whether the device is serving the queue.
@@ -61,8 +63,8 @@ impl Ring {
             features: features & !F_PROTOCOL_FEATURES,
             memory: memory.clone(),
             kick: duplicate(self.kick.as_ref())?,
-            call: duplicate(self.call.as_ref())?,
-            err: duplicate(self.err.as_ref())?,
+            call: signal(self.call.as_ref())?,
+            err: signal(self.err.as_ref())?,
         })
     }
 }
@@ -83,6 +85,14 @@ pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
             .map_err(|error| Error::os("cannot duplicate a queue's eventfd", error))
     })
     .transpose()
+}
+
+/// The way to the front end through an eventfd of its own.
+pub(super) fn signal(fd: Option<&OwnedFd>) -> Result<Option<Arc<dyn Signal>>> {
+    let Some(fd) = duplicate(fd)? else {
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(CallFd::new(fd)?)))
 }
 
 /// Refuses an fd that is not an eventfd: anything else could block us or never fall silent.

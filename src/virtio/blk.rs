@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use gsource::AioContext;
 
+use super::notify::Signal;
 use super::queue::Broken;
 use super::{Device, QueueSetup, Stopped};
 use crate::block::{Claim, Node};
@@ -106,6 +107,10 @@ impl Blk {
 }
 
 impl Device for Blk {
+    fn device_type(&self) -> u32 {
+        2
+    }
+
     fn features(&self) -> u64 {
         config::features(&self.shared.node, self.queues.len())
     }
@@ -140,8 +145,9 @@ impl Device for Blk {
         }
     }
 
-    fn set_call(&self, index: u16, call: Option<OwnedFd>) -> Result<()> {
-        self.queue(index)?.set_call(call)
+    fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()> {
+        self.queue(index)?.set_call(call);
+        Ok(())
     }
 
     fn set_kick(&self, index: u16, kick: Option<OwnedFd>) -> Result<()> {

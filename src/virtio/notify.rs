@@ -1,9 +1,11 @@
 //! The two eventfds of a queue: the kick, by which the guest tells us of new requests, and the call, by which we
 //! tell the guest of finished ones.
 //!
-//! Used by devices, which watch the [`KickFd`] in their AioContext and signal the [`CallFd`] once per batch.
-//! Both fds come from a peer that we do not trust, and both share their open file description with it: the peer
-//! can change O_NONBLOCK, fill the counter, or read it at any time.
+//! Used by devices, which watch the [`KickFd`] in their AioContext and give a [`Signal`] once per batch. What a signal
+//! is, the transport knows: a [`CallFd`], or an interrupt of a machine of ours.
+//!
+//! Fds may come from a peer that we do not trust, and share their open file description with it: the peer can change
+//! O_NONBLOCK, fill the counter, or read it at any time.
 //!
 //! # Invariants
 //! 1. Only eventfds are accepted. Anything else could block, or never become quiet.
@@ -11,6 +13,7 @@
 //! 3. Signalling a call cannot block: see its module.
 #![deny(unsafe_code)] // children that need it say why
 
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -19,6 +22,14 @@ use crate::{Error, ErrorKind, Result};
 mod signal;
 #[cfg(test)]
 mod tests;
+
+/// The way from a device to its guest.
+///
+/// Given on the thread that drives the queue, so an implementation neither blocks nor waits.
+pub trait Signal: fmt::Debug + Send + Sync {
+    /// Lets the guest know. Signals that the guest has not seen yet may merge into one.
+    fn signal(&self);
+}
 
 /// The eventfd by which a guest announces requests. Never read.
 #[derive(Debug)]
@@ -52,9 +63,11 @@ impl CallFd {
     pub fn new(fd: OwnedFd) -> Result<Self> {
         check_eventfd(&fd, "call").map(|()| CallFd(fd))
     }
+}
 
+impl Signal for CallFd {
     /// Adds one to the counter and wakes whoever waits for it. Never blocks; a full counter stays full.
-    pub fn signal(&self) {
+    fn signal(&self) {
         signal::signal(&self.0);
     }
 }

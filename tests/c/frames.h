@@ -126,14 +126,14 @@ static inline Frame dhcp(const Guest *guest, guint8 type, guint32 offered)
 
     memcpy(message + 28, guest->mac, 6);
     put32(message + 236, 0x63825363);
-    *options++ = 53, *options++ = 1, *options++ = type;
+    memcpy(options, (guint8[]) { 53, 1, type }, 3);
+    options += 3;
     if (offered) {
-        *options++ = 50, *options++ = 4;
-        put32(options, offered);
-        options += 4;
-        *options++ = 54, *options++ = 4;
-        put32(options, guest->gateway);
-        options += 4;
+        memcpy(options, "\x32\x04", 2);
+        put32(options + 2, offered);
+        memcpy(options + 6, "\x36\x04", 2);
+        put32(options + 8, guest->gateway);
+        options += 12;
     }
     *options = 255;
     put_udp(&frame, 68, 67, message, (int)sizeof(message));

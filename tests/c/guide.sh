@@ -3,7 +3,9 @@
 set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
+# shellcheck disable=SC2016 # nothing is to be expanded
 sed -n '/^```c$/,/^```$/p' "$1" | sed '/^```/d' >"$tmp/example.c"
+# shellcheck disable=SC2046 # a list of words
 "$2" -Wall -Wextra -Werror "$tmp/example.c" -o "$tmp/example" -I "$4" -L "$3" -lqcontext $(pkg-config --cflags --libs glib-2.0)
 LD_LIBRARY_PATH="$3" "$tmp/example" >"$tmp/said"
 grep -q '^queued on thread [0-9]' "$tmp/said"

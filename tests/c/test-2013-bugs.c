@@ -589,7 +589,7 @@ static void test_old_timers(void)
     int n = 0;
 
     for (size_t i = 0; i < G_N_ELEMENTS(clocks); i++) {
-        QEMUTimer *ms = qemu_new_timer_ms(clocks[i], fired, &n), *ns = qemu_new_timer_ns(clocks[i], fired, &n);
+        QEMUTimer *ms = qemu_new_timer_ms(clocks[i], fired, &n), *ns = qemu_new_timer(clocks[i], SCALE_NS, fired, &n);
 
         n = 0;
         qemu_mod_timer(ms, qemu_get_clock_ms(clocks[i]) + 3600 * 1000);
@@ -606,6 +606,9 @@ static void test_old_timers(void)
             main_loop_wait(false);
         }
         qemu_free_timer(ms);
+        qemu_free_timer(ns);
+        ns = qemu_new_timer_ns(clocks[i], fired, &n);
+        g_assert_false(qemu_timer_pending(ns));
         qemu_free_timer(ns);
     }
 }

@@ -287,6 +287,19 @@ static void test_iothread(void)
     aio_wait_bh_oneshot(iothread_get_aio_context(iothread), seen_in_iothread, &seen);
     g_assert_true(seen == iothread_get_aio_context(iothread));
     g_assert_false(in_aio_context_home_thread(seen));
+    aio_context_set_poll_params(seen, 1000, 3, 4, NULL);
+    g_autoptr(GVariant) max = qcontext_get_property(iothread, "poll-max-ns", NULL);
+    g_autoptr(GVariant) grow = qcontext_get_property(iothread, "poll-grow", NULL);
+    g_autoptr(GVariant) shrink = qcontext_get_property(iothread, "poll-shrink", NULL);
+    g_assert_cmpint(g_variant_get_int64(max), ==, 1000);
+    g_assert_cmpint(g_variant_get_int64(grow), ==, 3);
+    g_assert_cmpint(g_variant_get_int64(shrink), ==, 4);
+    Error *err = NULL;
+    aio_context_set_poll_params(seen, 2000, -1, 4, &err);
+    g_assert_error(err, QCONTEXT_ERROR, QCONTEXT_ERROR_INVALID_ARGUMENT);
+    g_error_free(err);
+    g_autoptr(GVariant) same = qcontext_get_property(iothread, "poll-max-ns", NULL);
+    g_assert_cmpint(g_variant_get_int64(same), ==, 1000);
     g_assert_null(g_thread_join(g_thread_new("plain", plain_thread, NULL)));
     iothread_destroy(iothread);
 }
@@ -594,6 +607,168 @@ static void test_polling(void)
     aio_context_unref(t->ctx);
 }
 
+static void test_every_way_to_make_a_timer(void)
+{
+    /* Each is due at once, in its own unit; the far ones are not. */
+    QEMUTimer own[4];
+    QEMUTimer *heap[6];
+    int n = 0, wanted = 0;
+    const int attributes = QEMU_TIMER_ATTR_EXTERNAL;
+
+    timer_init(&own[0], QEMU_CLOCK_REALTIME, SCALE_NS, count, &n);
+    timer_init_ns(&own[1], QEMU_CLOCK_VIRTUAL, count, &n);
+    timer_init_ms(&own[2], QEMU_CLOCK_HOST, count, &n);
+    timer_init_full(&own[3], NULL, QEMU_CLOCK_VIRTUAL_RT, SCALE_US, attributes, count, &n);
+    heap[0] = timer_new(QEMU_CLOCK_REALTIME, SCALE_US, count, &n);
+    heap[1] = timer_new_ns(QEMU_CLOCK_VIRTUAL, count, &n);
+    heap[2] = timer_new_us(QEMU_CLOCK_HOST, count, &n);
+    heap[3] = timer_new_full(NULL, QEMU_CLOCK_REALTIME, SCALE_MS, QEMU_TIMER_ATTR_ALL, count, &n);
+    heap[4] = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME, SCALE_NS, count, &n);
+    heap[5] = aio_timer_new_with_attrs(qemu_get_aio_context(), QEMU_CLOCK_REALTIME, SCALE_NS, attributes, count, &n);
+    for (size_t i = 0; i < G_N_ELEMENTS(own); i++, wanted++) {
+        timer_mod_ns(&own[i], 1);
+        g_assert_cmpuint(timer_expire_time_ns(&own[i]), ==, 1);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(heap); i++, wanted++) {
+        timer_mod_ns(heap[i], G_MAXINT64);
+        timer_mod_anticipate_ns(heap[i], 1);
+        g_assert_cmpuint(timer_expire_time_ns(heap[i]), ==, 1);
+    }
+    while (n < wanted) {
+        main_loop_wait(false);
+    }
+    aio_timer_init_with_attrs(ctx, &own[0], QEMU_CLOCK_VIRTUAL, SCALE_NS, attributes, count, &n);
+    qemu_clock_enable(QEMU_CLOCK_VIRTUAL, false);
+    timer_mod(&own[0], 0);
+    g_assert_false(aio_poll(ctx, false));
+    g_assert_cmpint(n, ==, wanted);
+    qemu_clock_enable(QEMU_CLOCK_VIRTUAL, true);
+    while (n == wanted) {
+        aio_poll(ctx, true);
+    }
+    g_assert_cmpint(n, ==, wanted + 1);
+    for (size_t i = 0; i < G_N_ELEMENTS(heap); i++) {
+        timer_free(heap[i]);
+    }
+}
+
+static void test_bottom_halves_by_name(void)
+{
+    BHTest data = { .max = 1 };
+
+    data.bh = aio_bh_new_full(ctx, bh_test, &data, "by name", NULL);
+    qemu_bh_schedule(data.bh);
+    aio_bh_schedule_oneshot_full(ctx, bh_test, &data, "once");
+    g_assert_true(aio_poll(ctx, false));
+    g_assert_cmpint(data.n, ==, 2);
+    qemu_bh_delete(data.bh);
+    data.bh = qemu_bh_new_full(bh_test, &data, "main", NULL);
+    qemu_bh_schedule(data.bh);
+    while (data.n < 3) {
+        main_loop_wait(false);
+    }
+    qemu_bh_delete(data.bh);
+    aio_poll(ctx, false);
+}
+
+static void test_notify_and_references(void)
+{
+    AioContext *own = aio_context_new(NULL);
+
+    aio_context_ref(own);
+    aio_context_unref(own);
+    aio_context_set_aio_params(own, 8);
+    /* Ends a wait, and is no progress. */
+    aio_notify(own);
+    g_assert_false(aio_poll(own, true));
+    aio_context_unref(own);
+}
+
+static void handled(EventNotifier *e)
+{
+    NotifierTest *data = (NotifierTest *)e;
+
+    g_assert_true(event_notifier_test_and_clear(e));
+    data->n++;
+}
+
+static void test_notifier_on_the_main_loop(void)
+{
+    NotifierTest made = { .n = 0 }, given = { .n = 0 };
+
+    g_assert_cmpint(event_notifier_init(&made.e, false), ==, 0);
+    event_notifier_init_fd(&given.e, dup(event_notifier_get_fd(&made.e)));
+    g_assert_cmpint(event_notifier_get_fd(&given.e), !=, event_notifier_get_fd(&made.e));
+    g_assert_cmpint(event_notifier_get_wfd(&given.e), >=, 0);
+    event_notifier_set_handler(&given.e, handled);
+    /* One file: what is signalled at one end is seen at the other. */
+    g_assert_cmpint(event_notifier_set(&made.e), ==, 0);
+    while (!given.n) {
+        main_loop_wait(false);
+    }
+    event_notifier_set_handler(&given.e, NULL);
+    g_assert_cmpint(event_notifier_set(&made.e), ==, 0);
+    while (main_loop_wait(true)) {
+    }
+    g_assert_cmpint(given.n, ==, 1);
+    event_notifier_cleanup(&given.e);
+    event_notifier_cleanup(&made.e);
+}
+
+static void count_and_kick(void *opaque)
+{
+    g_atomic_int_inc((int *)opaque);
+    aio_wait_kick();
+}
+
+static void test_waiting(void)
+{
+    int n = 0;
+    IOThread *iothread = iothread_create("waiting", NULL);
+    AioContext *aio = iothread_get_aio_context(iothread);
+
+    GLOBAL_STATE_CODE();
+    IO_CODE();
+    IO_OR_GS_CODE();
+    aio_bh_schedule_oneshot(aio, count_and_kick, &n);
+    AIO_WAIT_WHILE(aio, !g_atomic_int_get(&n));
+    g_assert_cmpint(n, ==, 1);
+    aio_bh_schedule_oneshot(aio, count_and_kick, &n);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, g_atomic_int_get(&n) < 2);
+    g_assert_false(AIO_WAIT_WHILE(aio, false));
+    g_assert_cmpint(n, ==, 2);
+    iothread_stop(iothread);
+    iothread_stop(iothread);
+    iothread_destroy(iothread);
+}
+
+static void test_cancel_without_waiting(void)
+{
+    int ran = 0, release = 0, slow = -1, ret = 0;
+    AioContext *own = aio_context_new(NULL), *before = qemu_get_current_aio_context();
+
+    qemu_set_current_aio_context(own);
+    aio_context_set_thread_pool_params(own, 0, 1, NULL);
+    thread_pool_submit_aio(slow_job, &release, job_done, &slow);
+    BlockAIOCB *queued = thread_pool_submit_aio(job, &ran, job_done, &ret);
+    qemu_aio_ref(queued);
+    bdrv_aio_cancel_async(queued);
+    /* Not inside the call. */
+    g_assert_cmpint(ret, ==, 0);
+    while (!ret) {
+        aio_poll(own, true);
+    }
+    g_assert_cmpint(ret, ==, -ECANCELED);
+    g_assert_cmpint(ran, ==, 0);
+    qemu_aio_unref(queued);
+    g_atomic_int_set(&release, 1);
+    while (slow) {
+        aio_poll(own, true);
+    }
+    qemu_set_current_aio_context(before);
+    aio_context_unref(own);
+}
+
 static void read_once(void *opaque)
 {
     char byte;
@@ -698,6 +873,12 @@ int main(int argc, char **argv)
     g_test_add_func("/compat/bql", test_bql);
     g_test_add_func("/compat/iothread", test_iothread);
     g_test_add_func("/compat/thread-pool", test_thread_pool);
+    g_test_add_func("/compat/every-way-to-make-a-timer", test_every_way_to_make_a_timer);
+    g_test_add_func("/compat/bottom-halves-by-name", test_bottom_halves_by_name);
+    g_test_add_func("/compat/notify-and-references", test_notify_and_references);
+    g_test_add_func("/compat/notifier-on-the-main-loop", test_notifier_on_the_main_loop);
+    g_test_add_func("/compat/waiting", test_waiting);
+    g_test_add_func("/compat/cancel-without-waiting", test_cancel_without_waiting);
     g_test_add_func("/compat/own-requests", test_own_requests);
     g_test_add_func("/compat/guarded-bh", test_guarded_bh);
     g_test_add_func("/compat/bh-poll", test_bh_poll);

@@ -28,7 +28,7 @@ static gpointer serve_one(gpointer data)
     if (recv(fd, request, sizeof(request), 0) > 0
         && send(fd, head, strlen(head), MSG_NOSIGNAL) > 0) {
         for (gssize sent = 0, n; sent < BODY; sent += n) {
-            n = send(fd, body + sent, BODY - sent, MSG_NOSIGNAL);
+            n = send(fd, body + sent, (size_t)(BODY - sent), MSG_NOSIGNAL);
             if (n <= 0) {
                 break;
             }

@@ -189,7 +189,7 @@ static gboolean prepare(GSource *source, gint *timeout)
         for (guint i = 0; i < self->wanted->len; i++) {
             Watch watch = g_array_index(self->wanted, Watch, i);
 
-            watch.tag = g_source_add_unix_fd(source, watch.fd, watch.events);
+            watch.tag = g_source_add_unix_fd(source, watch.fd, (GIOCondition)watch.events);
             g_array_append_val(self->watches, watch);
         }
     }
@@ -205,7 +205,7 @@ static gboolean check(GSource *source)
     for (guint i = 0; i < self->watches->len; i++) {
         Watch *watch = &g_array_index(self->watches, Watch, i);
 
-        watch->revents = g_source_query_unix_fd(source, watch->tag);
+        watch->revents = (int)g_source_query_unix_fd(source, watch->tag);
         ready |= watch->revents != 0;
     }
     return ready;

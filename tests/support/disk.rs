@@ -15,6 +15,7 @@ use qcontext::block::Node;
 use qcontext::object::options;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
+use qcontext::virtio::notify::{CallFd, Signal};
 use qcontext::virtio::{Device, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup};
 
 use crate::mock_driver::{Buffer, RAM_START, Ram, Random, Ring};
@@ -40,6 +41,11 @@ pub fn signal(fd: &OwnedFd, value: u64) {
     // SAFETY: eight valid bytes.
     let written = unsafe { libc::write(fd.as_raw_fd(), value.to_ne_bytes().as_ptr().cast(), 8) };
     assert_eq!(written, 8);
+}
+
+/// An eventfd as a device's way to its guest.
+pub fn call(fd: &OwnedFd) -> Arc<dyn Signal> {
+    Arc::new(CallFd::new(fd.try_clone().unwrap()).unwrap())
 }
 
 /// The counter of an eventfd, 0 if nobody signalled it.
@@ -227,8 +233,8 @@ impl Disk {
             features: client.features,
             memory: self.memory(),
             kick: Some(client.kick.try_clone().unwrap()),
-            call: Some(client.call.try_clone().unwrap()),
-            err: Some(client.err.try_clone().unwrap()),
+            call: Some(call(&client.call)),
+            err: Some(call(&client.err)),
         };
         self.blk.start_queue(client.index, setup)
     }

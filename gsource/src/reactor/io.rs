@@ -52,7 +52,7 @@ impl Reactor {
     }
 
     /// True when the wait submits what was pushed, and follows soon.
-    fn submits_by_waiting(&self) -> bool {
+    pub(super) fn submits_by_waiting(&self) -> bool {
         self.drivers == Drivers::One
             && matches!(self.io.get(), Some(io) if matches!(io.means, Means::Ring(..)))
     }

@@ -62,6 +62,7 @@ impl Reactor {
     pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
         let driving = self.drive()?;
         self.prepare_turn(&driving)?;
+        self.submit_before_wait(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.collect(&driving, 0);
         } else {
@@ -78,7 +79,6 @@ impl Reactor {
         }
         self.ask_paused(driving);
         self.reap(driving);
-        self.submit_before_wait(driving);
         Ok(())
     }
 
@@ -100,8 +100,8 @@ impl Reactor {
 
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
-        if self.may_put_off_wait(driving, wait) {
-            self.submit_io(driving);
+        self.submit_before_wait(driving);
+        if !self.submits_by_waiting() && self.may_put_off_wait(driving, wait) {
             return;
         }
         let polling_since = self.poll_busily(driving, wait, limit_ns);

@@ -7,7 +7,7 @@ fn plan(arguments: &[&str]) -> Plan {
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
     match parse(&arguments).unwrap() {
         Invocation::Run(plan) => plan,
-        Invocation::Print(text) => panic!("printed {text}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -79,4 +79,9 @@ fn dotted_form_refuses_flags() {
         refusal(&["-blockdev", "raw,read-only"]),
         "qctx: -blockdev raw,read-only: Expected '=' after parameter 'read-only'"
     );
+}
+
+#[test]
+fn no_arguments_ask_for_the_demonstration() {
+    assert!(matches!(parse(&[]).unwrap(), Invocation::Demonstrate));
 }

@@ -63,7 +63,7 @@ impl Session {
         ring::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
         if self.rings[usize::from(index)].state == State::Running {
             self.device
-                .set_call(index, ring::duplicate(vring.fd.as_ref())?)?;
+                .set_call(index, ring::signal(vring.fd.as_ref())?)?;
         }
         self.rings[usize::from(index)].call = vring.fd;
         Ok(Answer::Done)

@@ -10,6 +10,8 @@
 //! which the neighbours on the same context have their turn first.
 #![allow(unsafe_code)] // hands guest memory to the block layer
 
+use std::sync::Arc;
+
 use gsource::IoCompletion;
 
 use super::Shared;
@@ -18,7 +20,7 @@ use super::request::{Frame, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distri
 use super::stats::QueueStats;
 use crate::block::{Channel, Finished, Op, Request, Submission};
 use crate::virtio::memory::Span;
-use crate::virtio::notify::CallFd;
+use crate::virtio::notify::Signal;
 use crate::virtio::queue::{Broken, Chain, Popped, Virtqueue};
 
 /// The most chains taken in one iteration.
@@ -42,8 +44,8 @@ pub(super) enum Next {
 pub(super) struct Running {
     virtqueue: Virtqueue,
     channel: Option<Channel>,
-    call: Option<CallFd>,
-    err: Option<CallFd>,
+    call: Option<Arc<dyn Signal>>,
+    err: Option<Arc<dyn Signal>>,
     broken: Option<Broken>,
     /// Where the answers to requests in flight go, by tag.
     answers: Vec<Answer>,
@@ -65,7 +67,11 @@ struct Answer {
 }
 
 impl Running {
-    pub(super) fn new(virtqueue: Virtqueue, call: Option<CallFd>, err: Option<CallFd>) -> Self {
+    pub(super) fn new(
+        virtqueue: Virtqueue,
+        call: Option<Arc<dyn Signal>>,
+        err: Option<Arc<dyn Signal>>,
+    ) -> Self {
         Running {
             virtqueue,
             channel: None,
@@ -86,8 +92,8 @@ impl Running {
         self.channel.get_or_insert(channel);
     }
 
-    /// Replaces the call fd and signals the new one: a call to the old one may have been lost.
-    pub(super) fn set_call(&mut self, call: Option<CallFd>) {
+    /// Replaces the call and signals the new one: a call to the old one may have been lost.
+    pub(super) fn set_call(&mut self, call: Option<Arc<dyn Signal>>) {
         if let Some(call) = &call {
             call.signal();
         }

@@ -22,7 +22,7 @@ use super::batch::{Next, Running};
 use super::stats::{Published, QueueStats};
 use super::{QUEUE_SIZE_MAX, Shared};
 use crate::block::Channel;
-use crate::virtio::notify::{CallFd, KickFd};
+use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::queue::{Broken, Virtqueue};
 use crate::virtio::{QueueSetup, Stopped};
 use crate::{Error, ErrorKind, Result};
@@ -91,8 +91,6 @@ impl Queue {
         }
         let virtqueue = Virtqueue::new(&setup)?;
         let kick = setup.kick.map(KickFd::new).transpose()?;
-        let call = setup.call.map(CallFd::new).transpose()?;
-        let err = setup.err.map(CallFd::new).transpose()?;
         let mut phase = self.lock();
         if phase.running.is_some() {
             return Err(Error::new(ErrorKind::Busy, "the queue is running already"));
@@ -101,7 +99,7 @@ impl Queue {
             self.watch(kick)?;
         }
         phase.kick = kick;
-        phase.running = Some(Box::new(Running::new(virtqueue, call, err)));
+        phase.running = Some(Box::new(Running::new(virtqueue, setup.call, setup.err)));
         phase.hold = Some(Arc::clone(self));
         drop(phase);
         let queue = Arc::clone(self);
@@ -222,12 +220,10 @@ impl Queue {
     }
 
     /// See [`crate::virtio::Device::set_call`].
-    pub(super) fn set_call(&self, call: Option<OwnedFd>) -> Result<()> {
-        let call = call.map(CallFd::new).transpose()?;
+    pub(super) fn set_call(&self, call: Option<Arc<dyn Signal>>) {
         if let Some(running) = &mut self.lock().running {
             running.set_call(call);
         }
-        Ok(())
     }
 
     /// See [`crate::virtio::Device::set_kick`].

@@ -1,0 +1,305 @@
+//! What the program does when it is asked for nothing: a guest of its own drives two disks on two contexts.
+//!
+//! Everything is checked from both sides: the guest compares what it reads with what it wrote, and afterwards the image
+//! files are compared with the pattern. Where KVM lets no guest run, a driver in this process does the same job.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use qcontext::block::Node;
+use qcontext::export::{Export, ExportOptions, TransportOptions};
+use qcontext::kvm::driver::Bench;
+use qcontext::kvm::guest::{self, BLOCK, DISKS_MAX, Job, Outcome};
+use qcontext::kvm::{Board, Builder, End};
+use qcontext::object::options;
+use qcontext::{Error, ErrorKind, QContext, Result};
+
+use super::failure::{Failure, warn};
+use super::print;
+use super::run::{Flag, iterate_until};
+use super::signal;
+
+/// How long the guest may take; a second or two is usual.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Blocks on each disk.
+const BLOCKS: u16 = 128;
+
+/// Runs the guest, prints what came of it; an error unless every byte was right.
+pub(super) fn run() -> Result<(), Failure> {
+    // Signals first: threads inherit what is blocked.
+    let stop = Flag::default();
+    let asked = stop.clone();
+    let signals =
+        signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
+    QContext::main();
+    let outcome = demonstrate(&stop);
+    drop(signals);
+    let passed = outcome.map_err(|error| Failure::at("embedded guest", &error))?;
+    match passed {
+        true => Ok(()),
+        false => Err(Failure::new("embedded guest", "not every byte was right")),
+    }
+}
+
+/// Whether every byte was right.
+fn demonstrate(stop: &Flag) -> Result<bool> {
+    let since = Instant::now();
+    let stage = Stage::new()?;
+    let kvm = match on_kvm(&stage, stop) {
+        Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+        kvm => kvm,
+    };
+    let done = kvm.or_else(|error| {
+        warn(&format!(
+            "qctx: no KVM guest: {error}; a driver in this process does its job"
+        ));
+        in_process(&stage)
+    })?;
+    let mut passed = done.outcomes.len() == DISKS_MAX;
+    print(&done.headline);
+    for (number, outcome) in done.outcomes.iter().enumerate() {
+        let written = stage.image_is_right(number)?;
+        passed &= written && outcome.fault.is_none();
+        print(&stage.report(number, outcome, &done.exports, written));
+    }
+    drop(stage);
+    let verdict = if passed { "PASS" } else { "FAIL" };
+    let seconds = since.elapsed().as_secs_f64();
+    print(&format!("verdict: {verdict} after {seconds:.1} s\n"));
+    Ok(passed)
+}
+
+/// What came of the guest, or of the driver in its place.
+struct Done {
+    headline: String,
+    outcomes: Vec<Outcome>,
+    exports: Vec<String>,
+}
+
+/// With KVM.
+///
+/// # Errors
+/// `Closed` if somebody asked the program to end; else why no guest can run here.
+fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
+    let mut builder = Builder::new(guest::config(1, &QContext::main()))?;
+    let devices = Devices::new(stage, &mut builder)?;
+    let reports = guest::load(&mut builder, &Stage::jobs())?;
+    let ended = Flag::default();
+    let end: Arc<Mutex<Option<End>>> = Arc::default();
+    let (told, slot) = (ended.clone(), Arc::clone(&end));
+    let machine = builder.start(guest::prepare(), false, move |how| {
+        if let Ok(mut slot) = slot.lock() {
+            *slot = Some(how);
+        }
+        told.set();
+    })?;
+    let threads = machine.thread_ids();
+    wait_for(&ended, stop)?;
+    machine.stop();
+    if let Some(End::Failed(error)) = end.lock().ok().and_then(|mut end| end.take())
+        && !reports.has_begun()
+    {
+        return Err(error);
+    }
+    let outcomes = reports.outcomes(machine.ram(), DISKS_MAX);
+    let millis = reports.duration().as_millis();
+    let threads: Vec<String> = threads.iter().map(i64::to_string).collect();
+    Ok(Done {
+        headline: format!(
+            "embedded guest: real mode on KVM, vcpu thread {}, {millis} ms\n",
+            threads.join(" ")
+        ),
+        outcomes,
+        exports: devices.describe(),
+    })
+}
+
+/// Without.
+fn in_process(stage: &Stage) -> Result<Done> {
+    let mut bench = Bench::new()?;
+    let devices = Devices::new(stage, &mut bench)?;
+    let since = Instant::now();
+    let outcomes = bench.run(&Stage::jobs())?;
+    let millis = since.elapsed().as_millis();
+    Ok(Done {
+        headline: format!("in-process driver: a thread for each disk, {millis} ms\n"),
+        outcomes,
+        exports: devices.describe(),
+    })
+}
+
+/// Iterates the main loop until the guest has ended.
+fn wait_for(ended: &Flag, stop: &Flag) -> Result<()> {
+    let late = Flag::default();
+    let too_late = late.clone();
+    let timer = glib::timeout_source_new(
+        PATIENCE,
+        Some("qctx-patience"),
+        glib::Priority::DEFAULT,
+        move || {
+            too_late.set();
+            glib::ControlFlow::Break
+        },
+    );
+    timer.attach(Some(&glib::MainContext::default()));
+    let waited = iterate_until(|| ended.is_set() || stop.is_set() || late.is_set());
+    timer.destroy();
+    waited.map_err(|failure| Error::new(ErrorKind::Closed, failure.to_string()))?;
+    if stop.is_set() {
+        return Err(Error::new(
+            ErrorKind::Closed,
+            "asked to end before the guest did",
+        ));
+    }
+    // A guest that is late is told of by what it left unfinished.
+    Ok(())
+}
+
+/// The images, nodes and contexts; all of it goes with this.
+struct Stage {
+    folder: PathBuf,
+    contexts: Vec<QContext>,
+}
+
+impl Stage {
+    fn new() -> Result<Stage> {
+        let folder = std::env::temp_dir().join(format!("qctx-{}", std::process::id()));
+        std::fs::create_dir(&folder)
+            .map_err(|error| Error::os(format!("cannot make '{}'", folder.display()), error))?;
+        let mut stage = Stage {
+            folder,
+            contexts: Vec::new(),
+        };
+        for number in 0..DISKS_MAX {
+            stage.add(number)?;
+        }
+        Ok(stage)
+    }
+
+    fn add(&mut self, number: usize) -> Result<()> {
+        let image = self.image(number);
+        let size = u64::from(BLOCKS) * BLOCK as u64;
+        std::fs::File::create(&image)
+            .and_then(|file| file.set_len(size))
+            .map_err(|error| Error::os(format!("cannot make '{}'", image.display()), error))?;
+        let file = image.to_string_lossy().replace(',', ",,");
+        let drive = format!("if=none,id=d{number},file={file},format=raw");
+        Node::open_drive(options::parse(None, &drive)?)?;
+        self.contexts
+            .push(QContext::new(&format!("ctx{number}"), true)?);
+        Ok(())
+    }
+
+    fn image(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("disk{number}.raw"))
+    }
+
+    fn jobs() -> Vec<Job> {
+        let job = |seed| Job {
+            blocks: BLOCKS,
+            depth: 8,
+            seed,
+            ..Job::default()
+        };
+        (1..).map(job).take(DISKS_MAX).collect()
+    }
+
+    /// Compares the image with what the guest was to write.
+    fn image_is_right(&self, number: usize) -> Result<bool> {
+        let image = self.image(number);
+        let bytes = std::fs::read(&image)
+            .map_err(|error| Error::os(format!("cannot read '{}'", image.display()), error))?;
+        let seed = Stage::jobs()[number].seed;
+        let blocks = (0..BLOCKS).flat_map(|block| guest::pattern(seed, block));
+        Ok(blocks.eq(bytes))
+    }
+
+    fn report(
+        &self,
+        number: usize,
+        outcome: &Outcome,
+        exports: &[String],
+        written: bool,
+    ) -> String {
+        let context = &self.contexts[number];
+        let (id, thread) = (context.id(), context.thread_id());
+        let served = exports.get(number).map_or("", String::as_str);
+        let latency = &outcome.latency;
+        let times = [latency.min, latency.mean, latency.max].map(|time| time.as_micros());
+        let guest = match outcome.fault {
+            None => "every byte right".to_owned(),
+            Some(fault) => format!("fault {fault:?}"),
+        };
+        let image = if written { "as written" } else { "WRONG" };
+        format!(
+            "disk{number}: context {id}, thread {thread}: {served}\n\
+             disk{number}: {} requests, {} interrupts; {} batches took {}/{}/{} us (min/mean/max)\n\
+             disk{number}: guest: {guest}; host: image {image}\n",
+            outcome.requests, outcome.interrupts, latency.count, times[0], times[1], times[2],
+        )
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for (number, context) in self.contexts.iter().enumerate() {
+            // Whatever is left is left to the process's end.
+            let _ = QContext::delete(context.id());
+            let _ = Node::remove(&format!("d{number}"));
+        }
+        remove(&self.folder);
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        warn(&format!(
+            "qctx: cannot remove '{}': {error}",
+            folder.display()
+        ));
+    }
+}
+
+/// The devices of one attempt; they are gone, with nothing in flight, when this is.
+struct Devices(Vec<Arc<Export>>);
+
+impl Devices {
+    fn new(stage: &Stage, board: &mut dyn Board) -> Result<Devices> {
+        let mut devices = Devices(Vec::new());
+        for (number, context) in stage.contexts.iter().enumerate() {
+            let mut wanted = ExportOptions::new(format!("disk{number}"), format!("d{number}"), "");
+            wanted.data_plane = true;
+            wanted.context = Some(context.id().to_owned());
+            wanted.transport = TransportOptions::Machine {
+                ioeventfd: true,
+                irqfd: true,
+            };
+            devices.0.push(Export::add_to(board, wanted)?);
+        }
+        Ok(devices)
+    }
+
+    /// What each device has served.
+    fn describe(&self) -> Vec<String> {
+        let describe = |export: &Arc<Export>| {
+            let stats = export.stats();
+            format!(
+                "{} reads, {} writes, {} flushes, {} errors",
+                stats.reads, stats.writes, stats.flushes, stats.errors
+            )
+        };
+        self.0.iter().map(describe).collect()
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        let gone = Flag::default();
+        let told = gone.clone();
+        Export::shutdown_all(move || told.set());
+        let _ = iterate_until(|| gone.is_set());
+    }
+}

@@ -1,0 +1,76 @@
+//! A machine of our own on KVM: vcpu threads run the guest, contexts do its device I/O.
+//!
+//! Used by the command line, which builds a [`Builder`], puts devices on it, and starts it. What runs then:
+//!
+//! * one thread per vcpu ([`vcpu`]), which executes guest code and answers trapped accesses through the [`bus`];
+//! * the contexts, which are told of work by ioeventfds that KVM signals without any vcpu thread taking part, and
+//!   which interrupt the guest by irqfds in the same manner ([`irq`]);
+//! * `qcontext-main`, which hears of the machine's end.
+//!
+//! # Threads
+//! Nothing is serialised by a global lock. A vcpu thread takes no lock that a context can hold: what devices and
+//! vcpus share are atomics, and what a vcpu asks of a context is posted to it.
+//!
+//! # Layers
+//! This module knows virtio devices by [`crate::virtio::Device`] only, as the vhost-user transport does.
+#![deny(unsafe_code)] // children that need it say why
+
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::{Error, ErrorKind, Result};
+
+pub mod bus;
+pub mod driver;
+mod eventfd;
+pub mod guest;
+pub mod irq;
+mod machine;
+pub mod mmio;
+pub mod ram;
+pub mod vcpu;
+
+pub use machine::virtio::{Announcement, Board, Slots, VirtioDevice};
+pub use machine::{Builder, Config, Controls, End, Machine};
+
+/// What a machine here cannot do without.
+const NEEDED: [(Cap, &str); 6] = [
+    (Cap::UserMemory, "user memory"),
+    (Cap::Irqchip, "in-kernel interrupt controllers"),
+    (Cap::Ioeventfd, "ioeventfd"),
+    (Cap::Irqfd, "irqfd"),
+    (Cap::ImmediateExit, "immediate exit"),
+    (Cap::SetTssAddr, "a task state segment for real mode"),
+];
+
+/// Opens `/dev/kvm` and checks that it can do what we need.
+///
+/// # Errors
+/// `Os` if it cannot be opened and `Unsupported` if it is too old, both in one line that says what to do.
+pub fn open() -> Result<Kvm> {
+    let kvm = Kvm::new().map_err(|error| cannot_open(error.errno()))?;
+    for (cap, name) in NEEDED {
+        if !kvm.check_extension(cap) {
+            let message = format!("/dev/kvm lacks {name}, expected Linux 5.4 or later");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+    }
+    Ok(kvm)
+}
+
+fn cannot_open(errno: i32) -> Error {
+    let advice = match errno {
+        libc::EACCES | libc::EPERM => "join the group that owns it (often 'kvm') or run as root",
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => {
+            "load the module kvm_amd or kvm_intel, and enable virtualization in the firmware or the outer hypervisor"
+        }
+        _ => "check that KVM works on this host",
+    };
+    let message = format!("cannot open /dev/kvm ({advice})");
+    Error::os(message, std::io::Error::from_raw_os_error(errno))
+}
+
+/// An error of one of KVM's calls, with what we were about to do.
+pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    let message = format!("KVM: cannot {what}");
+    move |error| Error::os(message, std::io::Error::from_raw_os_error(error.errno()))
+}

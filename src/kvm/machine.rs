@@ -1,0 +1,316 @@
+//! A machine: KVM's virtual machine, its memory, its buses and its vcpus.
+//!
+//! Used by the command line. A [`Builder`] takes devices until [`Builder::start`] makes a [`Machine`] of it, after which
+//! nothing on the buses changes any more.
+//!
+//! # Threads
+//! Any thread may direct a machine. Its end is told once, on the context that [`Config::context`] names.
+#![allow(unsafe_code)] // shows host memory to KVM
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VmFd};
+
+pub(super) mod virtio;
+
+use super::bus::{Bus, BusDevice};
+use super::failed;
+use super::irq::Line;
+use super::ram::Ram;
+use super::vcpu::{self, Crew, Prepare};
+use crate::{Error, ErrorKind, QContext, Result};
+use virtio::{Announcement, Slots};
+
+/// Three pages that KVM needs on some processors to run real mode, and one more for its page table; below 4 GiB, where
+/// no memory and no device is.
+const TSS: usize = 0xfffb_d000;
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// What a machine consists of, besides its devices.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where memory is, in guest physical addresses; see [`super::ram::layout`].
+    pub ram: Vec<Range<u64>>,
+    /// The number of vcpus.
+    pub cpus: u32,
+    /// Whether there is an interval timer (8254).
+    pub pit: bool,
+    /// Where virtio devices go.
+    pub virtio: Slots,
+    /// The context on which the machine's end is told.
+    pub context: QContext,
+}
+
+/// How a machine ended by itself.
+#[derive(Debug)]
+pub enum End {
+    /// The guest switched it off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// A vcpu could not even report its fault.
+    TripleFault,
+    /// A vcpu cannot go on.
+    Failed(Error),
+}
+
+/// A machine that is being put together.
+#[derive(Debug)]
+pub struct Builder {
+    kvm: Kvm,
+    vm: Arc<VmFd>,
+    config: Config,
+    pio: Bus,
+    mmio: Bus,
+    controls: Controls,
+    announcements: Vec<Announcement>,
+    ram: Ram,
+}
+
+/// A device's, or anybody's, way to end the machine.
+#[derive(Clone, Debug)]
+pub struct Controls(pub(super) Arc<Crew>);
+
+/// A machine. Dropping it stops its vcpus.
+pub struct Machine {
+    controls: Controls,
+    vm: Arc<VmFd>,
+    ram: Ram,
+}
+
+impl Controls {
+    /// Ends the machine: its vcpus stop, and whoever started it is told. The first end counts.
+    pub fn end(&self, end: End) {
+        self.0.end(end);
+    }
+}
+
+impl Builder {
+    /// A machine without devices, but with interrupt controllers.
+    ///
+    /// # Errors
+    /// As for [`super::open`]; `InvalidArgument` and `LimitExceeded` if the configuration cannot be had.
+    pub fn new(config: Config) -> Result<Builder> {
+        let kvm = super::open()?;
+        check_cpus(&kvm, config.cpus)?;
+        let ram = Ram::new(&config.ram)?;
+        let vm = Arc::new(kvm.create_vm().map_err(failed("make a virtual machine"))?);
+        vm.set_identity_map_address(IDENTITY_MAP)
+            .map_err(failed("place the identity map"))?;
+        vm.set_tss_address(TSS)
+            .map_err(failed("place the task state segment"))?;
+        show_memory(&vm, &ram)?;
+        vm.create_irq_chip()
+            .map_err(failed("make interrupt controllers"))?;
+        if config.pit {
+            let pit = kvm_pit_config {
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..kvm_pit_config::default()
+            };
+            vm.create_pit2(pit).map_err(failed("make a timer"))?;
+        }
+        let crew = Crew::new(config.context.clone());
+        Ok(Builder {
+            kvm,
+            vm,
+            config,
+            pio: Bus::default(),
+            mmio: Bus::default(),
+            controls: Controls(Arc::new(crew)),
+            announcements: Vec::new(),
+            ram,
+        })
+    }
+
+    /// KVM itself, for what it supports.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// KVM's virtual machine.
+    pub fn vm(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    /// The machine's memory.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// What the machine was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// For devices that can end the machine.
+    pub fn controls(&self) -> Controls {
+        self.controls.clone()
+    }
+
+    /// Puts a device at I/O ports.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are taken.
+    pub fn add_pio(
+        &mut self,
+        ports: Range<u16>,
+        name: &str,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<()> {
+        let ports = u64::from(ports.start)..u64::from(ports.end);
+        self.pio.add(ports, name, device)
+    }
+
+    /// Puts a device at memory addresses.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are taken, by another device or by memory.
+    pub fn add_mmio(
+        &mut self,
+        addresses: Range<u64>,
+        name: &str,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<()> {
+        let overlaps = |ram: &Range<u64>| ram.start < addresses.end && addresses.start < ram.end;
+        if self.ram.ranges().any(|ram| overlaps(&ram)) {
+            let start = addresses.start;
+            let message = format!("device '{name}' at {start:#x} overlaps memory");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.mmio.add(addresses, name, device)
+    }
+
+    /// Connects to an input of the interrupt controllers; see [`Line`].
+    ///
+    /// # Errors
+    /// `Os` if there is no such input.
+    pub fn line(&self, gsi: u32, irqfd: bool) -> Result<Line> {
+        Line::new(&self.vm, gsi, irqfd)
+    }
+
+    /// Makes the vcpus and lets them run, or, if `paused`, wait for [`Machine::resume`]. `prepare` sets a vcpu's
+    /// registers; without it vcpus begin as KVM makes them. `ended` is called once if the machine ends by itself.
+    ///
+    /// # Errors
+    /// `Os` if there are no resources for the vcpus or their threads, or what `prepare` answers.
+    pub fn start(
+        self,
+        prepare: Prepare,
+        paused: bool,
+        ended: impl FnOnce(End) + Send + 'static,
+    ) -> Result<Machine> {
+        let mut vcpus = Vec::new();
+        for index in 0..self.config.cpus {
+            let vcpu = self
+                .vm
+                .create_vcpu(u64::from(index))
+                .map_err(failed(format_args!("make vcpu {index}")))?;
+            vcpus.push(vcpu);
+        }
+        for (index, vcpu) in (0..).zip(&vcpus) {
+            prepare(index, vcpu)?;
+        }
+        let machine = Machine {
+            controls: self.controls,
+            vm: self.vm,
+            ram: self.ram,
+        };
+        let buses = vcpu::Buses {
+            pio: Arc::new(self.pio),
+            mmio: Arc::new(self.mmio),
+        };
+        let crew = &machine.controls.0;
+        crew.start(vcpus, &buses, Box::new(ended))?;
+        if !paused {
+            crew.resume();
+        }
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    /// Stops the vcpus between two instructions of theirs and then calls `done`, on the machine's context.
+    pub fn pause(&self, done: impl FnOnce() + Send + 'static) {
+        self.controls.0.pause(Box::new(done));
+    }
+
+    /// Lets paused vcpus run on.
+    pub fn resume(&self) {
+        self.controls.0.resume();
+    }
+
+    /// Whether the vcpus were asked to run and have not ended.
+    pub fn is_running(&self) -> bool {
+        self.controls.0.is_running()
+    }
+
+    /// The kernel's ids of the vcpus' threads, by vcpu.
+    pub fn thread_ids(&self) -> Vec<i64> {
+        self.controls.0.thread_ids()
+    }
+
+    /// For whoever else may end the machine.
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// The machine's memory.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// KVM's virtual machine.
+    pub fn vm(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    /// Ends the vcpus and waits for their threads, which takes no longer than an access of theirs to a device. Nobody
+    /// is told. Not to be called on a vcpu's thread.
+    pub fn stop(&self) {
+        self.controls.0.stop();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("controls", &self.controls)
+            .field("ram", &self.ram)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_cpus(kvm: &Kvm, cpus: u32) -> Result<()> {
+    let most = kvm.get_max_vcpus();
+    if cpus == 0 || usize::try_from(cpus).unwrap_or(usize::MAX) > most {
+        let message = format!("{cpus} vcpus cannot be had, expected 1 to {most}");
+        return Err(Error::new(ErrorKind::LimitExceeded, message));
+    }
+    Ok(())
+}
+
+fn show_memory(vm: &VmFd, ram: &Ram) -> Result<()> {
+    for (slot, area) in (0..).zip(ram.areas()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: area.guest.start,
+            memory_size: area.guest.end - area.guest.start,
+            userspace_addr: area.host as u64,
+        };
+        // SAFETY: the range is mapped for as long as the machine's memory lives, which is longer than its vcpus run
+        // (invariant 1 of the memory); it belongs to the guest alone.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(failed(format_args!("show {:#x?} to the guest", area.guest)))?;
+    }
+    Ok(())
+}

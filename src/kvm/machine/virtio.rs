@@ -1,0 +1,136 @@
+//! Virtio devices on a machine: where their registers are, and how they are wired.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use gsource::AioContext;
+use kvm_ioctls::IoEventAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Builder;
+use crate::kvm::mmio::{LENGTH, Mmio, Parts, QUEUE_NOTIFY};
+use crate::kvm::{eventfd, failed};
+use crate::virtio::Device;
+use crate::virtio::notify::Signal;
+use crate::{Error, ErrorKind, Result};
+
+/// Where virtio devices go on a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// The address of the first device's registers; the others follow.
+    pub start: u64,
+    /// From one device's start to the next; at least [`LENGTH`].
+    pub stride: u64,
+    /// The interrupt lines to give out, one for each device.
+    pub lines: Vec<u32>,
+}
+
+/// A virtio device to put on a machine.
+pub struct VirtioDevice {
+    /// Its name, for messages and announcements.
+    pub id: String,
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// The most entries of a queue, if the device could do more.
+    pub queue_size_max: u16,
+    /// Where its queues are started and stopped; attached to the device's context.
+    pub control: AioContext,
+    /// Notifications by ioeventfd, straight to the queues' contexts; else they trap and a vcpu's thread passes them on.
+    pub ioeventfd: bool,
+    /// Interrupts by irqfd; else by calls from the contexts.
+    pub irqfd: bool,
+}
+
+/// Where a virtio device is, for whoever tells the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The device's name.
+    pub id: String,
+    /// The addresses of its registers.
+    pub registers: Range<u64>,
+    /// Its interrupt line, edge-triggered and active high.
+    pub gsi: u32,
+}
+
+/// What virtio devices can be put on, behind the virtio-mmio transport.
+pub trait Board {
+    /// Puts a device on.
+    ///
+    /// # Errors
+    /// `LimitExceeded` if there is no place left; `Os` if KVM or the process is out of something.
+    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)>;
+}
+
+impl Slots {
+    /// The place of the device of that number.
+    pub(crate) fn place(&self, number: usize, id: &str) -> Result<Announcement> {
+        let gsi = self.lines.get(number).ok_or_else(|| {
+            let most = self.lines.len();
+            let message = format!("device '{id}': the machine has room for {most} virtio devices");
+            Error::new(ErrorKind::LimitExceeded, message)
+        })?;
+        let start = self.start + self.stride * number as u64;
+        Ok(Announcement {
+            id: id.to_owned(),
+            registers: start..start + LENGTH,
+            gsi: *gsi,
+        })
+    }
+}
+
+impl Board for Builder {
+    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+        let number = self.announcements.len();
+        let announcement = self.config.virtio.place(number, &wanted.id)?;
+        let start = announcement.registers.start;
+        let line: Arc<dyn Signal> = Arc::new(self.line(announcement.gsi, wanted.irqfd)?);
+        let mut kicks = Vec::new();
+        for queue in 0..wanted.device.queue_count() {
+            let kick = eventfd::new("a doorbell")?;
+            if wanted.ioeventfd {
+                self.connect(&kick, start, queue)?;
+            }
+            kicks.push(kick);
+        }
+        let mmio = Arc::new(Mmio::new(Parts {
+            device: wanted.device,
+            queue_size_max: wanted.queue_size_max,
+            memory: self.ram.memory().clone(),
+            control: wanted.control,
+            line,
+            kicks,
+        }));
+        let device = Arc::<Mmio>::clone(&mmio);
+        self.add_mmio(announcement.registers.clone(), &wanted.id, device)?;
+        self.announcements.push(announcement.clone());
+        Ok((mmio, announcement))
+    }
+}
+
+impl Builder {
+    /// The virtio devices so far.
+    pub fn virtio_devices(&self) -> &[Announcement] {
+        &self.announcements
+    }
+
+    /// Lets KVM ring the bell when the guest writes the queue's number.
+    fn connect(&self, kick: &EventFd, start: u64, queue: u16) -> Result<()> {
+        let doorbell = IoEventAddress::Mmio(start + QUEUE_NOTIFY);
+        self.vm
+            .register_ioevent(kick, &doorbell, u32::from(queue))
+            .map_err(failed(format_args!(
+                "connect the doorbell of queue {queue}"
+            )))
+    }
+}
+
+impl std::fmt::Debug for VirtioDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtioDevice")
+            .field("id", &self.id)
+            .field("ioeventfd", &self.ioeventfd)
+            .field("irqfd", &self.irqfd)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,161 @@
+//! The virtio-mmio transport: a virtio device as registers in guest memory.
+//!
+//! Used by [`super::Builder::add_virtio`], which puts one on the bus. Follows virtio 1.2 section 4.2, version 2 (no
+//! legacy interface), with the reset of single queues (feature RING_RESET).
+//!
+//! * `registers`: what the guest sees, and what a write means
+//! * `life`: what a running device and its guest share: the interrupt status and "needs reset"
+//! * `worker`: starts and stops the device's queues, on the device's context
+//!
+//! # Threads
+//! Registers are read and written on vcpu threads, under a lock that no context ever takes. What a context tells the
+//! guest goes through the atomics of `life`. What the guest wants of the device is posted to the device's context, in
+//! order, and nobody waits for it: a stop is over when the guest reads so from the register it wrote.
+//!
+//! # Doorbells
+//! A queue's notification is an eventfd that its context watches. With an ioeventfd KVM signals it and no vcpu thread
+//! takes part; else the write traps and the vcpu thread signals it.
+//!
+//! # Invariants
+//! 1. Nothing that a guest writes is an error of ours: it is ignored, or the device asks to be reset.
+//! 2. A status of 0 is read only when no queue of an earlier life runs, so its memory is the guest's again.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gsource::AioContext;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::BusDevice;
+use crate::virtio::Device;
+use crate::virtio::memory::GuestMemory;
+use crate::virtio::notify::Signal;
+
+mod life;
+mod registers;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use registers::Registers;
+use worker::Worker;
+
+/// How many bytes of address space a device takes: the registers and room for its configuration space.
+pub const LENGTH: u64 = 0x200;
+
+/// Where the doorbell is, from the device's start. The value written is the queue's number.
+pub const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
+
+/// What a transport is made of.
+pub(super) struct Parts {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) queue_size_max: u16,
+    pub(super) memory: GuestMemory,
+    /// Where queues are started and stopped; driven by the device's context.
+    pub(super) control: AioContext,
+    /// The interrupt.
+    pub(super) line: Arc<dyn Signal>,
+    /// One doorbell for each queue.
+    pub(super) kicks: Vec<EventFd>,
+}
+
+/// A virtio device behind registers.
+pub struct Mmio {
+    device: Arc<dyn Device>,
+    worker: Arc<Worker>,
+    kicks: Arc<[EventFd]>,
+    /// Taken by vcpu threads, and by others only while no vcpu runs.
+    registers: Mutex<Registers>,
+}
+
+impl Mmio {
+    pub(super) fn new(parts: Parts) -> Mmio {
+        let kicks: Arc<[EventFd]> = parts.kicks.into();
+        let worker = Worker::new(&parts.device, &parts.control, parts.memory, &kicks);
+        Mmio {
+            registers: Mutex::new(Registers::new(
+                &*parts.device,
+                parts.queue_size_max,
+                parts.line,
+            )),
+            device: parts.device,
+            worker,
+            kicks,
+        }
+    }
+
+    /// True while a driver has the device running.
+    pub fn is_driven(&self) -> bool {
+        self.worker.is_driven()
+    }
+
+    /// Why the device asked to be reset the last time, in words.
+    pub fn fault(&self) -> Option<String> {
+        self.worker.fault()
+    }
+
+    /// Resets the device as the guest can, and calls `done` on the device's context when nothing is in flight any more.
+    /// For when no vcpu runs.
+    pub fn reset(&self, done: impl FnOnce() + Send + 'static) {
+        self.registers().reset(&self.worker);
+        self.worker.when_quiet(Box::new(done));
+    }
+
+    /// As [`Mmio::reset`], for good: no queue starts any more.
+    pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
+        self.worker.close(Box::new(done));
+    }
+
+    /// A trapped doorbell.
+    fn kick(&self, queue: u32) {
+        let queue = usize::try_from(queue).unwrap_or(usize::MAX);
+        if let Some(kick) = self.kicks.get(queue) {
+            // A full counter means that the doorbell has been rung.
+            let _ = kick.write(1);
+        }
+    }
+
+    /// The registers are consistent even if an access panicked.
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for Mmio {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(offset) = registers::config_offset(offset) {
+            return self.device.read_config(offset, data);
+        }
+        data.fill(0);
+        // Registers are 32 bits wide, and accessed so.
+        if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
+            *data = self.registers().read(offset).to_le_bytes();
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = registers::config_offset(offset) {
+            return self.device.write_config(offset, data);
+        }
+        let Ok(data) = <[u8; 4]>::try_from(data) else {
+            return;
+        };
+        let value = u32::from_le_bytes(data);
+        match offset {
+            QUEUE_NOTIFY => self.kick(value),
+            _ => self.registers().write(offset, value, &self.worker),
+        }
+    }
+}
+
+impl fmt::Debug for Mmio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mmio")
+            .field("queues", &self.kicks.len())
+            .field("driven", &self.is_driven())
+            .finish_non_exhaustive()
+    }
+}

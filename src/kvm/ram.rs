@@ -1,0 +1,217 @@
+//! A machine's memory: one memfd, mapped where the guest sees it.
+//!
+//! Used by [`super::Builder`], which shows it to KVM, by devices, which get it as a [`GuestMemory`], and by whoever
+//! loads something into it before the guest runs.
+//!
+//! # Invariants
+//! 1. The host addresses that KVM knows stay valid as long as any clone of [`Ram::memory`] lives; the machine holds
+//!    one until its KVM file descriptors are closed.
+#![allow(unsafe_code)] // a new memfd becomes an owned fd
+#![allow(clippy::single_range_in_vec_init)] // memory is a list of ranges, often of one
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+
+use crate::virtio::memory::{GuestMemory, MemoryRegion};
+use crate::{Error, ErrorKind, Result};
+
+/// Where low memory ends on a PC-style machine: above are device registers and interrupt controllers.
+pub const LOW_END: u64 = 0xc000_0000;
+/// Where memory goes on that does not fit below [`LOW_END`].
+pub const HIGH_START: u64 = 0x1_0000_0000;
+
+/// A machine's memory.
+#[derive(Debug)]
+pub struct Ram {
+    fd: OwnedFd,
+    memory: GuestMemory,
+    areas: Vec<Area>,
+}
+
+/// A piece of guest physical memory that is in one piece on the host, too.
+#[derive(Clone, Debug)]
+pub(super) struct Area {
+    pub(super) guest: Range<u64>,
+    pub(super) host: usize,
+    offset: u64,
+}
+
+/// The ranges of `size` bytes of memory on a PC-style machine, with the hole below 4 GiB left out.
+pub fn layout(size: u64) -> Vec<Range<u64>> {
+    if size <= LOW_END {
+        return vec![0..size];
+    }
+    vec![0..LOW_END, HIGH_START..HIGH_START + (size - LOW_END)]
+}
+
+impl Ram {
+    /// Memory at these guest physical ranges, all zeroes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if a range is empty, overlaps another or is not made of whole pages; `Os` if there is not
+    /// that much memory.
+    pub fn new(ranges: &[Range<u64>]) -> Result<Ram> {
+        let fd = memfd()?;
+        let size = ranges
+            .iter()
+            .map(|range| range.end.saturating_sub(range.start));
+        let size = size.fold(0, u64::saturating_add);
+        grow(&fd, size)?;
+        let mut ram = Ram {
+            fd,
+            memory: GuestMemory::new(),
+            areas: Vec::new(),
+        };
+        let mut offset = 0;
+        for range in ranges {
+            ram.add(range.clone(), offset)?;
+            offset += range.end - range.start;
+        }
+        Ok(ram)
+    }
+
+    fn add(&mut self, guest: Range<u64>, offset: u64) -> Result<()> {
+        let (start, size) = (guest.start, guest.end.saturating_sub(guest.start));
+        if !start.is_multiple_of(4096) || !size.is_multiple_of(4096) {
+            let message =
+                format!("memory at {start:#x} of {size} bytes is not made of whole pages");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        self.memory = self.memory.with_region(MemoryRegion {
+            guest_addr: start,
+            size,
+            user_addr: start,
+            fd: duplicate(&self.fd)?,
+            offset,
+        })?;
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        let host = self.memory.contiguous(start, length);
+        let host = host.ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "too much memory"))?;
+        self.areas.push(Area {
+            guest,
+            host: host.start.expose_provenance(),
+            offset,
+        });
+        Ok(())
+    }
+
+    /// The memory as devices know it.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The guest physical ranges.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.areas.iter().map(|area| area.guest.clone())
+    }
+
+    /// A second view of the same memory, in the form that loaders of kernels take.
+    ///
+    /// # Errors
+    /// `Os` if it cannot be mapped.
+    pub fn map(&self) -> Result<GuestMemoryMmap> {
+        let area = |area: &Area| {
+            let length = area.guest.end - area.guest.start;
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let file = File::from(duplicate(&self.fd)?);
+            let file = Some(FileOffset::new(file, area.offset));
+            Ok((GuestAddress(area.guest.start), length, file))
+        };
+        let areas = self.areas.iter().map(area).collect::<Result<Vec<_>>>()?;
+        GuestMemoryMmap::from_ranges_with_files(areas).map_err(|error| {
+            let message = format!("cannot map the machine's memory: {error}");
+            Error::new(ErrorKind::Os, message)
+        })
+    }
+
+    /// Sets all bytes back to zero.
+    ///
+    /// # Errors
+    /// `Os` if the kernel refuses to.
+    pub fn clear(&self) -> Result<()> {
+        let end = self
+            .areas
+            .iter()
+            .map(|area| area.offset + (area.guest.end - area.guest.start));
+        let length = i64::try_from(end.max().unwrap_or(0)).unwrap_or(i64::MAX);
+        let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: our own file; holes read as zeroes.
+        match unsafe { libc::fallocate(self.fd.as_raw_fd(), flags, 0, length) } {
+            0 => Ok(()),
+            _ => Err(Error::last_os("cannot clear the machine's memory")),
+        }
+    }
+
+    pub(super) fn areas(&self) -> &[Area] {
+        &self.areas
+    }
+}
+
+fn memfd() -> Result<OwnedFd> {
+    // SAFETY: creates an fd of our own.
+    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(Error::last_os("cannot make the machine's memory"));
+    }
+    // SAFETY: just created, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn grow(fd: &OwnedFd, size: u64) -> Result<()> {
+    let length = i64::try_from(size).unwrap_or(i64::MAX);
+    // SAFETY: our own file.
+    match unsafe { libc::ftruncate(fd.as_raw_fd(), length) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os(format!(
+            "cannot make {size} bytes of memory"
+        ))),
+    }
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
+    fd.try_clone()
+        .map_err(|error| Error::os("cannot duplicate the memory's fd", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn memory_above_three_gibibytes_goes_on_at_four() {
+        assert_eq!(layout(256 << 20), [0..256 << 20]);
+        assert_eq!(layout(3 << 30), [0..3 << 30]);
+        assert_eq!(layout(5 << 30), [0..3 << 30, 4 << 30..6 << 30]);
+    }
+
+    #[test]
+    fn all_views_show_the_same_bytes() {
+        let ram = Ram::new(&[0..0x1000, 0x8000..0xa000]).unwrap();
+        let view = ram.map().unwrap();
+        view.write_slice(b"high", GuestAddress(0x9ffc)).unwrap();
+        assert!(ram.memory().write(0xffc, b"low!"));
+        let mut bytes = [0; 4];
+        assert!(ram.memory().read(0x9ffc, &mut bytes));
+        assert_eq!(&bytes, b"high");
+        view.read_slice(&mut bytes, GuestAddress(0xffc)).unwrap();
+        assert_eq!(&bytes, b"low!");
+        ram.clear().unwrap();
+        assert!(ram.memory().read(0x9ffc, &mut bytes));
+        assert_eq!(bytes, [0; 4]);
+    }
+
+    #[test]
+    fn ranges_that_make_no_sense_are_refused() {
+        for ranges in [
+            vec![0..0x800],
+            vec![0..0x2000, 0x1000..0x3000],
+            vec![0x1000..0x1000],
+        ] {
+            assert!(Ram::new(&ranges).is_err(), "{ranges:?}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The vcpus: a thread for each, and how they are directed.
+//!
+//! Used by [`super::machine`]. A vcpu's thread does nothing but run guest code and answer its trapped accesses. To direct
+//! it, somebody writes what is wanted and sends the thread a signal, whose handler makes the current or next
+//! entry into the guest end at once (see `kick`).
+//!
+//! # Threads
+//! Any thread directs; nothing here waits for a vcpu but [`Crew::start`], for threads that are about to begin, and
+//! [`Crew::stop`]. The locks here are taken by a vcpu when it parks, begins or ends, never to answer an access.
+//!
+//! # Invariants
+//! 1. What is wanted is written before the signal is sent; a vcpu withdraws the early exit before it looks at what is
+//!    wanted. So no wish is missed.
+//! 2. A handle in `threads` is of a thread that nobody has joined, so it may be signalled.
+#![deny(unsafe_code)] // children that need it say why
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::VcpuFd;
+
+use super::End;
+use super::bus::Bus;
+use crate::{Error, ErrorKind, QContext, Result};
+
+mod kick;
+mod real_mode;
+mod run;
+
+pub use real_mode::RealMode;
+
+/// Sets the registers of a fresh vcpu, given its number.
+pub type Prepare = Arc<dyn Fn(u32, &VcpuFd) -> Result<()> + Send + Sync>;
+
+/// Called once, on the machine's context.
+type Done = Box<dyn FnOnce() + Send>;
+type Ended = Box<dyn FnOnce(End) + Send>;
+
+/// What answers trapped accesses.
+#[derive(Clone, Debug)]
+pub(super) struct Buses {
+    pub(super) pio: Arc<Bus>,
+    pub(super) mmio: Arc<Bus>,
+}
+
+/// What a vcpu is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Wish {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// All vcpus of a machine, and what is wanted of them.
+pub(super) struct Crew {
+    wish: AtomicU8,
+    parking: Mutex<Parking>,
+    /// Told when the wish or the number of running vcpus changes.
+    changed: Condvar,
+    /// Who is told of the end, until it is told.
+    ended: Mutex<Option<Ended>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// By vcpu; -1 before the thread has begun.
+    thread_ids: Mutex<Arc<[AtomicI64]>>,
+    context: QContext,
+}
+
+#[derive(Default)]
+struct Parking {
+    /// Vcpus that have a thread and are not parked.
+    running: usize,
+    /// Who waits until none is running.
+    waiting: Vec<Done>,
+}
+
+impl Crew {
+    pub(super) fn new(context: QContext) -> Crew {
+        Crew {
+            wish: AtomicU8::new(Wish::Pause as u8),
+            parking: Mutex::default(),
+            changed: Condvar::new(),
+            ended: Mutex::default(),
+            threads: Mutex::default(),
+            thread_ids: Mutex::new(Arc::new([])),
+            context,
+        }
+    }
+
+    /// Starts a thread for each vcpu; they are parked when this returns.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        vcpus: Vec<VcpuFd>,
+        buses: &Buses,
+        ended: Ended,
+    ) -> Result<()> {
+        kick::install()?;
+        *lock(&self.ended) = Some(ended);
+        let ids: Arc<[AtomicI64]> = vcpus.iter().map(|_| AtomicI64::new(-1)).collect();
+        *lock(&self.thread_ids) = Arc::clone(&ids);
+        lock(&self.parking).running = vcpus.len();
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let (crew, buses, ids) = (Arc::clone(self), buses.clone(), Arc::clone(&ids));
+            let spawned = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || {
+                    ids[index].store(kick::thread_id(), Ordering::Release);
+                    run::run(&crew, vcpu, &buses);
+                });
+            let thread = spawned.map_err(|error| {
+                lock(&self.ended).take();
+                self.stop();
+                Error::os(format!("cannot start a thread for vcpu {index}"), error)
+            })?;
+            lock(&self.threads).push(thread);
+        }
+        drop(self.wait_while(|parking| parking.running > 0));
+        Ok(())
+    }
+
+    pub(super) fn thread_ids(&self) -> Vec<i64> {
+        let ids = Arc::clone(&lock(&self.thread_ids));
+        ids.iter().map(|id| id.load(Ordering::Acquire)).collect()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.wish() == Wish::Run
+    }
+
+    /// See [`super::Machine::pause`].
+    pub(super) fn pause(&self, done: Done) {
+        let mut parking = lock(&self.parking);
+        if self.wish() == Wish::Run {
+            self.set_wish(Wish::Pause);
+        }
+        parking.waiting.push(done);
+        let waiting = parking.take_waiting();
+        drop(parking);
+        self.tell(waiting);
+        self.kick();
+    }
+
+    /// See [`super::Machine::resume`].
+    pub(super) fn resume(&self) {
+        let mut parking = lock(&self.parking);
+        // Whoever still waits for a pause is overtaken: it was one for a moment, as far as anybody can tell.
+        let waiting = std::mem::take(&mut parking.waiting);
+        if self.wish() == Wish::Pause {
+            self.set_wish(Wish::Run);
+        }
+        drop(parking);
+        self.changed.notify_all();
+        self.tell(waiting);
+    }
+
+    /// See [`super::Controls::end`].
+    pub(super) fn end(&self, end: End) {
+        let ended = lock(&self.ended).take();
+        self.ask_to_stop();
+        if let Some(ended) = ended {
+            // A context that is gone has nobody who would want to know.
+            let _ = self.context.invoke(move || ended(end));
+        }
+    }
+
+    /// See [`super::Machine::stop`].
+    pub(super) fn stop(&self) {
+        lock(&self.ended).take();
+        self.ask_to_stop();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A vcpu that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    fn ask_to_stop(&self) {
+        let parking = lock(&self.parking);
+        self.set_wish(Wish::Stop);
+        drop(parking);
+        self.changed.notify_all();
+        self.kick();
+    }
+
+    fn kick(&self) {
+        for thread in &*lock(&self.threads) {
+            kick::kick(thread);
+        }
+    }
+
+    fn tell(&self, waiting: Vec<Done>) {
+        for done in waiting {
+            let _ = self.context.invoke(done);
+        }
+    }
+
+    fn wish(&self) -> Wish {
+        match self.wish.load(Ordering::SeqCst) {
+            0 => Wish::Run,
+            1 => Wish::Pause,
+            _ => Wish::Stop,
+        }
+    }
+
+    fn set_wish(&self, wish: Wish) {
+        self.wish.store(wish as u8, Ordering::SeqCst);
+    }
+
+    fn wait_while(&self, holds: impl FnMut(&mut Parking) -> bool) -> MutexGuard<'_, Parking> {
+        self.changed
+            .wait_while(lock(&self.parking), holds)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On a vcpu's thread: waits while a pause is wanted; what is wanted then.
+    fn park(&self) -> Wish {
+        let mut parking = lock(&self.parking);
+        parking.running -= 1;
+        let waiting = parking.take_waiting();
+        drop(parking);
+        self.changed.notify_all();
+        self.tell(waiting);
+        self.wait_while(|_| self.wish() == Wish::Pause).running += 1;
+        self.wish()
+    }
+
+    /// On a vcpu's thread, at its end.
+    fn leave(&self) {
+        let mut parking = lock(&self.parking);
+        parking.running -= 1;
+        let waiting = parking.take_waiting();
+        drop(parking);
+        self.changed.notify_all();
+        self.tell(waiting);
+    }
+}
+
+impl Parking {
+    /// Those whose wait is over.
+    fn take_waiting(&mut self) -> Vec<Done> {
+        match self.running {
+            0 => std::mem::take(&mut self.waiting),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Crew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crew")
+            .field("wish", &self.wish())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What these mutexes hold is consistent even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The end of a vcpu that cannot go on.
+fn broken(message: String) -> End {
+    End::Failed(Error::new(ErrorKind::Unsupported, message))
+}

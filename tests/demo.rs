@@ -1,0 +1,194 @@
+//! `qctx` without arguments: the embedded guest, or the driver in its place, and the verdict.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
+
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::process::{Pid, Signal};
+use skip::skip;
+
+const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
+
+/// A directory for the program's images.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(parent: &str) -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("qctx-demo-{}-{number}", std::process::id());
+        let folder = Path::new(parent).join(name);
+        fs::create_dir(&folder).unwrap();
+        Folder(folder)
+    }
+
+    /// Runs the program, under `launcher`, and looks whether it left anything behind.
+    fn run(&self, launcher: &[&str]) -> Output {
+        let mut words = launcher.iter().copied().chain([QCTX]);
+        let output = Command::new(words.next().unwrap())
+            .args(words)
+            .env("TMPDIR", &self.0)
+            .output()
+            .unwrap();
+        assert_eq!(fs::read_dir(&self.0).unwrap().count(), 0, "left behind");
+        output
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// The arguments that make strace let `calls` fail or lie.
+fn meddling<'a>(calls: &'a str, how: &'a str) -> [&'a str; 7] {
+    ["strace", "-f", "-qq", "-o", "/dev/null", calls, how]
+}
+
+/// Whether strace is there and may trace.
+fn strace_works() -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-o", "/dev/null", "true"]);
+    let works = strace.status().is_ok_and(|status| status.success());
+    if !works {
+        skip("strace is missing or may not trace");
+    }
+    works
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Both disks served, each by the thread of its own context, and right from both sides.
+fn check_success(output: &Output) -> String {
+    let (said, complaint) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}{complaint}");
+    for disk in ["disk0", "disk1"] {
+        let right = format!("{disk}: guest: every byte right; host: image as written\n");
+        assert!(said.contains(&right), "{said}");
+        let served = "128 reads, 128 writes, 1 flushes, 0 errors\n";
+        assert!(said.contains(served), "{said}");
+    }
+    let threads: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once(", thread "))
+        .filter_map(|(_, rest)| rest.split_once(':'))
+        .map(|(thread, _)| thread)
+        .collect();
+    assert_eq!(threads.len(), 2, "{said}");
+    assert_ne!(threads[0], threads[1], "{said}");
+    assert!(said.contains("\nverdict: PASS after "), "{said}");
+    said
+}
+
+#[test]
+fn a_guest_on_kvm_drives_two_disks() {
+    if let Err(error) = qcontext::kvm::open() {
+        return skip(&error.to_string());
+    }
+    let output = Folder::new("/tmp").run(&[]);
+    let said = check_success(&output);
+    assert!(
+        said.starts_with("embedded guest: real mode on KVM, vcpu thread "),
+        "{said}"
+    );
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn without_kvm_a_driver_in_the_process_does_the_job() {
+    if !strace_works() {
+        return;
+    }
+    let cases = [
+        (
+            "EACCES",
+            "join the group that owns it (often 'kvm') or run as root",
+        ),
+        (
+            "ENOENT",
+            "load the module kvm_amd or kvm_intel, and enable virtualization",
+        ),
+    ];
+    for (errno, advice) in cases {
+        let how = format!("inject=openat:error={errno}");
+        let mut launcher = meddling("-e", &how).to_vec();
+        launcher.extend(["-P", "/dev/kvm"]);
+        let output = Folder::new("/tmp").run(&launcher);
+        let said = check_success(&output);
+        assert!(said.starts_with("in-process driver: "), "{said}");
+        let complaint = text(&output.stderr);
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        let expected = format!("qctx: no KVM guest: cannot open /dev/kvm ({advice}");
+        assert!(complaint.starts_with(&expected), "{complaint}");
+        assert!(
+            complaint.contains("; a driver in this process does its job"),
+            "{complaint}"
+        );
+    }
+}
+
+/// On tmpfs writes are plain system calls. One of each thread says that it is done and is not.
+#[test]
+fn a_lost_write_is_found_from_both_sides() {
+    if !strace_works() {
+        return;
+    }
+    let output = Folder::new("/dev/shm").run(&meddling("-e", "inject=pwritev2:retval=4096:when=7"));
+    let (said, complaint) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{said}{complaint}");
+    assert!(
+        said.contains("disk0: guest: fault Data(6); host: image WRONG\n"),
+        "{said}"
+    );
+    assert!(said.contains("\nverdict: FAIL after "), "{said}");
+    assert_eq!(
+        complaint,
+        "qctx: embedded guest: not every byte was right\n"
+    );
+}
+
+#[test]
+fn a_termination_signal_leaves_nothing_behind() {
+    if let Err(error) = qcontext::kvm::open() {
+        return skip(&error.to_string());
+    }
+    if !strace_works() {
+        return;
+    }
+    let folder = Folder::new("/dev/shm");
+    // Every write takes 50 ms, so that the guest is far from its end when the first is seen.
+    let slow = "inject=pwritev2:delay_exit=50000";
+    let mut qctx = Command::new("strace")
+        .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", slow, QCTX])
+        .env("TMPDIR", &folder.0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let image = folder.0.join(format!("qctx-{}/disk0.raw", qctx.id()));
+    while fs::metadata(&image).map_or(0, |image| image.blocks()) == 0 {
+        assert_eq!(qctx.try_wait().unwrap(), None, "ended too early");
+        std::thread::yield_now();
+    }
+    let pid = i32::try_from(qctx.id()).unwrap();
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::Term).unwrap();
+    let output = qctx.wait_with_output().unwrap();
+    let complaint = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert_eq!(
+        complaint,
+        "qctx: embedded guest: asked to end before the guest did\n"
+    );
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "left behind");
+}
