@@ -7,6 +7,7 @@
 mod client;
 mod demo;
 mod failure;
+mod guest;
 mod help;
 mod machine;
 mod plan;
@@ -51,7 +52,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
             print(&text);
             Ok(())
         }
-        plan::Invocation::Run(plan) => run::run(plan),
+        plan::Invocation::Run(plan) => run::run(*plan),
         plan::Invocation::Demonstrate => demo::run(),
     }
 }

@@ -23,7 +23,7 @@ use gsource::AioContext;
 use crate::block::Node;
 use crate::context::Claim;
 #[cfg(feature = "kvm")]
-use crate::kvm::{Board, VirtioDevice};
+use crate::kvm::Board;
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::vhost_user::{Listener, Served};
@@ -31,6 +31,8 @@ use crate::virtio::blk::{Blk, QueueStats};
 use crate::{Error, ErrorKind, QContext, Result};
 
 mod flush;
+#[cfg(feature = "kvm")]
+mod machine;
 mod object;
 mod options;
 mod registry;
@@ -102,18 +104,7 @@ impl Export {
     #[cfg(feature = "kvm")]
     pub fn add_to(machine: &mut dyn Board, options: ExportOptions) -> Result<Arc<Export>> {
         Export::add_with(options, |options, parts| match options.transport {
-            TransportOptions::Machine { ioeventfd, irqfd } => {
-                let wanted = VirtioDevice {
-                    id: options.id.clone(),
-                    device: Arc::<Blk>::clone(parts.blk),
-                    queue_size_max: options.queue_size,
-                    control: parts.control.clone(),
-                    ioeventfd,
-                    irqfd,
-                };
-                let (mmio, place) = machine.add_virtio(wanted)?;
-                Ok(Transport::Machine(mmio, place))
-            }
+            TransportOptions::Machine { .. } => parts.plug(options, machine),
             TransportOptions::VhostUser(ref path) => parts.listen(options, path),
         })
     }

@@ -19,14 +19,18 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::{Error, ErrorKind, Result};
 
+pub mod boot;
 pub mod bus;
 pub mod driver;
 mod eventfd;
 pub mod guest;
 pub mod irq;
 mod machine;
+pub mod microvm;
 pub mod mmio;
+pub mod power;
 pub mod ram;
+pub mod serial;
 pub mod vcpu;
 
 pub use machine::virtio::{Announcement, Board, Slots, VirtioDevice};

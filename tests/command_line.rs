@@ -130,6 +130,25 @@ fn mistakes_in_options_are_told() {
 }
 
 #[test]
+fn mistakes_in_what_is_booted_are_told() {
+    let directory = Directory::new();
+    let text = directory.path("text");
+    std::fs::write(&text, "no kernel").unwrap();
+    let text = text.to_str().unwrap();
+    let absent = "No such file or directory (os error 2)";
+    refused(
+        &["-machine", "microvm", "-kernel", "/nonexistent"],
+        &format!("qctx: -kernel /nonexistent: cannot open kernel '/nonexistent': {absent}"),
+    );
+    refused(
+        &["-machine", "microvm", "-kernel", text],
+        &format!(
+            "qctx: -kernel {text}: kernel '{text}' is neither a bzImage nor an ELF file, expected a 64-bit bzImage or an ELF kernel"
+        ),
+    );
+}
+
+#[test]
 fn failed_start_leaves_no_socket_behind() {
     let directory = Directory::new();
     let socket = directory.path("qmp.sock");

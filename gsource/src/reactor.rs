@@ -26,10 +26,10 @@ mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
-use crate::aio::lock;
 use crate::aio::notify::NotifyState;
 use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
+use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::home_cell::HomeCell;
 use crate::list::List;
@@ -44,6 +44,7 @@ use bhs::HomeBhs;
 pub(crate) use bhs::{Claimed, at_home};
 use busy::Busy;
 pub use busy::PollParams;
+pub(crate) use busy::ask_again;
 use fd_table::{Batch, FdTable, Set};
 use known::Known;
 pub(crate) use retired::Retired;
@@ -165,6 +166,8 @@ pub struct Reactor {
     has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
+    /// GLib wanted to look while another thread drove, and sleeps without having announced it.
+    missed: AtomicBool,
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
@@ -188,7 +191,10 @@ impl Drop for Driving<'_> {
             self.reactor.driver.store(0, Ordering::SeqCst);
             // Another thread may have retired something after the last look here, and found us driving.
             if self.reactor.has_retired() {
-                self.reactor.reap_if_idle();
+                self.reactor.leave_to_home();
+            }
+            if self.reactor.missed.swap(false, Ordering::SeqCst) {
+                self.reactor.wake();
             }
         }
     }
@@ -238,6 +244,7 @@ impl Reactor {
             counts: Counts::default(),
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
+            missed: AtomicBool::new(false),
             home: HomeCell::new(Home {
                 batch: Batch::new(),
                 paused: Vec::new(),
@@ -296,6 +303,15 @@ impl Reactor {
             self.driver.store(0, Ordering::SeqCst);
         }
         is_mine
+    }
+
+    /// As [`Reactor::drive`], for a GLib loop that will sleep if it cannot: who drives now wakes it afterwards.
+    pub(crate) fn drive_or_be_woken(&self) -> Result<Driving<'_>> {
+        self.drive().or_else(|_| {
+            self.missed.store(true, Ordering::SeqCst);
+            // Who drove may have ended before that.
+            self.drive()
+        })
     }
 
     /// True on the thread that drives this reactor.
@@ -454,16 +470,28 @@ impl Reactor {
             .store(fds.unpollable(), Ordering::Release);
     }
 
-    /// Lets go of `records`, which are moving elsewhere.
-    pub(crate) fn forget(&self, records: &[Arc<FdRecord>], driving: &Driving<'_>) {
+    /// Lets go of `core`, which is moving elsewhere with `records`. The answer is what was seen of its handlers, some of which
+    /// may have been removed: to be dropped without a lock.
+    #[must_use]
+    pub(crate) fn forget(
+        &self,
+        core: &Arc<Core>,
+        records: &[Arc<FdRecord>],
+        driving: &Driving<'_>,
+    ) -> Vec<Arc<FdRecord>> {
         let mut home = self.home.get(driving);
-        let leaving =
-            |record: &Arc<FdRecord>| records.iter().any(|other| Arc::ptr_eq(other, record));
-        home.batch.retain(|(record, _)| !leaving(record));
-        home.paused.retain(|record| !leaving(record));
+        let (ready, staying): (Batch, Batch) = std::mem::take(&mut home.batch)
+            .into_iter()
+            .partition(|(record, _)| record.is_of(core));
+        home.batch = staying;
+        let paused = home.paused.extract_if(.., |record| record.is_of(core));
+        let leaving = paused
+            .chain(ready.into_iter().map(|(record, _)| record))
+            .collect();
         for record in records {
             home.known.forget(record);
         }
+        leaving
     }
 }
 

@@ -113,7 +113,7 @@ unsafe extern "C" fn prepare(
     // SAFETY: GLib passes our source.
     let state = unsafe { state(source) };
     let reactor = &state.reactor;
-    let wait = match reactor.drive() {
+    let wait = match reactor.drive_or_be_woken() {
         Ok(driving) => {
             reactor.residents.note_glib();
             let wait = reactor.prepare(&driving);

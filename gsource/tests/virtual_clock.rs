@@ -79,3 +79,29 @@ both_loops! {
         assert!(!driven.iterate(Wait::NoBlock));
     }
 }
+
+#[test]
+fn virtual_clock_that_is_switched_all_the_time_never_goes_back() {
+    const READS: usize = 3_000_000;
+    let _one = stopping();
+    let over = Count::new();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while over.get() == 0 {
+                    stop_virtual_clock();
+                    start_virtual_clock();
+                }
+            });
+        }
+        let mut last = Clock::Virtual.now_ns();
+        let mut back = 0;
+        for _ in 0..READS {
+            let now = Clock::Virtual.now_ns();
+            back += usize::from(now < last);
+            last = now;
+        }
+        over.hit();
+        assert_eq!(back, 0, "times of {READS}");
+    });
+}

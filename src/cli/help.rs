@@ -9,7 +9,7 @@ use qcontext::object::{Options, types};
 pub(super) const HINT: &str = "Try 'qctx --help' for more information.";
 
 const USAGE: &str = "\
-qctx: virtual devices on named event loops
+qctx: virtual devices on named event loops, and a machine for them
 
 Show what it can do:
   qctx                          a guest of its own, on KVM, drives two disks on two contexts; exit status 0 if every
@@ -35,14 +35,25 @@ Options (one or two dashes; order does not matter: objects come first, monitors 
   -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
   -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
                  a block device node: a file, one on top of another, or nothing, for measuring
-  -device virtio-blk,id=ID,drive=ID,vhost-user=PATH[,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
-        [,serial=TEXT]
-                 a disk for virtual machines, which connect to the Unix socket PATH; 'drive' is the id of a -drive
-                 or a node-name. With x-data-plane=on the context that 'context' names serves it, else and by
-                 default 'qcontext-main'. '-device virtio-blk,help' lists the options
+  -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
+        [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off]
+                 a disk for the machine that -machine makes or, with 'vhost-user', for virtual machines that connect
+                 to the Unix socket PATH; 'drive' is the id of a -drive or a node-name. With x-data-plane=on the
+                 context that 'context' names serves it, else and by default 'qcontext-main'.
+                 '-device virtio-blk,help' lists the options
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which appears when everything above exists
   -qmp stdio     a QMP monitor on standard input and output
+  -machine microvm
+                 a machine on KVM, which boots a kernel; the program ends when the guest powers off
+  -m SIZE        its memory, in MiB or with a suffix (k, M, G); default: 128
+  -smp N         its processors; default: 1
+  -kernel FILE   its kernel: a bzImage, or an ELF file
+  -initrd FILE   the initial RAM disk
+  -append TEXT   the kernel's command line
+  -serial stdio|file:PATH|none
+                 where its serial port leads; default: standard input and output
+  -no-reboot     a reset ends the program, too
   -h, --help     this text; '-object help' and '-object TYPE,help' tell more
   -V, --version  the version
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use qcontext::block::Node;
 use qcontext::export::{self, Export, ExportOptions};
-use qcontext::kvm::Builder;
+use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor;
 use qcontext::object::{Options, Value, tree};
 use qcontext::{Error, ErrorKind, Result};
@@ -29,12 +29,10 @@ pub(super) fn create_device(mut options: Options) -> Result<()> {
 }
 
 /// Makes the device that `-device` describes where there is a machine, which has not started yet.
-#[allow(dead_code)] // nobody asks for a machine yet
-pub(super) fn create_device_on(machine: &mut Builder, mut options: Options) -> Result<()> {
+pub(super) fn create_device_on(machine: &MicroVm, mut options: Options) -> Result<()> {
     check_driver(&mut options)?;
-    ExportOptions::for_machine(options)
-        .and_then(|options| Export::add_to(machine, options))
-        .map(drop)
+    let options = ExportOptions::for_machine(options)?;
+    machine.add(|builder| Export::add_to(builder, options))
 }
 
 fn check_driver(options: &mut Options) -> Result<()> {

@@ -10,6 +10,10 @@ use qcontext::{Error, ErrorKind, Result};
 use super::failure::Failure;
 use super::help;
 
+mod machine;
+
+pub(super) use machine::{Machine, Serial};
+
 /// What a command line without subcommand asks for.
 #[derive(Debug)]
 pub(super) enum Invocation {
@@ -18,7 +22,7 @@ pub(super) enum Invocation {
     /// Show what the program can do.
     Demonstrate,
     /// Serve this.
-    Run(Plan),
+    Run(Box<Plan>),
 }
 
 /// What to serve; each list in command-line order. Objects are made first, then block devices, drives and devices;
@@ -30,6 +34,8 @@ pub(super) struct Plan {
     pub(super) drives: Vec<Item>,
     pub(super) devices: Vec<Item>,
     pub(super) monitors: Vec<Monitor>,
+    /// The machine that the devices are in, if there is one.
+    pub(super) machine: Option<Machine>,
 }
 
 /// One option with its argument.
@@ -58,6 +64,7 @@ pub(super) enum Channel {
 /// Reads the command line.
 pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let mut plan = Plan::default();
+    let mut machine = machine::Words::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let Some(name) = option_name(argument) else {
@@ -67,12 +74,24 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
             "h" | "help" | "?" => return Ok(Invocation::Print(help::text())),
             "V" | "version" => return Ok(Invocation::Print(help::version())),
             "object" | "drive" | "blockdev" | "device" | "qmp" => {}
+            "no-reboot" => {
+                machine.set_no_reboot();
+                continue;
+            }
+            name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
         }
         let value = rest
             .next()
             .ok_or_else(|| Failure::new(argument, "requires an argument"))?;
         let place = format!("-{name} {value}");
+        if machine::is_option(name) {
+            match machine.add(name, value, &place) {
+                Ok(None) => continue,
+                Ok(Some(text)) => return Ok(Invocation::Print(text)),
+                Err(failure) => return Err(failure),
+            }
+        }
         match plan.add(name, value, &place) {
             Ok(None) => {}
             Ok(Some(text)) => return Ok(Invocation::Print(text)),
@@ -82,7 +101,12 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     if arguments.is_empty() {
         return Ok(Invocation::Demonstrate);
     }
-    Ok(Invocation::Run(plan))
+    let stdio_is_taken = plan
+        .monitors
+        .iter()
+        .any(|monitor| monitor.channel == Channel::Stdio);
+    plan.machine = machine.finish(stdio_is_taken)?;
+    Ok(Invocation::Run(Box::new(plan)))
 }
 
 /// The name in `-name` or `--name`.

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use qcontext::export::Export;
+use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::{Commands, Monitor};
 use qcontext::object::{self, Options, Value};
 use qcontext::{QContext, Result, Wait};
 
 use super::failure::{Failure, warn};
+use super::guest::Guest;
 use super::machine;
 use super::plan::{Channel, Item, Plan};
 use super::signal;
@@ -27,27 +29,50 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
         signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
     let mut outcome = serve(plan, &stop);
     // Nobody asks for anything new while everything goes.
-    if let Ok(monitor) = &mut outcome {
-        monitor.shut_down();
+    if let Ok(served) = &mut outcome {
+        served.monitor.shut_down();
+        if let Some(machine) = &served.machine {
+            machine.stop();
+        }
     }
     // Also after a failure: sockets of devices that were made must go.
     let gone = Flag::default();
     let told = gone.clone();
     Export::shutdown_all(move || told.set());
     iterate_until(|| gone.is_set())?;
-    let said = outcome.and_then(say_goodbye);
+    let said = outcome.and_then(|served| {
+        let Served {
+            monitor,
+            machine,
+            ended,
+        } = served;
+        say_goodbye(|| monitor.is_quiet() && machine.as_ref().is_none_or(MicroVm::is_quiet))?;
+        ended
+    });
     drop(signals);
     said
 }
 
-/// Makes everything and runs the loop; gives the monitor back when it is time to end.
-fn serve(plan: Plan, stop: &Flag) -> Result<Monitor, Failure> {
+/// What was served, and is to be taken down.
+struct Served {
+    monitor: Monitor,
+    machine: Option<MicroVm>,
+    /// How the machine ended, if it did so by itself.
+    ended: Result<(), Failure>,
+}
+
+/// Makes everything and runs the loop; gives it back when it is time to end.
+fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     make(plan.objects, object::object_add)?;
     make(plan.blockdevs, machine::create_blockdev)?;
     make(plan.drives, machine::create_drive)?;
-    make(plan.devices, machine::create_device)?;
+    let guest = plan.machine.map(Guest::new).transpose()?;
+    make(plan.devices, |options| match &guest {
+        Some(guest) => machine::create_device_on(guest.machine(), options),
+        None => machine::create_device(options),
+    })?;
     let mut monitor = Monitor::new(commands(stop));
     for wanted in plan.monitors {
         let opened = match &wanted.channel {
@@ -56,8 +81,16 @@ fn serve(plan: Plan, stop: &Flag) -> Result<Monitor, Failure> {
         };
         opened.map_err(|error| Failure::at(wanted.place, &error))?;
     }
+    if let Some(guest) = &guest {
+        guest.start(stop)?;
+    }
     iterate_until(|| stop.is_set())?;
-    Ok(monitor)
+    let ended = guest.as_ref().map_or(Ok(()), Guest::outcome);
+    Ok(Served {
+        monitor,
+        machine: guest.map(Guest::into_machine),
+        ended,
+    })
 }
 
 fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), Failure> {
@@ -101,7 +134,7 @@ pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
 }
 
 /// Lets the last replies out.
-fn say_goodbye(monitor: Monitor) -> Result<(), Failure> {
+fn say_goodbye(is_quiet: impl Fn() -> bool) -> Result<(), Failure> {
     let late = Flag::default();
     let too_late = late.clone();
     let source = glib::timeout_source_new(
@@ -114,7 +147,7 @@ fn say_goodbye(monitor: Monitor) -> Result<(), Failure> {
         },
     );
     source.attach(Some(&glib::MainContext::default()));
-    let outcome = iterate_until(|| monitor.is_quiet() || late.is_set());
+    let outcome = iterate_until(|| is_quiet() || late.is_set());
     source.destroy();
     outcome
 }

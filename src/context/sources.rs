@@ -99,7 +99,11 @@ impl QContext {
     /// Stops driving `aio`: at once on the context's own thread or when nobody runs the context, else soon. Nothing that is
     /// pending is lost; it can be attached elsewhere afterwards.
     pub fn detach(&self, aio: &AioContext) {
-        if aio.detach().is_ok() {
+        // Nobody runs this context while we own its GMainContext, or we do.
+        let owner = self.inner().gmain.acquire();
+        let detached = owner.is_ok() && aio.detach().is_ok();
+        drop(owner);
+        if detached {
             // Dropped without the lock.
             let taken = lock(&self.inner().sources).take_aio(aio);
             drop(taken);

@@ -30,10 +30,17 @@ pub enum Clock {
 /// The number of clocks; `Clock as usize` is below it.
 pub(crate) const CLOCKS: usize = 4;
 
-/// Running: virtual = realtime - offset, stored here. Stopped: see [`STOPPED_AT`].
-static VIRTUAL_OFFSET: AtomicI64 = AtomicI64::new(0);
-/// The virtual time at which the clock stands still, or -1 while it runs.
-static STOPPED_AT: AtomicI64 = AtomicI64::new(-1);
+/// What the virtual clock does, in one word: a tag in the low bits, a number of nanoseconds above them.
+static VIRTUAL: AtomicI64 = AtomicI64::new(RUNNING);
+
+/// The number is realtime - virtual.
+const RUNNING: i64 = 0;
+/// As for running; whoever looks next stops it.
+const STOPPING: i64 = 1;
+/// The number is the time at which the clock stands.
+const STOPPED: i64 = 2;
+const TAG_BITS: u32 = 2;
+const TAG: i64 = (1 << TAG_BITS) - 1;
 
 impl Clock {
     /// All clocks, in the order of their numbers.
@@ -49,16 +56,13 @@ impl Clock {
         match self {
             Clock::Realtime | Clock::VirtualRt => read(libc::CLOCK_MONOTONIC),
             Clock::Host => read(libc::CLOCK_REALTIME),
-            Clock::Virtual => match STOPPED_AT.load(Ordering::Acquire) {
-                -1 => read(libc::CLOCK_MONOTONIC) - VIRTUAL_OFFSET.load(Ordering::Acquire),
-                stopped_at => stopped_at,
-            },
+            Clock::Virtual => virtual_now(),
         }
     }
 
     /// True while the clock advances.
     pub fn is_running(self) -> bool {
-        self != Clock::Virtual || STOPPED_AT.load(Ordering::Acquire) == -1
+        self != Clock::Virtual || VIRTUAL.load(Ordering::Acquire) & TAG == RUNNING
     }
 }
 
@@ -67,19 +71,48 @@ pub fn last_tick_ns() -> i64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
+/// The virtual time. Never goes back: a time is given out as running only if the clock ran after it was read, and the time
+/// at which the clock stands is read after the last of these, by whoever comes first. Lock-free, so a signal handler may
+/// come between anything.
+fn virtual_now() -> i64 {
+    loop {
+        let state = VIRTUAL.load(Ordering::SeqCst);
+        let number = state >> TAG_BITS;
+        if state & TAG == STOPPED {
+            return number;
+        }
+        let now = read(libc::CLOCK_MONOTONIC) - number;
+        if state & TAG == STOPPING {
+            let _ = switch(state, now << TAG_BITS | STOPPED);
+        } else if VIRTUAL.load(Ordering::SeqCst) == state {
+            return now;
+        }
+    }
+}
+
+fn switch(from: i64, to: i64) -> bool {
+    VIRTUAL
+        .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+        .is_ok()
+}
+
 /// Stops the virtual clock: its timers neither fire nor bound a wait. Idempotent.
 pub(crate) fn stop_virtual() {
-    let now = Clock::Virtual.now_ns();
-    let _ = STOPPED_AT.compare_exchange(-1, now, Ordering::AcqRel, Ordering::Acquire);
+    let state = VIRTUAL.load(Ordering::SeqCst);
+    // Somebody else who switches meanwhile has the same right.
+    if state & TAG == RUNNING && switch(state, state | STOPPING) {
+        virtual_now();
+    }
 }
 
 /// Lets the virtual clock run on from where it stood. Idempotent; the caller wakes the reactors.
 pub(crate) fn start_virtual() {
-    let stopped_at = STOPPED_AT.load(Ordering::Acquire);
-    if stopped_at != -1 {
-        VIRTUAL_OFFSET.store(Clock::Realtime.now_ns() - stopped_at, Ordering::Release);
-        STOPPED_AT.store(-1, Ordering::Release);
-    }
+    let stands_at = virtual_now();
+    let offset = Clock::Realtime.now_ns() - stands_at;
+    switch(
+        stands_at << TAG_BITS | STOPPED,
+        offset << TAG_BITS | RUNNING,
+    );
 }
 
 fn read(clock: libc::clockid_t) -> i64 {

@@ -4,12 +4,12 @@
 //! The invariants are those of [`super`].
 #![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
 
-use super::bh::node::BhNode;
+use super::bh::{self, node::BhNode};
 use super::handler::{FdRecord, Switch};
 use super::pool::job::Jobs;
 use super::{lock, task};
 use crate::list::List;
-use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency};
+use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, ask_again};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
@@ -172,7 +172,10 @@ impl Core {
 
     /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
     pub(crate) fn retire(&self, retired: Retired) {
+        // Under the lock that a move takes, so that it is not left to a reactor that is being left.
+        let handlers = lock(&self.handlers);
         let left = self.try_retire(vec![retired]);
+        drop(handlers);
         unwind::drop_guarded(&"destructor of a callback", left);
     }
 
@@ -191,8 +194,12 @@ impl Core {
         }
         new.open()?;
         for record in self.polled_handlers() {
-            old.release(&record, &driving);
-            unwind::drop_guarded(&"destructor of an fd handler", record);
+            if old.release(&record, &driving) {
+                let ask = Box::new(move || ask_again(&record));
+                bh::schedule_oneshot(self, "last question of busy-polling", ask);
+            } else {
+                unwind::drop_guarded(&"destructor of an fd handler", record);
+            }
         }
         let handlers = lock(&self.handlers);
         for record in handlers.iter() {
@@ -207,15 +214,15 @@ impl Core {
                 return Err(error);
             }
         };
-        old.forget(&handlers, &driving);
+        let unseen = old.forget(self, &handlers, &driving);
         old.hand_over_bhs(self, &driving);
         Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
         drop(handlers);
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
+        let removed = unseen.into_iter().filter(|record| record.is_removed());
+        new.retire(removed.map(Retired::Handler));
         new.retire(closed.into_iter().map(Retired::Trouble));
-        if ptr::eq(Arc::as_ptr(old), Arc::as_ptr(&self.private)) {
-            old.hand_over_retired(new, &driving);
-        }
+        old.hand_over_retired(self, new, &driving);
         drop(driving);
         self.kick(Urgency::Now);
         Ok(())
@@ -239,9 +246,14 @@ impl Core {
         self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
         if let Some(reactor) = reactor {
             reactor.retire([Retired::Context(Arc::clone(self))]);
-            reactor.reap_if_idle();
+            reactor.leave_to_home();
         }
-        self.private.reap_if_idle();
+        self.private.leave_to_home();
+    }
+
+    /// True when this context has `reactor` to itself.
+    pub(crate) fn is_private(&self, reactor: &Reactor) -> bool {
+        ptr::eq(Arc::as_ptr(&self.private), reactor)
     }
 
     /// Makes a call of a bottom half or timer, during which the context neither ends nor moves.

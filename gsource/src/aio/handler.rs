@@ -202,6 +202,11 @@ impl FdRecord {
         self.fd == fd && !self.handler.is_waiter
     }
 
+    /// True when `core` has it, or had until it was removed.
+    pub(crate) fn is_of(&self, core: &Arc<Core>) -> bool {
+        std::ptr::eq(self.core.as_ptr(), Arc::as_ptr(core))
+    }
+
     /// The poller events this record wants now.
     pub(crate) fn interest(&self) -> u32 {
         let read = self.handler.read.is_some() && !self.is_paused();

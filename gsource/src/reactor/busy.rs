@@ -6,7 +6,7 @@
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
 
-use super::turn::remove;
+use super::turn::{call, remove};
 use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
@@ -39,6 +39,8 @@ pub(super) struct Busy {
     enrolled: Vec<Enrolled>,
     /// Notifications are off.
     started: bool,
+    /// Somebody's notifications have gone on without the last question.
+    owes_question: bool,
     now_ns: i64,
     skipped: u32,
 }
@@ -88,7 +90,12 @@ impl Reactor {
     /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
     pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
         let polls = self.counts.polls.load(Ordering::Acquire);
-        if record.handler.io_poll.is_none() || !(polls || record.is_told()) {
+        let was_told = record.is_told();
+        if record.handler.io_poll.is_none() || !(polls || was_told) {
+            return;
+        }
+        // It may have been reaped already, and nobody would let go of it again.
+        if record.is_removed() {
             return;
         }
         let mut home = self.home.get(driving);
@@ -103,6 +110,7 @@ impl Reactor {
             });
         }
         let started = polls && home.busy.started;
+        home.busy.owes_question |= was_told && !started;
         drop(home);
         // Not what it was told before, perhaps: its `io_poll_ready` may have iterated.
         switch(record, started);
@@ -121,12 +129,15 @@ impl Reactor {
         gone.is_some()
     }
 
-    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew.
-    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew. True when its notifications were off:
+    /// then it must be asked once more, there.
+    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let started = self.home.get(driving).busy.started;
-        if self.expel(record, driving) && started {
+        let was_polled = self.expel(record, driving) && started;
+        if was_polled {
             switch(record, false);
         }
+        was_polled
     }
 
     /// Polls before a wait. What was found is in the batch; the time at which the polling began is what [`Reactor::adapt`]
@@ -168,10 +179,16 @@ impl Reactor {
 
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
-        if self.home.get(driving).busy.started {
+        if self.takes_question(driving) {
             self.switch_all(driving, false);
             self.ask_enrolled(driving);
         }
+    }
+
+    /// True when enrolled handlers have been without notifications since they were asked.
+    fn takes_question(&self, driving: &Driving<'_>) -> bool {
+        let busy = &mut self.home.get(driving).busy;
+        busy.started | std::mem::take(&mut busy.owes_question)
     }
 
     /// Learns from a wait that began at `begin`.
@@ -297,6 +314,13 @@ fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
         now_ns.saturating_mul(factor)
     };
     grown.min(params.max_ns)
+}
+
+/// Asks a handler that has moved away from where it was polled.
+pub(crate) fn ask_again(record: &Arc<FdRecord>) {
+    if !record.is_removed() && has_work(record) {
+        call(record, record.handler.io_poll_ready.as_deref());
+    }
 }
 
 fn has_work(record: &Arc<FdRecord>) -> bool {

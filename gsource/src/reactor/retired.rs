@@ -22,6 +22,16 @@ pub(crate) enum Retired {
 }
 
 impl Retired {
+    /// True when it is of `core`; what is of nobody goes with whoever has the reactor to itself.
+    fn goes_with(&self, core: &Arc<Core>, reactor: &Reactor) -> bool {
+        match self {
+            Retired::Handler(record) => record.is_of(core),
+            Retired::Timer(timer) => Arc::ptr_eq(&timer.core, core),
+            Retired::Context(other) => Arc::ptr_eq(other, core),
+            Retired::Switch(_) | Retired::Trouble(_) => core.is_private(reactor),
+        }
+    }
+
     /// Drops it; gives it back when it is too early.
     fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
         match self {
@@ -58,15 +68,17 @@ impl Reactor {
         }
     }
 
-    /// Leaves what was retired here to the home of `new`.
-    pub(crate) fn hand_over_retired(&self, new: &Reactor, driving: &Driving<'_>) {
-        let retired = self.take_retired();
-        for one in &retired {
+    /// Leaves what was retired of `core` here to the home of `new`.
+    pub(crate) fn hand_over_retired(&self, core: &Arc<Core>, new: &Reactor, driving: &Driving<'_>) {
+        let moving: Vec<_> = lock(&self.retired)
+            .extract_if(.., |one| one.goes_with(core, self))
+            .collect();
+        for one in &moving {
             if let Retired::Handler(record) = one {
                 self.lose_sight_of(record, driving);
             }
         }
-        new.retire(retired);
+        new.retire(moving);
     }
 
     /// Lets go of the home's own references to a handler.
@@ -82,6 +94,15 @@ impl Reactor {
 
     pub(crate) fn has_retired(&self) -> bool {
         self.has_retired.load(Ordering::SeqCst)
+    }
+
+    /// Lets the home drop what is left behind here; this thread does so if there is no other.
+    pub(crate) fn leave_to_home(&self) {
+        if self.residents.wait_elsewhere() {
+            self.rouse();
+        } else {
+            self.reap_if_idle();
+        }
     }
 
     /// Drops what is left behind here if nobody, or this thread, drives.

@@ -62,7 +62,6 @@ impl Reactor {
     pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
         let driving = self.drive()?;
         self.prepare_turn(&driving)?;
-        self.submit_before_wait(&driving);
         if self.home.get(&driving).batch.is_empty() {
             self.collect(&driving, 0);
         } else {
@@ -79,6 +78,7 @@ impl Reactor {
         }
         self.ask_paused(driving);
         self.reap(driving);
+        self.submit_before_wait(driving);
         Ok(())
     }
 
@@ -100,7 +100,6 @@ impl Reactor {
 
     /// Fills the batch: by busy-polling, by the kernel, or both.
     fn wait(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) {
-        self.submit_before_wait(driving);
         if !self.submits_by_waiting() && self.may_put_off_wait(driving, wait) {
             return;
         }
@@ -362,7 +361,7 @@ fn may_read(record: &Arc<FdRecord>) -> bool {
     }
 }
 
-fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
+pub(super) fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>) {
     if let Some(callback) = callback
         && record.call(callback).is_err()
     {

@@ -40,7 +40,7 @@ impl Residents {
     }
 
     /// True when GLib waits on another thread, or will again.
-    fn wait_elsewhere(&self) -> bool {
+    pub(crate) fn wait_elsewhere(&self) -> bool {
         let there = self.glib.load(Ordering::Relaxed);
         there != 0 && there != thread_token()
     }
@@ -105,7 +105,7 @@ impl Drop for Stay {
         self.core.tasks.fetch_sub(1, Ordering::SeqCst);
         if self.reactor.residents.leave() && !self.reactor.is_driven_here() {
             // Others may have left things here that they could not drop.
-            self.reactor.reap_if_idle();
+            self.reactor.leave_to_home();
         }
     }
 }

@@ -1,0 +1,90 @@
+//! The machine that `-machine` asks for, from its options to its end.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qcontext::kvm::boot::Image;
+use qcontext::kvm::microvm::MicroVm;
+use qcontext::kvm::serial::{Backend, Console};
+use qcontext::{Error, QContext, Result};
+
+use super::failure::Failure;
+use super::plan::{Machine, Serial};
+use super::run::Flag;
+
+/// A machine, and how it ended.
+#[derive(Debug)]
+pub(super) struct Guest {
+    place: String,
+    machine: MicroVm,
+    failure: Arc<Mutex<Option<Error>>>,
+}
+
+impl Guest {
+    /// The machine that the options describe, without devices.
+    pub(super) fn new(wanted: Machine) -> Result<Guest, Failure> {
+        let image = image(&wanted)?;
+        let (serial_place, serial) = wanted.serial;
+        let console = console(&serial).map_err(|error| Failure::at(serial_place, &error))?;
+        let place = wanted.place;
+        let machine = MicroVm::new(wanted.options, image, console);
+        Ok(Guest {
+            machine: machine.map_err(|error| Failure::at(&place, &error))?,
+            place,
+            failure: Arc::default(),
+        })
+    }
+
+    /// The machine, for its devices.
+    pub(super) fn machine(&self) -> &MicroVm {
+        &self.machine
+    }
+
+    /// Boots it; when it has ended, `stop` is set.
+    pub(super) fn start(&self, stop: &Flag) -> Result<(), Failure> {
+        let (stop, failure) = (stop.clone(), Arc::clone(&self.failure));
+        let started = self.machine.start(move |outcome| {
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
+            stop.set();
+        });
+        started.map_err(|error| Failure::at(&self.place, &error))
+    }
+
+    /// How it has ended, if by itself.
+    pub(super) fn outcome(&self) -> Result<(), Failure> {
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failure.map_or(Ok(()), |error| Err(Failure::at(&self.place, &error)))
+    }
+
+    pub(super) fn into_machine(self) -> MicroVm {
+        self.machine
+    }
+}
+
+/// What is booted, each file looked at.
+fn image(wanted: &Machine) -> Result<Image, Failure> {
+    let (kernel_place, kernel) = &wanted.kernel;
+    let mut image = Image::open(kernel).map_err(|error| Failure::at(kernel_place, &error))?;
+    if let Some((place, initrd)) = &wanted.initrd {
+        let set = image.set_initrd(initrd);
+        set.map_err(|error| Failure::at(place, &error))?;
+    }
+    if let Some((place, line)) = &wanted.append {
+        let set = image.set_command_line(line);
+        set.map_err(|error| Failure::at(place, &error))?;
+    }
+    Ok(image)
+}
+
+fn console(serial: &Serial) -> Result<Option<Console>> {
+    let backend = match serial {
+        Serial::Stdio => Backend::stdio()?,
+        Serial::File(path) => Backend::file(path)?,
+        Serial::None => return Ok(None),
+    };
+    Console::new(backend, &QContext::main()).map(Some)
+}

@@ -1,0 +1,237 @@
+//! Putting a kernel into a machine's memory: what a boot loader and its firmware would leave behind.
+//!
+//! Used by whoever starts or resets a machine. An [`Image`] looks at the files once and refuses what cannot work;
+//! [`Image::load`] writes kernel, initrd, command line, memory map and ACPI tables and says where the first processor
+//! begins, as often as the machine is reset.
+//!
+//! Two ways in: a bzImage starts in 64-bit mode with a zero page (the kernel's Documentation/arch/x86/boot.rst, "64-bit
+//! Boot Protocol"); an ELF file with a PVH note starts in 32-bit mode with a start-info page (Xen's
+//! docs/misc/pvh.pandoc), one without starts like a bzImage.
+//!
+//! # Layers
+//! Everything here works on memory and on the structures that KVM takes. Nothing opens /dev/kvm.
+#![deny(unsafe_code)]
+
+use std::path::Path;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::{Error, ErrorKind, Result};
+
+pub mod acpi;
+pub mod cpuid;
+mod initrd;
+mod kernel;
+pub mod layout;
+mod memory_map;
+mod pvh;
+pub mod registers;
+#[cfg(test)]
+mod tests;
+mod zero_page;
+
+use initrd::Initrd;
+use kernel::Kernel;
+
+/// A window of registers that the guest has to be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its guest physical address.
+    pub address: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The line that its device interrupts by.
+    pub gsi: u32,
+}
+
+/// What else there is in the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Platform {
+    /// How many processors, 1 to [`layout::CPUS_MAX`].
+    pub cpus: u8,
+    /// The virtio-mmio devices, in the order in which the guest shall find them.
+    pub virtio: Vec<Window>,
+    /// Whether there is a serial port at [`layout::SERIAL`].
+    pub serial: bool,
+}
+
+/// Where the first processor begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// In 64-bit mode, with the address of the zero page in RSI.
+    Long {
+        /// The first instruction.
+        address: u64,
+    },
+    /// In 32-bit mode without paging, with the address of the start info in EBX.
+    Pvh {
+        /// The first instruction.
+        address: u64,
+    },
+}
+
+/// A kernel with its initrd and its command line, ready to be loaded.
+#[derive(Debug)]
+pub struct Image {
+    kernel: Kernel,
+    initrd: Option<Initrd>,
+    append: String,
+}
+
+impl Image {
+    /// Looks at the kernel's file.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not a kernel for this machine.
+    pub fn open(kernel: &Path) -> Result<Image> {
+        Ok(Image {
+            kernel: Kernel::open(kernel)?,
+            initrd: None,
+            append: String::new(),
+        })
+    }
+
+    /// Gives the kernel an initrd.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or there is nothing in it.
+    pub fn set_initrd(&mut self, path: &Path) -> Result<()> {
+        self.initrd = Some(Initrd::open(path)?);
+        Ok(())
+    }
+
+    /// Gives the kernel a command line.
+    ///
+    /// # Errors
+    /// It is too long for the kernel, or no line.
+    pub fn set_command_line(&mut self, line: &str) -> Result<()> {
+        if line.contains('\0') {
+            return Err(invalid("the command line contains a NUL"));
+        }
+        self.check_command_line(line)?;
+        line.clone_into(&mut self.append);
+        Ok(())
+    }
+
+    /// Writes everything that the kernel finds when it starts.
+    ///
+    /// # Errors
+    /// The memory is too small, or the command line too long; the message says how much is needed.
+    pub fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<Entry> {
+        let low = memory_map::low_end(memory);
+        self.check_room(low)?;
+        let command_line = self.command_line(platform)?;
+        let tables = acpi::Tables::new(platform);
+        write(memory, layout::ACPI, &tables.bytes)?;
+        write(memory, layout::RESET_VECTOR, &reset_code())?;
+        write(memory, layout::COMMAND_LINE, command_line.as_bytes())?;
+        write(
+            memory,
+            layout::COMMAND_LINE + as_u64(command_line.len()),
+            &[0],
+        )?;
+        let loaded = self.kernel.load(memory)?;
+        let initrd = self.initrd.as_ref();
+        let initrd = initrd
+            .map(|initrd| initrd.load(memory, self.initrd_end(low)))
+            .transpose()?;
+        let handover = Handover {
+            map: memory_map::new(memory),
+            initrd,
+        };
+        registers::write_tables(memory)?;
+        if let Some(entry) = loaded.pvh_entry {
+            pvh::write(memory, &handover)?;
+            return Ok(Entry::Pvh { address: entry });
+        }
+        zero_page::write(memory, &handover, loaded.setup_header)?;
+        let address = loaded.entry;
+        Ok(Entry::Long { address })
+    }
+
+    /// Kernel and initrd must fit into low memory, one above the other.
+    fn check_room(&self, low: u64) -> Result<()> {
+        let (mut what, mut needed, mut end) = (self.kernel.describe(), self.kernel.end(), low);
+        if let Some(initrd) = &self.initrd {
+            what = format!("{what} with {}", initrd.describe());
+            needed = needed.saturating_add(initrd.room());
+            end = self.initrd_end(low);
+        }
+        if end >= needed {
+            return Ok(());
+        }
+        let (needed, end) = (needed.div_ceil(1 << 20), end >> 20);
+        let message = format!(
+            "{what} needs at least {needed} MiB of memory, there are {end} MiB within reach"
+        );
+        Err(invalid(message))
+    }
+
+    /// Where an initrd must end at the latest.
+    fn initrd_end(&self, low: u64) -> u64 {
+        low.min(self.kernel.initrd_end_max())
+    }
+
+    /// The user's words, then what kernels that do not read ACPI want to know of the devices.
+    fn command_line(&self, platform: &Platform) -> Result<String> {
+        let devices = platform.virtio.iter();
+        let words = devices.map(|window| {
+            let Window {
+                address,
+                length,
+                gsi,
+            } = window;
+            format!("virtio_mmio.device={length}@{address:#x}:{gsi}")
+        });
+        let user = (!self.append.is_empty()).then(|| self.append.clone());
+        let line = user.into_iter().chain(words).collect::<Vec<_>>().join(" ");
+        self.check_command_line(&line)?;
+        Ok(line)
+    }
+
+    fn check_command_line(&self, line: &str) -> Result<()> {
+        let (length, max) = (line.len(), self.kernel.command_line_max());
+        if length <= max {
+            return Ok(());
+        }
+        let message =
+            format!("the command line has {length} bytes, the kernel takes at most {max}");
+        Err(invalid(message))
+    }
+}
+
+/// What stands at the reset vector, all the firmware there is: it writes to the reset register. Linux comes here in real
+/// mode, because on a hardware-reduced platform it trusts EFI to reset it, even where there is none.
+fn reset_code() -> [u8; 10] {
+    let [low, high] = layout::RESET.to_le_bytes();
+    let value = layout::RESET_VALUE;
+    // mov dx, RESET; mov al, RESET_VALUE; out dx, al; cli; hlt; jmp back to hlt
+    [0xba, low, high, 0xb0, value, 0xee, 0xfa, 0xf4, 0xeb, 0xfd]
+}
+
+/// What the kernel is told in either protocol.
+#[derive(Debug)]
+struct Handover {
+    map: Vec<memory_map::Piece>,
+    /// Where the initrd is, and how long.
+    initrd: Option<(u64, u64)>,
+}
+
+fn write(memory: &GuestMemoryMmap, address: u64, bytes: &[u8]) -> Result<()> {
+    memory
+        .write_slice(bytes, GuestAddress(address))
+        .map_err(|error| {
+            let length = bytes.len();
+            invalid(format!(
+                "cannot write {length} bytes at {address:#x} of the guest's memory: {error}"
+            ))
+        })
+}
+
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}
+
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,257 @@
+//! Linux, booted by `qctx -machine microvm`: on this host if its KVM can run it, else on a host with a full KVM that
+//! QEMU emulates.
+//!
+//! The machines run once, one after the other (`tests/guest/machine`); each test looks at what one of them showed. Needs
+//! what `tests/guest/packages` and `tests/guest/fetch` bring, and says SKIP where that is not there.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
+
+#[path = "support/machine.rs"]
+mod machine;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use machine::{check_image, interrupts};
+use server::{WorkDir, qctx};
+use skip::skip;
+
+/// How long a kernel may take to show its first sign of life on this host's KVM. Only the way that the machines take
+/// depends on it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const IMAGES: [&str; 2] = ["disk0.raw", "disk1.raw"];
+
+/// What the machines showed, and left on the disks.
+struct Run {
+    directory: WorkDir,
+    console: String,
+}
+
+impl Run {
+    /// What one machine showed.
+    fn section(&self, name: &str) -> &str {
+        let start = format!("== {name}\n");
+        let section = self.console.split_once(&start).map(|(_, rest)| rest);
+        let section = section.and_then(|rest| rest.split_once("\n== status "));
+        let Some((section, rest)) = section else {
+            panic!("the machine '{name}' did not end:\n{}", self.console);
+        };
+        assert!(
+            rest.starts_with("0\n"),
+            "machine '{name}' failed:\n{}",
+            self.console
+        );
+        section
+    }
+}
+
+/// All machines' run, made by the first test that asks; none with the reason if they cannot run here.
+fn machines() -> Result<&'static Run, &'static str> {
+    static RUN: OnceLock<Result<Run, String>> = OnceLock::new();
+    RUN.get_or_init(run).as_ref().map_err(String::as_str)
+}
+
+fn guest_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/guest")
+        .join(name)
+}
+
+fn run() -> Result<Run, String> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest");
+    if !fetched.join("kernel").is_dir() {
+        return Err("no kernel here, run tests/guest/packages and tests/guest/fetch".to_owned());
+    }
+    let directory = WorkDir::new();
+    let boot = prepare(&directory, &fetched);
+    for image in IMAGES {
+        directory.image(image, 64);
+    }
+    let console = if boots_here(&boot) {
+        eprintln!("linux_boot: on this host's KVM");
+        let mut command = Command::new(guest_file("machine"));
+        command.arg(qctx()).arg(&boot);
+        finish(command, &directory)
+    } else if let (Some(reason), Some(_)) = (machine::missing(10), machine::missing(7)) {
+        return Err(format!(
+            "no KVM here that boots Linux, and no QEMU that emulates one: {reason}"
+        ));
+    } else {
+        eprintln!("linux_boot: on an emulated host's KVM");
+        let mut command = Command::new(guest_file("nested"));
+        command.arg(qctx());
+        finish(command, &directory)
+    };
+    Ok(Run { directory, console })
+}
+
+/// A folder with both kernels and the initramfs.
+fn prepare(directory: &WorkDir, fetched: &Path) -> PathBuf {
+    for script in ["initramfs", "vmlinux"] {
+        let status = Command::new(guest_file(script)).status().unwrap();
+        assert!(status.success(), "tests/guest/{script}: {status}");
+    }
+    let boot = directory.path().join("boot");
+    std::fs::create_dir(&boot).unwrap();
+    let mut kernels = std::fs::read_dir(fetched.join("kernel/boot")).unwrap();
+    let bzimage = kernels.find_map(|entry| {
+        let entry = entry.unwrap();
+        entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("vmlinuz")
+            .then(|| entry.path())
+    });
+    symlink(bzimage.unwrap(), boot.join("vmlinuz")).unwrap();
+    for name in ["vmlinux", "initramfs"] {
+        symlink(fetched.join(name), boot.join(name)).unwrap();
+    }
+    boot
+}
+
+/// Whether the kernel says anything on a machine on this host's KVM, tried out: some can only run real-mode guests, or
+/// guests that know them.
+fn boots_here(boot: &Path) -> bool {
+    let mut command = Command::new(qctx());
+    command.args([
+        "-machine",
+        "microvm",
+        "-m",
+        "256",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+    ]);
+    command.args([
+        "-append",
+        "console=ttyS0 earlyprintk=ttyS0 panic=-1",
+        "-kernel",
+    ]);
+    command.arg(boot.join("vmlinux")).stderr(Stdio::null());
+    let mut machine = Running::start(command);
+    let output = machine.0.stdout.take().unwrap();
+    first_line(output).recv_timeout(PATIENCE).unwrap_or(false)
+}
+
+/// Tells whether something is read at all.
+fn first_line(mut output: impl Read + Send + 'static) -> Receiver<bool> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        let _ = tell.send(output.read(&mut byte).is_ok_and(|count| count == 1));
+    });
+    told
+}
+
+/// Runs the machines to their end, and gives back what was printed.
+fn finish(command: Command, directory: &WorkDir) -> String {
+    let mut limited = Command::new("timeout");
+    limited
+        .args(["-k", "5", "240"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let images = IMAGES.map(|image| directory.path().join(image));
+    let output = limited.args(images).stdin(Stdio::null()).output().unwrap();
+    let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{}:\n{console}\n{complaint}",
+        output.status
+    );
+    console
+}
+
+/// A started program; killed with the value.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks at one machine's console, or says why not.
+fn with_machine(name: &str, look: impl FnOnce(&Run, &str)) {
+    match machines() {
+        Ok(run) => look(run, run.section(name)),
+        Err(reason) => skip(reason),
+    }
+}
+
+#[track_caller]
+fn shows(console: &str, text: &str) {
+    assert!(console.contains(text), "no '{text}' in:\n{console}");
+}
+
+#[test]
+fn two_processors_use_two_disks_of_two_contexts() {
+    with_machine("disks", |run, console| {
+        shows(console, "guest: verdict PASS, 2 disks");
+        shows(
+            console,
+            "guest: disk0 bytes 67108864 queues 2 cache write-back serial d0",
+        );
+        shows(
+            console,
+            "guest: disk1 bytes 67108864 queues 2 cache write-back serial d1",
+        );
+        for disk in ["disk0", "disk1"] {
+            // Each file was written and read by another processor.
+            shows(console, &format!("guest: {disk} file1 sha256"));
+            check_image(run.directory.path(), &format!("{disk}.raw"), disk, console);
+        }
+        let counts = interrupts(console);
+        assert!(
+            counts.len() == 2 && counts.iter().all(|count| *count > 0),
+            "{counts:?}"
+        );
+    });
+}
+
+/// Its console is a file, which it kept through the reset.
+#[test]
+fn an_elf_kernel_resets_the_machine_and_boots_again() {
+    with_machine("reset", |run, standard_output| {
+        assert!(!standard_output.contains("guest: "), "{standard_output}");
+        let (_, file) = run.console.split_once("== reset\n").unwrap();
+        let (console, _) = file.split_once("== end of console").unwrap();
+        let (first, second) = console.split_once("guest: disk0 rebooting").unwrap();
+        assert!(!first.contains("rebooted"), "{console}");
+        shows(second, "guest: disk0 rebooted");
+        shows(second, "guest: verdict PASS, 1 disks");
+    });
+}
+
+#[test]
+fn a_reset_is_the_end_without_reboot() {
+    with_machine("no-reboot", |_, console| {
+        shows(console, "guest: disk0 rebooting");
+        assert!(!console.contains("rebooted"), "{console}");
+    });
+}
+
+#[test]
+fn what_is_typed_reaches_the_guest() {
+    with_machine("no-reboot", |_, console| {
+        shows(console, "guest: disk0 heard hello, guest");
+    });
+}
