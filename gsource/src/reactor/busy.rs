@@ -1,7 +1,7 @@
 //! Adaptive busy-polling: before it sleeps, the home looks for work without system calls, for as long as that has paid off.
 //!
-//! A handler takes part when it has an `io_poll` and its fd has fired once; it leaves when seven seconds of polling found
-//! nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
+//! A handler takes part when it has an `io_poll` and its fd has fired once, and the reactor's own notifier once it has ended
+//! a wait; each leaves when seven seconds of polling found nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
 //! so an idle machine soon does not poll at all, and polling that finds nothing again and again has a rest (`pace`). While polling, handlers keep their peers' notifications off
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
@@ -38,6 +38,8 @@ pub struct PollParams {
 #[derive(Default)]
 pub(super) struct Busy {
     enrolled: Vec<Enrolled>,
+    /// Notifications are looked for; like [`Enrolled::since`].
+    notifier: Option<i64>,
     /// Notifications are off.
     started: bool,
     /// Somebody's notifications have gone on without the last question.
@@ -47,9 +49,14 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    /// True when no handler takes part.
+    /// True when nobody takes part.
     pub(super) fn is_idle(&self) -> bool {
-        self.enrolled.is_empty()
+        self.enrolled.is_empty() && self.notifier.is_none()
+    }
+
+    /// Somebody has notified: that is worth looking for.
+    pub(super) fn note_notification(&mut self) {
+        self.notifier = Some(i64::MAX);
     }
 }
 
@@ -149,7 +156,7 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if self.home.get(driving).busy.enrolled.is_empty() {
+        if self.home.get(driving).busy.is_idle() {
             return None;
         }
         let begin = Clock::Realtime.now_ns();
@@ -259,6 +266,8 @@ impl Reactor {
     fn dismiss_idle(&self, driving: &Driving<'_>, now: i64) {
         let mut home = self.home.get(driving);
         let started = home.busy.started;
+        let since = home.busy.notifier.map(|since| since.min(now));
+        home.busy.notifier = since.filter(|since| now - since <= IDLE_NS);
         for enrolled in home
             .busy
             .enrolled
