@@ -38,11 +38,19 @@ struct Run {
 }
 
 impl Run {
+    /// What one machine left in the file that is its console.
+    fn file(&self, name: &str) -> &str {
+        let (_, rest) = self.console.split_once(&format!("== {name}\n")).unwrap();
+        rest.split_once(&format!("== end of {name} console"))
+            .unwrap()
+            .0
+    }
+
     /// What one machine showed.
     fn section(&self, name: &str) -> &str {
         let start = format!("== {name}\n");
         let section = self.console.split_once(&start).map(|(_, rest)| rest);
-        let section = section.and_then(|rest| rest.split_once("\n== status "));
+        let section = section.and_then(|rest| rest.split_once("== status "));
         let Some((section, rest)) = section else {
             panic!("the machine '{name}' did not end:\n{}", self.console);
         };
@@ -232,8 +240,7 @@ fn two_processors_use_two_disks_of_two_contexts() {
 fn an_elf_kernel_resets_the_machine_and_boots_again() {
     with_machine("reset", |run, standard_output| {
         assert!(!standard_output.contains("guest: "), "{standard_output}");
-        let (_, file) = run.console.split_once("== reset\n").unwrap();
-        let (console, _) = file.split_once("== end of console").unwrap();
+        let console = run.file("reset");
         let (first, second) = console.split_once("guest: disk0 rebooting").unwrap();
         assert!(!first.contains("rebooted"), "{console}");
         shows(second, "guest: disk0 rebooted");
@@ -253,5 +260,14 @@ fn a_reset_is_the_end_without_reboot() {
 fn what_is_typed_reaches_the_guest() {
     with_machine("no-reboot", |_, console| {
         shows(console, "guest: disk0 heard hello, guest");
+    });
+}
+
+#[test]
+fn the_power_button_reaches_the_guest() {
+    with_machine("button", |run, _| {
+        let console = run.file("button");
+        shows(console, "guest: disk0 button pressed");
+        shows(console, "guest: verdict PASS, 1 disks");
     });
 }

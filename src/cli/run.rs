@@ -9,7 +9,7 @@ use qcontext::export::Export;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::{Commands, Monitor};
 use qcontext::object::{self, Options, Value};
-use qcontext::{QContext, Result, Wait};
+use qcontext::{Error, ErrorKind, QContext, Result, Wait};
 
 use super::failure::{Failure, warn};
 use super::guest::Guest;
@@ -73,7 +73,7 @@ fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
         Some(guest) => machine::create_device_on(guest.machine(), options),
         None => machine::create_device(options),
     })?;
-    let mut monitor = Monitor::new(commands(stop));
+    let mut monitor = Monitor::new(commands(stop, guest.as_ref()));
     for wanted in plan.monitors {
         let opened = match &wanted.channel {
             Channel::Stdio => monitor.serve_stdio(),
@@ -103,12 +103,22 @@ fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), 
     Ok(())
 }
 
-fn commands(stop: &Flag) -> Commands {
+fn commands(stop: &Flag, guest: Option<&Guest>) -> Commands {
     let mut commands = Commands::new();
     let stop = stop.clone();
     commands.add("quit", move |arguments| {
         arguments.finish()?;
         stop.set();
+        Ok(Value::Dict(Vec::new()))
+    });
+    let button = guest.map(|guest| guest.machine().power_button());
+    commands.add("system_powerdown", move |arguments| {
+        arguments.finish()?;
+        let button = button.as_ref().ok_or_else(|| {
+            let message = "there is no machine, expected -machine on the command line";
+            Error::new(ErrorKind::Unsupported, message)
+        })?;
+        button.press()?;
         Ok(Value::Dict(Vec::new()))
     });
     commands.add_later("device_add", |arguments, reply| {

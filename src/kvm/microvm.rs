@@ -10,20 +10,19 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2};
-use kvm_ioctls::{Cap, VcpuFd};
+use kvm_ioctls::VmFd;
 
-use super::boot::cpuid::{self, Processor};
-use super::boot::{Entry, Image, Platform, Window, layout, registers};
+use super::boot::{Image, Platform, Window, layout};
 use super::power::{self, Keyboard, Power};
 use super::ram;
 use super::serial::{self, Console, Serial};
-use super::vcpu::Prepare;
 use super::{Announcement, Builder, Config, End, Machine, Slots, failed};
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, QContext, Result};
+
+mod processors;
 
 /// The smallest memory that is worth a try.
 const MEMORY_MIN: u64 = 2 << 20;
@@ -57,6 +56,10 @@ type Ended = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// The machine.
 pub struct MicroVm(Arc<Shared>);
+
+/// A machine's power button; it does not keep the machine.
+#[derive(Clone)]
+pub struct PowerButton(Weak<Shared>);
 
 struct Shared {
     options: Options,
@@ -137,13 +140,44 @@ impl MicroVm {
         drop(parts);
     }
 
+    /// Its power button.
+    pub fn power_button(&self) -> PowerButton {
+        PowerButton(Arc::downgrade(&self.0))
+    }
+
     /// Whether everything that the guest has written to its serial port is out.
     pub fn is_quiet(&self) -> bool {
         self.0.console.as_ref().is_none_or(Console::is_quiet)
     }
 }
 
+impl PowerButton {
+    /// Presses it. What comes of that is the guest's business; one that is just being reset, or is gone, does not see it.
+    ///
+    /// # Errors
+    /// `Os` if KVM refuses.
+    pub fn press(&self) -> Result<()> {
+        let Some(vm) = self.0.upgrade().and_then(|shared| shared.vm()) else {
+            return Ok(());
+        };
+        for level in [true, false] {
+            vm.set_irq_line(layout::BUTTON_GSI, level)
+                .map_err(failed("press the power button"))?;
+        }
+        Ok(())
+    }
+}
+
 impl Shared {
+    /// KVM's virtual machine, if there is one now.
+    fn vm(&self) -> Option<Arc<VmFd>> {
+        let state = self.lock();
+        state
+            .machine
+            .as_ref()
+            .map(|machine| Arc::clone(machine.vm()))
+    }
+
     /// Loads the kernel and lets the machine run.
     fn boot(self: &Arc<Self>, builder: Builder) -> Result<()> {
         let platform = Platform {
@@ -152,7 +186,7 @@ impl Shared {
             serial: self.console.is_some(),
         };
         let entry = self.image.load(&builder.ram().map()?, &platform)?;
-        let prepare = prepare(self.options.cpus, entry)?;
+        let prepare = processors::prepare(self.options.cpus, entry)?;
         let this = Arc::downgrade(self);
         let machine = builder.start(prepare, false, move |end| {
             if let Some(this) = this.upgrade() {
@@ -236,6 +270,12 @@ impl fmt::Debug for MicroVm {
     }
 }
 
+impl fmt::Debug for PowerButton {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PowerButton")
+    }
+}
+
 fn check(options: &Options) -> Result<()> {
     let bad = |message: String| Err(Error::new(ErrorKind::InvalidArgument, message));
     if !(1..=layout::CPUS_MAX).contains(&options.cpus) {
@@ -287,54 +327,4 @@ fn add_serial(builder: &mut Builder, console: &Console) -> Result<()> {
     let device = Serial::new(console, Arc::new(move || line.signal()));
     let ports = layout::SERIAL..layout::SERIAL + serial::REGISTERS;
     builder.add_pio(ports, "serial", Arc::new(device))
-}
-
-/// How the processors begin: the first one at the kernel's entry, the others when the first one wakes them.
-fn prepare(cpus: u8, entry: Entry) -> Result<Prepare> {
-    let kvm = super::open()?;
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(failed("ask what processors it supports"))?;
-    let supported: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
-    let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-    Ok(Arc::new(move |index, vcpu: &VcpuFd| {
-        let index = u8::try_from(index).unwrap_or(u8::MAX);
-        let processor = Processor {
-            index,
-            count: cpus,
-            tsc_deadline,
-        };
-        set_features(vcpu, &cpuid::leaves(&supported, processor))?;
-        if index > 0 {
-            return Ok(());
-        }
-        let reset = vcpu.get_sregs().map_err(failed("read registers"))?;
-        vcpu.set_sregs(&registers::system(entry, reset))
-            .map_err(failed("set system registers"))?;
-        vcpu.set_regs(&registers::general(entry))
-            .map_err(failed("set registers"))
-    }))
-}
-
-fn set_features(vcpu: &VcpuFd, leaves: &[kvm_cpuid_entry2]) -> Result<()> {
-    let too_many = |_| {
-        Error::new(
-            ErrorKind::LimitExceeded,
-            "KVM: too many features of a processor",
-        )
-    };
-    let leaves = CpuId::from_entries(leaves).map_err(too_many)?;
-    vcpu.set_cpuid2(&leaves)
-        .map_err(failed("set a processor's features"))?;
-    let msrs = Msrs::from_entries(&cpuid::msrs()).map_err(too_many)?;
-    let set = vcpu
-        .set_msrs(&msrs)
-        .map_err(failed("set model-specific registers"))?;
-    match cpuid::msrs().get(set) {
-        None => Ok(()),
-        Some(entry) => {
-            let message = format!("KVM: cannot set model-specific register {:#x}", entry.index);
-            Err(Error::new(ErrorKind::Unsupported, message))
-        }
-    }
 }

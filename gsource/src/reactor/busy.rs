@@ -180,8 +180,10 @@ impl Reactor {
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
         if self.takes_question(driving) {
-            self.switch_all(driving, false);
-            self.ask_enrolled(driving);
+            leave_poll_mode(
+                || self.switch_all(driving, false),
+                || self.ask_enrolled(driving),
+            );
         }
     }
 
@@ -299,6 +301,12 @@ impl Reactor {
     }
 }
 
+/// The order that loses no kick: notifications go on, then everybody is asked a last time.
+fn leave_poll_mode(notifications_on: impl FnOnce(), ask: impl FnOnce() -> bool) -> bool {
+    notifications_on();
+    ask()
+}
+
 /// The polling time after a wait of `waited` nanoseconds.
 fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
     if waited <= now_ns {
@@ -344,6 +352,9 @@ fn switch(record: &Arc<FdRecord>, polling: bool) {
         remove(record);
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;
 
 #[cfg(test)]
 mod tests {

@@ -145,10 +145,7 @@ impl Reactor {
             return 0;
         }
         self.collect_ready(driving);
-        if self.has_work(driving) || self.has_retired() {
-            return 0;
-        }
-        if self.has_always_ready() {
+        if self.has_work(driving) || self.has_always_ready() {
             return 0;
         }
         let mut bound = limit_ns.unwrap_or(i64::MAX);

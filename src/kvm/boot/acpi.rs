@@ -1,7 +1,7 @@
 //! ACPI tables: how a kernel learns of processors, interrupt controllers, virtio-mmio devices and the way to power off.
 //!
 //! A hardware-reduced platform (ACPI 6.5, section 4.1): no legacy timer, no SCI; sleep and reset are ports of
-//! [`power`].
+//! [`crate::kvm::power`].
 #![forbid(unsafe_code)]
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -15,10 +15,13 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 
 use super::layout::{
-    ACPI, IO_APIC, LOCAL_APIC, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_CONTROL, SLEEP_STATUS,
-    SLEEP_TYPE_OFF,
+    ACPI, BUTTON_GSI, IO_APIC, LOCAL_APIC, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_CONTROL,
+    SLEEP_STATUS, SLEEP_TYPE_OFF,
 };
 use super::{Platform, Window, as_u64};
+
+#[cfg(test)]
+mod tests;
 
 const OEM_ID: [u8; 6] = *b"QCTX  ";
 const OEM_TABLE_ID: [u8; 8] = *b"QCONTEXT";
@@ -115,6 +118,7 @@ fn dsdt(platform: &Platform) -> Sdt {
     for (index, window) in platform.virtio.iter().enumerate() {
         add_virtio(index, *window, &mut body);
     }
+    add_button(&mut body);
     // \_S5: the sleep type that powers off.
     let off = aml::Package::new(vec![&SLEEP_TYPE_OFF, &aml::ZERO, &aml::ZERO, &aml::ZERO]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
@@ -127,7 +131,8 @@ fn dsdt(platform: &Platform) -> Sdt {
 fn add_serial(body: &mut Vec<u8>) {
     let ports = aml::IO::new(SERIAL, SERIAL, 1, 8);
     let id = aml::EISAName::new("PNP0501");
-    add_device("COM1", &id, 0, &[&ports, &pulsed(SERIAL_GSI)], body);
+    let line = pulsed(SERIAL_GSI);
+    add_device("COM1", &id, 0, &[&ports, &line], &[], body);
 }
 
 /// A virtio-mmio device: its window and its line.
@@ -136,7 +141,18 @@ fn add_virtio(index: usize, window: Window, body: &mut Vec<u8>) {
     let registers = aml::Memory32Fixed::new(true, low(window.address), low(window.length));
     let name = format!("VM{index:02X}");
     let resources: [&dyn Aml; 2] = [&registers, &pulsed(window.gsi)];
-    add_device(&name, &"LNRO0005", index, &resources, body);
+    add_device(&name, &"LNRO0005", index, &resources, &[], body);
+}
+
+/// The power button, and the event device that notifies it when the line is pulsed (ACPI 6.5, section 5.6.9).
+fn add_button(body: &mut Vec<u8>) {
+    let button = aml::Path::new("\\_SB_.PWRB");
+    // Pressed.
+    let notify = aml::Notify::new(&button, &0x80u8);
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&notify]);
+    add_device("PWRB", &aml::EISAName::new("PNP0C0C"), 0, &[], &[], body);
+    let line = pulsed(BUTTON_GSI);
+    add_device("GED0", &"ACPI0013", 0, &[&line], &[&event], body);
 }
 
 /// An edge-triggered line that is active when it is high.
@@ -144,12 +160,24 @@ fn pulsed(gsi: u32) -> aml::Interrupt {
     aml::Interrupt::new(true, true, false, false, gsi)
 }
 
-/// `Scope (_SB) { Device (name) { _HID, _UID, _CRS } }`
-fn add_device(name: &str, id: &dyn Aml, number: usize, resources: &[&dyn Aml], body: &mut Vec<u8>) {
-    let resources = aml::ResourceTemplate::new(resources.to_vec());
+/// `Scope (_SB) { Device (name) { _HID, _UID, _CRS, ... } }`
+fn add_device(
+    name: &str,
+    id: &dyn Aml,
+    number: usize,
+    resources: &[&dyn Aml],
+    more: &[&dyn Aml],
+    body: &mut Vec<u8>,
+) {
+    let list = aml::ResourceTemplate::new(resources.to_vec());
     let id = aml::Name::new("_HID".into(), id);
     let number = aml::Name::new("_UID".into(), &number);
-    let resources = aml::Name::new("_CRS".into(), &resources);
-    let device = aml::Device::new(name.into(), vec![&id, &number, &resources]);
+    let list = aml::Name::new("_CRS".into(), &list);
+    let mut children: Vec<&dyn Aml> = vec![&id, &number];
+    if !resources.is_empty() {
+        children.push(&list);
+    }
+    children.extend(more);
+    let device = aml::Device::new(name.into(), children);
     aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(body);
 }
