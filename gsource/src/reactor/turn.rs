@@ -128,7 +128,9 @@ impl Reactor {
 
     /// Runs everything that is ready; true when something that counts as progress was.
     fn run_ready(&self, driving: &Driving<'_>) -> bool {
-        self.state.accept();
+        if self.state.accept() && self.counts.polls.load(Ordering::Acquire) {
+            self.home.get(driving).busy.note_notification();
+        }
         self.collect_ready(driving);
         let mut progress = self.run_bhs(driving);
         progress |= self.complete_io(driving);
