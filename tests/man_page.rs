@@ -26,7 +26,9 @@ SUMMARY
 .B qctx
 makes the event loops, disks and devices that its options describe and serves them until it is told to end. Each device is
 served by the event loop it is assigned to by name. Virtual machines connect to a device over vhost-user; their memory must
-be shared with the server. A running
+be shared with the server. With
+.B \-machine
+the program is a virtual machine itself, on KVM, and ends when its guest powers off. A running
 .B qctx
 is managed over QMP, among others by its own subcommands.
 "#;
@@ -41,7 +43,9 @@ the QMP socket of the subcommands when none is given.
 .B SIGTERM
 or
 .BR SIGINT ,
-or when the subcommand was answered; 1 after a mistake, with what was wrong on standard error.
+after the guest of
+.B \-machine
+powered off, or when the subcommand was answered; 1 after a mistake, with what was wrong on standard error.
 .SH SEE ALSO
 .BR qemu-system (1),
 .BR qemu-storage-daemon (1)

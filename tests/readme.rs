@@ -1,10 +1,14 @@
 //! What README.md and `qctx --help` tell people to type works as typed.
 #![forbid(unsafe_code)]
-#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/skip.rs"]
+mod skip;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -90,12 +94,33 @@ fn directory() -> WorkDir {
 fn servers_of_the_readme_start_and_end() {
     let servers: Vec<String> = examples()
         .into_iter()
-        .filter(|example| example.starts_with("qctx "))
+        .filter(|example| example.starts_with("qctx ") && example.contains("vhost-user="))
         .collect();
     assert_eq!(servers.len(), 2, "{servers:?}");
     for example in &servers {
         Running::start(&directory(), example).stop();
     }
+}
+
+/// With a kernel that says a letter and powers off when it is told to.
+#[test]
+fn machine_of_the_readme_boots_and_ends() {
+    if let Err(error) = qcontext::kvm::open() {
+        return skip::skip(&error.to_string());
+    }
+    let examples = examples();
+    let machine = examples
+        .iter()
+        .find(|one| one.contains("-machine microvm"))
+        .unwrap();
+    let directory = directory();
+    directory.image("initrd", 1);
+    std::fs::write(directory.path().join("vmlinuz"), kernel::elf()).unwrap();
+    let script = format!("echo q | {machine}");
+    let output = shell(&directory, &script).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "A");
 }
 
 /// The lines with numbers of one's own shown as `N`.

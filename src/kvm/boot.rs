@@ -172,7 +172,8 @@ impl Image {
         low.min(self.kernel.initrd_end_max())
     }
 
-    /// The user's words, then what kernels that do not read ACPI want to know of the devices.
+    /// The user's words, and what kernels that do not read ACPI want to know of the devices. What follows `--` is for init,
+    /// so it stays last.
     fn command_line(&self, platform: &Platform) -> Result<String> {
         let devices = platform.virtio.iter();
         let words = devices.map(|window| {
@@ -183,8 +184,13 @@ impl Image {
             } = window;
             format!("virtio_mmio.device={length}@{address:#x}:{gsi}")
         });
-        let user = (!self.append.is_empty()).then(|| self.append.clone());
-        let line = user.into_iter().chain(words).collect::<Vec<_>>().join(" ");
+        let (kernel, init) = match self.append.split_once(" -- ") {
+            Some((kernel, init)) => (kernel, Some(format!("-- {init}"))),
+            None => (self.append.as_str(), None),
+        };
+        let kernel = (!kernel.is_empty()).then(|| kernel.to_owned());
+        let all = kernel.into_iter().chain(words).chain(init);
+        let line = all.collect::<Vec<_>>().join(" ");
         self.check_command_line(&line)?;
         Ok(line)
     }

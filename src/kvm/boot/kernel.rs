@@ -27,6 +27,8 @@ const LONG_ENTRY: u64 = 0x200;
 /// Machine type and class of an ELF file that can run here.
 const EM_X86_64: u16 = 62;
 const ELFCLASS64: u8 = 2;
+/// A program header of what is to be loaded.
+const PT_LOAD: u32 = 1;
 
 /// What kernels without a setup header take: `COMMAND_LINE_SIZE` of Linux on x86.
 const COMMAND_LINE_MAX: usize = 2047;
@@ -163,12 +165,18 @@ impl Kernel {
         }
         let segments = self.segments();
         let segments = segments.ok_or_else(|| self.refuse("is an ELF file that is cut off"))?;
+        // Below is what we put there ourselves.
+        if segments.is_empty() || segments.iter().any(|(start, _)| *start < HIGH_RAM) {
+            return Err(self.refuse("is to be loaded below 1 MiB, or nowhere"));
+        }
         let ends = segments
             .iter()
             .map(|(start, length)| start.checked_add(*length));
-        match ends.max().flatten() {
-            Some(end) if end > HIGH_RAM => Ok(Format::Elf { end }),
-            _ => Err(self.refuse("has nothing to load above 1 MiB")),
+        match ends.collect::<Option<Vec<u64>>>() {
+            Some(ends) => Ok(Format::Elf {
+                end: ends.into_iter().max().unwrap_or(HIGH_RAM),
+            }),
+            None => Err(self.refuse("is to be loaded beyond the end of all memory")),
         }
     }
 
@@ -179,9 +187,9 @@ impl Kernel {
         let mut segments = Vec::new();
         for index in 0..u64::from(count) {
             let at = table.checked_add(index * 56)?;
-            let kind: u32 = self.bytes(at)?;
-            if kind == 1 {
-                segments.push((self.bytes(at + 24)?, self.bytes(at + 40)?));
+            let (kind, length): (u32, u64) = (self.bytes(at)?, self.bytes(at + 40)?);
+            if kind == PT_LOAD && length > 0 {
+                segments.push((self.bytes(at + 24)?, length));
             }
         }
         Some(segments)

@@ -174,6 +174,11 @@ fn the_command_line_names_the_devices_behind_the_users_words() {
         bytes(&memory, COMMAND_LINE, expected.len()),
         expected.as_bytes()
     );
+    let image = prepared(&kernel, None, "quiet -- single");
+    image.load(&memory, &platform()).unwrap();
+    let line = bytes(&memory, COMMAND_LINE, 128);
+    let line = line.split(|byte| *byte == 0).next().unwrap();
+    assert!(line.starts_with(b"quiet virtio_mmio.device=") && line.ends_with(b":17 -- single"));
     let alone = Platform {
         cpus: 1,
         ..Platform::default()
@@ -307,6 +312,20 @@ fn files_that_are_no_kernels_are_refused() {
     assert_eq!(
         refusal(&folder, "arm"),
         format!("kernel '{path}/arm' is not an ELF file for x86-64, {expected}")
+    );
+    let mut low = elf(true);
+    put(&mut low, 64 + 24, &0x8_0000u64.to_le_bytes());
+    folder.file("low", &low);
+    assert_eq!(
+        refusal(&folder, "low"),
+        format!("kernel '{path}/low' is to be loaded below 1 MiB, or nowhere, {expected}")
+    );
+    let mut beyond = elf(true);
+    put(&mut beyond, 64 + 24, &u64::MAX.to_le_bytes());
+    folder.file("beyond", &beyond);
+    assert_eq!(
+        refusal(&folder, "beyond"),
+        format!("kernel '{path}/beyond' is to be loaded beyond the end of all memory, {expected}")
     );
     folder.file("cut", &elf(true)[..100]);
     assert_eq!(
