@@ -1,7 +1,8 @@
 //! ACPI tables: how a kernel learns of processors, interrupt controllers, virtio-mmio devices and the way to power off.
 //!
 //! A hardware-reduced platform (ACPI 6.5, section 4.1): no legacy timer, no SCI; sleep and reset are ports of
-//! [`power`].
+//! [`power`]. The power button is a device of its own (section 4.8.2.2.1.2), whose presses come as an interrupt of a Generic
+//! Event Device (section 5.6.9).
 #![forbid(unsafe_code)]
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -15,8 +16,8 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 
 use super::layout::{
-    ACPI, IO_APIC, LOCAL_APIC, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_CONTROL, SLEEP_STATUS,
-    SLEEP_TYPE_OFF,
+    ACPI, BUTTON_GSI, IO_APIC, LOCAL_APIC, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_CONTROL,
+    SLEEP_STATUS, SLEEP_TYPE_OFF,
 };
 use super::{Platform, Window, as_u64};
 
@@ -115,6 +116,7 @@ fn dsdt(platform: &Platform) -> Sdt {
     for (index, window) in platform.virtio.iter().enumerate() {
         add_virtio(index, *window, &mut body);
     }
+    add_button(&mut body);
     // \_S5: the sleep type that powers off.
     let off = aml::Package::new(vec![&SLEEP_TYPE_OFF, &aml::ZERO, &aml::ZERO, &aml::ZERO]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
@@ -137,6 +139,28 @@ fn add_virtio(index: usize, window: Window, body: &mut Vec<u8>) {
     let name = format!("VM{index:02X}");
     let resources: [&dyn Aml; 2] = [&registers, &pulsed(window.gsi)];
     add_device(&name, &"LNRO0005", index, &resources, body);
+}
+
+/// `Device (PWRB)`, and `Device (GED_)`, which notifies it of a press (0x80) at each interrupt.
+fn add_button(body: &mut Vec<u8>) {
+    const PRESSED: u8 = 0x80;
+    let id = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
+    let number = aml::Name::new("_UID".into(), &aml::ZERO);
+    let button = aml::Device::new("PWRB".into(), vec![&id, &number]);
+    aml::Scope::new("_SB_".into(), vec![&button]).to_aml_bytes(body);
+
+    let button = aml::Path::new("\\_SB_.PWRB");
+    let notify = aml::Notify::new(&button, &PRESSED);
+    let is_button = aml::Equal::new(&aml::Arg(0), &BUTTON_GSI);
+    let if_button = aml::If::new(&is_button, vec![&notify]);
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&if_button]);
+    let id = aml::Name::new("_HID".into(), &"ACPI0013");
+    let number = aml::Name::new("_UID".into(), &aml::ZERO);
+    let line = pulsed(BUTTON_GSI);
+    let line = aml::ResourceTemplate::new(vec![&line]);
+    let line = aml::Name::new("_CRS".into(), &line);
+    let events = aml::Device::new("GED_".into(), vec![&id, &number, &line, &event]);
+    aml::Scope::new("_SB_".into(), vec![&events]).to_aml_bytes(body);
 }
 
 /// An edge-triggered line that is active when it is high.

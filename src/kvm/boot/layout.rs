@@ -48,6 +48,9 @@ pub const SERIAL: u16 = 0x3f8;
 /// The serial console's line.
 pub const SERIAL_GSI: u32 = 4;
 
+/// The power button's line: one edge is one press.
+pub const BUTTON_GSI: u32 = 9;
+
 /// The ports of [`power`]: the sleep control register, ...
 pub const SLEEP_CONTROL: u16 = 0x600;
 /// ... the sleep status register ...
