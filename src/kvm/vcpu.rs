@@ -289,10 +289,10 @@ impl Crew {
         drop(parking);
         self.changed.notify_all();
         self.tell(waiting);
-        let mut parking = self.wait_while(|_| self.wish() == Wish::Pause);
-        parking.running += 1;
+        let mut gone_on = self.wait_while(|_| self.wish() == Wish::Pause);
+        gone_on.running += 1;
         member.parked.store(false, Ordering::Release);
-        drop(parking);
+        drop(gone_on);
         self.wish()
     }
 

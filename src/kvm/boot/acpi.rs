@@ -141,26 +141,19 @@ fn add_virtio(index: usize, window: Window, body: &mut Vec<u8>) {
     add_device(&name, &"LNRO0005", index, &resources, body);
 }
 
-/// `Device (PWRB)`, and `Device (GED_)`, which notifies it of a press (0x80) at each interrupt.
+/// `Device (PWRB)`, and `Device (GED_)`, which notifies it of a press at each interrupt.
 fn add_button(body: &mut Vec<u8>) {
+    /// The notification's number (section 5.6.6).
     const PRESSED: u8 = 0x80;
-    let id = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
-    let number = aml::Name::new("_UID".into(), &aml::ZERO);
-    let button = aml::Device::new("PWRB".into(), vec![&id, &number]);
-    aml::Scope::new("_SB_".into(), vec![&button]).to_aml_bytes(body);
-
+    add_device("PWRB", &aml::EISAName::new("PNP0C0C"), 0, &[], body);
     let button = aml::Path::new("\\_SB_.PWRB");
     let notify = aml::Notify::new(&button, &PRESSED);
     let is_button = aml::Equal::new(&aml::Arg(0), &BUTTON_GSI);
     let if_button = aml::If::new(&is_button, vec![&notify]);
     let event = aml::Method::new("_EVT".into(), 1, true, vec![&if_button]);
-    let id = aml::Name::new("_HID".into(), &"ACPI0013");
-    let number = aml::Name::new("_UID".into(), &aml::ZERO);
     let line = pulsed(BUTTON_GSI);
-    let line = aml::ResourceTemplate::new(vec![&line]);
-    let line = aml::Name::new("_CRS".into(), &line);
-    let events = aml::Device::new("GED_".into(), vec![&id, &number, &line, &event]);
-    aml::Scope::new("_SB_".into(), vec![&events]).to_aml_bytes(body);
+    add_device("GED_", &"ACPI0013", 0, &[&line], body);
+    aml::Scope::new("\\_SB_.GED_".into(), vec![&event]).to_aml_bytes(body);
 }
 
 /// An edge-triggered line that is active when it is high.
