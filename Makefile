@@ -12,8 +12,21 @@ test: ready
 bench: ready
 	tests/guest/packages libuv1-dev libevent-dev
 	$(CARGO) bench --locked --bench disk
+	$(CARGO) bench --locked --bench machine
 	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
 	    --target-dir target/loops -- --out target/bench
+
+# Long runs of what `make test` does briefly. SOAK_SECONDS and FUZZ_SECONDS (for each target) say how long.
+SOAK_SECONDS ?= 600
+FUZZ_SECONDS ?= 60
+soak:
+	tests/guest/packages
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
+	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan -p gsource -p qcontext --lib --tests --no-fail-fast
+
+fuzz:
+	tests/guest/packages
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test fuzz -- --nocapture
 
 # The program, the C library with its headers and pkg-config file. DESTDIR is for packagers.
 PREFIX ?= /usr/local
@@ -40,4 +53,4 @@ ready:
 	tests/guest/packages
 	tests/guest/fetch
 
-.PHONY: run test bench install deb deb-test ready
+.PHONY: run test bench soak fuzz install deb deb-test ready

@@ -59,9 +59,7 @@ fn restless(aio: &AioContext, act: impl Fn() + Send + 'static) -> Arc<OnceLock<B
     let own = Arc::downgrade(&slot);
     let bh = aio.bh("restless", move || {
         act();
-        if let Some(slot) = own.upgrade()
-            && let Some(bh) = slot.get()
-        {
+        if let Some(bh) = own.upgrade().as_ref().and_then(|this| this.get()) {
             bh.schedule();
         }
     });

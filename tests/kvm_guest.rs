@@ -146,7 +146,7 @@ fn reset_under_load(behaviour: u16) {
     let job = Job {
         reset_every: 1,
         depth: 8,
-        blocks: 64,
+        blocks: 32,
         behaviour,
         ..Job::default()
     };
@@ -157,7 +157,7 @@ fn reset_under_load(behaviour: u16) {
             disks[0].drive = drive;
             let (_rig, outcomes) = run(&disks, cpus);
             for outcome in outcomes {
-                assert_eq!((outcome.requests, outcome.resets), (129, 17), "{drive}");
+                assert_eq!((outcome.requests, outcome.resets), (65, 9), "{drive}");
             }
         }
     }

@@ -29,8 +29,8 @@ fn stand_still(machine: &Machine, disks: &[Arc<Export>]) {
     machine.pause(move || sender.send(()).unwrap());
     parked.recv_timeout(DEADLINE).unwrap();
     for disk in disks {
-        let (sender, held) = channel();
-        disk.hold(Box::new(move || sender.send(()).unwrap()));
+        let (tell, held) = channel();
+        disk.hold(Box::new(move || tell.send(()).unwrap()));
         held.recv_timeout(DEADLINE).unwrap();
     }
 }

@@ -13,6 +13,7 @@ mod server;
 #[path = "support/skip.rs"]
 mod skip;
 
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use machine::{check_image, interrupts};
-use server::{WorkDir, qctx};
+use server::qctx;
 use skip::skip;
 
 /// How long a kernel may take to show its first sign of life on this host's KVM. Only the way that the machines take
@@ -33,16 +34,24 @@ const IMAGES: [&str; 2] = ["disk0.raw", "disk1.raw"];
 
 /// What the machines showed, and left on the disks.
 struct Run {
-    directory: WorkDir,
+    directory: PathBuf,
     console: String,
 }
 
 impl Run {
+    /// What one machine left in the file that is its console.
+    fn file(&self, name: &str) -> &str {
+        let (_, rest) = self.console.split_once(&format!("== {name}\n")).unwrap();
+        rest.split_once(&format!("== end of {name} console"))
+            .unwrap()
+            .0
+    }
+
     /// What one machine showed.
     fn section(&self, name: &str) -> &str {
         let start = format!("== {name}\n");
         let section = self.console.split_once(&start).map(|(_, rest)| rest);
-        let section = section.and_then(|rest| rest.split_once("\n== status "));
+        let section = section.and_then(|rest| rest.split_once("== status "));
         let Some((section, rest)) = section else {
             panic!("the machine '{name}' did not end:\n{}", self.console);
         };
@@ -72,10 +81,11 @@ fn run() -> Result<Run, String> {
     if !fetched.join("kernel").is_dir() {
         return Err("no kernel here, run tests/guest/packages and tests/guest/fetch".to_owned());
     }
-    let directory = WorkDir::new();
+    let directory = fresh_folder();
     let boot = prepare(&directory, &fetched);
     for image in IMAGES {
-        directory.image(image, 64);
+        let image = File::create(directory.join(image)).unwrap();
+        image.set_len(64 << 20).unwrap();
     }
     let console = if boots_here(&boot) {
         eprintln!("linux_boot: on this host's KVM");
@@ -95,13 +105,21 @@ fn run() -> Result<Run, String> {
     Ok(Run { directory, console })
 }
 
+/// An empty folder, the same one each time: what all tests share outlives them.
+fn fresh_folder() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux-boot");
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
 /// A folder with both kernels and the initramfs.
-fn prepare(directory: &WorkDir, fetched: &Path) -> PathBuf {
+fn prepare(directory: &Path, fetched: &Path) -> PathBuf {
     for script in ["initramfs", "vmlinux"] {
         let status = Command::new(guest_file(script)).status().unwrap();
         assert!(status.success(), "tests/guest/{script}: {status}");
     }
-    let boot = directory.path().join("boot");
+    let boot = directory.join("boot");
     std::fs::create_dir(&boot).unwrap();
     let mut kernels = std::fs::read_dir(fetched.join("kernel/boot")).unwrap();
     let bzimage = kernels.find_map(|entry| {
@@ -154,13 +172,13 @@ fn first_line(mut output: impl Read + Send + 'static) -> Receiver<bool> {
 }
 
 /// Runs the machines to their end, and gives back what was printed.
-fn finish(command: Command, directory: &WorkDir) -> String {
+fn finish(command: Command, directory: &Path) -> String {
     let mut limited = Command::new("timeout");
     limited
         .args(["-k", "5", "240"])
         .arg(command.get_program())
         .args(command.get_args());
-    let images = IMAGES.map(|image| directory.path().join(image));
+    let images = IMAGES.map(|image| directory.join(image));
     let output = limited.args(images).stdin(Stdio::null()).output().unwrap();
     let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -217,7 +235,7 @@ fn two_processors_use_two_disks_of_two_contexts() {
         for disk in ["disk0", "disk1"] {
             // Each file was written and read by another processor.
             shows(console, &format!("guest: {disk} file1 sha256"));
-            check_image(run.directory.path(), &format!("{disk}.raw"), disk, console);
+            check_image(&run.directory, &format!("{disk}.raw"), disk, console);
         }
         let counts = interrupts(console);
         assert!(
@@ -232,8 +250,7 @@ fn two_processors_use_two_disks_of_two_contexts() {
 fn an_elf_kernel_resets_the_machine_and_boots_again() {
     with_machine("reset", |run, standard_output| {
         assert!(!standard_output.contains("guest: "), "{standard_output}");
-        let (_, file) = run.console.split_once("== reset\n").unwrap();
-        let (console, _) = file.split_once("== end of console").unwrap();
+        let console = run.file("reset");
         let (first, second) = console.split_once("guest: disk0 rebooting").unwrap();
         assert!(!first.contains("rebooted"), "{console}");
         shows(second, "guest: disk0 rebooted");
@@ -253,5 +270,14 @@ fn a_reset_is_the_end_without_reboot() {
 fn what_is_typed_reaches_the_guest() {
     with_machine("no-reboot", |_, console| {
         shows(console, "guest: disk0 heard hello, guest");
+    });
+}
+
+#[test]
+fn the_power_button_reaches_the_guest() {
+    with_machine("button", |run, _| {
+        let console = run.file("button");
+        shows(console, "guest: disk0 button pressed");
+        shows(console, "guest: verdict PASS, 1 disks");
     });
 }

@@ -71,6 +71,12 @@ impl Machine {
         self.ask("query-status").pop().unwrap()
     }
 
+    /// How often the kernel has begun.
+    fn boots(&self) -> usize {
+        let said = fs::read(&self.console).unwrap();
+        said.iter().filter(|byte| **byte == b'A').count()
+    }
+
     fn said(&self) -> usize {
         fs::read(&self.console).unwrap().len()
     }
@@ -88,7 +94,7 @@ impl Machine {
     fn threads(&mut self) -> Vec<String> {
         let text = self.ask("query-cpus-fast").pop().unwrap();
         let found = text.split("{\"thread-id\": ").skip(1);
-        let number = |text: &str| text.split(',').next().unwrap().to_owned();
+        let number = |rest: &str| rest.split(',').next().unwrap().to_owned();
         found.map(number).collect()
     }
 
@@ -204,18 +210,14 @@ fn system_reset_boots_again_and_leaves_a_stopped_machine_stopped() {
     assert_eq!(line(&mut machine.client), RESET);
     assert_ne!(machine.threads(), threads);
     machine.is_alive();
-    let letters = |machine: &Machine| {
-        let said = fs::read(&machine.console).unwrap();
-        said.iter().filter(|byte| **byte == b'A').count()
-    };
-    assert_eq!(letters(&machine), 2);
+    assert_eq!(machine.boots(), 2);
     machine.ask("stop");
     assert_eq!(machine.ask("system_reset"), [returns("{}")]);
     assert_eq!(line(&mut machine.client), RESET);
     assert_eq!(machine.status(), status("prelaunch", false));
     machine.ask("cont");
     machine.is_alive();
-    assert_eq!(letters(&machine), 3);
+    assert_eq!(machine.boots(), 3);
 }
 
 #[test]

@@ -8,6 +8,7 @@
  *
  * What differs, on purpose:
  *  - Removals never wait and never assert; from another thread than the loop's they do not end a call that has begun.
+ *  - A timer in the caller's storage is deleted before the storage goes, also one that has fired; else a little memory is lost.
  *  - The virtual clock runs until qemu_clock_enable() stops it.
  *  - A bottom half that is left behind is freed instead of aborting the program.
  *  - A re-entrancy guard is engaged while its bottom half runs; a bottom half that finds it engaged says so at debug level and runs.

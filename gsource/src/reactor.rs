@@ -41,7 +41,7 @@ use crate::poller::{Drivers, EVENTS, Poller};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
-pub(crate) use bhs::{Claimed, at_home};
+pub(crate) use bhs::{Claimed, at_home, on_home};
 use busy::Busy;
 pub use busy::PollParams;
 pub(crate) use busy::ask_again;

@@ -62,10 +62,10 @@ fn add_queries(commands: &mut Commands, guest: Option<&MicroVm>) {
             ("running", (status == Status::Running).into()),
         ]))
     });
-    let asked = guest.cloned();
+    let guest = guest.cloned();
     commands.add("query-cpus-fast", move |arguments| {
         arguments.finish()?;
-        let cpus = asked.as_ref().map(MicroVm::cpus).unwrap_or_default();
+        let cpus = guest.as_ref().map(MicroVm::cpus).unwrap_or_default();
         Ok(cpus.iter().map(describe).collect())
     });
 }

@@ -1,6 +1,6 @@
 //! The virtio-mmio transport: a virtio device as registers in guest memory.
 //!
-//! Used by [`super::Builder::add_virtio`], which puts one on the bus. Follows virtio 1.2 section 4.2, version 2 (no
+//! Used by a machine's builder, which puts one on the bus. Follows virtio 1.2 section 4.2, version 2 (no
 //! legacy interface), with the reset of single queues (feature RING_RESET).
 //!
 //! * `registers`: what the guest sees, and what a write means

@@ -1,12 +1,12 @@
 //! The vcpus: a thread for each, and how they are directed.
 //!
-//! Used by [`super::machine`]. A vcpu's thread does nothing but run guest code and answer its trapped accesses. To direct
+//! Used by the machine. A vcpu's thread does nothing but run guest code and answer its trapped accesses. To direct
 //! it, somebody writes what is wanted and sends the thread a signal, whose handler makes the current or next
 //! entry into the guest end at once (see `kick`).
 //!
 //! # Threads
-//! Any thread directs; nothing here waits for a vcpu but [`Crew::start`], for threads that are about to begin, and
-//! [`Crew::stop`]. The locks here are taken by a vcpu when it parks, begins or ends, never to answer an access.
+//! Any thread directs; nothing here waits for a vcpu but `Crew::start`, for threads that are about to begin, and
+//! `Crew::stop`. The locks here are taken by a vcpu when it parks, begins or ends, never to answer an access.
 //!
 //! # Invariants
 //! 1. What is wanted is written before the signal is sent; a vcpu withdraws the early exit before it looks at what is

@@ -637,6 +637,9 @@ static void test_every_way_to_make_a_timer(void)
     while (n < wanted) {
         main_loop_wait(false);
     }
+    for (size_t i = 0; i < G_N_ELEMENTS(own); i++) {
+        timer_del(&own[i]);
+    }
     aio_timer_init_with_attrs(ctx, &own[0], QEMU_CLOCK_VIRTUAL, SCALE_NS, attributes, count, &n);
     qemu_clock_enable(QEMU_CLOCK_VIRTUAL, false);
     timer_mod(&own[0], 0);
@@ -647,6 +650,7 @@ static void test_every_way_to_make_a_timer(void)
         aio_poll(ctx, true);
     }
     g_assert_cmpint(n, ==, wanted + 1);
+    timer_del(&own[0]);
     for (size_t i = 0; i < G_N_ELEMENTS(heap); i++) {
         timer_free(heap[i]);
     }

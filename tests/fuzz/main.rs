@@ -63,6 +63,7 @@ fn options_are_read_or_refused() {
 fn vhost_user_peer_can_say_what_it_likes() {
     let mut target = peer::Target::new();
     fuzz("vhost-user", |mangler| target.converse(mangler));
+    target.check();
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Target {
     path: PathBuf,
     _listener: Listener,
     ram: Ram,
+    /// Conversations in which everything was said.
+    complete: usize,
 }
 
 fn message(number: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -53,7 +55,7 @@ fn script() -> Vec<(u32, Vec<u8>)> {
         (1, vec![]),
         (2, words(&[1 << 32 | 1 << 30])),
         (15, vec![]),
-        (16, words(&[0x8a29])),
+        (16, words(&[0x8209])),
         (17, vec![]),
         (36, vec![]),
         (24, [words(&[60 << 32]), words(&[0; 8])].concat()),
@@ -92,12 +94,14 @@ impl Target {
             path,
             _listener: listener,
             ram,
+            complete: 0,
         }
     }
 
     /// One connection's worth of nonsense; the next one is served like any other.
     pub fn converse(&mut self, mangler: &mut Mangler) {
         let mut socket = self.connect();
+        self.complete += 1;
         for (number, payload) in script() {
             if mangler.below(20) == 0 {
                 continue;
@@ -105,11 +109,17 @@ impl Target {
             let fds = self.fds(mangler, number);
             let bytes = mangled_message(mangler, number, payload);
             if !self.send(&mut socket, mangler, &bytes, &fds) {
+                self.complete -= 1;
                 break;
             }
         }
         drop(socket);
         self.serves();
+    }
+
+    /// The nonsense is not so dense that nothing else is tried.
+    pub fn check(&self) {
+        assert!(self.complete > 0, "no conversation came to its end");
     }
 
     fn connect(&self) -> UnixStream {

@@ -65,6 +65,12 @@ impl Rig {
     pub fn new(disks: &[Disk], cpus: u32) -> (Rig, Builder) {
         let home = QContext::anonymous(true).unwrap();
         let mut builder = Builder::new(guest::config(cpus, &home)).unwrap();
+        let rig = Rig::on(&mut builder, disks, home);
+        (rig, builder)
+    }
+
+    /// The same on another board.
+    pub fn on(board: &mut dyn Board, disks: &[Disk], home: QContext) -> Rig {
         let mut rig = Rig {
             exports: Vec::new(),
             contexts: Vec::new(),
@@ -73,9 +79,9 @@ impl Rig {
             home,
         };
         for disk in disks {
-            rig.add(&mut builder, disk);
+            rig.add(board, disk);
         }
-        (rig, builder)
+        rig
     }
 
     fn add(&mut self, builder: &mut dyn Board, disk: &Disk) {

@@ -9,7 +9,7 @@ use super::handler::{FdRecord, Switch};
 use super::pool::job::Jobs;
 use super::{lock, task};
 use crate::list::List;
-use crate::reactor::{Attachment, Driving, Reactor, Retired, Urgency, ask_again};
+use crate::reactor::{self, Attachment, Driving, Reactor, Retired, Urgency, ask_again};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
@@ -61,7 +61,7 @@ impl Core {
 
     /// Calls `change` with the current reactor until it says that the context was still there.
     pub(crate) fn on_reactor(&self, mut change: impl FnMut(&Reactor) -> bool) {
-        let mut done = false;
+        let mut done = reactor::on_home(self, &mut change).unwrap_or(false);
         while !done {
             done = true;
             self.visit(|attachment| done = change(&attachment.reactor));

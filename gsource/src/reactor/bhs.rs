@@ -48,10 +48,16 @@ impl HomeBhs {
         }
     }
 
+    /// True when nothing is queued. Only the driving thread queues.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.slice.is_empty()
+    }
+
     /// True when something is there to run or to free at once.
     #[inline]
     pub(super) fn has_urgent(&self, driving: &Driving<'_>) -> bool {
-        self.claim(driving).any(|node| node.flags.is_urgent())
+        !self.is_empty() && self.claim(driving).any(|node| node.flags.is_urgent())
     }
 
     /// True when something is there to be called at once.
@@ -61,7 +67,7 @@ impl HomeBhs {
     }
 
     pub(super) fn has_scheduled(&self, driving: &Driving<'_>) -> bool {
-        self.claim(driving).any(|node| node.flags.is_scheduled())
+        !self.is_empty() && self.claim(driving).any(|node| node.flags.is_scheduled())
     }
 }
 
@@ -207,12 +213,26 @@ pub(crate) fn at_home(
     urgency: Urgency,
     change: impl FnOnce(&Claimed<'_>),
 ) -> Option<()> {
+    on_home(core, |reactor| change_bhs(reactor, urgency, change)).flatten()
+}
+
+/// Calls `work` with the reactor of `core` if the calling thread drives that.
+#[inline]
+pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
     let driven = DRIVEN.get();
     if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
         return None;
     }
     // SAFETY: the token of the thread that drives it keeps a reactor alive, and that thread alone moves a context away.
-    let reactor = unsafe { &*driven };
+    Some(work(unsafe { &*driven }))
+}
+
+#[inline]
+fn change_bhs(
+    reactor: &Reactor,
+    urgency: Urgency,
+    change: impl FnOnce(&Claimed<'_>),
+) -> Option<()> {
     let claimed = Claimed {
         bhs: &reactor.bhs,
         _claim: reactor.bhs.claim.try_begin()?,
@@ -245,7 +265,9 @@ impl Reactor {
         if !self.ready.is_empty() {
             self.collect_kicked(driving);
         }
-        self.bhs.claim(driving).begin_slice();
+        if !self.bhs.pending.is_empty() {
+            self.bhs.claim(driving).begin_slice();
+        }
     }
 
     fn collect_kicked(&self, driving: &Driving<'_>) {
@@ -268,7 +290,7 @@ impl Reactor {
     /// Runs the bottom halves that are due. A nested iteration runs the rest of this one's.
     #[inline]
     pub(super) fn run_bhs(&self, driving: &Driving<'_>) -> bool {
-        self.run_each(driving, |claimed| claimed.next())
+        !self.bhs.slice.is_empty() && self.run_each(driving, |claimed| claimed.next())
     }
 
     /// Runs those of `core` that are due.

@@ -1,10 +1,12 @@
 //! Adaptive busy-polling: before it sleeps, the home looks for work without system calls, for as long as that has paid off.
 //!
-//! A handler takes part when it has an `io_poll` and its fd has fired once; it leaves when seven seconds of polling found
-//! nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
-//! so an idle machine soon does not poll at all. While polling, handlers keep their peers' notifications off
+//! A handler takes part when it has an `io_poll` and its fd has fired once, and the reactor's own notifier once it has ended
+//! a wait; each leaves when seven seconds of polling found nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
+//! so an idle machine soon does not poll at all, and polling that finds nothing again and again has a rest (`pace`). While polling, handlers keep their peers' notifications off
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
+
+mod pace;
 
 use super::turn::{call, remove};
 use super::{Driving, Reactor, Wait};
@@ -12,11 +14,10 @@ use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
 use crate::{Clock, Error, ErrorKind, Result};
+use pace::Pace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The first polling time after a wait that polling could have saved.
-const FIRST_NS: i64 = 4_000;
 /// A handler that found nothing for so long is not polled any more.
 const IDLE_NS: i64 = 7_000_000_000;
 /// Turns that polling may keep from looking at the epoll set.
@@ -37,18 +38,25 @@ pub struct PollParams {
 #[derive(Default)]
 pub(super) struct Busy {
     enrolled: Vec<Enrolled>,
+    /// Notifications are looked for; like [`Enrolled::since`].
+    notifier: Option<i64>,
     /// Notifications are off.
     started: bool,
     /// Somebody's notifications have gone on without the last question.
     owes_question: bool,
-    now_ns: i64,
+    pace: Pace,
     skipped: u32,
 }
 
 impl Busy {
-    /// True when no handler takes part.
+    /// True when nobody takes part.
     pub(super) fn is_idle(&self) -> bool {
-        self.enrolled.is_empty()
+        self.enrolled.is_empty() && self.notifier.is_none()
+    }
+
+    /// Somebody has notified: that is worth looking for.
+    pub(super) fn note_notification(&mut self) {
+        self.notifier = Some(i64::MAX);
     }
 }
 
@@ -148,14 +156,14 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if self.home.get(driving).busy.enrolled.is_empty() {
+        if self.home.get(driving).busy.is_idle() {
             return None;
         }
         let begin = Clock::Realtime.now_ns();
         self.dismiss_idle(driving, begin);
         let polls = self.counts.polls.load(Ordering::Acquire);
         let budget = if polls {
-            self.home.get(driving).busy.now_ns
+            self.home.get(driving).busy.pace.now_ns()
         } else {
             0
         };
@@ -169,7 +177,9 @@ impl Reactor {
         }
         if budget > 0 {
             self.switch_all(driving, true);
-            self.spin(driving, begin + budget);
+            if self.spin(driving, begin + budget) {
+                self.home.get(driving).busy.pace.found();
+            }
         }
         if self.home.get(driving).batch.is_empty() {
             self.stop_polling(driving);
@@ -180,8 +190,10 @@ impl Reactor {
     /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
     pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
         if self.takes_question(driving) {
-            self.switch_all(driving, false);
-            self.ask_enrolled(driving);
+            leave_poll_mode(
+                || self.switch_all(driving, false),
+                || self.ask_enrolled(driving),
+            );
         }
     }
 
@@ -195,8 +207,8 @@ impl Reactor {
     pub(super) fn adapt(&self, driving: &Driving<'_>, begin: i64) {
         let params = self.poll_params();
         let waited = Clock::Realtime.now_ns() - begin;
-        let busy = &mut self.home.get(driving).busy;
-        busy.now_ns = adapted(busy.now_ns, waited, params);
+        let pace = &mut self.home.get(driving).busy.pace;
+        pace.waited(waited, params);
     }
 
     /// True when polling found work and the epoll set was looked at lately, so that this turn need not.
@@ -207,13 +219,14 @@ impl Reactor {
         skip
     }
 
-    fn spin(&self, driving: &Driving<'_>, until: i64) {
+    /// True when something was found before the time was over.
+    fn spin(&self, driving: &Driving<'_>, until: i64) -> bool {
         loop {
-            if self.ask_enrolled(driving)
-                || self.is_called(driving)
-                || Clock::Realtime.now_ns() >= until
-            {
-                return;
+            if self.ask_enrolled(driving) || self.is_called(driving) {
+                return true;
+            }
+            if Clock::Realtime.now_ns() >= until {
+                return false;
             }
             std::hint::spin_loop();
         }
@@ -253,6 +266,8 @@ impl Reactor {
     fn dismiss_idle(&self, driving: &Driving<'_>, now: i64) {
         let mut home = self.home.get(driving);
         let started = home.busy.started;
+        let since = home.busy.notifier.map(|since| since.min(now));
+        home.busy.notifier = since.filter(|since| now - since <= IDLE_NS);
         for enrolled in home
             .busy
             .enrolled
@@ -299,23 +314,13 @@ impl Reactor {
     }
 }
 
-/// The polling time after a wait of `waited` nanoseconds.
-fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
-    if waited <= now_ns {
-        return now_ns;
-    }
-    if waited > params.max_ns {
-        return now_ns.checked_div(params.shrink).unwrap_or(0);
-    }
-    let factor = if params.grow == 0 { 2 } else { params.grow };
-    let grown = if now_ns == 0 {
-        FIRST_NS
-    } else {
-        now_ns.saturating_mul(factor)
-    };
-    grown.min(params.max_ns)
+/// The order that loses no kick: notifications go on, then everybody is asked a last time.
+fn leave_poll_mode(notifications_on: impl FnOnce(), ask: impl FnOnce() -> bool) -> bool {
+    notifications_on();
+    ask()
 }
 
+/// The polling time after a wait of `waited` nanoseconds.
 /// Asks a handler that has moved away from where it was polled.
 pub(crate) fn ask_again(record: &Arc<FdRecord>) {
     if !record.is_removed() && has_work(record) {
@@ -345,45 +350,5 @@ fn switch(record: &Arc<FdRecord>, polling: bool) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{PollParams, adapted};
-
-    const PARAMS: PollParams = PollParams {
-        max_ns: 32_768,
-        grow: 0,
-        shrink: 0,
-    };
-
-    #[test]
-    fn the_time_grows_while_waits_are_short_and_never_beyond_the_limit() {
-        assert_eq!(adapted(0, 10_000, PARAMS), 4_000);
-        assert_eq!(adapted(4_000, 10_000, PARAMS), 8_000);
-        assert_eq!(adapted(30_000, 31_000, PARAMS), 32_768);
-        assert_eq!(
-            adapted(8_000, 10_000, PollParams { grow: 3, ..PARAMS }),
-            24_000
-        );
-    }
-
-    #[test]
-    fn a_wait_that_polling_covered_changes_nothing() {
-        assert_eq!(adapted(8_000, 8_000, PARAMS), 8_000);
-    }
-
-    #[test]
-    fn a_long_wait_shrinks_the_time() {
-        assert_eq!(adapted(8_000, 1_000_000, PARAMS), 0);
-        assert_eq!(
-            adapted(
-                8_000,
-                1_000_000,
-                PollParams {
-                    shrink: 2,
-                    ..PARAMS
-                }
-            ),
-            4_000
-        );
-    }
-}
+#[cfg(all(test, loom))]
+mod model;

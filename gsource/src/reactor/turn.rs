@@ -128,7 +128,9 @@ impl Reactor {
 
     /// Runs everything that is ready; true when something that counts as progress was.
     fn run_ready(&self, driving: &Driving<'_>) -> bool {
-        self.state.accept();
+        if self.state.accept() && self.counts.polls.load(Ordering::Acquire) {
+            self.home.get(driving).busy.note_notification();
+        }
         self.collect_ready(driving);
         let mut progress = self.run_bhs(driving);
         progress |= self.complete_io(driving);
@@ -145,10 +147,7 @@ impl Reactor {
             return 0;
         }
         self.collect_ready(driving);
-        if self.has_work(driving) || self.has_retired() {
-            return 0;
-        }
-        if self.has_always_ready() {
+        if self.has_work(driving) || self.has_always_ready() {
             return 0;
         }
         let mut bound = limit_ns.unwrap_or(i64::MAX);

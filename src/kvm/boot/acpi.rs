@@ -1,8 +1,7 @@
 //! ACPI tables: how a kernel learns of processors, interrupt controllers, virtio-mmio devices and the way to power off.
 //!
 //! A hardware-reduced platform (ACPI 6.5, section 4.1): no legacy timer, no SCI; sleep and reset are ports of
-//! [`power`]. The power button is a device of its own (section 4.8.2.2.1.2), whose presses come as an interrupt of a Generic
-//! Event Device (section 5.6.9).
+//! [`crate::kvm::power`].
 #![forbid(unsafe_code)]
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -20,6 +19,9 @@ use super::layout::{
     SLEEP_STATUS, SLEEP_TYPE_OFF,
 };
 use super::{Platform, Window, as_u64};
+
+#[cfg(test)]
+mod tests;
 
 const OEM_ID: [u8; 6] = *b"QCTX  ";
 const OEM_TABLE_ID: [u8; 8] = *b"QCONTEXT";
@@ -129,7 +131,8 @@ fn dsdt(platform: &Platform) -> Sdt {
 fn add_serial(body: &mut Vec<u8>) {
     let ports = aml::IO::new(SERIAL, SERIAL, 1, 8);
     let id = aml::EISAName::new("PNP0501");
-    add_device("COM1", &id, 0, &[&ports, &pulsed(SERIAL_GSI)], body);
+    let line = pulsed(SERIAL_GSI);
+    add_device("COM1", &id, 0, &[&ports, &line], &[], body);
 }
 
 /// A virtio-mmio device: its window and its line.
@@ -138,22 +141,18 @@ fn add_virtio(index: usize, window: Window, body: &mut Vec<u8>) {
     let registers = aml::Memory32Fixed::new(true, low(window.address), low(window.length));
     let name = format!("VM{index:02X}");
     let resources: [&dyn Aml; 2] = [&registers, &pulsed(window.gsi)];
-    add_device(&name, &"LNRO0005", index, &resources, body);
+    add_device(&name, &"LNRO0005", index, &resources, &[], body);
 }
 
-/// `Device (PWRB)`, and `Device (GED_)`, which notifies it of a press at each interrupt.
+/// The power button, and the event device that notifies it when the line is pulsed (ACPI 6.5, section 5.6.9).
 fn add_button(body: &mut Vec<u8>) {
-    /// The notification's number (section 5.6.6).
-    const PRESSED: u8 = 0x80;
-    add_device("PWRB", &aml::EISAName::new("PNP0C0C"), 0, &[], body);
     let button = aml::Path::new("\\_SB_.PWRB");
-    let notify = aml::Notify::new(&button, &PRESSED);
-    let is_button = aml::Equal::new(&aml::Arg(0), &BUTTON_GSI);
-    let if_button = aml::If::new(&is_button, vec![&notify]);
-    let event = aml::Method::new("_EVT".into(), 1, true, vec![&if_button]);
+    // Pressed.
+    let notify = aml::Notify::new(&button, &0x80u8);
+    let event = aml::Method::new("_EVT".into(), 1, true, vec![&notify]);
+    add_device("PWRB", &aml::EISAName::new("PNP0C0C"), 0, &[], &[], body);
     let line = pulsed(BUTTON_GSI);
-    add_device("GED_", &"ACPI0013", 0, &[&line], body);
-    aml::Scope::new("\\_SB_.GED_".into(), vec![&event]).to_aml_bytes(body);
+    add_device("GED0", &"ACPI0013", 0, &[&line], &[&event], body);
 }
 
 /// An edge-triggered line that is active when it is high.
@@ -161,12 +160,24 @@ fn pulsed(gsi: u32) -> aml::Interrupt {
     aml::Interrupt::new(true, true, false, false, gsi)
 }
 
-/// `Scope (_SB) { Device (name) { _HID, _UID, _CRS } }`
-fn add_device(name: &str, id: &dyn Aml, number: usize, resources: &[&dyn Aml], body: &mut Vec<u8>) {
-    let resources = aml::ResourceTemplate::new(resources.to_vec());
+/// `Scope (_SB) { Device (name) { _HID, _UID, _CRS, ... } }`
+fn add_device(
+    name: &str,
+    id: &dyn Aml,
+    number: usize,
+    resources: &[&dyn Aml],
+    more: &[&dyn Aml],
+    body: &mut Vec<u8>,
+) {
+    let list = aml::ResourceTemplate::new(resources.to_vec());
     let id = aml::Name::new("_HID".into(), id);
     let number = aml::Name::new("_UID".into(), &number);
-    let resources = aml::Name::new("_CRS".into(), &resources);
-    let device = aml::Device::new(name.into(), vec![&id, &number, &resources]);
+    let list = aml::Name::new("_CRS".into(), &list);
+    let mut children: Vec<&dyn Aml> = vec![&id, &number];
+    if !resources.is_empty() {
+        children.push(&list);
+    }
+    children.extend(more);
+    let device = aml::Device::new(name.into(), children);
     aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(body);
 }

@@ -38,6 +38,9 @@ pub const VIRTIO_STRIDE: u64 = 0x1000;
 /// The lines of virtio-mmio devices, in the order in which they are given out: what the PC's own devices leave free.
 pub const VIRTIO_GSIS: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
+/// The line of the power button.
+pub const BUTTON_GSI: u32 = 9;
+
 /// The local APIC of each processor.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// The I/O APIC, whose lines are GSIs 0 to 23.
@@ -48,10 +51,7 @@ pub const SERIAL: u16 = 0x3f8;
 /// The serial console's line.
 pub const SERIAL_GSI: u32 = 4;
 
-/// The power button's line: one edge is one press.
-pub const BUTTON_GSI: u32 = 9;
-
-/// The ports of [`power`]: the sleep control register, ...
+/// The ports of [`crate::kvm::power`]: the sleep control register, ...
 pub const SLEEP_CONTROL: u16 = 0x600;
 /// ... the sleep status register ...
 pub const SLEEP_STATUS: u16 = 0x601;

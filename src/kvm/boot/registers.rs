@@ -8,6 +8,9 @@ use super::layout::{GDT, IDT, PAGE_TABLES, STACK, START_INFO, ZERO_PAGE};
 use super::{Entry, write};
 use crate::Result;
 
+#[cfg(test)]
+mod tests;
+
 /// Bits of CR0, CR4 and EFER (AMD64 Architecture Programmer's Manual, volume 2, chapter 3).
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;

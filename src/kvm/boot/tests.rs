@@ -35,12 +35,12 @@ impl Drop for Folder {
     }
 }
 
-fn memory(mebibytes: u64) -> GuestMemoryMmap {
+pub(super) fn memory(mebibytes: u64) -> GuestMemoryMmap {
     let length = usize::try_from(mebibytes * MIB).unwrap();
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), length)]).unwrap()
 }
 
-fn number<const N: usize>(memory: &GuestMemoryMmap, at: u64) -> u64 {
+pub(super) fn number<const N: usize>(memory: &GuestMemoryMmap, at: u64) -> u64 {
     let mut bytes = [0; 8];
     memory
         .read_slice(&mut bytes[..N], GuestAddress(at))
@@ -116,7 +116,7 @@ fn prepared(kernel: &Path, initrd: Option<&Path>, line: &str) -> Image {
     image
 }
 
-fn platform() -> Platform {
+pub(super) fn platform() -> Platform {
     let window = |index: u64, gsi| Window {
         address: VIRTIO + index * VIRTIO_STRIDE,
         length: 0x200,
@@ -429,181 +429,4 @@ fn command_lines_that_are_too_long_are_refused() {
         "the command line has 2048 bytes, the kernel takes at most 2047"
     );
     assert_eq!(refused("a\0b"), "the command line contains a NUL");
-}
-
-/// The tables of the root table's list by signature, each with its bytes.
-fn tables(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let number = |bytes: &[u8]| {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        usize::try_from(u64::from_le_bytes(word)).unwrap()
-    };
-    let table = |address: usize| {
-        let at = address - usize::try_from(ACPI).unwrap();
-        let length = number(&bytes[at + 4..at + 8]);
-        let table = bytes[at..at + length].to_vec();
-        (String::from_utf8(table[..4].to_vec()).unwrap(), table)
-    };
-    let root = table(number(&bytes[24..32]));
-    let entries = root.1[36..].chunks(8).map(|entry| table(number(entry)));
-    let mut all: Vec<_> = entries.collect();
-    let dsdt = table(number(&all[0].1[140..148]));
-    all.extend([root, dsdt]);
-    all
-}
-
-#[test]
-fn acpi_tables_are_found_from_the_root_and_add_up() {
-    let bytes = acpi::Tables::new(&platform()).bytes;
-    assert_eq!(&bytes[..8], b"RSD PTR ");
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0));
-    let tables = tables(&bytes);
-    let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["FACP", "APIC", "XSDT", "DSDT"]);
-    for (name, table) in &tables {
-        assert_eq!(sum(table), 0, "{name}");
-    }
-}
-
-#[test]
-fn the_largest_machine_s_tables_fit_below_one_mebibyte() {
-    let mut largest = platform();
-    largest.cpus = CPUS_MAX;
-    largest.virtio = vec![largest.virtio[0]; VIRTIO_GSIS.len()];
-    let length = acpi::Tables::new(&largest).bytes.len();
-    assert!(
-        u64::try_from(length).unwrap() <= HIGH_RAM - ACPI,
-        "{length}"
-    );
-}
-
-#[test]
-fn acpi_says_how_to_sleep_and_reset() {
-    let tables = tables(&acpi::Tables::new(&platform()).bytes);
-    let fadt = &tables[0].1;
-    let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
-    assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
-    // Generic addresses: I/O space, 8 bits, byte access, the port.
-    let register = |port: u16| {
-        let [low, high] = port.to_le_bytes();
-        [1, 8, 0, 1, low, high, 0, 0, 0, 0, 0, 0]
-    };
-    assert_eq!(
-        (&fadt[116..128], fadt[128]),
-        (&register(RESET)[..], RESET_VALUE)
-    );
-    assert_eq!(fadt[244..256], register(SLEEP_CONTROL));
-    assert_eq!(fadt[256..268], register(SLEEP_STATUS));
-    let dsdt = &tables[3].1;
-    // Name (_S5_, Package (4) { 5, 0, 0, 0 })
-    let off = [
-        8,
-        b'_',
-        b'S',
-        b'5',
-        b'_',
-        0x12,
-        7,
-        4,
-        0x0a,
-        SLEEP_TYPE_OFF,
-        0,
-        0,
-        0,
-    ];
-    assert!(dsdt.windows(off.len()).any(|window| window == off));
-}
-
-#[test]
-fn acpi_lists_processors_and_the_io_apic() {
-    let tables = tables(&acpi::Tables::new(&platform()).bytes);
-    let madt = &tables[1].1;
-    assert_eq!(madt[36..40], LOCAL_APIC.to_le_bytes());
-    let [a, b, c, d] = IO_APIC.to_le_bytes();
-    let expected = [
-        0, 8, 0, 0, 1, 0, 0, 0, 0, 8, 1, 1, 1, 0, 0, 0, 1, 12, 2, 0, a, b, c, d, 0, 0, 0, 0,
-    ];
-    assert_eq!(madt[44..], expected);
-}
-
-#[test]
-fn acpi_gives_each_device_its_window_and_its_line() {
-    let tables = tables(&acpi::Tables::new(&platform()).bytes);
-    let dsdt = &tables[3].1;
-    let place = |pattern: &[u8]| {
-        let mut windows = dsdt.windows(pattern.len());
-        windows.position(|window| window == pattern)
-    };
-    let mut last = 0;
-    for (address, gsi) in [(0xd000_0000u32, 16u8), (0xd000_1000, 17)] {
-        // Memory32Fixed (ReadWrite, address, 512), Interrupt (ResourceConsumer, Edge, ActiveHigh) { gsi }
-        let mut resources = vec![0x86, 9, 0, 1];
-        resources.extend(address.to_le_bytes());
-        resources.extend([0, 2, 0, 0, 0x89, 6, 0, 3, 1, gsi, 0, 0, 0]);
-        let found = place(&resources).unwrap();
-        assert!(found > last);
-        last = found;
-    }
-    let names = dsdt.windows(8).filter(|window| window == b"LNRO0005");
-    assert_eq!(names.count(), 2);
-    // IO (Decode16, 0x3f8, 0x3f8, 1, 8)
-    assert!(place(&[0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8]).is_some());
-}
-
-#[test]
-fn long_mode_starts_with_flat_segments_and_identity_mapping() {
-    let memory = memory(64);
-    registers::write_tables(&memory).unwrap();
-    let entry = Entry::Long { address: 0x10_0200 };
-    let general = registers::general(entry);
-    assert_eq!(
-        (general.rip, general.rsi, general.rflags),
-        (0x10_0200, ZERO_PAGE, 2)
-    );
-    let system = registers::system(entry, kvm_bindings::kvm_sregs::default());
-    assert_eq!(
-        (system.cs.selector, system.cs.l, system.cs.db),
-        (0x10, 1, 0)
-    );
-    assert_eq!((system.ds.selector, system.ss.selector), (0x18, 0x18));
-    assert_eq!((system.cr0, system.cr4), (0x8000_0011, 0x20));
-    assert_eq!((system.cr3, system.efer), (PAGE_TABLES, 0x500));
-    assert_eq!(number::<8>(&memory, GDT + 0x10), 0x00af_9b00_0000_ffff);
-    assert_eq!(number::<8>(&memory, GDT + 0x18), 0x00cf_9300_0000_ffff);
-    // Any address below 4 GiB leads to itself.
-    let walk = |address: u64| {
-        let next =
-            |table: u64, shift: u32| number::<8>(&memory, table + (address >> shift & 511) * 8);
-        let pointers = next(system.cr3, 39) & !0xfff;
-        let directory = next(pointers, 30) & !0xfff;
-        let page = next(directory, 21);
-        assert_eq!(page & 0x83, 0x83, "{address:#x}");
-        (page & !0x1f_ffff) | (address & 0x1f_ffff)
-    };
-    for address in [0, 0x1234, 0x20_0000, 0xbfff_fff8, 0xfee0_0000, 0xffff_ffff] {
-        assert_eq!(walk(address), address);
-    }
-}
-
-#[test]
-fn pvh_starts_in_protected_mode_without_paging() {
-    let entry = Entry::Pvh {
-        address: 0x100_0000,
-    };
-    let general = registers::general(entry);
-    assert_eq!(
-        (general.rip, general.rbx, general.rflags),
-        (0x100_0000, START_INFO, 2)
-    );
-    let system = registers::system(entry, kvm_bindings::kvm_sregs::default());
-    assert_eq!((system.cr0, system.cr4, system.efer), (0x11, 0, 0));
-    assert_eq!(
-        (system.cs.l, system.cs.db, system.cs.limit),
-        (0, 1, 0xffff_ffff)
-    );
-    assert_eq!(
-        (system.tr.type_, system.tr.limit, system.tr.s),
-        (0xb, 0x67, 0)
-    );
 }

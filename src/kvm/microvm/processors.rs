@@ -1,4 +1,4 @@
-//! How the processors of a machine begin.
+//! How a machine's processors begin.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::kvm::failed;
 use crate::kvm::vcpu::Prepare;
 use crate::{Error, ErrorKind, Result};
 
-/// The first one begins at the kernel's entry, the others when the first one wakes them.
+/// How the processors begin: the first one at the kernel's entry, the others when the first one wakes them.
 pub(super) fn prepare(cpus: u8, entry: Entry) -> Result<Prepare> {
     let kvm = crate::kvm::open()?;
     let supported = kvm

@@ -51,6 +51,12 @@ impl Life {
         self.needs_reset.load(Ordering::Acquire)
     }
 
+    /// Asks for a reset without an interrupt, on a vcpu's thread: the driver is looking.
+    pub(super) fn give_up(&self) {
+        self.needs_reset.store(true, Ordering::Release);
+        self.interrupt.fetch_or(CONFIG_CHANGE, Ordering::AcqRel);
+    }
+
     fn interrupt(&self, bit: u32) {
         self.interrupt.fetch_or(bit, Ordering::AcqRel);
         self.line.signal();

@@ -56,6 +56,10 @@ use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 /// The status bits that a driver sets.
 const DRIVERS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
+/// How many runs of queues may be ending at a time. A driver that starts and resets faster than the device stops is told
+/// to reset once more, so that what it asks for cannot pile up.
+const DYING_MAX: usize = 256;
+
 /// Where in the configuration space an access goes, if it goes there.
 pub(super) fn config_offset(offset: u64) -> Option<usize> {
     usize::try_from(offset.checked_sub(CONFIG)?).ok()
@@ -325,6 +329,10 @@ impl Registers {
         };
         if !queue.ready || queue.run.is_some() {
             return;
+        }
+        self.dying.retain(|run| !run.is_quiet());
+        if self.dying.len() >= DYING_MAX {
+            return self.life.give_up();
         }
         let run = Arc::new(Run::default());
         queue.run = Some(Arc::clone(&run));

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use gsource::Wait;
+
 use super::BusDevice;
 use super::registers::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 use crate::virtio::{F_RING_RESET, F_VERSION_1};
@@ -394,4 +396,54 @@ fn a_reset_from_outside_tells_when_it_is_over() {
     assert_eq!(over.load(Ordering::SeqCst), 1);
     rig.finish_stops();
     assert_eq!((over.load(Ordering::SeqCst), rig.status()), (2, 0));
+}
+
+#[test]
+fn registers_answer_while_the_context_is_stuck_in_the_device() {
+    let rig = Rig::new();
+    let stuck = rig.fake.1.lock().unwrap();
+    rig.agree(F_VERSION_1);
+    rig.describe(0, 64);
+    rig.write(0x70, READY);
+    let control = rig.control.clone();
+    let home = std::thread::spawn(move || control.poll(Wait::Block).unwrap());
+    while rig.fake.2.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    // The context is in the middle of the start. Everything a vcpu can ask for is answered all the same.
+    for offset in (0..0x200).step_by(4) {
+        rig.read(offset);
+    }
+    assert_eq!(rig.status(), READY);
+    rig.write(0x50, 0);
+    rig.write(0x64, 3);
+    rig.write(0x44, 0);
+    rig.write(0x70, 0);
+    assert_eq!(rig.status(), READY, "the start is not over");
+    drop(stuck);
+    assert!(home.join().unwrap());
+    rig.finish_stops();
+    assert_eq!(rig.status(), 0);
+}
+
+#[test]
+fn a_driver_that_resets_faster_than_the_device_stops_is_held_up() {
+    let rig = Rig::new();
+    let cycle = || {
+        rig.agree(F_VERSION_1);
+        rig.describe(0, 64);
+        rig.write(0x70, READY);
+    };
+    for _ in 0..1000 {
+        cycle();
+        rig.write(0x70, 0);
+    }
+    cycle();
+    assert_eq!((rig.status(), rig.read(0x60)), (READY | NEEDS_RESET, 2));
+    rig.write(0x70, 0);
+    rig.finish_stops();
+    rig.finish_stops();
+    assert_eq!(rig.status(), 0);
+    rig.drive();
+    assert_eq!(rig.status(), READY);
 }

@@ -90,8 +90,8 @@ fn a_device_released_before_it_is_at_rest_goes_on_when_it_is() {
     assert_eq!((told.load(Ordering::SeqCst), rig.started()), (1, vec![0]));
     rig.finish_stops();
     assert_eq!(begins_at(&rig), (64, 7));
-    let told = hold(&rig);
-    assert_eq!((told.load(Ordering::SeqCst), rig.stopping()), (0, vec![0]));
+    let again = hold(&rig);
+    assert_eq!((again.load(Ordering::SeqCst), rig.stopping()), (0, vec![0]));
 }
 
 #[test]

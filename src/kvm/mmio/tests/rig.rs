@@ -22,7 +22,12 @@ pub(super) struct Log {
 
 /// A device whose stops wait for [`Rig::finish_stops`].
 #[derive(Default)]
-pub(super) struct Fake(pub(super) Mutex<Log>);
+pub(super) struct Fake(
+    pub(super) Mutex<Log>,
+    /// Held by a test that wants a start to get stuck, and how many have come that far.
+    pub(super) Mutex<()>,
+    pub(super) AtomicU32,
+);
 
 impl Device for Fake {
     fn device_type(&self) -> u32 {
@@ -52,6 +57,8 @@ impl Device for Fake {
     }
 
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {
+        self.2.fetch_add(1, Ordering::SeqCst);
+        drop(self.1.lock().unwrap());
         if self.0.lock().unwrap().refuse {
             return Err(Error::new(ErrorKind::InvalidArgument, "no such ring"));
         }
