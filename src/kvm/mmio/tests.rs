@@ -345,6 +345,8 @@ fn a_driver_that_gives_up_is_served_no_more() {
     assert_eq!((rig.status(), rig.stopping()), (READY | FAILED, vec![0]));
     rig.describe(0, 64);
     assert_eq!(rig.read(0x44), 0);
+    rig.finish_stops();
+    assert_eq!((rig.status(), rig.started()), (READY | FAILED, vec![0]));
 }
 
 #[test]
