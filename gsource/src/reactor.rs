@@ -166,6 +166,8 @@ pub struct Reactor {
     has_retired: AtomicBool,
     /// The thread that drives, by [`thread_token`]; 0 when nobody does.
     driver: AtomicUsize,
+    /// How many tokens that thread has; written by it only.
+    tokens: AtomicUsize,
     /// GLib wanted to look while another thread drove, and sleeps without having announced it.
     missed: AtomicBool,
     home: HomeCell<Home>,
@@ -176,17 +178,18 @@ pub struct Reactor {
     pub(crate) residents: Residents,
 }
 
-/// The right to drive a reactor, held by at most one thread. Nested tokens of the same thread are fine.
+/// The right to drive a reactor, held by at most one thread, until the last of its tokens is dropped.
 pub struct Driving<'a> {
     reactor: &'a Reactor,
-    outermost: bool,
     /// The token belongs to its thread.
     thread: PhantomData<*mut ()>,
 }
 
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
-        if self.outermost {
+        let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
+        self.reactor.tokens.store(left, Ordering::Relaxed);
+        if left == 0 {
             bhs::leave(self.reactor);
             self.reactor.driver.store(0, Ordering::SeqCst);
             // Another thread may have retired something after the last look here, and found us driving.
@@ -202,9 +205,7 @@ impl Drop for Driving<'_> {
 
 impl fmt::Debug for Driving<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driving")
-            .field("outermost", &self.outermost)
-            .finish_non_exhaustive()
+        f.debug_struct("Driving").finish_non_exhaustive()
     }
 }
 
@@ -244,6 +245,7 @@ impl Reactor {
             counts: Counts::default(),
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
+            tokens: AtomicUsize::new(0),
             missed: AtomicBool::new(false),
             home: HomeCell::new(Home {
                 batch: Batch::new(),
@@ -274,15 +276,15 @@ impl Reactor {
     /// `WrongThread` while another thread drives it, or has tasks on it.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
-        let outermost = self.driver.load(Ordering::Relaxed) != me;
-        if outermost && !self.claim(me) {
+        if self.driver.load(Ordering::Relaxed) != me && !self.claim(me) {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
         bhs::enter(self);
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        self.tokens.store(tokens + 1, Ordering::Relaxed);
         Ok(Driving {
             reactor: self,
-            outermost,
             thread: PhantomData,
         })
     }

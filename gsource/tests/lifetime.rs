@@ -528,3 +528,20 @@ fn handler_removed_before_a_move_is_destroyed_by_the_new_home() {
     assert!(!reactor.iterate(Wait::NoBlock).unwrap());
     assert_eq!(witness.drops().len(), 1);
 }
+
+/// Whichever of a thread's tokens is dropped first.
+#[test]
+fn a_reactor_is_driven_until_the_last_token_is_dropped() {
+    let reactor = Reactor::new().unwrap();
+    let refused_elsewhere = || {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| reactor.drive().is_err());
+            other.join().unwrap()
+        })
+    };
+    let (first, second) = (reactor.drive().unwrap(), reactor.drive().unwrap());
+    drop(first);
+    assert!(refused_elsewhere());
+    drop(second);
+    assert!(!refused_elsewhere());
+}
