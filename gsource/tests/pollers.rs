@@ -52,13 +52,11 @@ fn an_empty_iteration_of_the_ring_makes_no_system_call() {
         }
         // The ring tells of an event also without a call; to fetch it would need one.
         assert_eq!(count.get(), 1);
-        // The ring cannot be left in order on this thread any more.
-        std::mem::forget((reactor, aio));
-        Some(())
+        // This thread cannot leave the ring in order any more.
+        Some((reactor, aio))
     };
-    std::thread::scope(|scope| {
-        scope.spawn(iterate).join().unwrap();
-    });
+    let left = std::thread::scope(|scope| scope.spawn(iterate).join().unwrap());
+    drop(left);
 }
 
 /// A bottom half that schedules itself keeps the loop awake; all it needs is the ring's memory.
@@ -82,12 +80,10 @@ fn a_busy_loop_on_the_ring_makes_no_system_call() {
             assert!(reactor.iterate(Wait::Block).unwrap());
         }
         assert_eq!(count.get(), 1000);
-        std::mem::forget((reactor, aio, bh));
-        Some(())
+        Some((reactor, aio, bh))
     };
-    std::thread::scope(|scope| {
-        scope.spawn(iterate).join().unwrap();
-    });
+    let left = std::thread::scope(|scope| scope.spawn(iterate).join().unwrap());
+    drop(left);
 }
 
 #[test]

@@ -152,9 +152,10 @@ impl QContext {
         sources
             .0
             .push((name.map(str::to_owned), Attached::Source(source.clone())));
-        drop(sources);
         inner.foreign.store(true, Ordering::Release);
+        // Under the lock, so that a stop does not destroy it before. GLib calls nobody here.
         source.attach(Some(&inner.gmain));
+        drop(sources);
         inner.reactor.notify();
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::BusDevice;
 use super::registers::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 use crate::virtio::{F_RING_RESET, F_VERSION_1};
 
+mod hold;
 mod rig;
 
 use rig::Rig;
@@ -344,6 +345,8 @@ fn a_driver_that_gives_up_is_served_no_more() {
     assert_eq!((rig.status(), rig.stopping()), (READY | FAILED, vec![0]));
     rig.describe(0, 64);
     assert_eq!(rig.read(0x44), 0);
+    rig.finish_stops();
+    assert_eq!((rig.status(), rig.started()), (READY | FAILED, vec![0]));
 }
 
 #[test]

@@ -248,3 +248,75 @@ fn a_ring_of_one_thread_refuses_another_and_waits_for_the_set_then() {
     let count = ring.wait(&epoll, -1).unwrap();
     assert_eq!(tokens(&ring, count), [42]);
 }
+
+/// A ring whose request was put there by a thread that is gone, if this kernel has such rings.
+fn left_behind(drivers: Drivers, epoll: &Epoll) -> Option<Ring> {
+    let mut fresh = Ring::for_waiting(drivers, Abilities::ALL)
+        .inspect_err(|error| skip("a ring left behind", &error.to_string()))
+        .ok()?;
+    let look = || {
+        assert_eq!(fresh.wait(epoll, 0).unwrap(), 0);
+        fresh
+    };
+    let ring = std::thread::scope(|scope| scope.spawn(look).join().unwrap());
+    Some(ring)
+}
+
+#[test]
+fn the_request_of_a_thread_that_is_gone_writes_to_nothing_when_the_ring_goes() {
+    let (epoll, _event) = watched();
+    for drivers in [Drivers::One, Drivers::Any] {
+        let Some(mut ring) = left_behind(drivers, &epoll) else {
+            return;
+        };
+        ring.end_watch();
+        assert!(!ring.may_be_written_to(), "{drivers:?}");
+    }
+}
+
+/// What had not been taken when the thread ended is not lost with it, nor with the refusal.
+#[test]
+fn a_thread_that_ends_takes_no_edge_with_it() {
+    for drivers in [Drivers::One, Drivers::Any] {
+        let (epoll, event) = (Epoll::new().unwrap(), EventFd::new().unwrap());
+        epoll.add(event.as_raw_fd(), READABLE | EDGE, 7).unwrap();
+        let Ok(mut fresh) = Ring::for_waiting(drivers, Abilities::ALL) else {
+            skip("an edge", "this kernel allows no io_uring");
+            return;
+        };
+        let look = || {
+            assert_eq!(fresh.wait(&epoll, 0).unwrap(), 0);
+            event.write();
+            fresh
+        };
+        let mut ring = std::thread::scope(|scope| scope.spawn(look).join().unwrap());
+        let waits = std::iter::repeat_with(|| ring.wait(&epoll, 0).unwrap_or(0)).take(3);
+        assert_eq!(waits.sum::<usize>(), 1, "{drivers:?}");
+    }
+}
+
+#[test]
+fn a_ring_for_any_thread_ends_the_request_of_one_that_sleeps() {
+    let Ok(mut fresh) = Ring::for_waiting(Drivers::Any, Abilities::ALL) else {
+        skip(
+            "the request of one that sleeps",
+            "this kernel allows no io_uring",
+        );
+        return;
+    };
+    let (epoll, _event) = watched();
+    let ((looked, has_looked), (over, is_over)) = (mpsc::channel(), mpsc::channel::<()>());
+    std::thread::scope(|scope| {
+        let epoll = &epoll;
+        scope.spawn(move || {
+            assert_eq!(fresh.wait(epoll, 0).unwrap(), 0);
+            looked.send(fresh).unwrap();
+            is_over.recv().unwrap();
+        });
+        let mut ring = has_looked.recv().unwrap();
+        ring.end_watch();
+        let is_left = ring.may_be_written_to();
+        over.send(()).unwrap();
+        assert!(!is_left);
+    });
+}

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // the kernel writes to a buffer of ours
 
 use super::{OWN, Ring, USER_BITS, USER_MASK};
+use crate::Clock;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EVENTS, READABLE};
 use io_uring::{opcode, squeue, types};
@@ -22,10 +23,20 @@ const WAITING: u64 = (OWN as u64) << USER_BITS;
 /// `user_data` of the request that cancels it.
 const CANCELLING: u64 = WAITING | 1;
 
+/// How long the end of a ring waits for the end of another thread's request.
+const PATIENCE_NS: i64 = 1_000_000_000;
+
 /// The request.
 pub(super) struct Watch {
     state: State,
+    /// What the kernel writes to.
     events: Box<[Event; EVENTS]>,
+    /// What a wait outside of the ring writes to while the request of another thread stands there.
+    outside: Option<Box<[Event; EVENTS]>>,
+}
+
+fn no_events() -> Box<[Event; EVENTS]> {
+    Box::new([Event { events: 0, u64: 0 }; EVENTS])
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,8 +51,24 @@ impl Watch {
     pub(super) fn new() -> Watch {
         Watch {
             state: State::None,
-            events: Box::new([Event { events: 0, u64: 0 }; EVENTS]),
+            events: no_events(),
+            outside: None,
         }
+    }
+
+    /// Room that the kernel does not write to by itself.
+    fn free_events(&mut self) -> &mut [Event] {
+        if self.is_standing() {
+            &mut self.outside.get_or_insert_with(no_events)[..]
+        } else {
+            self.outside = None;
+            &mut self.events[..]
+        }
+    }
+
+    /// The kernel may write to the events at any time.
+    pub(super) fn is_standing(&self) -> bool {
+        self.state == State::Standing
     }
 
     /// One of the ring's own requests has completed.
@@ -60,14 +87,24 @@ impl Ring {
     /// The kernel's, when it refuses the thread; from then on the set is waited for by itself.
     pub(crate) fn wait(&mut self, epoll: &Epoll, timeout_ns: i64) -> io::Result<usize> {
         if self.refused {
-            return Ok(epoll.wait(&mut self.watch.events[..], timeout_ns));
+            return Ok(self.wait_outside(epoll, timeout_ns));
         }
         let waited = self.wait_in_ring(epoll, timeout_ns);
         if waited.is_err() {
             self.refused = true;
-            self.abandon();
         }
         waited
+    }
+
+    /// The wait of a thread that the ring refuses. What the request has ended with, perhaps by the end of its thread, is
+    /// seen without a system call.
+    fn wait_outside(&mut self, epoll: &Epoll, timeout_ns: i64) -> usize {
+        self.reap();
+        let found = self.take_events(epoll);
+        if found > 0 {
+            return found;
+        }
+        epoll.wait(self.watch.free_events(), timeout_ns)
     }
 
     fn wait_in_ring(&mut self, epoll: &Epoll, timeout_ns: i64) -> io::Result<usize> {
@@ -83,7 +120,7 @@ impl Ring {
                 return Ok(found);
             }
         }
-        if idle && self.watch.state != State::Standing {
+        if idle && !self.watch.is_standing() {
             return Ok(epoll.wait(&mut self.watch.events[..], timeout_ns));
         }
         self.stand(epoll);
@@ -112,7 +149,8 @@ impl Ring {
 
     /// The first `count` events that a wait has found.
     pub(crate) fn events(&self, count: usize) -> &[Event] {
-        &self.watch.events[..count]
+        let events = self.watch.outside.as_ref().unwrap_or(&self.watch.events);
+        &events[..count]
     }
 
     /// The events of the request that has ended.
@@ -121,6 +159,7 @@ impl Ring {
             return 0;
         };
         self.watch.state = State::None;
+        self.watch.outside = None;
         match usize::try_from(result) {
             Ok(count) if self.abilities.epoll_wait => count,
             Ok(_) => epoll.wait(&mut self.watch.events[..], 0),
@@ -158,32 +197,46 @@ impl Ring {
     }
 
     fn cancel(&mut self) -> io::Result<()> {
-        if self.watch.state == State::Standing {
+        let mut entered = Ok(());
+        if self.watch.is_standing() && !self.refused {
             let entry = opcode::AsyncCancel::new(WAITING).build();
             // SAFETY: the request names no memory.
             if unsafe { self.push(&entry.user_data(CANCELLING)) }.is_ok() {
-                self.enter(0, 0)?;
+                entered = self.enter(0, 0);
             }
         }
         self.reap();
-        Ok(())
+        entered
     }
 }
 
 impl Ring {
-    /// Leaves the request to the kernel, which ends it when it gets to it, with the events it may write to (invariant 1).
-    fn abandon(&mut self) {
-        if self.watch.state == State::Standing {
-            let watch = std::mem::replace(&mut self.watch, Watch::new());
-            Box::leak(watch.events);
+    /// Ends the request. Another thread's may need that thread to pass through the kernel, which the cancellation makes it do.
+    pub(super) fn end_watch(&mut self) {
+        let _ = self.cancel();
+        let give_up = Clock::Realtime.now_ns() + PATIENCE_NS;
+        while self.watch.is_standing() {
+            let left = give_up - Clock::Realtime.now_ns();
+            if left <= 0 || self.enter(1, left).is_err() {
+                return;
+            }
+            self.reap();
         }
+    }
+
+    /// True when the kernel may write to the events after the ring has been closed (invariant 1): the thread whose request
+    /// stands lives on. Not with DEFER_TASKRUN, for then it would have to enter the ring, as io_uring_setup(2) has it, and a
+    /// closed ring's requests are cancelled elsewhere.
+    pub(super) fn may_be_written_to(&self) -> bool {
+        self.watch.is_standing() && self.abilities.epoll_wait && !self.abilities.deferred
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // What another thread has put there is not ours to end.
-        let _ = self.cancel();
-        self.abandon();
+        self.end_watch();
+        if self.may_be_written_to() {
+            Box::leak(std::mem::replace(&mut self.watch.events, no_events()));
+        }
     }
 }

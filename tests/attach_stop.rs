@@ -1,0 +1,253 @@
+//! Attaching on one thread while another stops the context: alone in its process, because it counts fds and threads, and hears
+//! what GLib complains about.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
+
+use qcontext::{AioContext, ErrorKind, EventNotifier, FdHandler, Poller, QContext, Wait};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
+/// Rounds of each race with each poller.
+const ROUNDS: usize = 200;
+
+/// Later than any test ends.
+const DISTANT: Duration = Duration::from_secs(3600);
+
+/// What happened so often.
+#[derive(Clone, Default)]
+struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    fn hit(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts its drop.
+struct Mourned(Count);
+
+impl Drop for Mourned {
+    fn drop(&mut self) {
+        self.0.hit();
+    }
+}
+
+/// Who comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Attach,
+    Stop,
+    /// Nobody knows.
+    Race,
+}
+
+/// Something of each kind to attach.
+struct Device {
+    aio: AioContext,
+    source: glib::Source,
+    /// Calls of the bottom half and of the handler.
+    ran: Count,
+    read: Count,
+    /// Destructors: the handler's, the GSource's.
+    handler_dropped: Count,
+    source_dropped: Count,
+    notifier: Arc<EventNotifier>,
+}
+
+impl Device {
+    /// With a bottom half that waits and an fd that is ready.
+    fn new() -> Device {
+        let [ran, read, handler_dropped, source_dropped]: [Count; 4] = Default::default();
+        let (aio, notifier) = (AioContext::new().unwrap(), EventNotifier::new().unwrap());
+        let notifier = Arc::new(notifier);
+        let (mourned, hit, fd) = (
+            Mourned(handler_dropped.clone()),
+            read.clone(),
+            Arc::clone(&notifier),
+        );
+        let handler = FdHandler::new().on_read(move || {
+            let _ = &mourned;
+            fd.take();
+            hit.hit();
+        });
+        aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+        notifier.signal();
+        let hit = ran.clone();
+        aio.schedule_oneshot("once", move || hit.hit());
+        let mourned = Mourned(source_dropped.clone());
+        let source = glib::idle_source_new(None, glib::Priority::DEFAULT_IDLE, move || {
+            let _ = &mourned;
+            glib::ControlFlow::Continue
+        });
+        Device {
+            aio,
+            source,
+            ran,
+            read,
+            handler_dropped,
+            source_dropped,
+            notifier,
+        }
+    }
+
+    /// Attaches both; which were taken. A refusal says why.
+    fn attach_to(&self, context: &QContext) -> [bool; 2] {
+        [
+            context.attach(&self.aio, None),
+            context.attach_source(&self.source, None),
+        ]
+        .map(|outcome| {
+            outcome
+                .inspect_err(|error| assert_eq!(error.kind(), ErrorKind::Closed, "{error}"))
+                .is_ok()
+        })
+    }
+
+    /// After the stop: the GSource went with the context if it was taken; the AioContext has been given back in either case,
+    /// with what was pending.
+    fn settle(self, context: &QContext, taken: [bool; 2]) {
+        assert!(!context.has_aio(&self.aio), "given back or never taken");
+        assert_eq!(self.source.is_destroyed(), taken[1]);
+        assert_eq!(self.source_dropped.get(), usize::from(taken[1]));
+        while self.ran.get() + self.read.get() < 2 {
+            self.aio.poll(Wait::Block).unwrap();
+        }
+        while self.aio.poll(Wait::NoBlock).unwrap() {}
+        assert_eq!((self.ran.get(), self.read.get()), (1, 1), "each once");
+        self.notifier.signal();
+        while self.read.get() < 2 {
+            self.aio.poll(Wait::Block).unwrap();
+        }
+        drop((self.aio, self.source));
+        assert_eq!(self.handler_dropped.get(), 1);
+        assert_eq!(self.source_dropped.get(), 1);
+    }
+}
+
+/// One round; which of the two were taken.
+fn attach_against_stop(poller: Poller, order: Order) -> [bool; 2] {
+    let context = QContext::with_poller("contested", true, poller).unwrap();
+    let device = Device::new();
+    let meet = Barrier::new(2);
+    let attach = || {
+        if order != Order::Attach {
+            meet.wait();
+        }
+        let taken = device.attach_to(&context);
+        if order == Order::Attach {
+            meet.wait();
+        }
+        taken
+    };
+    let stop = || {
+        if order != Order::Stop {
+            meet.wait();
+        }
+        context.stop().unwrap();
+        if order == Order::Stop {
+            meet.wait();
+        }
+    };
+    let taken = at_once(attach, stop);
+    device.settle(&context, taken);
+    taken
+}
+
+/// Attaches one GSource after the other until the context, which is stopped meanwhile, takes no more.
+fn attach_until_stopped(poller: Poller) {
+    let context = QContext::with_poller("contested", true, poller).unwrap();
+    let dropped = Count::default();
+    let (first, is_first) = channel();
+    let attach = || {
+        let mut taken = Vec::new();
+        loop {
+            let mourned = Mourned(dropped.clone());
+            let source = glib::timeout_source_new(DISTANT, None, glib::Priority::LOW, move || {
+                let _ = &mourned;
+                glib::ControlFlow::Continue
+            });
+            match context.attach_source(&source, None) {
+                Ok(()) => taken.push(source),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                    assert!(!source.is_destroyed(), "nothing was taken");
+                    return taken;
+                }
+            }
+            let _ = first.send(());
+        }
+    };
+    let same = context.clone();
+    let stop = move || {
+        is_first.recv().unwrap();
+        same.stop().unwrap();
+    };
+    let taken = at_once(attach, stop);
+    assert!(!taken.is_empty());
+    assert!(taken.iter().all(glib::Source::is_destroyed));
+    assert_eq!(dropped.get(), taken.len() + 1, "callbacks dropped");
+}
+
+/// Both on threads that have ended when this returns, for threads are counted.
+fn at_once<T: Send>(attach: impl FnOnce() -> T + Send, stop: impl FnOnce() + Send) -> T {
+    std::thread::scope(|scope| {
+        let (attach, stop) = (scope.spawn(attach), scope.spawn(stop));
+        stop.join().unwrap();
+        attach.join().unwrap()
+    })
+}
+
+fn count(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn note_complaint(domain: Option<&str>, level: glib::LogLevel, message: &str) {
+    let line = format!("{domain:?} {level:?}: {message}");
+    COMPLAINTS.lock().unwrap().push(line);
+}
+
+#[test]
+fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
+    let (_alive, gone) = channel::<()>();
+    std::thread::spawn(move || {
+        if gone.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("attaching against a stop hangs");
+            std::process::abort();
+        }
+    });
+    glib::log_set_default_handler(note_complaint);
+    // One of each first: the process itself opens things that stay.
+    for poller in Poller::ALL {
+        assert_eq!(attach_against_stop(poller, Order::Attach), [true; 2]);
+        assert_eq!(attach_against_stop(poller, Order::Stop), [false; 2]);
+        attach_until_stopped(poller);
+    }
+    COMPLAINTS.lock().unwrap().clear(); // of a poller that is not to be had
+    let before = [count("/proc/self/fd"), count("/proc/self/task")];
+    for poller in Poller::ALL {
+        for _ in 0..ROUNDS {
+            attach_against_stop(poller, Order::Race);
+            attach_until_stopped(poller);
+        }
+    }
+    assert_eq!(
+        [count("/proc/self/fd"), count("/proc/self/task")],
+        before,
+        "fds and threads"
+    );
+    let told = std::mem::take(&mut *COMPLAINTS.lock().unwrap());
+    let unexpected: Vec<_> = told
+        .iter()
+        .filter(|line| !line.contains("waits with epoll, not with"))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+}
