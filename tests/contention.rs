@@ -116,10 +116,16 @@ fn every_case_is_measured_in_every_arrangement_or_skipped() {
 #[test]
 fn words_choose_cases_and_wrong_options_are_refused() {
     let arguments_of_two = arguments(&["busy", "2", "--out", "somewhere"]).unwrap();
-    let chosen = contention::cases(&arguments_of_two.words);
+    let chosen = contention::cases(&arguments_of_two.words).unwrap();
     assert_eq!(chosen.len(), 1);
     assert_eq!(chosen[0].to_string(), "busy 2");
-    assert_eq!(contention::cases(&[]).len(), 9);
+    assert_eq!(contention::cases(&[]).unwrap().len(), 9);
+    let nothing = arguments(&["busy", "3"]).unwrap();
+    let error = contention::cases(&nothing.words).unwrap_err().to_string();
+    assert!(
+        error.starts_with("no case is 'busy 3', expected "),
+        "{error}"
+    );
     for (words, complaint) in [
         (&["--quik"][..], "unknown option --quik"),
         (&["--out"], "--out needs a directory"),

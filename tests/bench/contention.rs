@@ -103,10 +103,18 @@ fn measure(case: Case, effort: &Effort) -> Result<(Measured, u64)> {
     Ok((Measured::new(case, &slices), requests))
 }
 
-/// The cases that the words choose.
-pub(crate) fn cases(words: &[String]) -> Vec<Case> {
-    let all = Case::all().into_iter();
-    all.filter(|case| case.is_chosen(words)).collect()
+/// The cases that the words choose; an error if there are none.
+pub(crate) fn cases(words: &[String]) -> Result<Vec<Case>> {
+    let mut all = Case::all();
+    all.retain(|case| case.is_chosen(words));
+    if all.is_empty() {
+        let words = words.join(" ");
+        return Err(format!(
+            "no case is '{words}', expected null, busy or neighbours, and 1, 2, 4 or 8"
+        )
+        .into());
+    }
+    Ok(all)
 }
 
 /// Measures the chosen cases that `processors` are enough for.
@@ -114,7 +122,7 @@ pub(crate) fn run(arguments: &Arguments, processors: usize) -> Result<Outcome> {
     let (mut all, mut skipped, mut requests) = (Vec::new(), Vec::new(), 0);
     let real_time = arguments.effort.real_time && priority::raise();
     let before = report::machine(processors, real_time);
-    for case in cases(&arguments.words) {
+    for case in cases(&arguments.words)? {
         if case.devices > processors {
             skipped.push(case);
             continue;

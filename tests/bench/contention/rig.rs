@@ -16,7 +16,7 @@ use qcontext::virtio::blk::Blk;
 use super::case::{Arrangement, Case, Effort};
 use super::driver::Driver;
 use super::figures::Slice;
-use super::lock::{self, Takes};
+use super::lock::BigLock;
 use super::work::{Crew, Worker};
 use super::{Result, cpu};
 
@@ -27,7 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Rig {
     contexts: Vec<QContext>,
     disks: Vec<Disk>,
+    common: Common,
+}
+
+/// What the disks of a rig share.
+#[derive(Default)]
+struct Common {
     crew: Arc<Crew>,
+    lock: Arc<BigLock>,
 }
 
 struct Disk {
@@ -60,27 +67,27 @@ impl Rig {
             context.set_poll_params(PollParams::default())?;
             contexts.push(context);
         }
-        let crew = Arc::new(Crew::default());
+        let common = Common::default();
         let mut disks = Vec::new();
         for device in 0..case.devices {
             let context = &contexts[device % count];
-            disks.push(Disk::new(case, device, arrangement, context, &crew)?);
+            disks.push(Disk::new(case, device, arrangement, context, &common)?);
         }
         Ok(Rig {
             contexts,
             disks,
-            crew,
+            common,
         })
     }
 
     /// Loads all devices for a while and tells what was seen.
     pub(crate) fn slice(&mut self, effort: &Effort) -> Result<Slice> {
         self.load(effort.warm_up)?;
-        let (before, takes) = (self.usage()?, Takes::now());
+        let (before, takes) = (self.usage()?, self.common.lock.takes());
         let begin = Instant::now();
         let latencies = self.load(effort.slice)?;
         let elapsed = begin.elapsed();
-        let (after, takes) = (self.usage()?, Takes::now().since(takes));
+        let (after, takes) = (self.usage()?, self.common.lock.takes().since(takes));
         let devices = self.disks.iter().zip(latencies);
         let machine = after.machine_ns - before.machine_ns;
         let own = after.process_ns - before.process_ns;
@@ -92,7 +99,7 @@ impl Rig {
             contexts_ns: after.contexts_ns - before.contexts_ns,
             switches: after.switches - before.switches,
             takes,
-            at_once: self.crew.most(),
+            at_once: self.common.crew.most(),
             others: (machine as f64 - own as f64) / elapsed.as_nanos() as f64,
         })
     }
@@ -146,7 +153,7 @@ impl Disk {
         device: usize,
         arrangement: Arrangement,
         context: &QContext,
-        crew: &Arc<Crew>,
+        common: &Common,
     ) -> Result<Disk> {
         let load = case.load(device);
         let aio = AioContext::new()?;
@@ -158,7 +165,7 @@ impl Disk {
             None => context.attach(&aio, None)?,
             Some(source) => {
                 if arrangement == Arrangement::Locked {
-                    lock::guard(source)?;
+                    common.lock.guard(source)?;
                 }
                 context.attach_source(source, None)?;
             }
@@ -167,7 +174,7 @@ impl Disk {
         let blk = Blk::new(null_disk()?, vec![aio.clone()], "contention")?;
         let mut setup = driver.setup()?;
         setup.call = Some(Arc::new(Worker {
-            crew: Arc::clone(crew),
+            crew: Arc::clone(&common.crew),
             time: load.work,
             call: driver.call()?,
         }));
