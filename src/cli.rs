@@ -5,7 +5,9 @@
 #![deny(unsafe_code)] // signal.rs has its exception
 
 mod client;
+mod commands;
 mod demo;
+mod ending;
 mod failure;
 mod guest;
 mod help;
@@ -44,6 +46,7 @@ fn decode(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fail
 
 fn dispatch(arguments: &[String]) -> Result<(), Failure> {
     qcontext::export::register_type();
+    qcontext::kvm::microvm::register_type();
     if let Some(request) = qom::parse(arguments)? {
         return request.run();
     }

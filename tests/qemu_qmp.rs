@@ -3,19 +3,23 @@
 //! The library is installed once into a virtual environment under the target directory. Where that is not possible
 //! the tests say so and count as skipped.
 #![deny(unsafe_code)] // writer.rs allows itself one mapping
-#![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
+#![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "support/monitor.rs"]
 mod monitor;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "support/writer.rs"]
 mod writer;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -97,6 +101,42 @@ fn write_until(stop: &AtomicBool, socket: &Path) -> usize {
 /// The size of the disk; a block has 4 KiB.
 const MEBIBYTES: usize = 64;
 
+/// Runs the script against the `qctx` in this directory.
+fn script(python: &Path, directory: &WorkDir, more: &[&str]) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/qemu_qmp.py");
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(python).arg(script).arg("qmp.sock");
+    command.args(more).current_dir(directory.path());
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn check(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.ends_with("done\n"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn client_library_directs_a_machine() {
+    if let Err(error) = qcontext::kvm::open() {
+        return skip::skip(&error.to_string());
+    }
+    let Some(python) = python_or_skip() else {
+        return;
+    };
+    let directory = WorkDir::new();
+    std::fs::write(directory.path().join("kernel"), kernel::busy()).unwrap();
+    let options = "-machine microvm -smp 2 -kernel kernel -serial none -S";
+    let options: Vec<&str> = options.split_whitespace().collect();
+    let mut server = Server::start(&directory, &options);
+    check(&script(&python, &directory, &["machine"]));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 #[test]
 fn client_library_manages_contexts_and_devices_while_io_runs() {
     let Some(python) = python_or_skip() else {
@@ -106,27 +146,15 @@ fn client_library_manages_contexts_and_devices_while_io_runs() {
     directory.image("disk0.raw", MEBIBYTES as u64);
     let options: Vec<&str> = SERVED.split_whitespace().collect();
     let mut server = Server::start(&directory, &options);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/qemu_qmp.py");
     let stop = AtomicBool::new(false);
     let output = thread::scope(|scope| {
         let writing = scope.spawn(|| write_until(&stop, &directory.socket("disk0.sock")));
-        let output = Command::new("timeout")
-            .arg("60")
-            .arg(python)
-            .args([&script, Path::new("qmp.sock")])
-            .current_dir(directory.path())
-            .output()
-            .unwrap();
+        let output = script(&python, &directory, &[]);
         stop.store(true, Ordering::Relaxed);
         assert!(writing.join().unwrap() > 0);
         output
     });
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.ends_with("done\n"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    check(&output);
     assert_eq!(server.number("/machine/peripheral/disk0.errors"), 0);
     server.stop();
 }

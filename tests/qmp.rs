@@ -155,7 +155,7 @@ fn object_tree_is_listed_read_and_changed() {
         (
             list("/machine"),
             returns(
-                r#"[{"name": "type", "type": "string"}, {"name": "peripheral", "type": "child<container>"}]"#,
+                r#"[{"name": "type", "type": "string"}, {"name": "peripheral", "type": "child<container>"}, {"name": "cpu", "type": "child<container>"}]"#,
             ),
         ),
         (list("/objects/iot0"), returns(context)),

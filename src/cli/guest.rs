@@ -8,15 +8,17 @@ use qcontext::kvm::microvm::MicroVm;
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::{Error, QContext, Result};
 
+use super::commands;
+use super::ending::{Ending, Reason};
 use super::failure::Failure;
 use super::plan::{Machine, Serial};
-use super::run::Flag;
 
 /// A machine, and how it ended.
 #[derive(Debug)]
 pub(super) struct Guest {
     place: String,
     machine: MicroVm,
+    paused: bool,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -26,11 +28,12 @@ impl Guest {
         let image = image(&wanted)?;
         let (serial_place, serial) = wanted.serial;
         let console = console(&serial).map_err(|error| Failure::at(serial_place, &error))?;
-        let place = wanted.place;
+        let (place, paused) = (wanted.place, wanted.paused);
         let machine = MicroVm::new(wanted.options, image, console);
         Ok(Guest {
             machine: machine.map_err(|error| Failure::at(&place, &error))?,
             place,
+            paused,
             failure: Arc::default(),
         })
     }
@@ -40,13 +43,19 @@ impl Guest {
         &self.machine
     }
 
-    /// Boots it; when it has ended, `stop` is set.
-    pub(super) fn start(&self, stop: &Flag) -> Result<(), Failure> {
-        let (stop, failure) = (stop.clone(), Arc::clone(&self.failure));
-        let started = self.machine.start(move |outcome| {
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
-            stop.set();
-        });
+    /// Boots it; what happens to it is told on the monitors, and when it has ended, so does the program.
+    pub(super) fn start(&self, ending: &Ending) -> Result<(), Failure> {
+        let (ending, failure) = (ending.clone(), Arc::clone(&self.failure));
+        let started = self
+            .machine
+            .start(self.paused, commands::tell, move |outcome| {
+                let reason = match &outcome {
+                    Ok(cause) => Reason::of_machine(*cause),
+                    Err(_) => Reason::FAILURE,
+                };
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
+                ending.set(reason);
+            });
         started.map_err(|error| Failure::at(&self.place, &error))
     }
 

@@ -54,6 +54,7 @@ Options (one or two dashes; order does not matter: objects come first, monitors 
   -serial stdio|file:PATH|none
                  where its serial port leads; default: standard input and output
   -no-reboot     a reset ends the program, too
+  -S             the machine waits for the QMP command 'cont' before its first instruction
   -h, --help     this text; '-object help' and '-object TYPE,help' tell more
   -V, --version  the version
 

@@ -74,10 +74,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
             "h" | "help" | "?" => return Ok(Invocation::Print(help::text())),
             "V" | "version" => return Ok(Invocation::Print(help::version())),
             "object" | "drive" | "blockdev" | "device" | "qmp" => {}
-            "no-reboot" => {
-                machine.set_no_reboot();
-                continue;
-            }
+            name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
         }

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use qcontext::export::Export;
 use qcontext::kvm::microvm::MicroVm;
-use qcontext::monitor::{Commands, Monitor};
-use qcontext::object::{self, Options, Value};
-use qcontext::{Error, ErrorKind, QContext, Result, Wait};
+use qcontext::monitor::Monitor;
+use qcontext::object::{self, Options};
+use qcontext::{QContext, Result, Wait};
 
+use super::ending::{Ending, Reason};
 use super::failure::{Failure, warn};
 use super::guest::Guest;
-use super::machine;
 use super::plan::{Channel, Item, Plan};
 use super::signal;
+use super::{commands, machine};
 
 /// How long clients may take to read the last replies.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -23,11 +24,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Serves the plan; returns after `quit`, SIGTERM or SIGINT, with everything taken down.
 pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     // Signals first: threads inherit what is blocked.
-    let stop = Flag::default();
-    let asked = stop.clone();
-    let signals =
-        signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
-    let mut outcome = serve(plan, &stop);
+    let ending = Ending::default();
+    let asked = ending.clone();
+    let signals = signal::watch(move || asked.set(Reason::SIGNAL))
+        .map_err(|error| Failure::at("signals", &error))?;
+    let mut outcome = serve(plan, &ending);
     // Nobody asks for anything new while everything goes.
     if let Ok(served) = &mut outcome {
         served.monitor.shut_down();
@@ -62,7 +63,7 @@ struct Served {
 }
 
 /// Makes everything and runs the loop; gives it back when it is time to end.
-fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
+fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     make(plan.objects, object::object_add)?;
@@ -73,7 +74,8 @@ fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
         Some(guest) => machine::create_device_on(guest.machine(), options),
         None => machine::create_device(options),
     })?;
-    let mut monitor = Monitor::new(commands(stop, guest.as_ref()));
+    let commands = commands::commands(ending, guest.as_ref().map(Guest::machine));
+    let mut monitor = Monitor::new(commands);
     for wanted in plan.monitors {
         let opened = match &wanted.channel {
             Channel::Stdio => monitor.serve_stdio(),
@@ -82,9 +84,12 @@ fn serve(plan: Plan, stop: &Flag) -> Result<Served, Failure> {
         opened.map_err(|error| Failure::at(wanted.place, &error))?;
     }
     if let Some(guest) = &guest {
-        guest.start(stop)?;
+        guest.start(ending)?;
     }
-    iterate_until(|| stop.is_set())?;
+    iterate_until(|| ending.reason().is_some())?;
+    if let (Some(_), Some(reason)) = (&guest, ending.reason()) {
+        commands::tell_end(reason);
+    }
     let ended = guest.as_ref().map_or(Ok(()), Guest::outcome);
     Ok(Served {
         monitor,
@@ -101,37 +106,6 @@ fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), 
         create(item.options).map_err(|error| Failure::at(item.place, &error))?;
     }
     Ok(())
-}
-
-fn commands(stop: &Flag, guest: Option<&Guest>) -> Commands {
-    let mut commands = Commands::new();
-    let stop = stop.clone();
-    commands.add("quit", move |arguments| {
-        arguments.finish()?;
-        stop.set();
-        Ok(Value::Dict(Vec::new()))
-    });
-    let button = guest.map(|guest| guest.machine().power_button());
-    commands.add("system_powerdown", move |arguments| {
-        arguments.finish()?;
-        let button = button.as_ref().ok_or_else(|| {
-            let message = "there is no machine, expected -machine on the command line";
-            Error::new(ErrorKind::Unsupported, message)
-        })?;
-        button.press()?;
-        Ok(Value::Dict(Vec::new()))
-    });
-    commands.add_later("device_add", |arguments, reply| {
-        reply.done(machine::create_device(arguments));
-    });
-    commands.add_later("device_del", |mut arguments, reply| {
-        let id = arguments.need_str("id");
-        match id.and_then(|id| arguments.finish().map(|()| id)) {
-            Ok(id) => machine::remove_device(&id, move |outcome| reply.done(outcome)),
-            Err(error) => reply.done(Err(error)),
-        }
-    });
-    commands
 }
 
 pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {

@@ -44,6 +44,19 @@ impl microvm::Device for Export {
         }
     }
 
+    fn hold(&self, done: Box<dyn FnOnce() + Send>) {
+        match self.transport() {
+            Some(transport) => transport.hold(done),
+            None => done(),
+        }
+    }
+
+    fn release(&self) {
+        if let Some(transport) = self.transport() {
+            transport.release();
+        }
+    }
+
     fn plug(&self, machine: &mut Builder) -> Result<()> {
         let blk = self.lock().as_ref().map(|live| Arc::clone(&live.blk));
         let (Some(blk), None) = (blk, self.options.socket()) else {

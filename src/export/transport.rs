@@ -38,6 +38,24 @@ impl Transport {
         }
     }
 
+    /// Holds a device on a machine, and calls `done` when nothing is in flight; other machines are none of its business.
+    #[cfg(feature = "kvm")]
+    pub(super) fn hold(&self, done: impl FnOnce() + Send + 'static) {
+        match self {
+            Transport::VhostUser(_) => done(),
+            Transport::Machine(mmio, _) => mmio.hold(done),
+        }
+    }
+
+    /// Lets a held device go on.
+    #[cfg(feature = "kvm")]
+    pub(super) fn release(&self) {
+        match self {
+            Transport::VhostUser(_) => {}
+            Transport::Machine(mmio, _) => mmio.release(),
+        }
+    }
+
     /// Where the registers are and which interrupt line the device has; `None` if it is not on a machine.
     pub(super) fn place(&self) -> Option<(u64, u32)> {
         match self {

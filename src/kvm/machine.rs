@@ -9,9 +9,11 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VmFd};
 
 pub(super) mod virtio;
@@ -20,7 +22,7 @@ use super::bus::{Bus, BusDevice};
 use super::failed;
 use super::irq::Line;
 use super::ram::Ram;
-use super::vcpu::{self, Crew, Prepare};
+use super::vcpu::{self, Crew, Prepare, Vcpu};
 use crate::{Error, ErrorKind, QContext, Result};
 use virtio::{Announcement, Slots};
 
@@ -79,6 +81,8 @@ pub struct Machine {
     controls: Controls,
     vm: Arc<VmFd>,
     ram: Ram,
+    /// Where the clock that KVM shows to guests stood when the vcpus were paused.
+    clock: Arc<Mutex<Option<u64>>>,
 }
 
 impl Controls {
@@ -217,6 +221,7 @@ impl Builder {
             controls: self.controls,
             vm: self.vm,
             ram: self.ram,
+            clock: Arc::default(),
         };
         let buses = vcpu::Buses {
             pio: Arc::new(self.pio),
@@ -234,11 +239,31 @@ impl Builder {
 impl Machine {
     /// Stops the vcpus between two instructions of theirs and then calls `done`, on the machine's context.
     pub fn pause(&self, done: impl FnOnce() + Send + 'static) {
-        self.controls.0.pause(Box::new(done));
+        let (vm, clock) = (Arc::clone(&self.vm), Arc::clone(&self.clock));
+        self.controls.0.pause(Box::new(move || {
+            // Some hosts have no such clock.
+            let now = vm.get_clock().ok().map(|now| now.clock);
+            let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
+            *clock = clock.or(now);
+            drop(clock);
+            done();
+        }));
     }
 
-    /// Lets paused vcpus run on.
+    /// Lets paused vcpus run on. For guests that read KVM's clock no time has passed.
     pub fn resume(&self) {
+        let stood = self
+            .clock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(clock) = stood {
+            let clock = kvm_clock_data {
+                clock,
+                ..kvm_clock_data::default()
+            };
+            let _ = self.vm.set_clock(&clock);
+        }
         self.controls.0.resume();
     }
 
@@ -249,7 +274,38 @@ impl Machine {
 
     /// The kernel's ids of the vcpus' threads, by vcpu.
     pub fn thread_ids(&self) -> Vec<i64> {
-        self.controls.0.thread_ids()
+        let vcpus = self.vcpus();
+        vcpus.iter().map(|vcpu| vcpu.thread_id).collect()
+    }
+
+    /// The vcpus as they are now.
+    pub fn vcpus(&self) -> Vec<Vcpu> {
+        self.controls.0.vcpus()
+    }
+
+    /// The host's processors that a vcpu's thread may run on, in ascending order.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such vcpu or its thread has ended.
+    pub fn affinity(&self, vcpu: usize) -> Result<Vec<usize>> {
+        vcpu::affinity(self.thread_id(vcpu)?)
+    }
+
+    /// Lets a vcpu's thread run on these processors of the host only.
+    ///
+    /// # Errors
+    /// As for [`Machine::affinity`]; `InvalidArgument` if there are none, or one that is not there for this process.
+    pub fn set_affinity(&self, vcpu: usize, cpus: &[usize]) -> Result<()> {
+        vcpu::set_affinity(self.thread_id(vcpu)?, cpus)
+    }
+
+    fn thread_id(&self, vcpu: usize) -> Result<i64> {
+        let vcpus = self.vcpus();
+        let found = vcpus.get(vcpu).filter(|found| found.thread_id > 0);
+        found.map(|found| found.thread_id).ok_or_else(|| {
+            let message = format!("vcpu {vcpu} has no thread");
+            Error::new(ErrorKind::NotFound, message)
+        })
     }
 
     /// For whoever else may end the machine.

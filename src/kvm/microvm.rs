@@ -4,25 +4,36 @@
 //! from the same parts, in the same memory layout, with the kernel loaded afresh. So whatever a guest did to its
 //! processors, its interrupt controllers and its devices is gone.
 //!
+//! * `orders`: stop, go on, reset, power button: what somebody outside asks for, one after the other
+//! * `cpu`: the processors as objects, `/machine/cpu/0` and so on
+//! * `processors`: how they begin
+//!
 //! # Threads
-//! Made, started and stopped on `qcontext-main`, which also makes the next machine.
+//! Made, started, directed and stopped on `qcontext-main`, which also makes the next machine. Anybody may look.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use kvm_ioctls::VmFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::boot::{Image, Platform, Window, layout};
+use super::irq::Line;
 use super::power::{self, Keyboard, Power};
 use super::ram;
 use super::serial::{self, Console, Serial};
-use super::{Announcement, Builder, Config, End, Machine, Slots, failed};
+use super::{Announcement, Builder, Config, End, Machine, Slots};
 use crate::virtio::notify::Signal;
-use crate::{Error, ErrorKind, QContext, Result};
+use crate::{Error, ErrorKind, QContext, Result, start_virtual_clock, stop_virtual_clock};
 
+mod cpu;
+mod orders;
 mod processors;
+
+use cpu::Listed;
+pub use cpu::{Cpu, register_type};
+use orders::Order;
+pub use orders::{Cause, Event, Status};
 
 /// The smallest memory that is worth a try.
 const MEMORY_MIN: u64 = 2 << 20;
@@ -44,6 +55,13 @@ pub trait Device: Send + Sync {
     /// Leaves a machine whose vcpus have ended, and calls `done` when nothing is in flight any more, on any thread.
     fn unplug(&self, done: Box<dyn FnOnce() + Send>);
 
+    /// Takes no more requests of a machine whose vcpus are parked, and calls `done` when nothing is in flight any more, on
+    /// any thread.
+    fn hold(&self, done: Box<dyn FnOnce() + Send>);
+
+    /// Goes on after [`Device::hold`].
+    fn release(&self);
+
     /// Goes on the next machine.
     ///
     /// # Errors
@@ -52,14 +70,12 @@ pub trait Device: Send + Sync {
 }
 
 /// Called once when the machine has ended for good, on `qcontext-main`.
-type Ended = Box<dyn FnOnce(Result<()>) + Send>;
+type Ended = Box<dyn FnOnce(Result<Cause>) + Send>;
+type Tell = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// The machine.
-pub struct MicroVm(Arc<Shared>);
-
-/// A machine's power button; it does not keep the machine.
+/// The machine. Clones are the same one.
 #[derive(Clone)]
-pub struct PowerButton(Weak<Shared>);
+pub struct MicroVm(Arc<Shared>);
 
 struct Shared {
     options: Options,
@@ -73,9 +89,21 @@ struct State {
     /// The machine that is being put together, before it starts.
     builder: Option<Builder>,
     machine: Option<Machine>,
+    /// The line of the power button, of the machine that is there.
+    button: Option<Line>,
     devices: Vec<Arc<dyn Device>>,
     /// Gone when the machine was told to stop, or has ended.
     ended: Option<Ended>,
+    tell: Option<Tell>,
+    status: Status,
+    /// What goes on at the moment; orders wait for its end.
+    doing: Option<orders::Doing>,
+    orders: VecDeque<Order>,
+    /// Counts machines, so that what is said about one that is gone is not heard.
+    generation: u64,
+    /// Of each processor whose threads were told where to run.
+    affinities: Vec<Option<Vec<usize>>>,
+    listed: Option<Listed>,
 }
 
 impl MicroVm {
@@ -85,9 +113,11 @@ impl MicroVm {
     /// A number is out of range; there is no KVM here, or not what the machine needs of it.
     pub fn new(options: Options, image: Image, console: Option<Console>) -> Result<MicroVm> {
         check(&options)?;
-        let builder = builder(&options, console.as_ref())?;
+        let (builder, button) = builder(&options, console.as_ref())?;
         let state = State {
             builder: Some(builder),
+            button: Some(button),
+            affinities: vec![None; options.cpus.into()],
             ..State::default()
         };
         Ok(MicroVm(Arc::new(Shared {
@@ -115,34 +145,57 @@ impl MicroVm {
         Ok(())
     }
 
-    /// Boots. `ended` is called once when the guest has ended the machine, with an error if it could not go on.
+    /// Boots, or, if `paused`, gets ready to. `tell` hears of what happens to the machine, and `ended` is called once when
+    /// the guest has ended it, with the cause, or an error if it could not go on. Both on `qcontext-main`.
+    ///
+    /// The processors appear as `/machine/cpu/N`, and the virtual clock runs and stands with the machine.
     ///
     /// # Errors
     /// `Busy` if the machine has started; the kernel does not fit into the memory; KVM refuses something.
-    pub fn start(&self, ended: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
+    pub fn start(
+        &self,
+        paused: bool,
+        tell: impl Fn(Event) + Send + Sync + 'static,
+        ended: impl FnOnce(Result<Cause>) + Send + 'static,
+    ) -> Result<()> {
         let builder = self.0.lock().builder.take();
         let builder =
             builder.ok_or_else(|| Error::new(ErrorKind::Busy, "the machine has started"))?;
-        self.0.lock().ended = Some(Box::new(ended));
-        self.0.boot(builder).inspect_err(|_| self.stop())
+        let mut state = self.0.lock();
+        state.ended = Some(Box::new(ended));
+        state.tell = Some(Arc::new(tell));
+        state.status = match paused {
+            true => Status::Prelaunch,
+            false => Status::Running,
+        };
+        drop(state);
+        let started = Listed::new(&self.0).and_then(|listed| {
+            self.0.lock().listed = Some(listed);
+            self.0.boot(builder)
+        });
+        started.inspect_err(|_| self.stop())
     }
 
     /// Ends the machine and waits for its vcpus. Nobody is told.
     pub fn stop(&self) {
         let mut state = self.0.lock();
+        let stood = state.ended.is_some() && state.status != Status::Running;
+        state.status = Status::Shutdown;
         let parts = (
+            state.listed.take(),
             state.builder.take(),
             state.machine.take(),
+            state.button.take(),
             state.ended.take(),
+            state.doing.take(),
+            std::mem::take(&mut state.orders),
         );
         drop(state);
         // Outside of the lock: this waits.
         drop(parts);
-    }
-
-    /// Its power button.
-    pub fn power_button(&self) -> PowerButton {
-        PowerButton(Arc::downgrade(&self.0))
+        if stood {
+            start_virtual_clock();
+        }
     }
 
     /// Whether everything that the guest has written to its serial port is out.
@@ -151,34 +204,8 @@ impl MicroVm {
     }
 }
 
-impl PowerButton {
-    /// Presses it. What comes of that is the guest's business; one that is just being reset, or is gone, does not see it.
-    ///
-    /// # Errors
-    /// `Os` if KVM refuses.
-    pub fn press(&self) -> Result<()> {
-        let Some(vm) = self.0.upgrade().and_then(|shared| shared.vm()) else {
-            return Ok(());
-        };
-        for level in [true, false] {
-            vm.set_irq_line(layout::BUTTON_GSI, level)
-                .map_err(failed("press the power button"))?;
-        }
-        Ok(())
-    }
-}
-
 impl Shared {
-    /// KVM's virtual machine, if there is one now.
-    fn vm(&self) -> Option<Arc<VmFd>> {
-        let state = self.lock();
-        state
-            .machine
-            .as_ref()
-            .map(|machine| Arc::clone(machine.vm()))
-    }
-
-    /// Loads the kernel and lets the machine run.
+    /// Loads the kernel and lets the machine run, if it is to.
     fn boot(self: &Arc<Self>, builder: Builder) -> Result<()> {
         let platform = Platform {
             cpus: self.options.cpus,
@@ -188,72 +215,118 @@ impl Shared {
         let entry = self.image.load(&builder.ram().map()?, &platform)?;
         let prepare = processors::prepare(self.options.cpus, entry)?;
         let this = Arc::downgrade(self);
-        let machine = builder.start(prepare, false, move |end| {
+        let machine = builder.start(prepare, true, move |end| {
             if let Some(this) = this.upgrade() {
                 this.ended(end);
             }
         })?;
-        self.lock().machine = Some(machine);
+        let mut state = self.lock();
+        for (index, cpus) in state.affinities.iter().enumerate() {
+            if let Some(cpus) = cpus {
+                machine.set_affinity(index, cpus)?;
+            }
+        }
+        let running = state.status == Status::Running;
+        if running {
+            start_virtual_clock();
+            machine.resume();
+        } else {
+            stop_virtual_clock();
+        }
+        state.machine = Some(machine);
+        drop(state);
         Ok(())
     }
 
-    /// The machine has ended by itself.
+    /// The machine has ended by itself, or because it is to be reset.
     fn ended(self: &Arc<Self>, end: End) {
+        let mut state = self.lock();
+        let machine = state.machine.take();
+        let button = state.button.take();
+        state.generation += 1;
+        let ordered = state.abandon();
+        drop(state);
         // Its threads are about to end; nobody else uses what comes next.
-        let machine = self.lock().machine.take();
-        drop(machine);
-        let outcome = match end {
-            End::PowerOff => Ok(()),
-            End::Failed(error) => Err(error),
-            End::Reset | End::TripleFault if self.options.reboot => return self.reset(),
-            End::Reset | End::TripleFault => Ok(()),
+        drop((machine, button));
+        let cause = match (&end, ordered) {
+            (End::PowerOff, _) => Cause::GuestShutdown,
+            (_, true) => Cause::HostReset,
+            (_, false) => Cause::GuestReset,
         };
-        self.tell(outcome);
+        match end {
+            End::Failed(error) => self.over(Status::InternalError, Err(error)),
+            End::Reset | End::TripleFault if self.options.reboot => self.reset(cause),
+            End::PowerOff | End::Reset | End::TripleFault => {
+                self.over(Status::Shutdown, Ok(cause));
+            }
+        }
     }
 
     /// Takes the devices off the machine that has ended, then makes the next one.
-    fn reset(self: &Arc<Self>) {
-        let devices = self.lock().devices.clone();
-        let left = Arc::new(AtomicUsize::new(devices.len() + 1));
+    fn reset(self: &Arc<Self>, cause: Cause) {
+        let mut state = self.lock();
+        state.doing = Some(orders::Doing::Reset);
+        let devices = state.devices.clone();
+        drop(state);
         let this = Arc::clone(self);
-        let one_less = move || {
-            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                let this = Arc::clone(&this);
-                // Without a main context nobody wants to go on.
-                let _ = QContext::main().invoke(move || this.boot_again());
-            }
-        };
+        let next = move || this.boot_again(cause);
+        let next = when_all(devices.len(), next);
         for device in devices {
-            device.unplug(Box::new(one_less.clone()));
+            device.unplug(Box::new(next.clone()));
         }
-        one_less();
+        next();
     }
 
-    fn boot_again(self: &Arc<Self>) {
+    fn boot_again(self: &Arc<Self>, cause: Cause) {
         // Told to stop in between.
         if self.lock().ended.is_none() {
             return;
         }
         let booted = self.next().and_then(|builder| self.boot(builder));
         if let Err(error) = booted {
-            self.tell(Err(error));
+            return self.over(Status::InternalError, Err(error));
         }
+        let mut state = self.lock();
+        state.doing = None;
+        if state.status != Status::Running {
+            state.status = Status::Prelaunch;
+        }
+        drop(state);
+        self.tell(Event::Reset(cause));
+        self.serve();
     }
 
     /// The next machine, with the devices of the one before.
     fn next(&self) -> Result<Builder> {
-        let mut builder = builder(&self.options, self.console.as_ref())?;
+        let (mut builder, button) = builder(&self.options, self.console.as_ref())?;
         let devices = self.lock().devices.clone();
         for device in devices {
             device.plug(&mut builder)?;
         }
+        self.lock().button = Some(button);
         Ok(builder)
     }
 
-    fn tell(&self, outcome: Result<()>) {
-        let ended = self.lock().ended.take();
+    /// The end for good.
+    fn over(&self, status: Status, outcome: Result<Cause>) {
+        let mut state = self.lock();
+        state.status = status;
+        state.doing = None;
+        let orders = std::mem::take(&mut state.orders);
+        let ended = state.ended.take();
+        drop(state);
+        for order in orders {
+            order.refuse();
+        }
         if let Some(ended) = ended {
             ended(outcome);
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        let tell = self.lock().tell.clone();
+        if let Some(tell) = tell {
+            tell(event);
         }
     }
 
@@ -267,12 +340,6 @@ impl fmt::Debug for MicroVm {
         f.debug_struct("MicroVm")
             .field("options", &self.0.options)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for PowerButton {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PowerButton")
     }
 }
 
@@ -291,8 +358,22 @@ fn check(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A machine with everything but virtio devices.
-fn builder(options: &Options, console: Option<&Console>) -> Result<Builder> {
+/// Something that is to be called once more than there are `others`, from any threads; the last call makes
+/// `qcontext-main` do `next`.
+fn when_all(others: usize, next: impl FnOnce() + Send + 'static) -> impl Fn() + Clone + Send {
+    let left = Arc::new(AtomicUsize::new(others + 1));
+    let next = Arc::new(Mutex::new(Some(next)));
+    move || {
+        if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let next = next.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // Without a main context nobody wants to go on.
+            let _ = next.map(|next| QContext::main().invoke(next));
+        }
+    }
+}
+
+/// A machine with everything but virtio devices, and its power button.
+fn builder(options: &Options, console: Option<&Console>) -> Result<(Builder, Line)> {
     let mut builder = Builder::new(Config {
         ram: ram::layout(options.memory),
         cpus: options.cpus.into(),
@@ -311,7 +392,8 @@ fn builder(options: &Options, console: Option<&Console>) -> Result<Builder> {
     if let Some(console) = console {
         add_serial(&mut builder, console)?;
     }
-    Ok(builder)
+    let button = builder.line(layout::BUTTON_GSI, true)?;
+    Ok((builder, button))
 }
 
 fn window(place: &Announcement) -> Window {

@@ -107,6 +107,17 @@ impl Mmio {
         self.worker.close(Box::new(done));
     }
 
+    /// Takes no more requests, and calls `done` on the device's context when those in flight have finished, after which
+    /// guest memory does not change. For when no vcpu runs.
+    pub fn hold(&self, done: impl FnOnce() + Send + 'static) {
+        self.worker.hold(Box::new(done));
+    }
+
+    /// Goes on after [`Mmio::hold`], where it was.
+    pub fn release(&self) {
+        self.worker.release();
+    }
+
     /// A trapped doorbell.
     fn kick(&self, queue: u32) {
         let queue = usize::try_from(queue).unwrap_or(usize::MAX);

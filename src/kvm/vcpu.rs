@@ -15,7 +15,7 @@
 #![deny(unsafe_code)] // children that need it say why
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -25,10 +25,12 @@ use super::End;
 use super::bus::Bus;
 use crate::{Error, ErrorKind, QContext, Result};
 
+mod affinity;
 mod kick;
 mod real_mode;
 mod run;
 
+pub(super) use affinity::{affinity, set_affinity};
 pub use real_mode::RealMode;
 
 /// Sets the registers of a fresh vcpu, given its number.
@@ -63,9 +65,72 @@ pub(super) struct Crew {
     /// Who is told of the end, until it is told.
     ended: Mutex<Option<Ended>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// By vcpu; -1 before the thread has begun.
-    thread_ids: Mutex<Arc<[AtomicI64]>>,
+    /// By vcpu.
+    members: Mutex<Arc<[Member]>>,
     context: QContext,
+}
+
+/// What others may know of a vcpu.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// -1 before its thread has begun and after it has ended.
+    thread_id: AtomicI64,
+    parked: AtomicBool,
+}
+
+/// What a vcpu does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuState {
+    /// It is in the guest, answers an access, or sleeps in KVM because the guest has halted it, which KVM does not tell apart.
+    Running,
+    /// It waits to go on.
+    Paused,
+    /// It has no thread any more.
+    Gone,
+}
+
+/// The name of a vcpu's thread.
+pub(super) fn thread_name(index: usize) -> String {
+    format!("vcpu{index}")
+}
+
+impl VcpuState {
+    /// The state's name, as the object tree shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            VcpuState::Running => "running",
+            VcpuState::Paused => "paused",
+            VcpuState::Gone => "gone",
+        }
+    }
+}
+
+/// A vcpu as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    /// The kernel's id of its thread, -1 without one.
+    pub thread_id: i64,
+    /// What it does.
+    pub state: VcpuState,
+}
+
+impl Member {
+    fn new() -> Member {
+        Member {
+            thread_id: AtomicI64::new(-1),
+            parked: AtomicBool::new(false),
+        }
+    }
+
+    fn look(&self) -> Vcpu {
+        let thread_id = self.thread_id.load(Ordering::Acquire);
+        let state = match (thread_id, self.parked.load(Ordering::Acquire)) {
+            (..0, _) => VcpuState::Gone,
+            (_, true) => VcpuState::Paused,
+            (_, false) => VcpuState::Running,
+        };
+        Vcpu { thread_id, state }
+    }
 }
 
 #[derive(Default)]
@@ -84,7 +149,7 @@ impl Crew {
             changed: Condvar::new(),
             ended: Mutex::default(),
             threads: Mutex::default(),
-            thread_ids: Mutex::new(Arc::new([])),
+            members: Mutex::new(Arc::new([])),
             context,
         }
     }
@@ -98,16 +163,17 @@ impl Crew {
     ) -> Result<()> {
         kick::install()?;
         *lock(&self.ended) = Some(ended);
-        let ids: Arc<[AtomicI64]> = vcpus.iter().map(|_| AtomicI64::new(-1)).collect();
-        *lock(&self.thread_ids) = Arc::clone(&ids);
+        let members: Arc<[Member]> = vcpus.iter().map(|_| Member::new()).collect();
+        *lock(&self.members) = Arc::clone(&members);
         lock(&self.parking).running = vcpus.len();
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let (crew, buses, ids) = (Arc::clone(self), buses.clone(), Arc::clone(&ids));
+            let (crew, buses, members) = (Arc::clone(self), buses.clone(), Arc::clone(&members));
             let spawned = thread::Builder::new()
-                .name(format!("vcpu{index}"))
+                .name(thread_name(index))
                 .spawn(move || {
-                    ids[index].store(kick::thread_id(), Ordering::Release);
-                    run::run(&crew, vcpu, &buses);
+                    let member = &members[index];
+                    member.thread_id.store(kick::thread_id(), Ordering::Release);
+                    run::run(&crew, member, vcpu, &buses);
                 });
             let thread = spawned.map_err(|error| {
                 lock(&self.ended).take();
@@ -120,9 +186,9 @@ impl Crew {
         Ok(())
     }
 
-    pub(super) fn thread_ids(&self) -> Vec<i64> {
-        let ids = Arc::clone(&lock(&self.thread_ids));
-        ids.iter().map(|id| id.load(Ordering::Acquire)).collect()
+    pub(super) fn vcpus(&self) -> Vec<Vcpu> {
+        let members = Arc::clone(&lock(&self.members));
+        members.iter().map(Member::look).collect()
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -215,21 +281,26 @@ impl Crew {
     }
 
     /// On a vcpu's thread: waits while a pause is wanted; what is wanted then.
-    fn park(&self) -> Wish {
+    fn park(&self, member: &Member) -> Wish {
         let mut parking = lock(&self.parking);
         parking.running -= 1;
+        member.parked.store(true, Ordering::Release);
         let waiting = parking.take_waiting();
         drop(parking);
         self.changed.notify_all();
         self.tell(waiting);
-        self.wait_while(|_| self.wish() == Wish::Pause).running += 1;
+        let mut gone_on = self.wait_while(|_| self.wish() == Wish::Pause);
+        gone_on.running += 1;
+        member.parked.store(false, Ordering::Release);
+        drop(gone_on);
         self.wish()
     }
 
     /// On a vcpu's thread, at its end.
-    fn leave(&self) {
+    fn leave(&self, member: &Member) {
         let mut parking = lock(&self.parking);
         parking.running -= 1;
+        member.thread_id.store(-1, Ordering::Release);
         let waiting = parking.take_waiting();
         drop(parking);
         self.changed.notify_all();

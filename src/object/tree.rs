@@ -1,4 +1,4 @@
-//! The object tree: `/`, `/objects`, `/machine` and `/machine/peripheral`, and what is in them.
+//! The object tree: `/`, `/objects`, `/machine`, `/machine/peripheral` and `/machine/cpu`, and what is in them.
 //!
 //! Contexts appear under `/objects` by themselves, from the registry of contexts; other objects are added and removed.
 //! A path is absolute (`/objects/ctx1`), or the end of one (`ctx1`, `peripheral/disk0`), as in QOM.
@@ -11,13 +11,16 @@ use crate::{Error, ErrorKind, QContext, Result};
 
 /// Where devices live.
 pub const PERIPHERAL: &str = "/machine/peripheral";
+/// Where the processors of a machine live.
+pub const CPUS: &str = "/machine/cpu";
 const OBJECTS: &str = "/objects";
 
 /// The containers and what each holds; the tree has no others.
-const CONTAINERS: [(&str, &[&str]); 4] = [
+const CONTAINERS: [(&str, &[&str]); 5] = [
     ("/", &["objects", "machine"]),
     (OBJECTS, &[]),
-    ("/machine", &["peripheral"]),
+    ("/machine", &["peripheral", "cpu"]),
+    (CPUS, &[]),
     (PERIPHERAL, &[]),
 ];
 

@@ -1,5 +1,6 @@
-//! Processor time of processes and of the machine, from /proc.
+//! Processor time of processes, threads and the machine, from /proc.
 #![forbid(unsafe_code)]
+#![allow(dead_code)] // each benchmark uses a part
 
 use std::fs;
 
@@ -14,6 +15,26 @@ pub(crate) fn of_process(pid: u32) -> Result<u64> {
             continue;
         };
         sum += text.split(' ').next().unwrap_or("").parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// Nanoseconds that a thread of this process has run.
+pub(crate) fn of_thread(id: i64) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/task/{id}/schedstat"))?;
+    Ok(text.split(' ').next().unwrap_or("").parse()?)
+}
+
+/// How often a thread of this process has left its processor, of its own will or not.
+pub(crate) fn switches_of_thread(id: i64) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/task/{id}/status"))?;
+    let mut sum = 0;
+    for line in text.lines() {
+        if let Some((name, number)) = line.split_once(':')
+            && name.ends_with("voluntary_ctxt_switches")
+        {
+            sum += number.trim().parse::<u64>()?;
+        }
     }
     Ok(sum)
 }

@@ -1,7 +1,7 @@
 """Manages a running qctx with QEMU's own client library; every step that goes wrong ends the script with a traceback.
 
-Usage: qemu_qmp.py SOCKET. The qctx serves a disk `disk0` on a context `ctx1` that is written to all the time, and has
-a node `spare` for another. Prints one line per step.
+Usage: qemu_qmp.py SOCKET [machine]. The qctx serves a disk `disk0` on a context `ctx1` that is written to all the time, and has
+a node `spare` for another; with `machine`, it is a machine that waits for `cont`. Prints one line per step.
 """
 
 import asyncio
@@ -141,6 +141,46 @@ def use_legacy_interface(socket):
     print("asked by the legacy interface")
 
 
+async def status(client):
+    answer = await client.execute("query-status")
+    assert set(answer) == {"status", "running"}, answer
+    assert answer["running"] == (answer["status"] == "running"), answer
+    return answer["status"]
+
+
+async def direct(client):
+    """A machine that has not begun; at the end it runs."""
+    orders = {"stop", "cont", "query-status", "query-cpus-fast", "system_reset", "system_powerdown", "quit"}
+    assert orders <= {item["name"] for item in await client.execute("query-commands")}
+    assert await status(client) == "prelaunch"
+    with client.listener(("STOP", "RESUME", "RESET")) as heard:
+        await client.execute("cont")
+        for _ in range(20):
+            assert await status(client) == "running"
+            await client.execute("stop")
+            assert await status(client) == "paused"
+            await client.execute("cont")
+        await client.execute("system_reset")
+        events = [(await heard.get())["event"] for _ in range(42)]
+    assert events == ["RESUME"] + ["STOP", "RESUME"] * 20 + ["RESET"], events
+    for number, cpu in enumerate(await client.execute("query-cpus-fast")):
+        assert (cpu["cpu-index"], cpu["qom-path"]) == (number, f"/machine/cpu/{number}"), cpu
+        place = {"path": cpu["qom-path"], "property": "thread-id"}
+        assert await client.execute("qom-get", place) == cpu["thread-id"]
+    assert await status(client) == "running"
+    print("directed")
+
+
+async def direct_machine(socket):
+    client = QMPClient("test")
+    await client.connect(socket)
+    await direct(client)
+    with client.listener("SHUTDOWN") as heard:
+        await client.execute("quit")
+        event = await heard.get()
+    assert event["data"] == {"guest": False, "reason": "host-qmp-quit"}, event
+
+
 async def main(socket):
     client = QMPClient("test")
     await client.connect(socket)
@@ -151,6 +191,9 @@ async def main(socket):
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
-    use_legacy_interface(sys.argv[1])
+    if sys.argv[2:] == ["machine"]:
+        asyncio.run(direct_machine(sys.argv[1]))
+    else:
+        asyncio.run(main(sys.argv[1]))
+        use_legacy_interface(sys.argv[1])
     print("done")

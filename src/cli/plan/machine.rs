@@ -1,4 +1,4 @@
-//! The options of a machine: `-machine`, `-m`, `-smp`, `-kernel`, `-initrd`, `-append`, `-serial`, `-no-reboot`.
+//! The options of a machine: `-machine`, `-m`, `-smp`, `-kernel`, `-initrd`, `-append`, `-serial`, `-no-reboot`, `-S`.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ pub(in crate::cli) struct Machine {
     pub(in crate::cli) initrd: Option<(String, PathBuf)>,
     pub(in crate::cli) append: Option<(String, String)>,
     pub(in crate::cli) serial: (String, Serial),
+    /// Whether it waits for `cont` before its first instruction.
+    pub(in crate::cli) paused: bool,
 }
 
 /// Where the serial port leads.
@@ -55,6 +57,7 @@ pub(super) struct Words {
     append: Option<(String, String)>,
     serial: Option<(String, Serial)>,
     no_reboot: bool,
+    paused: bool,
     /// The first option that means nothing without a machine.
     first: Option<String>,
 }
@@ -91,9 +94,15 @@ impl Words {
         Ok(None)
     }
 
-    pub(super) fn set_no_reboot(&mut self) {
-        self.no_reboot = true;
-        self.first.get_or_insert_with(|| "-no-reboot".to_owned());
+    /// Takes in an option without argument; whether it is one.
+    pub(super) fn set(&mut self, name: &str) -> bool {
+        match name {
+            "no-reboot" => self.no_reboot = true,
+            "S" => self.paused = true,
+            _ => return false,
+        }
+        self.first.get_or_insert_with(|| format!("-{name}"));
+        true
     }
 
     fn add_machine(&mut self, value: &str, place: &str) -> Result<Option<String>, Failure> {
@@ -159,6 +168,7 @@ impl Words {
             initrd: self.initrd,
             append: self.append,
             serial,
+            paused: self.paused,
         }))
     }
 }

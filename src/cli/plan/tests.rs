@@ -122,9 +122,10 @@ fn options_of_a_machine_are_read() {
         "-serial",
         "file:a,b",
         "-no-reboot",
+        "-S",
     ]);
     assert_eq!((machine.options.cpus, machine.options.memory), (2, 1 << 30));
-    assert!(!machine.options.reboot);
+    assert!(!machine.options.reboot && machine.paused);
     assert_eq!(machine.initrd.unwrap().1, PathBuf::from("initrd"));
     assert_eq!(machine.append.unwrap().1, "a=b,c d");
     assert_eq!(
@@ -151,7 +152,7 @@ fn memory_is_in_mebibytes_unless_a_suffix_says_otherwise() {
 #[test]
 fn mistakes_in_options_of_a_machine_are_told() {
     let sizes = "Optional suffixes k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta- and exabytes, respectively.";
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (
             &["-machine", "q35"],
             "-machine q35: unsupported machine type: \"q35\"\nUse -machine help to list supported machines",
@@ -176,6 +177,7 @@ fn mistakes_in_options_of_a_machine_are_told() {
             &["-m", "1"],
             "-m 1: needs a machine, add '-machine microvm'",
         ),
+        (&["-S"], "-S: needs a machine, add '-machine microvm'"),
         (
             &["-no-reboot"],
             "-no-reboot: needs a machine, add '-machine microvm'",

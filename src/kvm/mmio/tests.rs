@@ -10,6 +10,7 @@ use super::BusDevice;
 use super::registers::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 use crate::virtio::{F_RING_RESET, F_VERSION_1};
 
+mod hold;
 mod rig;
 
 use rig::Rig;

@@ -3,6 +3,9 @@
 //! Used by the registers, which post what the guest wants. Wishes are served in the order in which they were posted, and
 //! for each queue a start waits for the stop before it.
 //!
+//! While the machine is stopped its queues are *held*: the requests in flight have finished, and nothing is taken until they
+//! are released. A held queue goes on where it was; one that starts meanwhile is held from the beginning.
+//!
 //! # Threads
 //! Any thread posts, without a lock that a context takes. The state behind the mutex belongs to the control context;
 //! only a word for people (`fault`) is asked for from elsewhere, by the monitor.
@@ -34,7 +37,7 @@ pub(super) struct Description {
 }
 
 /// A queue that is to start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Start {
     pub(super) index: u16,
     pub(super) description: Description,
@@ -57,7 +60,11 @@ pub(super) struct Worker {
 struct State {
     queues: Vec<Queue>,
     closed: bool,
+    held: bool,
+    /// Who waits until no queue is there.
     waiting: Vec<Done>,
+    /// Who waits until no queue is at work.
+    holding: Vec<Done>,
     fault: Option<String>,
 }
 
@@ -66,9 +73,13 @@ struct State {
 enum Queue {
     #[default]
     Idle,
-    Running(Arc<Run>),
+    Running(Start),
     /// Stopping the first; then the second is to start.
     Stopping(Arc<Run>, Option<Start>),
+    /// Finishing what is in flight, to be held.
+    Holding(Start),
+    /// At rest, to be started at this available index.
+    Held(Start, u16),
 }
 
 impl Worker {
@@ -87,7 +98,9 @@ impl Worker {
             state: Mutex::new(State {
                 queues: kicks.iter().map(|_| Queue::Idle).collect(),
                 closed: false,
+                held: false,
                 waiting: Vec::new(),
+                holding: Vec::new(),
                 fault: None,
             }),
         })
@@ -136,6 +149,37 @@ impl Worker {
         });
     }
 
+    /// Holds all queues, and calls `done` when none is at work.
+    pub(super) fn hold(self: &Arc<Self>, done: Done) {
+        self.post("virtio-mmio-hold", move |worker| {
+            let mut state = worker.state();
+            state.held = true;
+            state.holding.push(done);
+            let running = (0..).zip(&mut state.queues);
+            let asked: Vec<u16> = running.filter_map(hold).collect();
+            drop(state);
+            for index in asked {
+                worker.ask(index);
+            }
+            worker.tell_if_quiet();
+        });
+    }
+
+    /// Lets held queues go on.
+    pub(super) fn release(self: &Arc<Self>) {
+        self.post("virtio-mmio-release", move |worker| {
+            let mut state = worker.state();
+            state.held = false;
+            let held = state.queues.iter_mut().filter_map(release);
+            let starts: Vec<(Start, u16)> = held.collect();
+            drop(state);
+            for (start, next_avail) in starts {
+                worker.go_on(&start, next_avail);
+            }
+            worker.tell_if_quiet();
+        });
+    }
+
     fn post(
         self: &Arc<Self>,
         name: &'static str,
@@ -147,16 +191,21 @@ impl Worker {
 
     fn begin(self: &Arc<Self>, start: Start) {
         let mut state = self.state();
-        let closed = state.closed;
+        let (closed, held) = (state.closed, state.held);
         match state.queues.get_mut(usize::from(start.index)) {
             Some(queue) if !closed => match queue {
-                Queue::Idle => *queue = Queue::Running(Arc::clone(&start.run)),
+                Queue::Idle if held => {
+                    *queue = Queue::Held(start, 0);
+                    drop(state);
+                    return self.tell_if_quiet();
+                }
+                Queue::Idle => *queue = Queue::Running(start.clone()),
                 Queue::Stopping(_, next) => {
                     *next = Some(start);
                     return;
                 }
                 // The registers never start a queue twice.
-                Queue::Running(_) => return,
+                Queue::Running(_) | Queue::Holding(_) | Queue::Held(..) => return,
             },
             _ => {
                 start.run.set_quiet();
@@ -164,12 +213,23 @@ impl Worker {
             }
         }
         drop(state);
-        if let Err(error) = self.set_up(&start) {
-            self.fail(&start, &error);
+        self.launch(&start, 0);
+    }
+
+    /// Starts a queue again that was at rest. A device that waits for its reset is of no use before, so it stays as it is.
+    fn go_on(self: &Arc<Self>, start: &Start, next_avail: u16) {
+        if !start.life.needs_reset() {
+            self.launch(start, next_avail);
         }
     }
 
-    fn set_up(&self, start: &Start) -> Result<()> {
+    fn launch(self: &Arc<Self>, start: &Start, next_avail: u16) {
+        if let Err(error) = self.set_up(start, next_avail) {
+            self.fail(start, &error);
+        }
+    }
+
+    fn set_up(&self, start: &Start, next_avail: u16) -> Result<()> {
         let used: Arc<dyn Signal> = Arc::new(Used(Arc::clone(&start.life)));
         let trouble: Arc<dyn Signal> = Arc::new(Trouble(Arc::clone(&start.life)));
         let setup = QueueSetup {
@@ -177,7 +237,7 @@ impl Worker {
             descriptors: start.description.descriptors,
             available: start.description.available,
             used: start.description.used,
-            next_avail: 0,
+            next_avail,
             features: start.features,
             memory: self.memory.clone(),
             kick: self.kick(start.index)?,
@@ -221,15 +281,24 @@ impl Worker {
                 drop(state);
                 return self.ask(index);
             }
+            // It is asked already.
+            Some(queue @ Queue::Holding(_)) => {
+                *queue = Queue::Stopping(Arc::clone(run), None);
+                return;
+            }
+            Some(queue @ Queue::Held(..)) => *queue = Queue::Idle,
             _ => {}
         }
         drop(state);
         run.set_quiet();
+        self.tell_if_quiet();
     }
 
     fn end_any(self: &Arc<Self>, index: usize) {
         let run = match self.state().queues.get_mut(index) {
-            Some(Queue::Running(run)) => Some(Arc::clone(run)),
+            Some(Queue::Running(start) | Queue::Holding(start) | Queue::Held(start, _)) => {
+                Some(Arc::clone(&start.run))
+            }
             Some(Queue::Stopping(_, next)) => {
                 if let Some(start) = next.take() {
                     start.run.set_quiet();
@@ -246,19 +315,41 @@ impl Worker {
     /// Asks the device to stop a queue; what comes of it arrives as a post of its own.
     fn ask(self: &Arc<Self>, index: u16) {
         let worker = Arc::clone(self);
-        let stopped =
-            move |_| worker.post("virtio-mmio-stopped", move |worker| worker.stopped(index));
+        let stopped = move |next_avail| {
+            worker.post("virtio-mmio-stopped", move |worker| {
+                worker.stopped(index, next_avail);
+            });
+        };
         self.device.stop_queue(index, Box::new(stopped));
     }
 
-    fn stopped(self: &Arc<Self>, index: u16) {
+    fn stopped(self: &Arc<Self>, index: u16, next_avail: u16) {
         let mut state = self.state();
-        let queue = state.queues.get_mut(usize::from(index));
-        let Queue::Stopping(run, next) = queue.map(std::mem::take).unwrap_or_default() else {
+        let held = state.held;
+        let Some(queue) = state.queues.get_mut(usize::from(index)) else {
             return;
         };
+        let next = match std::mem::take(queue) {
+            Queue::Stopping(run, next) => {
+                run.set_quiet();
+                next
+            }
+            Queue::Holding(start) if held => {
+                *queue = Queue::Held(start, next_avail);
+                None
+            }
+            // Released before it was at rest.
+            Queue::Holding(start) => {
+                *queue = Queue::Running(start.clone());
+                drop(state);
+                return self.go_on(&start, next_avail);
+            }
+            other => {
+                *queue = other;
+                return;
+            }
+        };
         drop(state);
-        run.set_quiet();
         match next {
             Some(start) => self.begin(start),
             None => self.tell_if_quiet(),
@@ -267,14 +358,17 @@ impl Worker {
 
     fn tell_if_quiet(&self) {
         let mut state = self.state();
-        let quiet = state
-            .queues
-            .iter()
-            .all(|queue| matches!(queue, Queue::Idle));
-        let waiting = match quiet {
-            true => std::mem::take(&mut state.waiting),
-            false => Vec::new(),
-        };
+        let all = |is: fn(&Queue) -> bool| state.queues.iter().all(is);
+        let gone = all(|queue| matches!(queue, Queue::Idle));
+        let at_rest = all(|queue| matches!(queue, Queue::Idle | Queue::Held(..)));
+        let mut waiting = Vec::new();
+        if gone {
+            waiting.append(&mut state.waiting);
+        }
+        // Whoever released them before they were at rest does not want to know any more, but is told.
+        if at_rest || !state.held {
+            waiting.append(&mut state.holding);
+        }
         drop(state);
         for done in waiting {
             done();
@@ -284,4 +378,23 @@ impl Worker {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes a running queue one that is to be held; its number then.
+fn hold((index, queue): (u16, &mut Queue)) -> Option<u16> {
+    let Queue::Running(start) = queue else {
+        return None;
+    };
+    *queue = Queue::Holding(start.clone());
+    Some(index)
+}
+
+/// Makes a held queue a running one; how to start it then.
+fn release(queue: &mut Queue) -> Option<(Start, u16)> {
+    let Queue::Held(start, next_avail) = queue else {
+        return None;
+    };
+    let (start, next_avail) = (start.clone(), *next_avail);
+    *queue = Queue::Running(start.clone());
+    Some((start, next_avail))
 }

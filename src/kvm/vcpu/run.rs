@@ -10,17 +10,19 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{Buses, Crew, Wish, broken, kick};
+use super::{Buses, Crew, Member, Wish, broken, kick};
 use crate::kvm::{End, failed};
 
 /// Runs a vcpu until it ends or is to stop.
-pub(super) fn run(crew: &Crew, mut vcpu: VcpuFd, buses: &Buses) {
-    let _leaving = Leaving(crew);
+pub(super) fn run(crew: &Crew, member: &Member, mut vcpu: VcpuFd, buses: &Buses) {
+    let _leaving = Leaving(crew, member);
     let registration = kick::Registration::new(&mut vcpu);
     loop {
         let mut wish = crew.wish();
         if wish == Wish::Pause {
-            wish = crew.park();
+            wish = crew.park(member);
+            // The guest's watchdog shall not take the pause for a hang; guests that have none cannot be told.
+            let _ = vcpu.kvmclock_ctrl();
         }
         match wish {
             Wish::Run => {}
@@ -114,13 +116,13 @@ fn system_event(kind: u32) -> End {
 }
 
 /// Accounts for the thread's end, and makes it the machine's (invariant 2).
-struct Leaving<'a>(&'a Crew);
+struct Leaving<'a>(&'a Crew, &'a Member);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.end(broken("a device panicked".to_owned()));
         }
-        self.0.leave();
+        self.0.leave(self.1);
     }
 }

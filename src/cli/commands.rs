@@ -1,0 +1,132 @@
+//! The QMP commands of the program: its end, its devices and its machine.
+//!
+//! Names, answers and events are QEMU's (qapi/run-state.json, qapi/machine.json, qapi/misc.json). Without a machine the
+//! commands that direct one are refused; then `query-status` tells of the program itself, which runs, and there are no
+//! processors.
+#![forbid(unsafe_code)]
+
+use qcontext::kvm::microvm::{Cpu, Event, MicroVm, Status};
+use qcontext::monitor::{self, Commands, Reply};
+use qcontext::object::{Dict, Options, Value};
+use qcontext::{Error, ErrorKind};
+
+use super::ending::{Ending, Reason};
+use super::machine;
+
+/// All commands.
+pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
+    let mut commands = Commands::new();
+    let ending = ending.clone();
+    commands.add("quit", move |arguments| {
+        arguments.finish()?;
+        ending.set(Reason::QUIT);
+        Ok(Value::Dict(Vec::new()))
+    });
+    add_devices(&mut commands);
+    add_queries(&mut commands, guest);
+    add_order(&mut commands, "stop", guest, |guest, reply| {
+        guest.pause(|outcome| reply.done(outcome));
+    });
+    add_order(&mut commands, "cont", guest, |guest, reply| {
+        guest.resume(|outcome| reply.done(outcome));
+    });
+    add_order(&mut commands, "system_reset", guest, |guest, reply| {
+        guest.reset(|outcome| reply.done(outcome));
+    });
+    add_order(&mut commands, "system_powerdown", guest, |guest, reply| {
+        guest.press_power_button(|outcome| reply.done(outcome));
+    });
+    commands
+}
+
+fn add_devices(commands: &mut Commands) {
+    commands.add_later("device_add", |arguments, reply| {
+        reply.done(machine::create_device(arguments));
+    });
+    commands.add_later("device_del", |mut arguments, reply| {
+        let id = arguments.need_str("id");
+        match id.and_then(|id| arguments.finish().map(|()| id)) {
+            Ok(id) => machine::remove_device(&id, move |outcome| reply.done(outcome)),
+            Err(error) => reply.done(Err(error)),
+        }
+    });
+}
+
+fn add_queries(commands: &mut Commands, guest: Option<&MicroVm>) {
+    let asked = guest.cloned();
+    commands.add("query-status", move |arguments| {
+        arguments.finish()?;
+        let status = asked.as_ref().map_or(Status::Running, MicroVm::status);
+        Ok(Value::dict([
+            ("status", status.name().into()),
+            ("running", (status == Status::Running).into()),
+        ]))
+    });
+    let guest = guest.cloned();
+    commands.add("query-cpus-fast", move |arguments| {
+        arguments.finish()?;
+        let cpus = guest.as_ref().map(MicroVm::cpus).unwrap_or_default();
+        Ok(cpus.iter().map(describe).collect())
+    });
+}
+
+/// A processor; they are cores of one package, one thread each.
+fn describe(cpu: &Cpu) -> Value {
+    let place = Value::dict([
+        ("core-id", i64::from(cpu.index).into()),
+        ("thread-id", Value::Int(0)),
+        ("socket-id", Value::Int(0)),
+    ]);
+    Value::dict([
+        ("thread-id", cpu.thread_id.into()),
+        ("props", place),
+        ("qom-path", cpu.path.as_str().into()),
+        ("cpu-index", i64::from(cpu.index).into()),
+        ("target", "x86_64".into()),
+    ])
+}
+
+/// A command that directs the machine, without arguments.
+fn add_order(
+    commands: &mut Commands,
+    name: &'static str,
+    guest: Option<&MicroVm>,
+    give: fn(&MicroVm, Reply),
+) {
+    let guest = guest.cloned();
+    commands.add_later(name, move |arguments: Options, reply| {
+        match (arguments.finish(), &guest) {
+            (Err(error), _) => reply.done(Err(error)),
+            (Ok(()), Some(guest)) => give(guest, reply),
+            (Ok(()), None) => reply.done(Err(no_machine(name))),
+        }
+    });
+}
+
+fn no_machine(command: &str) -> Error {
+    let message =
+        format!("There is no machine for '{command}', start qctx with '-machine microvm'");
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+/// Tells all clients what has happened to the machine.
+pub(super) fn tell(event: Event) {
+    match event {
+        Event::Stopped => monitor::emit("STOP", Dict::new()),
+        Event::Resumed => monitor::emit("RESUME", Dict::new()),
+        Event::Reset(cause) => monitor::emit("RESET", because(Reason::of_machine(cause))),
+        Event::ButtonPressed => monitor::emit("POWERDOWN", Dict::new()),
+    }
+}
+
+/// Tells all clients that the machine ends, and the program with it.
+pub(super) fn tell_end(reason: Reason) {
+    monitor::emit("SHUTDOWN", because(reason));
+}
+
+fn because(reason: Reason) -> Dict {
+    vec![
+        ("guest".to_owned(), reason.guest.into()),
+        ("reason".to_owned(), reason.name.into()),
+    ]
+}

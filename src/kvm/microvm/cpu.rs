@@ -1,0 +1,210 @@
+//! The processors as objects: `/machine/cpu/0` and so on.
+//!
+//! An object is there from the machine's start to its end. A reset gives its processor another thread, with the affinity
+//! of the one before.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Weak};
+
+use super::{MicroVm, Shared};
+use crate::kvm::vcpu::{Vcpu, VcpuState};
+use crate::object::tree::{self, CPUS};
+use crate::object::types::{self, Type};
+use crate::object::{Object, Property, Value, expected, not_found, not_writable};
+use crate::{Error, ErrorKind, Result};
+
+const TYPE: &str = "vcpu";
+
+const AFFINITY: &str = "cpu-affinity";
+
+/// Every property with its type, in the order of the listing; `thread_id` is answered as well.
+const PROPERTIES: [(&str, &str); 6] = [
+    ("type", "string"),
+    ("index", "int"),
+    ("thread-id", "int"),
+    ("thread-name", "string"),
+    ("state", "string"),
+    (AFFINITY, "int[]"),
+];
+
+/// A processor for whoever looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its number.
+    pub index: u8,
+    /// Where it is in the object tree.
+    pub path: String,
+    /// The kernel's id of its thread, -1 while it has none.
+    pub thread_id: i64,
+}
+
+impl MicroVm {
+    /// The processors.
+    pub fn cpus(&self) -> Vec<Cpu> {
+        let cpus = 0..self.0.options.cpus;
+        cpus.map(|index| Cpu {
+            index,
+            path: path(index),
+            thread_id: self.0.vcpu(index).thread_id,
+        })
+        .collect()
+    }
+}
+
+/// Makes the type known to `qom-list-types` and `qom-list-properties`.
+pub fn register_type() {
+    types::register(Type {
+        name: TYPE,
+        parent: "object",
+        properties,
+        options: &[],
+        create: None,
+    });
+}
+
+fn properties() -> Vec<Property> {
+    let all = PROPERTIES.into_iter();
+    all.map(|(name, type_name)| Property::new(name, type_name))
+        .collect()
+}
+
+fn path(index: u8) -> String {
+    format!("{CPUS}/{index}")
+}
+
+/// The processors of a machine in the tree; taken out when dropped.
+pub(super) struct Listed(Vec<String>);
+
+impl Listed {
+    /// Puts them there.
+    pub(super) fn new(machine: &Arc<Shared>) -> Result<Listed> {
+        let mut listed = Listed(Vec::new());
+        for index in 0..machine.options.cpus {
+            let object = Arc::new(Processor {
+                machine: Arc::downgrade(machine),
+                index,
+            });
+            tree::add_child(&path(index), object)?;
+            listed.0.push(path(index));
+        }
+        Ok(listed)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            tree::remove_child(path);
+        }
+    }
+}
+
+struct Processor {
+    machine: Weak<Shared>,
+    index: u8,
+}
+
+impl Shared {
+    fn vcpu(&self, index: u8) -> Vcpu {
+        let state = self.lock();
+        let vcpus = state.machine.as_ref().map(super::Machine::vcpus);
+        drop(state);
+        let found = vcpus.and_then(|vcpus| vcpus.get(usize::from(index)).copied());
+        found.unwrap_or(Vcpu {
+            thread_id: -1,
+            state: VcpuState::Gone,
+        })
+    }
+
+    /// Where the processor's thread may run.
+    fn affinity(&self, index: u8) -> Result<Vec<usize>> {
+        let state = self.lock();
+        match &state.machine {
+            Some(machine) => machine.affinity(index.into()),
+            None => Ok(state.affinities[usize::from(index)]
+                .clone()
+                .unwrap_or_default()),
+        }
+    }
+
+    fn set_affinity(&self, index: u8, mut cpus: Vec<usize>) -> Result<()> {
+        cpus.sort_unstable();
+        cpus.dedup();
+        let mut state = self.lock();
+        let machine = state.machine.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                "the machine has no threads, it is being reset or has ended",
+            )
+        })?;
+        machine.set_affinity(index.into(), &cpus)?;
+        state.affinities[usize::from(index)] = Some(cpus);
+        drop(state);
+        Ok(())
+    }
+}
+
+impl Processor {
+    fn machine(&self) -> Result<Arc<Shared>> {
+        let machine = self.machine.upgrade();
+        machine.ok_or_else(|| Error::new(ErrorKind::Closed, "the machine is gone"))
+    }
+}
+
+impl Object for Processor {
+    fn type_name(&self) -> &'static str {
+        TYPE
+    }
+
+    fn properties(&self) -> Vec<Property> {
+        properties()
+    }
+
+    fn get(&self, name: &str) -> Result<Value> {
+        Ok(match name {
+            "type" => TYPE.into(),
+            "index" => i64::from(self.index).into(),
+            "thread-id" | "thread_id" => self.machine()?.vcpu(self.index).thread_id.into(),
+            "thread-name" => crate::kvm::vcpu::thread_name(self.index.into())
+                .as_str()
+                .into(),
+            "state" => self.machine()?.vcpu(self.index).state.name().into(),
+            AFFINITY => {
+                let cpus = self.machine()?.affinity(self.index)?;
+                let number = |cpu: usize| Value::from(i64::try_from(cpu).unwrap_or(i64::MAX));
+                cpus.into_iter().map(number).collect()
+            }
+            _ => return Err(not_found(TYPE, name)),
+        })
+    }
+
+    fn set(&self, name: &str, value: Value) -> Result<()> {
+        if name != AFFINITY {
+            return match PROPERTIES.iter().any(|(known, _)| *known == name) {
+                true => Err(not_writable(TYPE, name)),
+                false => Err(not_found(TYPE, name)),
+            };
+        }
+        let set = self.machine()?.set_affinity(self.index, numbers(value)?);
+        set.map_err(|error| {
+            let path = path(self.index);
+            Error::new(
+                error.kind(),
+                format!("Property '{AFFINITY}' of '{path}': {error}"),
+            )
+        })
+    }
+}
+
+/// A list of numbers of processors.
+fn numbers(value: Value) -> Result<Vec<usize>> {
+    let wrong = || expected(AFFINITY, "array of CPU numbers");
+    let Value::List(items) = value else {
+        return Err(wrong());
+    };
+    let number = |item: &Value| match item {
+        Value::Int(number) => usize::try_from(*number).map_err(|_| wrong()),
+        _ => Err(wrong()),
+    };
+    items.iter().map(number).collect()
+}

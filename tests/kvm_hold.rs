@@ -1,0 +1,135 @@
+//! Disks of a machine that stands still: what is in flight finishes, then guest memory does not change, and the guest goes
+//! on as if nothing had been.
+//!
+//! Needs /dev/kvm and says SKIP without.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
+
+#[path = "support/embedded.rs"]
+mod embedded;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use embedded::{DEADLINE, Disk, Rig, Running};
+use qcontext::export::Export;
+use qcontext::kvm::guest::Job;
+use qcontext::kvm::microvm::Device;
+use qcontext::kvm::{self, Machine};
+use skip::skip;
+
+/// All memory of the embedded guest.
+const MEMORY: usize = 0x8_0000;
+
+fn stand_still(machine: &Machine, disks: &[Arc<Export>]) {
+    let (sender, parked) = channel();
+    machine.pause(move || sender.send(()).unwrap());
+    parked.recv_timeout(DEADLINE).unwrap();
+    for disk in disks {
+        let (tell, held) = channel();
+        disk.hold(Box::new(move || tell.send(()).unwrap()));
+        held.recv_timeout(DEADLINE).unwrap();
+    }
+}
+
+fn go_on(machine: &Machine, disks: &[Arc<Export>]) {
+    for disk in disks {
+        disk.release();
+    }
+    machine.resume();
+}
+
+fn memory(machine: &Machine) -> Vec<u8> {
+    let mut bytes = vec![0; MEMORY];
+    assert!(machine.ram().memory().read(0, &mut bytes));
+    bytes
+}
+
+fn finished(disks: &[Arc<Export>]) -> u64 {
+    let stats = disks.iter().map(|disk| disk.stats());
+    stats.map(|stats| stats.reads + stats.writes).sum()
+}
+
+/// Lets the disks' contexts do whatever they still have to do.
+fn let_contexts_work(rig: &Rig) {
+    for context in rig.contexts.iter().cycle().take(20 * rig.contexts.len()) {
+        context.invoke_sync(|| ()).unwrap();
+    }
+}
+
+/// How often the guest is stopped; then it runs to its end.
+const STOPS: usize = 40;
+
+/// Waits until the guest has come farther than `count`, or to its end.
+fn wait_for_work(rig: &Rig, running: &Running, count: u64) {
+    while finished(&rig.exports) == count && running.machine.is_running() {
+        std::thread::yield_now();
+    }
+}
+
+/// Stops and continues the guest; how far it had come each time.
+fn interrupt(rig: &Rig, running: &Running) -> BTreeSet<u64> {
+    let mut seen = BTreeSet::from([0]);
+    for _ in 0..STOPS {
+        wait_for_work(rig, running, *seen.last().unwrap());
+        stand_still(&running.machine, &rig.exports);
+        let (before, count) = (memory(&running.machine), finished(&rig.exports));
+        let_contexts_work(rig);
+        assert!(memory(&running.machine) == before, "after {count} requests");
+        assert_eq!(finished(&rig.exports), count);
+        seen.insert(count);
+        go_on(&running.machine, &rig.exports);
+    }
+    seen
+}
+
+fn job(seed: u32, reset_every: u16, behaviour: u16) -> Job {
+    Job {
+        blocks: 256,
+        depth: 8,
+        kicks: 1,
+        reset_every,
+        seed,
+        behaviour,
+    }
+}
+
+fn check(disks: &[Disk]) {
+    if let Err(error) = kvm::open() {
+        return skip(&error.to_string());
+    }
+    let (rig, builder) = Rig::new(disks, 1);
+    let running = rig.start(builder);
+    let seen = interrupt(&rig, &running);
+    assert!(
+        seen.len() > STOPS / 2,
+        "the guest was hardly at work: {seen:?}"
+    );
+    for (number, outcome) in running.finish().iter().enumerate() {
+        assert_eq!(outcome.fault, None, "disk {number}: {outcome:?}");
+        assert!(rig.image_is_right(number), "disk {number}");
+    }
+}
+
+#[test]
+fn held_disks_leave_memory_alone_and_lose_nothing() {
+    check(&[Disk::new(job(1, 0, 0)), Disk::new(job(2, 0, 0))]);
+}
+
+#[test]
+fn requests_of_worker_threads_finish_before_a_disk_is_held() {
+    let disk = |seed| Disk {
+        drive: ",aio=threads",
+        ..Disk::new(job(seed, 0, 0))
+    };
+    check(&[disk(1), disk(2)]);
+}
+
+#[test]
+fn disks_that_their_guest_resets_all_the_time_are_held_as_well() {
+    let queue_resets = kvm::guest::QUEUE_RESETS;
+    check(&[Disk::new(job(1, 3, 0)), Disk::new(job(2, 2, queue_resets))]);
+}

@@ -1,0 +1,303 @@
+//! Stop, go on, reset and power button of a machine, in this process: what is told, in which order, and the virtual clock.
+//!
+//! Needs /dev/kvm and says SKIP without.
+#![forbid(unsafe_code)]
+#![cfg(feature = "kvm")]
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
+
+#[path = "support/kernel.rs"]
+mod kernel;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use qcontext::kvm::boot::Image;
+use qcontext::kvm::microvm::{Cause, Event, MicroVm, Options, Status};
+use qcontext::kvm::serial::{Backend, Console};
+use qcontext::object::{Value, tree};
+use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
+use skip::skip;
+
+/// A watchdog, never what orders events.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The main context, the virtual clock and `/machine/cpu` are the process's, so machines run one after the other.
+static ALONE: Mutex<()> = Mutex::new(());
+
+struct Rig {
+    machine: MicroVm,
+    events: Receiver<Event>,
+    tell: Sender<Event>,
+    ended: Option<Receiver<Result<Cause>>>,
+    folder: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    /// A machine with the busy kernel and two processors, of which the second one never begins; none without KVM.
+    fn new(reboot: bool) -> Option<Rig> {
+        if let Err(error) = kvm::open() {
+            skip(&error.to_string());
+            return None;
+        }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        QContext::main();
+        let test = std::thread::current().name().unwrap().replace(':', "-");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("kernel"), kernel::busy()).unwrap();
+        let backend = Backend::file(&folder.join("console")).unwrap();
+        let console = Console::new(backend, &QContext::main()).unwrap();
+        let options = Options {
+            cpus: 2,
+            memory: 64 << 20,
+            reboot,
+        };
+        let image = Image::open(&folder.join("kernel")).unwrap();
+        let (tell, events) = channel();
+        Some(Rig {
+            machine: MicroVm::new(options, image, Some(console)).unwrap(),
+            events,
+            tell,
+            ended: None,
+            folder,
+            _alone: alone,
+        })
+    }
+
+    fn start(&mut self, paused: bool) {
+        let (sender, ended) = channel();
+        let tell = self.tell.clone();
+        let told = move |event| tell.send(event).unwrap();
+        let at_end = move |outcome| sender.send(outcome).unwrap();
+        self.machine.start(paused, told, at_end).unwrap();
+        self.ended = Some(ended);
+    }
+
+    /// Gives an order, and waits for its answer.
+    fn order(&self, give: impl FnOnce(&MicroVm, Answer)) -> Result<()> {
+        let (sender, answer) = channel();
+        give(
+            &self.machine,
+            Box::new(move |outcome| sender.send(outcome).unwrap()),
+        );
+        iterate_until("an answer", || answer.try_recv().ok())
+    }
+
+    fn pause(&self) {
+        self.order(|machine, done| machine.pause(done)).unwrap();
+    }
+
+    fn resume(&self) {
+        self.order(|machine, done| machine.resume(done)).unwrap();
+    }
+
+    fn event(&self) -> Event {
+        iterate_until("an event", || self.events.try_recv().ok())
+    }
+
+    fn end(&self) -> Result<Cause> {
+        let ended = self.ended.as_ref().unwrap();
+        iterate_until("the end", || ended.try_recv().ok())
+    }
+
+    /// Waits until the guest says something else than before.
+    fn is_alive(&self) {
+        let size = self.said();
+        iterate_until("the guest", || (self.said() > size).then_some(()));
+    }
+
+    fn said(&self) -> usize {
+        std::fs::read(self.folder.join("console")).unwrap().len()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.machine.stop();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+
+fn iterate_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        QContext::main().iterate(Wait::NoBlock).unwrap();
+    }
+}
+
+/// The virtual time, if it does not change while the main context has a lot of turns.
+fn standing_time() -> Option<i64> {
+    let before = Clock::Virtual.now_ns();
+    for _ in 0..1000 {
+        QContext::main().iterate(Wait::NoBlock).unwrap();
+    }
+    (Clock::Virtual.now_ns() == before).then_some(before)
+}
+
+fn affinity(cpu: u8) -> Value {
+    tree::get(&format!("/machine/cpu/{cpu}"), "cpu-affinity").unwrap()
+}
+
+fn thread(cpu: u8) -> Value {
+    tree::get(&format!("/machine/cpu/{cpu}"), "thread-id").unwrap()
+}
+
+fn state(cpu: u8) -> Value {
+    tree::get(&format!("/machine/cpu/{cpu}"), "state").unwrap()
+}
+
+#[test]
+fn a_machine_that_begins_stopped_has_not_run_and_its_clock_stands() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(true);
+    assert_eq!(rig.machine.status(), Status::Prelaunch);
+    let stood = standing_time().expect("the virtual clock stands");
+    assert_eq!((rig.said(), state(0)), (0, "paused".into()));
+    rig.resume();
+    assert_eq!(
+        (rig.event(), rig.machine.status()),
+        (Event::Resumed, Status::Running)
+    );
+    assert!(Clock::Virtual.is_running() && Clock::Virtual.now_ns() >= stood);
+    rig.is_alive();
+}
+
+#[test]
+fn the_virtual_clock_stands_while_the_machine_is_stopped() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    rig.is_alive();
+    assert_eq!(state(0), "running".into());
+    for _ in 0..20 {
+        assert!(Clock::Virtual.is_running());
+        rig.pause();
+        assert_eq!(
+            (rig.event(), rig.machine.status()),
+            (Event::Stopped, Status::Paused)
+        );
+        assert_eq!([state(0), state(1)], ["paused".into(), "paused".into()]);
+        let stood = standing_time().expect("the virtual clock stands");
+        let said = rig.said();
+        assert_eq!(standing_time(), Some(stood));
+        assert_eq!(rig.said(), said, "the guest went on");
+        rig.resume();
+        assert_eq!(
+            (rig.event(), rig.machine.status()),
+            (Event::Resumed, Status::Running)
+        );
+        rig.is_alive();
+    }
+}
+
+#[test]
+fn orders_are_carried_out_one_after_the_other() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    let (sender, answers) = channel();
+    let answer = |name: &'static str| {
+        let sender = sender.clone();
+        move |outcome: Result<()>| sender.send((name, outcome.is_ok())).unwrap()
+    };
+    rig.machine.pause(answer("stop"));
+    rig.machine.pause(answer("stop again"));
+    rig.machine.resume(answer("go on"));
+    rig.machine.reset(answer("reset"));
+    rig.machine.pause(answer("stop"));
+    rig.machine.reset(answer("reset"));
+    let events: Vec<_> = (0..5).map(|_| rig.event()).collect();
+    let reset = Event::Reset(Cause::HostReset);
+    let expected = [Event::Stopped, Event::Resumed, reset, Event::Stopped, reset];
+    assert_eq!(events, expected);
+    let answers: Vec<_> = answers.try_iter().collect();
+    let names = ["stop", "stop again", "go on", "reset", "stop", "reset"];
+    assert_eq!(answers, names.map(|name| (name, true)));
+    assert_eq!(rig.machine.status(), Status::Prelaunch);
+    standing_time().expect("the virtual clock stands");
+    rig.resume();
+    rig.is_alive();
+}
+
+#[test]
+fn a_reset_gives_a_processor_another_thread_with_the_same_affinity() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    let Value::List(mut all) = affinity(1) else {
+        panic!("{:?}", affinity(1))
+    };
+    let last = Value::List(vec![all.pop().unwrap()]);
+    let path = "/machine/cpu/1";
+    tree::set(path, "cpu-affinity", last.clone()).unwrap();
+    let (before, elsewhere) = (thread(1), affinity(0));
+    rig.order(|machine, done| machine.reset(done)).unwrap();
+    assert_eq!(rig.event(), Event::Reset(Cause::HostReset));
+    assert_ne!(thread(1), before);
+    assert_eq!((affinity(1), affinity(0)), (last.clone(), elsewhere));
+    let none = tree::set(path, "cpu-affinity", Value::List(Vec::new())).unwrap_err();
+    let message = "Property 'cpu-affinity' of '/machine/cpu/1': a list of CPUs must not be empty";
+    assert_eq!(none.to_string(), message);
+    assert_eq!(affinity(1), last);
+    rig.machine.stop();
+    assert!(tree::get(path, "index").is_err());
+}
+
+#[test]
+fn the_power_button_reaches_the_guest_and_nothing_can_be_asked_afterwards() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    rig.is_alive();
+    rig.order(|machine, done| machine.press_power_button(done))
+        .unwrap();
+    assert_eq!(rig.event(), Event::ButtonPressed);
+    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
+    assert_eq!(rig.machine.status(), Status::Shutdown);
+    let refused: Error = rig.order(|machine, done| machine.resume(done)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+    assert_eq!((state(0), thread(0)), ("gone".into(), Value::Int(-1)));
+}
+
+#[test]
+fn a_button_pressed_while_the_machine_stands_is_found_later() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    rig.is_alive();
+    rig.pause();
+    rig.order(|machine, done| machine.press_power_button(done))
+        .unwrap();
+    assert_eq!(rig.machine.status(), Status::Paused);
+    rig.resume();
+    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
+}
+
+#[test]
+fn a_reset_is_the_end_of_a_machine_that_does_not_reboot() {
+    let Some(mut rig) = Rig::new(false) else {
+        return;
+    };
+    rig.start(true);
+    rig.order(|machine, done| machine.reset(done)).unwrap();
+    assert_eq!(rig.end().unwrap(), Cause::HostReset);
+    assert_eq!(rig.machine.status(), Status::Shutdown);
+}
