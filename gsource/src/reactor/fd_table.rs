@@ -385,3 +385,6 @@ fn index(fd: RawFd) -> Result<usize> {
 fn raw(index: usize) -> RawFd {
     RawFd::try_from(index).unwrap_or(RawFd::MAX)
 }
+
+#[cfg(all(test, loom))]
+mod model;
