@@ -545,3 +545,38 @@ fn a_reactor_is_driven_until_the_last_token_is_dropped() {
     drop(second);
     assert!(!refused_elsewhere());
 }
+
+/// What the end finds first owns the handle of what it finds next.
+#[test]
+fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
+    let reactor = Reactor::new().unwrap();
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&reactor).unwrap();
+    let notifier = EventNotifier::new().unwrap();
+    let slot = Slot::<AioContext>::new();
+    let ((owned, owned_end), (owner, owner_end)) = (mourned(), mourned());
+    let (mine, mourners) = (slot.clone(), Slot::new());
+    mourners.put((owned, owner));
+    let handler = FdHandler::new().on_read(move || {
+        let aio = mine.take().unwrap();
+        let (owned, owner) = mourners.take().unwrap();
+        // Another thread's, so that it stays on the list of the others until the end.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let bh = Arc::new(aio.bh("owned", move || owned.here()));
+                let again = Arc::clone(&bh);
+                aio.schedule_oneshot("owner", move || {
+                    owner.here();
+                    drop(again);
+                });
+                bh.schedule();
+            });
+        });
+        drop(aio);
+    });
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    slot.put(aio);
+    notifier.signal();
+    assert!(reactor.iterate(Wait::NoBlock).unwrap());
+    assert_eq!((owner_end.drops().len(), owned_end.drops().len()), (1, 1));
+}

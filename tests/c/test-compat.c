@@ -579,7 +579,7 @@ static void test_polling(void)
     event_notifier_set(&t->e);
     g_assert_true(aio_poll(t->ctx, true));
     g_assert_cmpint(t->reads, ==, 2);
-    g_assert_cmpint(t->begins + t->ready, ==, 0);
+    g_assert_cmpint(t->ready, ==, 0);
     for (int i = 1; i <= 3; i++) {
         t->work = true;
         g_assert_true(aio_poll(t->ctx, true));

@@ -344,19 +344,15 @@ impl Reactor {
     pub(crate) fn release_bhs(&self, core: &Core, driving: &Driving<'_>) {
         // What the home holds goes first: who finds the list closed may free a node.
         let held = self.bhs.claim(driving).extract(core);
-        release_all(&held);
-        let claimed = self.bhs.claim(driving);
-        claimed.take_over(core.bhs.close());
-        let rest = claimed.extract(core);
-        drop(claimed);
-        release_all(&rest);
-    }
-}
-
-fn release_all(nodes: &HomeQueue<BhNode>) {
-    // SAFETY: a queue of the caller's own.
-    while let Some(node) = NonNull::new(unsafe { nodes.pop() }) {
-        // SAFETY: just taken from the queue of a context that ends, which it does not while one of them runs.
-        unsafe { node::release(node) };
+        // SAFETY: a queue of our own.
+        while let Some(node) = NonNull::new(unsafe { held.pop() }) {
+            // SAFETY: just taken from the queue of a context that ends, which it does not while one of them runs.
+            unsafe { node::release(node) };
+        }
+        let mut others = core.bhs.close();
+        while let Some(node) = NonNull::new(others.pop()) {
+            // SAFETY: just taken from the closed list.
+            unsafe { node::end(node) };
+        }
     }
 }

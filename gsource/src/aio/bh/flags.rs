@@ -261,7 +261,18 @@ impl Flags {
         place != 0 && before & QUEUED == 0
     }
 
-    /// The context ends: the node does nothing more. True when it is to be freed.
+    /// The context ends, and the node was taken from the closed list of the others. True when it is to be freed; if not, its
+    /// handle may do so from now on, so the home must not look at it any more.
+    #[must_use]
+    pub(crate) fn end(&self) -> bool {
+        let held = self.held();
+        self.hold(held & !(QUEUED | WISHES));
+        let taken = QUEUED | WISHES | CANCELLED;
+        let asked = self.asked.fetch_and(!taken, Ordering::AcqRel);
+        (held | asked) & DELETED != 0
+    }
+
+    /// The context ends, and the node was taken from the queue: it does nothing more. True when it is to be freed.
     #[must_use]
     pub(crate) fn release(&self) -> bool {
         self.unschedule();

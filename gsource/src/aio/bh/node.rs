@@ -176,7 +176,7 @@ unsafe fn free(node: NonNull<BhNode>) {
 pub(super) unsafe fn refused(node: NonNull<BhNode>) {
     // SAFETY: the node is allocated: it is in no list, and its handle, if any, is the caller's.
     if unsafe { node.as_ref() }.flags.refuse() {
-        // SAFETY: the home has given back what it held before it closed the list.
+        // SAFETY: the home gave back what its queue held before it closed the list, and is done with what was on that.
         unsafe { free(node) };
     }
 }
@@ -188,6 +188,18 @@ pub(super) unsafe fn refused(node: NonNull<BhNode>) {
 pub(crate) unsafe fn release(node: NonNull<BhNode>) {
     // SAFETY: a queued node is allocated.
     if unsafe { node.as_ref() }.flags.release() {
+        // SAFETY: no handle and no list.
+        unsafe { free(node) };
+    }
+}
+
+/// Gives a node back at the end of its context, as [`release`] does.
+///
+/// # Safety
+/// The node was just taken from the closed list of the others by the thread that tears the context down.
+pub(crate) unsafe fn end(node: NonNull<BhNode>) {
+    // SAFETY: a node on that list is allocated, and its handle leaves it alone until it is marked as taken.
+    if unsafe { node.as_ref() }.flags.end() {
         // SAFETY: no handle and no list.
         unsafe { free(node) };
     }

@@ -64,6 +64,11 @@ impl World {
     }
 
     fn flags(&self) -> &Flags {
+        assert_eq!(
+            self.freed.load(Ordering::SeqCst),
+            0,
+            "used after it was freed"
+        );
         // SAFETY: the worlds do not use a node after they freed it, which `free` checks.
         &unsafe { &*self.node }.flags
     }
@@ -127,7 +132,7 @@ impl World {
         }
         let mut taken = self.others.close();
         while !taken.pop().is_null() {
-            if self.flags().take_over() && self.flags().release() {
+            if self.flags().end() {
                 self.free();
             }
         }
@@ -208,6 +213,24 @@ fn loom_a_node_deleted_while_its_context_ends_is_freed_once() {
     loom::model(|| {
         let world = World::new();
         world.schedule_at_home();
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let duty = world.flags().delete();
+                world.perform(duty);
+            })
+        };
+        world.end();
+        other.join().unwrap();
+        assert_eq!(world.freed.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn loom_a_node_that_others_scheduled_before_its_context_ends_is_freed_once() {
+    loom::model(|| {
+        let world = World::new();
+        world.schedule_elsewhere();
         let other = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
