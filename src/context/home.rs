@@ -49,6 +49,8 @@ pub(super) struct Home {
     fds: Vec<glib_sys::GPollFD>,
     /// `glib_set` has become ready.
     woken: Arc<AtomicBool>,
+    /// GLib's own wake-up fd, where each change to the GMainContext signals it.
+    wake_fd: Option<RawFd>,
     /// The reactor's own fd, which GLib sees through the reactor's source.
     own_fd: RawFd,
     /// Turns since GLib was last asked, and the clock tick at that time.
@@ -85,6 +87,7 @@ impl Home {
             watched: Vec::new(),
             fds: Vec::new(),
             woken,
+            wake_fd: None,
             own_fd,
             put_offs: 0,
             asked_at: 0,
@@ -202,7 +205,26 @@ impl Home {
             // SAFETY: the calling thread owns the context and has checked it.
             unsafe { glib_sys::g_main_context_dispatch(inner.gmain.to_glib_none().0) };
         }
+        if self.may_have_changed() {
+            self.watch_again();
+        }
         ready
+    }
+
+    /// True when a source may have come since GLib was asked.
+    fn may_have_changed(&self) -> bool {
+        let told = |poll: &glib_sys::GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
+        self.wake_fd.is_none() || self.fds.iter().any(told)
+    }
+
+    /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
+    fn watch_again(&self) {
+        for &(fd, events) in &self.watched {
+            let kept = self.glib_set.modify(fd, u32::from(events), 0);
+            if kept.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+                self.watch_fd(fd, u32::from(events));
+            }
+        }
     }
 
     fn poll_now(&mut self) {
@@ -326,6 +348,7 @@ impl Inner {
         if let (Some(home), Ok(_owner)) = (lock(&self.home).as_mut(), self.gmain.acquire()) {
             let prepared = home.ask(self)?;
             home.check(self, &prepared);
+            home.wake_fd = home.watched.first().map(|&(fd, _)| fd);
         }
         Ok(())
     }
