@@ -78,3 +78,40 @@ pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(kvm_ioctls::Er
     let message = format!("KVM: cannot {what}");
     move |error| Error::os(message, std::io::Error::from_raw_os_error(error.errno()))
 }
+
+/// Makes one of KVM's calls, again for as long as it is interrupted. The kernel gives up making a virtual machine while
+/// anything is pending for the thread, be it no more than a completion of io_uring.
+pub(crate) fn uninterrupted<T>(
+    mut call: impl FnMut() -> std::result::Result<T, kvm_ioctls::Error>,
+) -> std::result::Result<T, kvm_ioctls::Error> {
+    loop {
+        match call() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uninterrupted;
+
+    #[test]
+    fn an_interrupted_call_is_made_again_and_another_failure_is_not() {
+        let mut answers = [
+            Err(libc::EINTR),
+            Err(libc::EINTR),
+            Ok(1),
+            Err(libc::ENOMEM),
+            Ok(2),
+        ]
+        .into_iter();
+        let mut call = || {
+            let answer: Result<i32, i32> = answers.next().unwrap();
+            answer.map_err(kvm_ioctls::Error::new)
+        };
+        assert_eq!(uninterrupted(&mut call).unwrap(), 1);
+        assert_eq!(uninterrupted(&mut call).unwrap_err().errno(), libc::ENOMEM);
+        assert_eq!(uninterrupted(&mut call).unwrap(), 2);
+    }
+}

@@ -19,10 +19,10 @@ use kvm_ioctls::{Kvm, VmFd};
 pub(super) mod virtio;
 
 use super::bus::{Bus, BusDevice};
-use super::failed;
 use super::irq::Line;
 use super::ram::Ram;
 use super::vcpu::{self, Crew, Prepare, Vcpu};
+use super::{failed, uninterrupted};
 use crate::{Error, ErrorKind, QContext, Result};
 use virtio::{Announcement, Slots};
 
@@ -101,7 +101,8 @@ impl Builder {
         let kvm = super::open()?;
         check_cpus(&kvm, config.cpus)?;
         let ram = Ram::new(&config.ram)?;
-        let vm = Arc::new(kvm.create_vm().map_err(failed("make a virtual machine"))?);
+        let vm = uninterrupted(|| kvm.create_vm()).map_err(failed("make a virtual machine"))?;
+        let vm = Arc::new(vm);
         vm.set_identity_map_address(IDENTITY_MAP)
             .map_err(failed("place the identity map"))?;
         vm.set_tss_address(TSS)
