@@ -170,11 +170,36 @@ fn a_termination_signal_leaves_nothing_behind() {
     if !strace_works() {
         return;
     }
+    let complaint = terminate_amid_writes(&[]);
+    assert_eq!(
+        complaint,
+        "qctx: embedded guest: asked to end before the guest did\n"
+    );
+}
+
+#[test]
+fn a_termination_signal_ends_the_driver_in_the_process_too() {
+    if !strace_works() {
+        return;
+    }
+    let complaint = terminate_amid_writes(&["-e", "inject=ioctl:error=EPERM"]);
+    let (before, last) = complaint.trim_end().split_once('\n').unwrap();
+    assert!(before.starts_with("qctx: no KVM guest: "), "{complaint}");
+    assert_eq!(
+        last,
+        "qctx: embedded guest: asked to end before the drivers did"
+    );
+}
+
+/// Ends the program by SIGTERM while its disks are written, with more meddling; its complaint.
+fn terminate_amid_writes(meddling: &[&str]) -> String {
     let folder = Folder::new("/dev/shm");
     // Every write takes 50 ms, so that the guest is far from its end when the first is seen.
     let slow = "inject=pwritev2:delay_exit=50000";
     let mut qctx = Command::new("strace")
-        .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", slow, QCTX])
+        .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", slow])
+        .args(meddling)
+        .arg(QCTX)
         .env("TMPDIR", &folder.0)
         .env("ASAN_OPTIONS", NO_LEAKS)
         .stdout(Stdio::piped())
@@ -191,9 +216,6 @@ fn a_termination_signal_leaves_nothing_behind() {
     let output = qctx.wait_with_output().unwrap();
     let complaint = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{complaint}");
-    assert_eq!(
-        complaint,
-        "qctx: embedded guest: asked to end before the guest did\n"
-    );
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "left behind");
+    complaint
 }

@@ -12,11 +12,12 @@ mod skip;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use qcontext::kvm::Builder;
 use qcontext::kvm::boot::Image;
-use qcontext::kvm::microvm::{Cause, Event, MicroVm, Options, Status};
+use qcontext::kvm::microvm::{Cause, Device, Event, MicroVm, Options, Status};
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::object::{Value, tree};
 use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
@@ -297,7 +298,99 @@ fn a_reset_is_the_end_of_a_machine_that_does_not_reboot() {
         return;
     };
     rig.start(true);
+    standing_time().expect("the virtual clock stands");
     rig.order(|machine, done| machine.reset(done)).unwrap();
     assert_eq!(rig.end().unwrap(), Cause::HostReset);
     assert_eq!(rig.machine.status(), Status::Shutdown);
+    assert!(Clock::Virtual.is_running(), "nobody else would start it");
+}
+
+#[test]
+fn who_waits_for_a_machine_that_is_told_to_stop_is_answered_and_the_clock_runs() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    rig.start(false);
+    rig.is_alive();
+    let (sender, answers) = channel();
+    let answer = |name: &'static str| {
+        let sender = sender.clone();
+        move |outcome: Result<()>| sender.send((name, outcome.unwrap_err().kind())).unwrap()
+    };
+    // Nobody is told that vcpus are parked before the main context has its turn.
+    rig.machine.pause(answer("stop"));
+    rig.machine.resume(answer("go on"));
+    rig.machine.reset(answer("reset"));
+    assert!(!Clock::Virtual.is_running());
+    rig.machine.stop();
+    let answers: Vec<_> = answers.try_iter().collect();
+    let names = ["stop", "go on", "reset"];
+    assert_eq!(answers, names.map(|name| (name, ErrorKind::Closed)));
+    assert!(Clock::Virtual.is_running(), "nobody else would start it");
+    // What was under way comes to nothing.
+    standing_time();
+    assert_eq!(rig.machine.status(), Status::Shutdown);
+    assert!(rig.events.try_recv().is_err());
+    let refused = rig.order(|machine, done| machine.pause(done)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
+    let Some(mut rig) = Rig::new(false) else {
+        return;
+    };
+    rig.start(false);
+    rig.is_alive();
+    rig.order(|machine, done| machine.press_power_button(done))
+        .unwrap();
+    // Stops until the guest has switched off amid one, or between two.
+    while rig.order(|machine, done| machine.pause(done)).is_ok() {
+        rig.machine.resume(drop);
+    }
+    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
+    assert!(Clock::Virtual.is_running(), "nobody else would start it");
+}
+
+/// A device that looks at its machine once, on another thread, when it goes on.
+struct Curious(Mutex<Option<MicroVm>>, Mutex<Vec<Status>>);
+
+impl Device for Curious {
+    fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+
+    fn hold(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+
+    fn release(&self) {
+        let machine = self.0.lock().unwrap().take().unwrap();
+        let (sender, status) = channel();
+        std::thread::spawn(move || sender.send(machine.status()));
+        self.1
+            .lock()
+            .unwrap()
+            .extend(status.recv_timeout(DEADLINE / 4));
+    }
+
+    fn plug(&self, _: &mut Builder) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_device_that_goes_on_may_look_at_its_machine() {
+    let Some(mut rig) = Rig::new(true) else {
+        return;
+    };
+    let device = Arc::new(Curious(
+        Mutex::new(Some(rig.machine.clone())),
+        Mutex::default(),
+    ));
+    rig.machine.add(|_| Ok(Arc::clone(&device))).unwrap();
+    rig.start(false);
+    rig.pause();
+    rig.resume();
+    assert_eq!(*device.1.lock().unwrap(), [Status::Running]);
 }

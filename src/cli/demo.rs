@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
@@ -56,7 +57,7 @@ fn demonstrate(stop: &Flag) -> Result<bool> {
         warn(&format!(
             "qctx: no KVM guest: {error}; a driver in this process does its job"
         ));
-        in_process(&stage)
+        in_process(&stage, stop)
     })?;
     let mut passed = done.outcomes.len() == DISKS_MAX;
     print(&done.headline);
@@ -118,16 +119,48 @@ fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
 }
 
 /// Without.
-fn in_process(stage: &Stage) -> Result<Done> {
+///
+/// # Errors
+/// `Closed` if somebody asked the program to end.
+fn in_process(stage: &Stage, stop: &Flag) -> Result<Done> {
     let mut bench = Bench::new()?;
     let devices = Devices::new(stage, &mut bench)?;
     let since = Instant::now();
-    let outcomes = bench.run(&Stage::jobs())?;
+    let outcomes = drive(&bench, stop)?;
     let millis = since.elapsed().as_millis();
     Ok(Done {
         headline: format!("in-process driver: a thread for each disk, {millis} ms\n"),
         outcomes,
         exports: devices.describe(),
+    })
+}
+
+/// Lets the drivers work while the main loop looks for signals.
+fn drive(bench: &Bench, stop: &Flag) -> Result<Vec<Outcome>> {
+    /// Tells, also after a panic, that the thread has nothing more to do.
+    struct Over(Flag);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            self.0.set();
+        }
+    }
+    let ended = Flag::default();
+    thread::scope(|scope| {
+        let over = Over(ended.clone());
+        let runner = thread::Builder::new()
+            .name("drivers".to_owned())
+            .spawn_scoped(scope, move || {
+                let _over = over;
+                bench.run(&Stage::jobs())
+            })
+            .map_err(|error| Error::os("cannot start the drivers", error))?;
+        let waited = iterate_until(|| ended.is_set() || stop.is_set());
+        if !ended.is_set() {
+            bench.halt();
+        }
+        let outcomes = runner.join();
+        waited.map_err(|failure| Error::new(ErrorKind::Closed, failure.to_string()))?;
+        outcomes.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "the drivers panicked")))
     })
 }
 

@@ -25,6 +25,8 @@ use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
 mod disk;
+#[cfg(test)]
+mod tests;
 
 use disk::Driver;
 
@@ -37,6 +39,7 @@ pub struct Bench {
     bus: Bus,
     slots: Slots,
     seats: Vec<Seat>,
+    halted: AtomicBool,
 }
 
 /// Where a device is, and how it interrupts.
@@ -64,12 +67,12 @@ impl Signal for Bell {
 }
 
 impl Bell {
-    /// Waits for the next interrupt; `false` if none came for too long.
-    fn wait(&self) -> bool {
+    /// Waits for the next interrupt; `false` if none came for too long, or `halted` is set.
+    fn wait(&self, halted: &AtomicBool) -> bool {
         let since = Instant::now();
         while !self.rung.swap(false, Ordering::Acquire) {
             let left = PATIENCE.saturating_sub(since.elapsed());
-            if left.is_zero() {
+            if left.is_zero() || halted.load(Ordering::SeqCst) {
                 return false;
             }
             thread::park_timeout(left);
@@ -90,6 +93,7 @@ impl Bench {
             bus: Bus::default(),
             slots: guest::slots(),
             seats: Vec::new(),
+            halted: AtomicBool::new(false),
         })
     }
 
@@ -106,7 +110,7 @@ impl Bench {
     /// Drives the disks that were added, each on a thread of its own, and returns when all are done.
     ///
     /// # Errors
-    /// `InvalidArgument` if there are not as many disks as jobs, or a job is not one for the guest; `Os` if there are no
+    /// `Closed` after [`Bench::halt`]; `InvalidArgument` if there are not as many disks as jobs, or a job is not one for the guest; `Os` if there are no
     /// threads left.
     pub fn run(&self, jobs: &[Job]) -> Result<Vec<Outcome>> {
         guest::check(jobs)?;
@@ -125,13 +129,34 @@ impl Bench {
             let outcome = |driver: thread::ScopedJoinHandle<'_, Outcome>| {
                 driver.join().unwrap_or_else(|_| unfinished())
             };
-            Ok(drivers.into_iter().map(outcome).collect())
+            let outcomes = drivers.into_iter().map(outcome).collect();
+            match self.halted.load(Ordering::SeqCst) {
+                true => Err(Error::new(
+                    ErrorKind::Closed,
+                    "asked to end before the drivers did",
+                )),
+                false => Ok(outcomes),
+            }
         })
+    }
+
+    /// Makes the drivers give up, for good, wherever they are. From any thread.
+    pub fn halt(&self) {
+        self.halted.store(true, Ordering::SeqCst);
+        // A driver says who it is before it looks, so either we see it or it sees that it is halted.
+        fence(Ordering::SeqCst);
+        for seat in &self.seats {
+            if let Some(waiter) = seat.bell.waiter.get() {
+                waiter.unpark();
+            }
+        }
     }
 
     fn drive(&self, number: usize, job: Job, seat: &Seat) -> Outcome {
         // The first driver of a disk is the one that it interrupts.
         let _ = seat.bell.waiter.set(thread::current());
+        // See `halt`.
+        fence(Ordering::SeqCst);
         let mut driver = Driver::new(self, seat, number, job);
         let fault = driver.work().err();
         Outcome {

@@ -88,7 +88,8 @@ struct Shared {
 struct State {
     /// The machine that is being put together, before it starts.
     builder: Option<Builder>,
-    machine: Option<Machine>,
+    /// Others hold it on `qcontext-main` only, while they direct it.
+    machine: Option<Arc<Machine>>,
     /// The line of the power button, of the machine that is there.
     button: Option<Line>,
     devices: Vec<Arc<dyn Device>>,
@@ -96,6 +97,8 @@ struct State {
     ended: Option<Ended>,
     tell: Option<Tell>,
     status: Status,
+    /// Whether the virtual clock stands because of this machine.
+    stands: bool,
     /// What goes on at the moment; orders wait for its end.
     doing: Option<orders::Doing>,
     orders: VecDeque<Order>,
@@ -176,26 +179,29 @@ impl MicroVm {
         started.inspect_err(|_| self.stop())
     }
 
-    /// Ends the machine and waits for its vcpus. Nobody is told.
+    /// Ends the machine and waits for its vcpus. Nobody is told but those whose orders were not carried out.
     pub fn stop(&self) {
         let mut state = self.0.lock();
-        let stood = state.ended.is_some() && state.status != Status::Running;
         state.status = Status::Shutdown;
+        // Nothing that was begun goes on.
+        state.generation += 1;
+        state.abandon();
+        let orders = std::mem::take(&mut state.orders);
+        let machine = state.machine.take();
         let parts = (
             state.listed.take(),
             state.builder.take(),
-            state.machine.take(),
             state.button.take(),
             state.ended.take(),
-            state.doing.take(),
-            std::mem::take(&mut state.orders),
         );
         drop(state);
         // Outside of the lock: this waits.
-        drop(parts);
-        if stood {
-            start_virtual_clock();
+        if let Some(machine) = machine {
+            machine.stop();
         }
+        drop(parts);
+        self.0.lock().let_clock_run();
+        orders.into_iter().for_each(Order::refuse);
     }
 
     /// Whether everything that the guest has written to its serial port is out.
@@ -226,14 +232,13 @@ impl Shared {
                 machine.set_affinity(index, cpus)?;
             }
         }
-        let running = state.status == Status::Running;
-        if running {
-            start_virtual_clock();
+        if state.status == Status::Running {
+            state.let_clock_run();
             machine.resume();
         } else {
-            stop_virtual_clock();
+            state.let_clock_stand();
         }
-        state.machine = Some(machine);
+        state.machine = Some(Arc::new(machine));
         drop(state);
         Ok(())
     }
@@ -241,13 +246,20 @@ impl Shared {
     /// The machine has ended by itself, or because it is to be reset.
     fn ended(self: &Arc<Self>, end: End) {
         let mut state = self.lock();
+        // Told to stop in between.
+        if state.ended.is_none() {
+            return;
+        }
         let machine = state.machine.take();
         let button = state.button.take();
         state.generation += 1;
         let ordered = state.abandon();
         drop(state);
         // Its threads are about to end; nobody else uses what comes next.
-        drop((machine, button));
+        if let Some(machine) = machine {
+            machine.stop();
+        }
+        drop(button);
         let cause = match (&end, ordered) {
             (End::PowerOff, _) => Cause::GuestShutdown,
             (_, true) => Cause::HostReset,
@@ -312,12 +324,11 @@ impl Shared {
         let mut state = self.lock();
         state.status = status;
         state.doing = None;
+        state.let_clock_run();
         let orders = std::mem::take(&mut state.orders);
         let ended = state.ended.take();
         drop(state);
-        for order in orders {
-            order.refuse();
-        }
+        orders.into_iter().for_each(Order::refuse);
         if let Some(ended) = ended {
             ended(outcome);
         }
@@ -332,6 +343,31 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn let_clock_stand(&mut self) {
+        self.stands = true;
+        stop_virtual_clock();
+    }
+
+    /// Also when the machine is gone: then nobody else would.
+    fn let_clock_run(&mut self) {
+        if std::mem::take(&mut self.stands) {
+            start_virtual_clock();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.let_clock_run();
+        state.abandon();
+        std::mem::take(&mut state.orders)
+            .into_iter()
+            .for_each(Order::refuse);
     }
 }
 

@@ -75,7 +75,7 @@ impl<'a> Driver<'a> {
         self.write(0x70, 0);
         let since = Instant::now();
         while self.read(0x70) != 0 {
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > PATIENCE || self.is_halted() {
                 return Err(Fault::Unfinished);
             }
             thread::yield_now();
@@ -129,6 +129,9 @@ impl<'a> Driver<'a> {
 
     /// Submits `count` requests from block `first` on, waits for them and looks at what came.
     fn batch(&mut self, kind: Kind, first: u16, count: u16) -> Result<(), Fault> {
+        if self.is_halted() {
+            return Err(Fault::Unfinished);
+        }
         for slot in 0..count {
             self.put_request(kind, first + slot, slot);
         }
@@ -152,7 +155,7 @@ impl<'a> Driver<'a> {
     /// Sleeps until everything submitted is used.
     fn wait(&self) -> Result<(), Fault> {
         loop {
-            if !self.seat.bell.wait() {
+            if !self.seat.bell.wait(&self.bench.halted) {
                 return Err(Fault::Unfinished);
             }
             let bits = self.read(0x60);
@@ -226,6 +229,10 @@ impl<'a> Driver<'a> {
             true => Ok(()),
             false => Err(Fault::Data(block)),
         }
+    }
+
+    fn is_halted(&self) -> bool {
+        self.bench.halted.load(Ordering::SeqCst)
     }
 
     /// The places are in memory.

@@ -107,7 +107,7 @@ struct Processor {
 impl Shared {
     fn vcpu(&self, index: u8) -> Vcpu {
         let state = self.lock();
-        let vcpus = state.machine.as_ref().map(super::Machine::vcpus);
+        let vcpus = state.machine.as_ref().map(|machine| machine.vcpus());
         drop(state);
         let found = vcpus.and_then(|vcpus| vcpus.get(usize::from(index)).copied());
         found.unwrap_or(Vcpu {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::{MicroVm, Shared, State, when_all};
 use crate::kvm::End;
 use crate::virtio::notify::Signal;
-use crate::{Error, ErrorKind, Result, start_virtual_clock, stop_virtual_clock};
+use crate::{Error, ErrorKind, Result};
 
 /// How a machine is, under QEMU's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub(super) enum Order {
 pub(super) enum Doing {
     /// To a standstill, for whoever asked.
     Stop(Done),
+    /// On, after a standstill.
+    GoOn,
     /// Ends in order to begin anew, because somebody asked for it.
     End,
     /// From one machine to the next.
@@ -164,7 +166,7 @@ impl State {
         match self.doing.take() {
             Some(Doing::Stop(done)) => self.orders.push_front(Order::Stop(done)),
             Some(Doing::End) => return true,
-            Some(Doing::Reset) | None => {}
+            Some(Doing::GoOn | Doing::Reset) | None => {}
         }
         false
     }
@@ -212,13 +214,14 @@ impl Shared {
             return Next::Go;
         }
         state.doing = Some(Doing::Stop(done));
-        stop_virtual_clock();
+        state.let_clock_stand();
         let generation = state.generation;
+        let machine = state.machine.clone();
+        drop(state);
         let this = Arc::clone(self);
-        if let Some(machine) = &state.machine {
+        if let Some(machine) = machine {
             machine.pause(move || this.parked(generation));
         }
-        drop(state);
         Next::Wait
     }
 
@@ -258,14 +261,18 @@ impl Shared {
         let mut state = self.lock();
         if state.status != Status::Running {
             state.status = Status::Running;
-            for device in &state.devices {
+            state.doing = Some(Doing::GoOn);
+            let (devices, machine) = (state.devices.clone(), state.machine.clone());
+            drop(state);
+            for device in devices {
                 device.release();
             }
-            start_virtual_clock();
-            if let Some(machine) = &state.machine {
+            self.lock().let_clock_run();
+            if let Some(machine) = machine {
                 machine.resume();
             }
-            drop(state);
+            let is_ours = |doing: &mut Doing| matches!(doing, Doing::GoOn);
+            self.lock().doing.take_if(is_ours);
             self.tell(Event::Resumed);
         } else {
             drop(state);

@@ -100,12 +100,14 @@ enum Ending {
     Unready,
     /// By writing 1 to QueueReset.
     Reset,
+    /// By one, and then the other before it was over.
+    Both,
 }
 
 impl Queue {
     fn is_ending(&self, how: Ending) -> bool {
         let ending = self.ending.as_ref();
-        ending.is_some_and(|(run, this)| *this == how && !run.is_quiet())
+        ending.is_some_and(|(run, this)| (*this == how || *this == Ending::Both) && !run.is_quiet())
     }
 
     fn is_idle(&self) -> bool {
@@ -357,6 +359,11 @@ impl Registers {
         if let (Some(run), Ok(index)) = (queue.run.take(), u16::try_from(selected)) {
             worker.stop(index, Arc::clone(&run));
             queue.ending = Some((run, how));
+        } else if let Some((_, before)) = &mut queue.ending
+            && *before != how
+        {
+            // It stops already; each register tells whoever asked by it.
+            *before = Ending::Both;
         }
     }
 }

@@ -312,6 +312,31 @@ fn a_queue_is_reset_while_the_device_goes_on() {
 }
 
 #[test]
+fn a_queue_reset_of_a_queue_that_stops_already_takes_as_long() {
+    for registers in [[0x44, 0xc0], [0xc0, 0x44]] {
+        let rig = Rig::new();
+        rig.drive();
+        for register in registers {
+            rig.write(register, u32::from(register == 0xc0));
+        }
+        rig.iterate();
+        assert_eq!(rig.stopping(), [0]);
+        assert_eq!([rig.read(0x44), rig.read(0xc0)], [1, 1], "{registers:x?}");
+        // Again changes nothing.
+        rig.write(registers[0], u32::from(registers[0] == 0xc0));
+        assert_eq!([rig.read(0x44), rig.read(0xc0)], [1, 1], "{registers:x?}");
+        rig.finish_stops();
+        assert_eq!([rig.read(0x44), rig.read(0xc0)], [0, 0]);
+        // Its description is gone.
+        rig.write(0x44, 1);
+        assert_eq!(rig.read(0x44), 0);
+        rig.describe(0, 16);
+        rig.iterate();
+        assert_eq!((rig.read(0x44), rig.started()), (1, vec![0, 0]));
+    }
+}
+
+#[test]
 fn a_queue_reset_that_was_not_agreed_on_does_nothing() {
     let rig = Rig::new();
     rig.agree(F_VERSION_1);

@@ -1,0 +1,102 @@
+//! The drivers with a device that never answers.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+
+use gsource::{AioContext, Wait};
+
+use super::*;
+use crate::virtio::{Device, F_VERSION_1, QueueSetup, Stopped};
+
+/// A disk by its registers, that says when a queue starts, and serves none.
+struct Silent(Mutex<Sender<()>>);
+
+impl Device for Silent {
+    fn device_type(&self) -> u32 {
+        2
+    }
+
+    fn features(&self) -> u64 {
+        F_VERSION_1 | 1 << 9
+    }
+
+    fn queue_count(&self) -> u16 {
+        1
+    }
+
+    fn queue_size_max(&self) -> u16 {
+        256
+    }
+
+    fn read_config(&self, _: usize, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write_config(&self, _: usize, _: &[u8]) {}
+
+    fn start_queue(&self, _: u16, _: QueueSetup) -> Result<()> {
+        self.0.lock().unwrap().send(()).unwrap();
+        Ok(())
+    }
+
+    fn stop_queue(&self, _: u16, done: Stopped) {
+        done(0);
+    }
+
+    fn set_call(&self, _: u16, _: Option<Arc<dyn Signal>>) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_kick(&self, _: u16, _: Option<OwnedFd>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn bench(control: &AioContext, started: Sender<()>) -> Bench {
+    let mut bench = Bench::new().unwrap();
+    let wanted = VirtioDevice {
+        id: "silent".to_owned(),
+        device: Arc::new(Silent(Mutex::new(started))),
+        queue_size_max: 256,
+        control: control.clone(),
+        ioeventfd: true,
+        irqfd: true,
+    };
+    bench.add_virtio(wanted).unwrap();
+    bench
+}
+
+#[test]
+fn a_driver_that_waits_in_vain_gives_up_when_it_is_halted() {
+    let control = AioContext::new().unwrap();
+    let (sender, started) = channel();
+    let bench = Arc::new(bench(&control, sender));
+    let (tell, outcome) = channel();
+    let at_work = Arc::clone(&bench);
+    let runner = thread::spawn(move || tell.send(at_work.run(&[Job::default()])).unwrap());
+    while started.try_recv().is_err() {
+        control.poll(Wait::NoBlock).unwrap();
+    }
+    assert!(
+        outcome.try_recv().is_err(),
+        "it has nothing to be done with"
+    );
+    bench.halt();
+    // Well before its own patience ends, which would end the wait too.
+    let halted = outcome.recv_timeout(PATIENCE / 2).unwrap().unwrap_err();
+    assert_eq!(halted.kind(), ErrorKind::Closed);
+    runner.join().unwrap();
+}
+
+#[test]
+fn drivers_that_were_halted_do_not_begin() {
+    let control = AioContext::new().unwrap();
+    let (sender, started) = channel();
+    let bench = bench(&control, sender);
+    bench.halt();
+    let halted = bench.run(&[Job::default()]).unwrap_err();
+    assert_eq!(halted.kind(), ErrorKind::Closed);
+    assert!(started.try_recv().is_err());
+}
