@@ -12,7 +12,7 @@ test: ready
 bench: ready
 	tests/guest/packages libuv1-dev libevent-dev
 	$(CARGO) bench --locked --bench disk
-	$(CARGO) bench --locked --bench machine
+	$(CARGO) bench --locked --bench machine -- --out target/bench
 	$(CARGO) bench --locked --bench contention -- --out target/bench
 	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
 	    --target-dir target/loops -- --out target/bench

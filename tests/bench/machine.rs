@@ -1,13 +1,20 @@
 //! What a doorbell and an interrupt cost on a machine of ours: ioeventfd and irqfd against the trapped path.
 //!
+//! `machine [--out DIRECTORY]`; the directory gets the report.
+//!
 //! The embedded guest rings and is interrupted; each row is measured in turns with the others, and the medians count. On
-//! a KVM that emulates real mode the guest's own instructions are slow, which all rows share.
+//! a KVM that emulates real mode the guest's own instructions are slow, which all rows share. What an interrupt costs the
+//! thread that raises it is measured alone, too, on a machine whose guest takes none.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the measurement
 
 #[path = "../support/embedded.rs"]
 mod embedded;
+#[path = "machine/interrupts.rs"]
+mod interrupts;
 
+use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use embedded::{Disk, Rig};
@@ -49,26 +56,54 @@ const WIRINGS: [Wiring; 4] = [
 ];
 
 fn main() {
+    let out = out();
     if let Err(error) = qcontext::kvm::open() {
         println!("machine: skipped: {error}");
         return;
     }
     let mut kicks = WIRINGS.map(|_| Vec::new());
     let mut trips = WIRINGS.map(|_| Vec::new());
-    for _ in 0..ROUNDS {
-        for (row, wiring) in WIRINGS.into_iter().enumerate() {
-            kicks[row].push(kick(wiring));
-            trips[row].push(round_trip(wiring));
+    let raising = interrupts::Rig::new();
+    let mut raises = interrupts::WAYS.map(|_| Vec::new());
+    for round in 0..ROUNDS {
+        for turn in 0..WIRINGS.len() {
+            let row = (round + turn) % WIRINGS.len();
+            kicks[row].push(kick(WIRINGS[row]));
+            trips[row].push(round_trip(WIRINGS[row]));
+            let way = (round + turn) % raises.len();
+            raises[way].push(raising.raise(way));
         }
     }
-    println!("machine: medians of {ROUNDS} rounds, measured in turns");
-    println!(
-        "notification  interrupt  per doorbell  request, doorbell to interrupt (mean, shortest)"
+    let mut text = format!("medians of {ROUNDS} rounds, measured in turns\n\n");
+    text += &wirings_table(kicks, trips);
+    text += &interrupts::table(raises.map(median));
+    println!("machine: {text}");
+    if let Some(out) = out {
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::write(out.join("machine.md"), &text).unwrap();
+        println!("written to {}", out.display());
+    }
+}
+
+/// Where the report goes, if the command line says so.
+fn out() -> Option<PathBuf> {
+    // cargo bench says --bench.
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let option = words.next()?;
+    assert_eq!(option, "--out", "unknown option");
+    Some(words.next().expect("--out needs a directory").into())
+}
+
+fn wirings_table(kicks: [Vec<Duration>; 4], trips: [Vec<(Duration, Duration)>; 4]) -> String {
+    let mut text = String::from(
+        "| notification | interrupt | per doorbell | request, doorbell to interrupt: mean | shortest |\n\
+         |--------------|-----------|-------------:|-------------------------------------:|---------:|\n",
     );
     for ((wiring, kick), trip) in WIRINGS.iter().zip(kicks).zip(trips) {
         let (means, shortest): (Vec<_>, Vec<_>) = trip.into_iter().unzip();
-        println!(
-            "{:12}  {:9}  {:9} ns  {:9} us {:9} us",
+        writeln!(
+            text,
+            "| {:12} | {:9} | {:9} ns | {:33} us | {:5} us |",
             if wiring.ioeventfd {
                 "ioeventfd"
             } else {
@@ -78,8 +113,10 @@ fn main() {
             median(kick).as_nanos(),
             median(means).as_micros(),
             median(shortest).as_micros(),
-        );
+        )
+        .unwrap();
     }
+    text
 }
 
 fn median(mut values: Vec<Duration>) -> Duration {
