@@ -1,7 +1,7 @@
 //! The machine itself: vcpus run, are paused, go on, and end in every way there is.
 //!
 //! Needs /dev/kvm and says SKIP without.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // one test blocks a signal
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
 #[path = "support/real_mode.rs"]
@@ -41,6 +41,7 @@ with_kvm!(
     a_machine_may_begin_paused,
     a_stopped_machine_tells_nobody,
     a_halted_machine_stops,
+    a_machine_stops_whatever_signals_its_starter_blocks,
     configurations_that_cannot_be_had_are_refused,
 );
 
@@ -179,6 +180,18 @@ fn a_halted_machine_stops() {
     running.machine.resume();
     running.machine.stop();
     assert!(running.ended.recv().is_err());
+}
+
+/// Masks are inherited, from this thread as from whoever starts the program.
+#[allow(unsafe_code)] // pthread_sigmask(3)
+fn a_machine_stops_whatever_signals_its_starter_blocks() {
+    // SAFETY: a zeroed set is a valid place for one.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: the set is initialised.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) };
+    a_halted_machine_stops();
 }
 
 fn configurations_that_cannot_be_had_are_refused() {

@@ -197,11 +197,29 @@ struct Stage {
     contexts: Vec<QContext>,
 }
 
+/// A folder that was not there before. One that a killed program left behind is none of ours.
+fn new_folder() -> Result<PathBuf> {
+    let own = format!("qctx-{}", std::process::id());
+    let mut number = 0;
+    let mut folder = std::env::temp_dir().join(&own);
+    loop {
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                number += 1;
+                folder.set_file_name(format!("{own}-{number}"));
+            }
+            Err(error) => {
+                let message = format!("cannot make '{}'", folder.display());
+                return Err(Error::os(message, error));
+            }
+        }
+    }
+}
+
 impl Stage {
     fn new() -> Result<Stage> {
-        let folder = std::env::temp_dir().join(format!("qctx-{}", std::process::id()));
-        std::fs::create_dir(&folder)
-            .map_err(|error| Error::os(format!("cannot make '{}'", folder.display()), error))?;
+        let folder = new_folder()?;
         let mut stage = Stage {
             folder,
             contexts: Vec::new(),

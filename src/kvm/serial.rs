@@ -139,8 +139,9 @@ impl Serial {
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
         self.receive(&mut uart);
         let value = uart.read(register);
+        let is_full = register == LSR && !self.wire.can_transmit();
         drop(uart);
-        if register == LSR && !self.wire.can_transmit() {
+        if is_full {
             return value & !LSR_TRANSMITTER;
         }
         value

@@ -6,7 +6,8 @@
 //!
 //! # Threads
 //! Any thread directs; nothing here waits for a vcpu but `Crew::start`, for threads that are about to begin, and
-//! `Crew::stop`. The locks here are taken by a vcpu when it parks, begins or ends, never to answer an access.
+//! `Crew::stop`. The locks here are taken by a vcpu when it parks, begins or ends, so of all accesses only by the one
+//! that ends the machine.
 //!
 //! # Invariants
 //! 1. What is wanted is written before the signal is sent; a vcpu withdraws the early exit before it looks at what is

@@ -12,6 +12,7 @@ use crate::reactor::{Driving, Reactor};
 use crate::{AioContext, Error, ErrorKind, Result};
 use io_uring::{IoUring, squeue};
 use std::fmt;
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -35,8 +36,8 @@ pub struct IoQueue {
     aio: AioContext,
     sink: Weak<dyn IoSink>,
     in_flight: Arc<AtomicUsize>,
-    /// The reactor (by address) whose ring knows the sink, and under which slot.
-    place: HomeCell<Option<(usize, u16)>>,
+    /// The reactor whose ring knows the sink, and under which slot.
+    place: HomeCell<Option<(Weak<Reactor>, u16)>>,
 }
 
 impl IoQueue {
@@ -90,15 +91,14 @@ impl IoQueue {
 
     fn slot(&self, reactor: &Arc<Reactor>, driving: &Driving<'_>, ring: &mut Ring) -> Result<u16> {
         let mut place = self.place.get(driving);
-        let here = Arc::as_ptr(reactor).addr();
-        match *place {
-            Some((there, slot)) if there == here => Ok(slot),
-            _ => {
-                let slot = ring.add_slot(&self.sink, &self.in_flight)?;
-                *place = Some((here, slot));
-                Ok(slot)
-            }
+        if let Some((there, slot)) = &*place
+            && ptr::eq(there.as_ptr(), Arc::as_ptr(reactor))
+        {
+            return Ok(*slot);
         }
+        let slot = ring.add_slot(&self.sink, &self.in_flight)?;
+        *place = Some((Arc::downgrade(reactor), slot));
+        Ok(slot)
     }
 }
 

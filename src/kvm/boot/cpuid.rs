@@ -72,7 +72,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, processor: Processor) {
     match leaf.function {
         1 => {
             // Bits 16 to 23 count APIC ids, not processors: a power of two.
-            leaf.ebx = leaf.ebx & 0xffff | (1 << id_bits(count)) << 16 | index << 24;
+            leaf.ebx = leaf.ebx & 0xffff | (1 << id_bits(count)).min(255) << 16 | index << 24;
             leaf.ecx |= HYPERVISOR;
             set(&mut leaf.ecx, TSC_DEADLINE, processor.tsc_deadline);
             set(&mut leaf.edx, HTT, several);
@@ -169,6 +169,7 @@ mod tests {
         let third = of(1, 2, 3)[0];
         assert_eq!((third.ebx, third.edx & HTT), (0x0204_08ff, HTT));
         assert_eq!(third.ecx, HYPERVISOR);
+        assert_eq!(of(1, 130, 200)[0].ebx, 0x82ff_08ff);
         assert_eq!(of(0x8000_001e, 2, 3)[0].eax, 2);
         assert_eq!(of(0x8000_0008, 2, 3)[0].ecx & 0xf0ff, 0x2002);
         assert_eq!(of(4, 2, 3)[0].eax, 1 | 3 << 26);

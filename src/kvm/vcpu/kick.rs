@@ -29,6 +29,7 @@ pub(super) struct Registration {
 impl Registration {
     /// `vcpu` must live longer than the registration, on this thread; [`super::run`] sees to that.
     pub(super) fn new(vcpu: &mut VcpuFd) -> Registration {
+        unblock();
         let exit = &raw mut vcpu.get_kvm_run().immediate_exit;
         EXIT.set(exit);
         Registration { exit }
@@ -53,6 +54,18 @@ extern "C" fn on_kick(_signal: libc::c_int) {
         // SAFETY: not null, so this very thread is between `new` and `drop` of a registration and the page is mapped.
         unsafe { exit.write_volatile(1) };
     }
+}
+
+/// Lets the signal through to this thread: a mask is inherited, also from whoever started the program.
+fn unblock() {
+    // SAFETY: all zeroes is a valid place for a set, which is initialised next.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: as above.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGRTMIN()) };
+    // SAFETY: the set is initialised.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
 }
 
 /// Installs the handler, once for the process.
