@@ -1,5 +1,5 @@
 #!/bin/sh
-# The example of the guide compiles and does what it says: guide compiler library-dir include-dir
+# The example of a text compiles and does what it says: text compiler library-dir include-dir
 set -eu
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
