@@ -38,7 +38,8 @@ struct World {
     work: AtomicUsize,
     /// What the last call saw of it.
     seen: AtomicUsize,
-    freed: AtomicUsize,
+    /// Not loom's, whose loads may be stale.
+    freed: std::sync::atomic::AtomicUsize,
 }
 
 // SAFETY: the node is shared as the real one is; `queue` is used by the home only.
@@ -59,18 +60,25 @@ impl World {
             node: Box::into_raw(Box::new(node)),
             work: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
-            freed: AtomicUsize::new(0),
+            freed: std::sync::atomic::AtomicUsize::new(0),
         })
     }
 
     fn flags(&self) -> &Flags {
-        assert_eq!(
-            self.freed.load(Ordering::SeqCst),
-            0,
-            "used after it was freed"
-        );
+        self.assert_allocated();
         // SAFETY: the worlds do not use a node after they freed it, which `free` checks.
         &unsafe { &*self.node }.flags
+    }
+
+    fn assert_allocated(&self) {
+        assert_eq!(self.freed.load(Ordering::SeqCst), 0, "used after the end");
+    }
+
+    /// Only the home frees what its queue held, so the node outlives this.
+    fn release(&self) -> bool {
+        let is_done = self.flags().release();
+        self.assert_allocated();
+        is_done
     }
 
     fn free(&self) {
@@ -126,7 +134,7 @@ impl World {
     fn end(&self) {
         // SAFETY: the caller is the home.
         while !unsafe { self.queue.pop() }.is_null() {
-            if self.flags().release() {
+            if self.release() {
                 self.free();
             }
         }
