@@ -1,8 +1,9 @@
 //! Adaptive busy-polling: before it sleeps, the home looks for work without system calls, for as long as that has paid off.
 //!
 //! A handler takes part when it has an `io_poll` and its fd has fired once, and the reactor's own notifier once it has ended
-//! a wait; each leaves when seven seconds of polling found nothing. The time spent follows the waits: a wait that ended within `max_ns` makes it grow, a longer one makes it shrink,
-//! so an idle machine soon does not poll at all, and polling that finds nothing again and again has a rest (`pace`). While polling, handlers keep their peers' notifications off
+//! a wait; each leaves when seven seconds of polling found nothing. The time spent follows the waits: a wait that ended
+//! within `max_ns` makes it grow, a longer one makes it shrink, so an idle machine soon does not poll at all, and polling that
+//! finds nothing again and again has a rest (`pace`). While polling, handlers keep their peers' notifications off
 //! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
 #![forbid(unsafe_code)]
 
@@ -320,7 +321,6 @@ fn leave_poll_mode(notifications_on: impl FnOnce(), ask: impl FnOnce() -> bool) 
     ask()
 }
 
-/// The polling time after a wait of `waited` nanoseconds.
 /// Asks a handler that has moved away from where it was polled.
 pub(crate) fn ask_again(record: &Arc<FdRecord>) {
     if !record.is_removed() && has_work(record) {
