@@ -1,7 +1,8 @@
 //! The command line of `qctx`.
 //!
 //! Three programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
-//! QMP socket, and with nothing at all it shows what it can do. Every mistake is a message in QEMU's shape, `qctx: -object ...: what is wrong`, and exit status 1.
+//! QMP socket, and with nothing at all it shows what it can do. Every mistake is a message in QEMU's shape,
+//! `qctx: -object ...: what is wrong`, and exit status 1.
 #![deny(unsafe_code)] // signal.rs has its exception
 
 mod client;

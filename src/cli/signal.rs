@@ -20,8 +20,8 @@ impl Drop for Signals {
     }
 }
 
-/// Calls `action` on the main loop for each of the signals that ask a program to end. To be called before the process has other threads,
-/// because they inherit that the signals are blocked.
+/// Calls `action` on the main loop for each of the signals that ask a program to end. To be called before the process has
+/// other threads, because they inherit that the signals are blocked.
 pub(super) fn watch(action: impl Fn() + 'static) -> Result<Signals> {
     let set = block()?;
     // SAFETY: `set` is a valid signal set.
