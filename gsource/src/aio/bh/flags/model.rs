@@ -216,11 +216,11 @@ fn loom_a_node_deleted_elsewhere_is_freed_once() {
     });
 }
 
-#[test]
-fn loom_a_node_deleted_while_its_context_ends_is_freed_once() {
-    loom::model(|| {
+/// The handle goes while the context ends, after `schedule`.
+fn end_against_delete(schedule: fn(&World)) {
+    loom::model(move || {
         let world = World::new();
-        world.schedule_at_home();
+        schedule(&world);
         let other = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
@@ -235,21 +235,13 @@ fn loom_a_node_deleted_while_its_context_ends_is_freed_once() {
 }
 
 #[test]
+fn loom_a_node_deleted_while_its_context_ends_is_freed_once() {
+    end_against_delete(World::schedule_at_home);
+}
+
+#[test]
 fn loom_a_node_that_others_scheduled_before_its_context_ends_is_freed_once() {
-    loom::model(|| {
-        let world = World::new();
-        world.schedule_elsewhere();
-        let other = {
-            let world = Arc::clone(&world);
-            thread::spawn(move || {
-                let duty = world.flags().delete();
-                world.perform(duty);
-            })
-        };
-        world.end();
-        other.join().unwrap();
-        assert_eq!(world.freed.load(Ordering::SeqCst), 1);
-    });
+    end_against_delete(World::schedule_elsewhere);
 }
 
 #[test]
