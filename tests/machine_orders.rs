@@ -35,7 +35,7 @@ struct Rig {
     tell: Sender<Event>,
     ended: Option<Receiver<Result<Cause>>>,
     folder: PathBuf,
-    _alone: MutexGuard<'static, ()>,
+    alone: Option<MutexGuard<'static, ()>>,
 }
 
 impl Rig {
@@ -66,7 +66,7 @@ impl Rig {
             tell,
             ended: None,
             folder,
-            _alone: alone,
+            alone: Some(alone),
         })
     }
 
@@ -352,6 +352,23 @@ fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
     assert!(Clock::Virtual.is_running(), "nobody else would start it");
 }
 
+#[test]
+fn a_machine_that_goes_amid_a_stop_or_a_reset_takes_its_console_with_it() {
+    for order in [MicroVm::pause, MicroVm::reset] {
+        let Some(mut rig) = Rig::new(true) else {
+            return;
+        };
+        rig.start(false);
+        rig.is_alive();
+        order(&rig.machine, Box::new(drop::<Result<()>>) as Answer);
+        let alone = rig.alone.take();
+        drop(rig);
+        // Before the main context has had a turn.
+        assert!(QContext::main().find_aio("serial").is_none());
+        drop(alone);
+    }
+}
+
 /// A device that looks at its machine once, on another thread, when it goes on.
 struct Curious(Mutex<Option<MicroVm>>, Mutex<Vec<Status>>);
 
@@ -367,11 +384,14 @@ impl Device for Curious {
     fn release(&self) {
         let machine = self.0.lock().unwrap().take().unwrap();
         let (sender, status) = channel();
-        std::thread::spawn(move || sender.send(machine.status()));
-        self.1
-            .lock()
-            .unwrap()
-            .extend(status.recv_timeout(DEADLINE / 4));
+        let looks = std::thread::spawn(move || {
+            sender.send(machine.status()).unwrap();
+        });
+        if let Ok(seen) = status.recv_timeout(DEADLINE / 4) {
+            // The machine is not that thread's any more.
+            looks.join().unwrap();
+            self.1.lock().unwrap().push(seen);
+        }
     }
 
     fn plug(&self, _: &mut Builder) -> Result<()> {

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::boot::{Image, Platform, Window, layout};
 use super::irq::Line;
@@ -220,12 +220,9 @@ impl Shared {
         };
         let entry = self.image.load(&builder.ram().map()?, &platform)?;
         let prepare = processors::prepare(self.options.cpus, entry)?;
-        let this = Arc::downgrade(self);
-        let machine = builder.start(prepare, true, move |end| {
-            if let Some(this) = this.upgrade() {
-                this.ended(end);
-            }
-        })?;
+        let there = Arc::downgrade(self);
+        let ended = move |end| with(&there, |this| this.ended(end));
+        let machine = builder.start(prepare, true, ended)?;
         let mut state = self.lock();
         for (index, cpus) in state.affinities.iter().enumerate() {
             if let Some(cpus) = cpus {
@@ -280,8 +277,8 @@ impl Shared {
         state.doing = Some(orders::Doing::Reset);
         let devices = state.devices.clone();
         drop(state);
-        let this = Arc::clone(self);
-        let next = move || this.boot_again(cause);
+        let there = Arc::downgrade(self);
+        let next = move || with(&there, |this| this.boot_again(cause));
         let next = when_all(devices.len(), next);
         for device in devices {
             device.unplug(Box::new(next.clone()));
@@ -376,6 +373,13 @@ impl fmt::Debug for MicroVm {
         f.debug_struct("MicroVm")
             .field("options", &self.0.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// What comes later comes to nothing if the machine is gone; it does not keep the machine, nor its console.
+fn with(machine: &Weak<Shared>, action: impl FnOnce(&Arc<Shared>)) {
+    if let Some(machine) = machine.upgrade() {
+        action(&machine);
     }
 }
 

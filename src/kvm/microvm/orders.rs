@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::{MicroVm, Shared, State, when_all};
+use super::{MicroVm, Shared, State, when_all, with};
 use crate::kvm::End;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
@@ -218,9 +218,9 @@ impl Shared {
         let generation = state.generation;
         let machine = state.machine.clone();
         drop(state);
-        let this = Arc::clone(self);
+        let there = Arc::downgrade(self);
         if let Some(machine) = machine {
-            machine.pause(move || this.parked(generation));
+            machine.pause(move || with(&there, |this| this.parked(generation)));
         }
         Next::Wait
     }
@@ -233,8 +233,9 @@ impl Shared {
         }
         let devices = state.devices.clone();
         drop(state);
-        let this = Arc::clone(self);
-        let next = when_all(devices.len(), move || this.stopped(generation));
+        let there = Arc::downgrade(self);
+        let stopped = move || with(&there, |this| this.stopped(generation));
+        let next = when_all(devices.len(), stopped);
         for device in devices {
             device.hold(Box::new(next.clone()));
         }
