@@ -208,7 +208,7 @@ impl Reactor {
             }
             let leftover = self.home.get(driving).known.give_back(record);
             // It may have been removed and reaped meanwhile.
-            if let Some(last) = leftover.filter(|record| Arc::strong_count(record) == 1) {
+            if let Some(last) = leftover.filter(|one| Arc::strong_count(one) == 1) {
                 unwind::drop_guarded(&"destructor of an fd handler", last);
             }
         }
