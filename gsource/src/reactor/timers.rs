@@ -47,6 +47,14 @@ impl Timers {
         }
     }
 
+    /// Arms a timer anew or for the first time; true when it became the first of its clock.
+    fn arm(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
+        if self.queue(timer.clock).change(timer.place(), deadline) {
+            return timer.place() == 0;
+        }
+        self.put_in(timer, deadline)
+    }
+
     /// Adds a timer; true when it became the first of its clock.
     fn put_in(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
         let queue = self.queue(timer.clock);
@@ -62,8 +70,7 @@ impl Reactor {
         if !timer.core.is_on(self) {
             return false;
         }
-        timers.take_out(timer);
-        let first = timers.put_in(timer, deadline);
+        let first = timers.arm(timer, deadline);
         self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
