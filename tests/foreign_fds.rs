@@ -329,3 +329,27 @@ fn a_context_is_polled_by_hand() {
         }
     }
 }
+
+/// The GMainContext may outlive its context, with a loop that goes on.
+#[test]
+fn glibs_loop_goes_on_when_the_context_has_been_stopped() {
+    for _ in 0..200 {
+        let context = QContext::anonymous(false).unwrap();
+        let gmain = context.main_context();
+        let main_loop = glib::MainLoop::new(Some(&gmain), false);
+        let looped = main_loop.clone();
+        let (tell, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            looped.run();
+            tell.send(()).unwrap();
+        });
+        context.invoke_sync(|| ()).unwrap();
+        context.stop().unwrap();
+        drop(context);
+        main_loop.quit();
+        ended
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the loop does not hear of its end");
+        thread.join().unwrap();
+    }
+}
