@@ -9,13 +9,18 @@
 //! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource.
 #![allow(unsafe_code)] // g_main_context_prepare and its companions exist in C only
 
+mod glib_set;
+#[cfg(test)]
+mod tests;
+
 use super::{Inner, lock};
-use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
+use crate::{AioContext, Error, ErrorKind, Result, Wait};
 use glib::translate::{ToGlibPtr, from_glib_full};
-use gsource::{Clock, Epoll, Poller, Reactor, last_tick_ns};
+use glib_set::GlibSet;
+use gsource::{Clock, Poller, Reactor, last_tick_ns};
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 /// How many turns with something to do may follow each other without a look at GLib.
@@ -42,13 +47,8 @@ fn new_main_context() -> glib::MainContext {
 
 /// GLib's side of a loop.
 pub(super) struct Home {
-    /// GLib's fds, in an epoll set that stands in the reactor's.
-    glib_set: Epoll,
-    /// What `glib_set` holds.
-    watched: Vec<(RawFd, u16)>,
+    glib_set: GlibSet,
     fds: Vec<glib_sys::GPollFD>,
-    /// `glib_set` has become ready.
-    woken: Arc<AtomicBool>,
     /// GLib's own wake-up fd, where each change to the GMainContext signals it.
     wake_fd: Option<RawFd>,
     /// The reactor's own fd, which GLib sees through the reactor's source.
@@ -75,18 +75,10 @@ impl Home {
         reactor: &Arc<Reactor>,
         aio: &AioContext,
     ) -> Result<Home> {
-        let woken = Arc::new(AtomicBool::new(false));
-        let glib_set = Epoll::new()?;
-        let flag = Arc::clone(&woken);
-        let wake = move || flag.store(true, Ordering::Relaxed);
-        let handler = FdHandler::new().on_read(wake).quiet();
-        aio.set_fd_handler(glib_set.as_raw_fd(), handler)?;
         let own_fd = reactor.poll_fd()?;
         let mut home = Home {
-            glib_set,
-            watched: Vec::new(),
+            glib_set: GlibSet::new(aio)?,
             fds: Vec::new(),
-            woken,
             wake_fd: None,
             own_fd,
             put_offs: 0,
@@ -106,7 +98,7 @@ impl Home {
         // SAFETY: the calling thread owns the context.
         let ready = unsafe { glib_sys::g_main_context_prepare(gmain, &raw mut priority) } != 0;
         let timeout_ms = self.query(gmain, priority);
-        self.watch();
+        self.glib_set.watch(merged(&self.fds, self.own_fd));
         let timeout_ns = u32::try_from(timeout_ms)
             .ok()
             .map(|ms| i64::from(ms) * 1_000_000);
@@ -148,41 +140,6 @@ impl Home {
         }
     }
 
-    /// Makes `glib_set` hold what GLib asked for.
-    fn watch(&mut self) {
-        let wanted = merged(&self.fds, self.own_fd);
-        if wanted == self.watched {
-            return;
-        }
-        for (fd, _) in self
-            .watched
-            .iter()
-            .filter(|old| !wanted.iter().any(|new| new.0 == old.0))
-        {
-            // A closed fd has left the set already.
-            let _ = self.glib_set.delete(*fd);
-        }
-        for &(fd, events) in wanted.iter().filter(|new| !self.watched.contains(new)) {
-            self.watch_fd(fd, u32::from(events));
-        }
-        self.watched = wanted;
-    }
-
-    /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
-    fn watch_fd(&self, fd: RawFd, events: u32) {
-        let added = self
-            .glib_set
-            .add(fd, events, 0)
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EEXIST) => self.glib_set.modify(fd, events, 0),
-                _ => Err(error),
-            });
-        // What epoll refuses (a regular file, a closed fd) is ready at once for poll.
-        if added.is_err() {
-            self.woken.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Polls GLib's fds without waiting; true when something is to be dispatched.
     fn check(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
         self.poll_now();
@@ -206,7 +163,7 @@ impl Home {
             unsafe { glib_sys::g_main_context_dispatch(inner.gmain.to_glib_none().0) };
         }
         if self.may_have_changed() {
-            self.watch_again();
+            self.glib_set.watch_again();
         }
         ready
     }
@@ -215,16 +172,6 @@ impl Home {
     fn may_have_changed(&self) -> bool {
         let told = |poll: &glib_sys::GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
         self.wake_fd.is_none() || self.fds.iter().any(told)
-    }
-
-    /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
-    fn watch_again(&self) {
-        for &(fd, events) in &self.watched {
-            let kept = self.glib_set.modify(fd, u32::from(events), 0);
-            if kept.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-                self.watch_fd(fd, u32::from(events));
-            }
-        }
     }
 
     fn poll_now(&mut self) {
@@ -242,7 +189,7 @@ impl Home {
     fn iterate(&mut self, inner: &Inner, wait: Wait) -> Result<bool> {
         if !inner.foreign.load(Ordering::Acquire) {
             let progress = inner.reactor.iterate(wait)?;
-            if !self.take_woken() {
+            if !self.glib_set.take_woken() {
                 return Ok(progress);
             }
             inner.foreign.store(true, Ordering::Release);
@@ -251,12 +198,12 @@ impl Home {
         }
         if wait == Wait::Block && self.may_put_off_asking() {
             let progress = inner.reactor.iterate_if_ready()?;
-            if progress.is_some() && !self.woken.load(Ordering::Relaxed) {
+            if progress.is_some() && !self.glib_set.is_woken() {
                 return Ok(progress == Some(true));
             }
         }
         let prepared = self.ask(inner)?;
-        let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {
+        let wait = if prepared.ready || self.glib_set.is_woken() {
             Wait::NoBlock
         } else {
             wait
@@ -266,10 +213,33 @@ impl Home {
             .map(|timeout| Clock::Realtime.now_ns() + timeout);
         let mut progress = inner.reactor.iterate_for(wait, prepared.timeout_ns)?;
         let late = due.is_some_and(|due| Clock::Realtime.now_ns() >= due);
-        if self.take_woken() || prepared.ready || late {
+        let woken = self.glib_set.take_woken();
+        if woken || prepared.ready || late {
             progress |= self.check_and_dispatch(inner, &prepared);
         }
+        if self.glib_set.is_haunted(woken, self.has_found()) {
+            self.lay_ghosts(inner);
+        }
         Ok(progress)
+    }
+
+    /// Whether the last poll has found an fd ready.
+    fn has_found(&self) -> bool {
+        let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
+        self.fds.iter().any(|poll| poll.revents & !closed != 0)
+    }
+
+    /// Some file that was closed under its number wakes us for nothing. If there are no means to change that, it does so
+    /// until there are.
+    fn lay_ghosts(&mut self, inner: &Inner) {
+        let renewed = inner.aio().and_then(|aio| self.glib_set.renew(&aio));
+        if renewed.is_ok_and(|is_first| is_first) {
+            glib::g_warning!(
+                "qcontext",
+                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
+                inner.id
+            );
+        }
     }
 
     /// True while foreign sources can wait, if the reactor has something to do: for [`PUT_OFFS`] turns, and not past the next
@@ -277,15 +247,6 @@ impl Home {
     fn may_put_off_asking(&mut self) -> bool {
         self.put_offs += 1;
         self.put_offs <= PUT_OFFS && self.asked_at == last_tick_ns()
-    }
-
-    /// Only this thread sets and clears the flag.
-    fn take_woken(&self) -> bool {
-        let woken = self.woken.load(Ordering::Relaxed);
-        if woken {
-            self.woken.store(false, Ordering::Relaxed);
-        }
-        woken
     }
 
     fn ask(&mut self, inner: &Inner) -> Result<Prepared> {
@@ -348,7 +309,7 @@ impl Inner {
         if let (Some(home), Ok(_owner)) = (lock(&self.home).as_mut(), self.gmain.acquire()) {
             let prepared = home.ask(self)?;
             home.check(self, &prepared);
-            home.wake_fd = home.watched.first().map(|&(fd, _)| fd);
+            home.wake_fd = home.glib_set.first();
         }
         Ok(())
     }
@@ -416,6 +377,3 @@ fn thread_id() -> i64 {
 }
 
 const _: () = assert!(size_of::<glib_sys::GPollFD>() == size_of::<libc::pollfd>());
-
-#[cfg(test)]
-mod tests;
