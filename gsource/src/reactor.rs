@@ -198,7 +198,8 @@ impl Drop for Driving<'_> {
             if self.reactor.has_retired() {
                 self.reactor.leave_to_home();
             }
-            if self.reactor.missed.swap(false, Ordering::SeqCst) {
+            let missed = &self.reactor.missed;
+            if missed.load(Ordering::SeqCst) && missed.swap(false, Ordering::SeqCst) {
                 self.reactor.wake();
             }
         }
