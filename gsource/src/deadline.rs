@@ -240,7 +240,7 @@ mod tests {
                 model.push((deadline, step, item.id));
             }
             model.sort_unstable();
-            assert_eq!(queue.first(), model.first().map(|&(deadline, ..)| deadline));
+            assert_eq!(queue.first(), model.first().map(|&(first, ..)| first));
         }
         assert_eq!(
             drain(&mut queue),

@@ -53,7 +53,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -148,6 +148,8 @@ struct Counts {
 
 /// Everything one thread waits for. See the module.
 pub struct Reactor {
+    /// Where it is. See [`Reactor::drop`].
+    place: Weak<Reactor>,
     poller: Poller,
     drivers: Drivers,
     /// What its ring may use.
@@ -214,6 +216,18 @@ impl Drop for Driving<'_> {
     }
 }
 
+impl Driving<'_> {
+    /// # Panics
+    /// The token is another reactor's, so the caller has no right to this one.
+    #[inline]
+    fn check(&self, reactor: &Reactor) {
+        assert!(
+            std::ptr::eq(self.reactor, reactor),
+            "the token of another reactor"
+        );
+    }
+}
+
 impl fmt::Debug for Driving<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driving").finish_non_exhaustive()
@@ -241,7 +255,8 @@ impl Reactor {
 
     /// A reactor that takes its fds when it is first driven.
     pub(crate) fn dormant(poller: Poller, drivers: Drivers, allowed: Abilities) -> Arc<Reactor> {
-        let reactor = Arc::new(Reactor {
+        let reactor = Arc::new_cyclic(|place| Reactor {
+            place: Weak::clone(place),
             poller,
             drivers,
             allowed,
@@ -506,6 +521,15 @@ impl Reactor {
             home.known.forget(record);
         }
         leaving
+    }
+}
+
+impl Drop for Reactor {
+    /// A thread that forgot a token takes whatever is at this address for what it drives: nothing may be there again.
+    fn drop(&mut self) {
+        if *self.tokens.get_mut() > 0 {
+            std::mem::forget(Weak::clone(&self.place));
+        }
     }
 }
 

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 thread_local! {
-    /// The reactor that the calling thread drives, the innermost one; null when it is not known.
+    /// The reactor that the calling thread drives, the innermost one; null when it is not known. A reactor whose token was
+    /// forgotten may be gone: then nothing else is ever at this address, so no context is found to be there.
     static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
 }
 
@@ -223,7 +224,7 @@ pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Optio
     if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
         return None;
     }
-    // SAFETY: the token of the thread that drives it keeps a reactor alive, and that thread alone moves a context away.
+    // SAFETY: `core` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
     Some(work(unsafe { &*driven }))
 }
 

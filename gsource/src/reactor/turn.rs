@@ -310,7 +310,11 @@ impl Reactor {
 
     /// Runs `ask` (a look at the GMainContext this reactor's source is attached to) with the source silent, because the
     /// caller serves the reactor itself.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn ask_glib<T>(&self, driving: &Driving<'_>, ask: impl FnOnce() -> T) -> T {
+        driving.check(self);
         self.home.get(driving).served = true;
         let answer = ask();
         self.home.get(driving).served = false;
