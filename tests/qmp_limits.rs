@@ -7,9 +7,9 @@
 mod monitor;
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use monitor::{Client, Daemon, VERSION, generic, returns};
 
@@ -86,27 +86,48 @@ fn a_client_that_does_not_read_is_not_read_from() {
     assert_eq!(client.ask(rest), first);
 }
 
-/// Keeps sending until told to stop or hung up on.
-fn send_until(stop: &AtomicBool, mut client: Client, bytes: &[u8], again: bool) {
+/// Keeps sending until told to stop or hung up on. Counts itself when all is sent, or the server takes no more.
+fn send_until(
+    (stop, at_rest): (&AtomicBool, &AtomicUsize),
+    mut client: Client,
+    bytes: &[u8],
+    again: bool,
+) {
     client
         .stream
         .set_write_timeout(Some(Duration::from_millis(100)))
         .unwrap();
-    let mut sent = 0;
+    let (mut sent, mut refused) = (0, false);
     while !stop.load(Ordering::Relaxed) && (again || sent < bytes.len()) {
         match client.stream.write(&bytes[sent % bytes.len()..]) {
             Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if !std::mem::replace(&mut refused, true) {
+                    at_rest.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             Err(_) => break,
         }
+    }
+    if !refused {
+        at_rest.fetch_add(1, Ordering::Relaxed);
     }
     while !stop.load(Ordering::Relaxed) {
         thread::park_timeout(Duration::from_millis(20));
     }
 }
 
+/// Tells the others to stop, also after a failure.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
-fn four_hostile_clients_cost_little_and_delay_nobody() {
+fn four_hostile_clients_cost_little_and_hold_up_nobody() {
     let daemon = Daemon::start(&[]);
     let mut polite = daemon.client();
     let (before, _) = daemon.memory();
@@ -114,36 +135,31 @@ fn four_hostile_clients_cost_little_and_delay_nobody() {
     let tokens = format!("[{}", "0,".repeat(32_700)).into_bytes();
     let deep = format!("{}{}", "[".repeat(1024), "]".repeat(1024)).into_bytes();
     let errors = b"}".to_vec();
-    let stop = AtomicBool::new(false);
-    let slowest = thread::scope(|scope| {
+    let (stop, at_rest) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let over = Over(&stop);
         for (bytes, again) in [
             (&huge, false),
             (&tokens, false),
             (&deep, true),
             (&errors, true),
         ] {
-            let (client, stop) = (daemon.client(), &stop);
-            scope.spawn(move || send_until(stop, client, bytes, again));
+            let (client, flags) = (daemon.client(), (&stop, &at_rest));
+            scope.spawn(move || send_until(flags, client, bytes, again));
         }
-        let end = Instant::now() + Duration::from_secs(3);
-        let mut slowest = Duration::ZERO;
-        while Instant::now() < end {
-            let start = Instant::now();
+        // While they are at work and when the server has had enough of them.
+        let mut left = 1000;
+        while left > 0 {
             assert_eq!(
                 polite.ask(r#"{"execute":"query-version"}"#),
                 returns(VERSION)
             );
-            slowest = slowest.max(start.elapsed());
+            left -= u32::from(at_rest.load(Ordering::Relaxed) == 4);
         }
-        stop.store(true, Ordering::Relaxed);
-        slowest
+        drop(over);
     });
     let (_, peak) = daemon.memory();
     assert!(peak - before < 64 << 10, "{before} KiB grew to {peak} KiB");
-    assert!(
-        slowest < Duration::from_millis(500),
-        "a reply took {slowest:?}"
-    );
 }
 
 #[test]
