@@ -517,7 +517,7 @@ static gpointer create_and_delete(gpointer data)
     Racy *racy = data;
 
     /* Until it was found once: on a busy machine that may take a while. */
-    for (int i = 0; i < 200 || !g_atomic_int_get(&racy->found); i++) {
+    for (int i = 0; i < 100 || !g_atomic_int_get(&racy->found); i++) {
         QContext *ctx = qcontext_object_add("qcontext,id=racy,threaded=on", NULL);
 
         g_assert_nonnull(ctx);
