@@ -31,6 +31,7 @@ use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
+use crate::glib_poll::GlibPoll;
 use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
@@ -171,6 +172,8 @@ pub struct Reactor {
     /// GLib wanted to look while another thread drove, and sleeps without having announced it.
     missed: AtomicBool,
     home: HomeCell<Home>,
+    /// How GLib waits, if by this reactor.
+    glib_poll: OnceLock<Arc<dyn GlibPoll>>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
     pub(crate) pool: OwnPool,
@@ -185,6 +188,13 @@ pub struct Driving<'a> {
     thread: PhantomData<*mut ()>,
 }
 
+impl<'a> Driving<'a> {
+    /// What is driven.
+    pub fn reactor(&self) -> &'a Reactor {
+        self.reactor
+    }
+}
+
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
@@ -196,7 +206,8 @@ impl Drop for Driving<'_> {
             if self.reactor.has_retired() {
                 self.reactor.leave_to_home();
             }
-            if self.reactor.missed.swap(false, Ordering::SeqCst) {
+            let missed = &self.reactor.missed;
+            if missed.load(Ordering::SeqCst) && missed.swap(false, Ordering::SeqCst) {
                 self.reactor.wake();
             }
         }
@@ -262,6 +273,7 @@ impl Reactor {
                 is_foreign: false,
                 list: PollList::default(),
             }),
+            glib_poll: OnceLock::new(),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
             pool: OwnPool::new(),
             residents: Residents::default(),

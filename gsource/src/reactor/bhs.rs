@@ -266,10 +266,16 @@ impl Reactor {
             self.collect_kicked(driving);
         }
         if !self.bhs.pending.is_empty() {
-            self.bhs.claim(driving).begin_slice();
+            self.make_due(driving);
         }
     }
 
+    #[inline(never)]
+    fn make_due(&self, driving: &Driving<'_>) {
+        self.bhs.claim(driving).begin_slice();
+    }
+
+    #[inline(never)]
     fn collect_kicked(&self, driving: &Driving<'_>) {
         let mut kicked = self.ready.take();
         loop {

@@ -133,10 +133,18 @@ impl Reactor {
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
+    #[inline]
     pub(super) fn remaining_ns(&self) -> Option<i64> {
-        self.has_timers()
-            .then(|| lock(&self.timers).remaining_ns())
-            .flatten()
+        if self.has_timers() {
+            self.ask_timers()
+        } else {
+            None
+        }
+    }
+
+    #[inline(never)]
+    fn ask_timers(&self) -> Option<i64> {
+        lock(&self.timers).remaining_ns()
     }
 
     /// A timer armed by another thread before the home announced its sleep is counted here: both write the same word.
@@ -149,11 +157,14 @@ impl Reactor {
     }
 
     /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
+    #[inline]
     pub(super) fn run_timers(&self) -> bool {
+        self.has_timers() && self.run_due_timers()
+    }
+
+    #[inline(never)]
+    fn run_due_timers(&self) -> bool {
         let mut progress = false;
-        if !self.has_timers() {
-            return false;
-        }
         for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
             let Some(pass) = self.due_pass(clock) else {
                 continue;
