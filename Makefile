@@ -23,7 +23,8 @@ FUZZ_SECONDS ?= 60
 soak:
 	tests/guest/packages
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
-	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan -p gsource -p qcontext --lib --tests --no-fail-fast
+	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan \
+	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 
 fuzz:
 	tests/guest/packages
