@@ -55,6 +55,11 @@ impl Busy {
         self.enrolled.is_empty() && self.notifier.is_none()
     }
 
+    /// Where polling is off, only what it has left behind.
+    fn has_something_to_do(&self, polls: bool) -> bool {
+        !self.is_idle() && (polls || self.started || self.owes_question)
+    }
+
     /// Somebody has notified: that is worth looking for.
     pub(super) fn note_notification(&mut self) {
         self.notifier = Some(i64::MAX);
@@ -166,7 +171,8 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if self.home.get(driving).busy.is_idle() {
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        if !self.home.get(driving).busy.has_something_to_do(polls) {
             return None;
         }
         self.poll_enrolled(driving, wait, limit_ns)
