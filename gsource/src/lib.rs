@@ -21,6 +21,8 @@ mod list;
 mod poller;
 mod queued;
 mod reactor;
+#[cfg(all(test, shuttle))]
+mod scenarios;
 mod source;
 mod sync;
 mod unwind;

@@ -38,6 +38,8 @@ use crate::poller::list::PollList;
 use crate::poller::ring::{Abilities, Ring};
 use crate::poller::uring::IoCompletion;
 use crate::poller::{Drivers, EVENTS, Poller};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Life, Mutex};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
@@ -51,8 +53,7 @@ pub(crate) use retired::Retired;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -77,6 +78,7 @@ const RING: u64 = u64::MAX - 2;
 pub(crate) struct Io {
     means: Means,
     wake: EventFd,
+    life: Life,
 }
 
 /// What a home waits with.
@@ -362,6 +364,7 @@ impl Reactor {
 
     fn wake(&self) {
         if let Some(io) = self.io.get() {
+            io.life.used();
             io.wake.write();
         }
     }
@@ -376,7 +379,8 @@ impl Reactor {
         let mut fresh = false;
         let io = self.io.get_or_init(|| {
             fresh = true;
-            Io { means, wake }
+            let life = Life::new();
+            Io { means, wake, life }
         });
         let mut trouble = Vec::new();
         if fresh {
@@ -514,6 +518,6 @@ pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
 
 /// A number that names the calling thread while it lives.
 pub(crate) fn thread_token() -> usize {
-    thread_local!(static TOKEN: u8 = const { 0 });
+    crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }
