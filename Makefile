@@ -27,7 +27,8 @@ soak:
 	    -p gsource --lib loom_
 	RUSTFLAGS="--cfg shuttle -C debug-assertions" SOAK_SECONDS=60 $(CARGO) test --locked --release \
 	    --target-dir target/shuttle -p gsource --lib shuttle_
-	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan -p gsource -p qcontext --lib --tests --no-fail-fast
+	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan \
+	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 
 fuzz:
 	tests/guest/packages

@@ -20,6 +20,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod glib_fds;
 mod home;
 mod id;
 mod inner;

@@ -8,13 +8,16 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rounds of each race with each poller.
 const ROUNDS: usize = 200;
 
 /// Later than any test ends.
 const DISTANT: Duration = Duration::from_secs(3600);
+
+/// What is left after that stays, and a round that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What happened so often.
 #[derive(Clone, Default)]
@@ -208,6 +211,20 @@ fn count(directory: &str) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
 
+/// Open fds and threads.
+fn held() -> [usize; 2] {
+    ["/proc/self/fd", "/proc/self/task"].map(count)
+}
+
+/// A thread is listed for a moment after it has been joined.
+fn settle(expected: impl Fn([usize; 2]) -> bool) -> [usize; 2] {
+    let begin = Instant::now();
+    while !expected(held()) && begin.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    held()
+}
+
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn note_complaint(domain: Option<&str>, level: glib::LogLevel, message: &str) {
@@ -217,14 +234,21 @@ fn note_complaint(domain: Option<&str>, level: glib::LogLevel, message: &str) {
 
 #[test]
 fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
-    let (_alive, gone) = channel::<()>();
+    let (goes_on, rounds) = channel();
     std::thread::spawn(move || {
-        if gone.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("attaching against a stop hangs");
-            std::process::abort();
+        loop {
+            match rounds.recv_timeout(PATIENCE) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("attaching against a stop hangs");
+                    std::process::abort();
+                }
+            }
         }
     });
     glib::log_set_default_handler(note_complaint);
+    let [_, threads] = held();
     // One of each first: the process itself opens things that stay.
     for poller in Poller::ALL {
         assert_eq!(attach_against_stop(poller, Order::Attach), [true; 2]);
@@ -232,18 +256,15 @@ fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
         attach_until_stopped(poller);
     }
     COMPLAINTS.lock().unwrap().clear(); // of a poller that is not to be had
-    let before = [count("/proc/self/fd"), count("/proc/self/task")];
+    let before = settle(|[_, now]| now == threads);
     for poller in Poller::ALL {
         for _ in 0..ROUNDS {
             attach_against_stop(poller, Order::Race);
             attach_until_stopped(poller);
+            goes_on.send(()).unwrap();
         }
     }
-    assert_eq!(
-        [count("/proc/self/fd"), count("/proc/self/task")],
-        before,
-        "fds and threads"
-    );
+    assert_eq!(settle(|now| now == before), before, "fds and threads");
     let told = std::mem::take(&mut *COMPLAINTS.lock().unwrap());
     let unexpected: Vec<_> = told
         .iter()

@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use qcontext::QContext;
 
@@ -26,7 +26,7 @@ use guest::{DEADLINE, Guest, Io};
 
 const MIB: u64 = 1 << 20;
 
-/// Tests here count fds and measure latency, so they go one at a time.
+/// Tests here count fds, so they go one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -58,11 +58,9 @@ impl Scene {
         &self.victim.socket
     }
 
-    /// The longest and the median of a number of round trips of the neighbour.
-    fn latency(&mut self) -> (Duration, Duration) {
-        let mut taken: Vec<_> = (0..200).map(|_| round_trip(&mut self.neighbour)).collect();
-        taken.sort_unstable();
-        (taken[taken.len() - 1], taken[taken.len() / 2])
+    /// The neighbour is at work for a while.
+    fn neighbour_works(&mut self) {
+        (0..200).for_each(|_| round_trip(&mut self.neighbour));
     }
 
     /// The neighbour is served, and so is the next guest of the victim.
@@ -82,10 +80,9 @@ fn read() -> Io {
     }
 }
 
-fn round_trip(guest: &mut Guest) -> Duration {
-    let start = Instant::now();
+/// One request, which fails when it takes too long.
+fn round_trip(guest: &mut Guest) {
     assert_eq!(guest.run(0, &read()), 0);
-    start.elapsed()
 }
 
 fn pipe() -> OwnedFd {
@@ -197,56 +194,55 @@ fn kick_fd_that_is_full_and_blocking_blocks_nobody_and_does_not_spin() {
     rustix::fs::fcntl_setfl(&kick, rustix::fs::OFlags::empty()).unwrap();
     round_trip(&mut scene.neighbour);
     let before = scene.victim.export().stats().kicks;
-    scene.latency();
+    scene.neighbour_works();
     assert!(scene.victim.export().stats().kicks <= before + 1);
     drop(front_end);
     scene.still_serves();
 }
 
 #[test]
-fn silence_after_half_a_message_leaves_the_neighbours_latency_alone() {
+fn silence_after_half_a_message_holds_up_no_neighbour() {
     let _alone = alone();
     let mut scene = Scene::new();
-    let (_, median_before) = scene.latency();
     let front_end = FrontEnd::connect(scene.socket());
     let message = Raw::new(front_end::SET_FEATURES, words(&[1 << 32]), None);
     front_end.send_part(&message, false, 0, 7);
-    let (longest, median) = scene.latency();
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-    let bound = median_before * 20 + Duration::from_millis(1);
-    assert!(median < bound, "{median_before:?} became {median:?}");
+    scene.neighbour_works();
     front_end.send_part(&message, false, 7, 20);
     assert!(front_end.is_served());
 }
 
 #[test]
-fn flood_of_messages_leaves_the_neighbours_latency_alone() {
+fn flood_of_messages_holds_up_no_neighbour() {
+    const ROUNDS: usize = 50;
     let _alone = alone();
     let mut scene = Scene::new();
-    let (_, median_before) = scene.latency();
     let socket = scene.socket().to_path_buf();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let (begun, has_begun) = mpsc::channel();
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&rounds);
     let flood = std::thread::spawn(move || {
         let front_end = FrontEnd::connect(&socket);
         let message = Raw::new(front_end::SET_OWNER, Vec::new(), None);
-        let mut rounds = 0;
         while !stopped.load(Ordering::Relaxed) {
             (0..200).for_each(|_| front_end.send(&message));
             assert!(front_end.is_served());
-            begun.send(()).unwrap();
-            rounds += 1;
+            counted.fetch_add(1, Ordering::Relaxed);
         }
-        rounds
     });
-    has_begun.recv_timeout(DEADLINE).unwrap();
-    let (longest, median) = scene.latency();
+    // Both get on, all the time.
+    for _ in 0..10 {
+        let before = rounds.load(Ordering::Relaxed);
+        until("the flood to go on", || {
+            round_trip(&mut scene.neighbour);
+            rounds.load(Ordering::Relaxed) >= before + ROUNDS / 10
+        });
+        scene.neighbour_works();
+    }
     stop.store(true, Ordering::Relaxed);
-    assert!(flood.join().unwrap() > 0);
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-    let bound = median_before * 20 + Duration::from_millis(1);
-    assert!(median < bound, "{median_before:?} became {median:?}");
+    flood.join().unwrap();
+    assert!(rounds.load(Ordering::Relaxed) >= ROUNDS);
 }
 
 #[test]

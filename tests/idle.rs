@@ -23,13 +23,15 @@ use writer::Writer;
 /// How long the program is watched.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// What each thread of a process has done so far: how often it was woken up or interrupted, and the processor time it used.
-fn activity(server: &Server) -> BTreeMap<String, (u64, u64)> {
+/// What each thread of a process has done so far: how often it was woken up or interrupted, and the processor time it used;
+/// nothing of one that does not sleep.
+fn activity(server: &Server) -> BTreeMap<String, Option<(u64, u64)>> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
         .map(|task| {
             let task = task.unwrap().path();
-            (name(&task), (switches(&task), ticks(&task)))
+            let done = (switches(&task), ticks(&task));
+            (name(&task), is_asleep(&task).then_some(done))
         })
         // io_uring's workers are the kernel's, which ends them after a while.
         .filter(|(name, _)| !name.starts_with("iou-"))
@@ -50,11 +52,21 @@ fn switches(task: &Path) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// User and system time in clock ticks.
-fn ticks(task: &Path) -> u64 {
+/// The fields of a thread's `stat` behind its name.
+fn stat(task: &Path) -> Vec<String> {
     let stat = fs::read_to_string(task.join("stat")).unwrap();
     let after_name = stat.rsplit_once(") ").unwrap().1;
-    let fields: Vec<&str> = after_name.split(' ').collect();
+    after_name.split(' ').map(str::to_owned).collect()
+}
+
+/// A thread that waits for a processor, on a busy machine for long, does not sleep.
+fn is_asleep(task: &Path) -> bool {
+    stat(task)[0] == "S"
+}
+
+/// User and system time in clock ticks.
+fn ticks(task: &Path) -> u64 {
+    let fields = stat(task);
     let number = |index: usize| fields[index].parse::<u64>().unwrap();
     number(11) + number(12)
 }
@@ -65,7 +77,7 @@ fn stays_asleep(server: &Server) {
     wait_for("the program to come to rest", || {
         thread::sleep(Duration::from_millis(100));
         let now = activity(server);
-        let rested = now == before;
+        let rested = now == before && now.values().all(Option::is_some);
         before = now;
         rested.then_some(())
     });

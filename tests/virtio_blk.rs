@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use gsource::{PollParams, Reactor};
 use qcontext::virtio::Device;
+use qcontext::virtio::blk::Blk;
+use qcontext::virtio::notify::Signal;
 
 #[path = "support/disk.rs"]
 mod disk;
@@ -244,6 +246,43 @@ fn a_batch_costs_one_kick_and_one_call() {
         (1, 1)
     );
     assert_eq!(take(&disk.clients[0].call), 1);
+}
+
+/// What a guest is called for has been counted: whoever hears of it from the guest may ask the disk at once.
+#[derive(Debug)]
+struct Asks {
+    disk: OnceLock<Weak<Blk>>,
+    seen: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Signal for Asks {
+    fn signal(&self) {
+        if let Some(disk) = self.disk.get().and_then(Weak::upgrade) {
+            let stats = disk.stats(0);
+            self.seen.lock().unwrap().push((stats.reads, stats.calls));
+        }
+    }
+}
+
+#[test]
+fn what_a_guest_is_called_for_is_counted_before_the_call() {
+    let mut disk = Disk::new(open_node("driver=null-co").unwrap(), Shape::default());
+    let before = disk.blk.stats(0);
+    let asks = Arc::new(Asks {
+        disk: OnceLock::new(),
+        seen: Mutex::default(),
+    });
+    disk.blk
+        .set_call(0, Some(Arc::<Asks>::clone(&asks)))
+        .unwrap();
+    asks.disk.set(Arc::downgrade(&disk.blk)).unwrap();
+    for round in 1..=3 {
+        disk.put(0, (IN, 0), &[], 512, 1);
+        disk.kick(0);
+        disk.iterate(1);
+        let told = (before.reads + round, before.calls + round);
+        assert_eq!(asks.seen.lock().unwrap().last(), Some(&told));
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
 use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
+use crate::glib_poll::GlibPoll;
 use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
@@ -53,7 +54,7 @@ pub(crate) use retired::Retired;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -149,6 +150,8 @@ struct Counts {
 
 /// Everything one thread waits for. See the module.
 pub struct Reactor {
+    /// Where it is. See [`Reactor::drop`].
+    place: Weak<Reactor>,
     poller: Poller,
     drivers: Drivers,
     /// What its ring may use.
@@ -173,6 +176,8 @@ pub struct Reactor {
     /// GLib wanted to look while another thread drove, and sleeps without having announced it.
     missed: AtomicBool,
     home: HomeCell<Home>,
+    /// How GLib waits, if by this reactor.
+    glib_poll: OnceLock<Arc<dyn GlibPoll>>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
     pub(crate) pool: OwnPool,
@@ -187,6 +192,13 @@ pub struct Driving<'a> {
     thread: PhantomData<*mut ()>,
 }
 
+impl<'a> Driving<'a> {
+    /// What is driven.
+    pub fn reactor(&self) -> &'a Reactor {
+        self.reactor
+    }
+}
+
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
         let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
@@ -198,10 +210,23 @@ impl Drop for Driving<'_> {
             if self.reactor.has_retired() {
                 self.reactor.leave_to_home();
             }
-            if self.reactor.missed.swap(false, Ordering::SeqCst) {
+            let missed = &self.reactor.missed;
+            if missed.load(Ordering::SeqCst) && missed.swap(false, Ordering::SeqCst) {
                 self.reactor.wake();
             }
         }
+    }
+}
+
+impl Driving<'_> {
+    /// # Panics
+    /// The token is another reactor's, so the caller has no right to this one.
+    #[inline]
+    fn check(&self, reactor: &Reactor) {
+        assert!(
+            std::ptr::eq(self.reactor, reactor),
+            "the token of another reactor"
+        );
     }
 }
 
@@ -232,7 +257,8 @@ impl Reactor {
 
     /// A reactor that takes its fds when it is first driven.
     pub(crate) fn dormant(poller: Poller, drivers: Drivers, allowed: Abilities) -> Arc<Reactor> {
-        let reactor = Arc::new(Reactor {
+        let reactor = Arc::new_cyclic(|place| Reactor {
+            place: Weak::clone(place),
             poller,
             drivers,
             allowed,
@@ -264,6 +290,7 @@ impl Reactor {
                 is_foreign: false,
                 list: PollList::default(),
             }),
+            glib_poll: OnceLock::new(),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
             pool: OwnPool::new(),
             residents: Residents::default(),
@@ -498,6 +525,15 @@ impl Reactor {
             home.known.forget(record);
         }
         leaving
+    }
+}
+
+impl Drop for Reactor {
+    /// A thread that forgot a token takes whatever is at this address for what it drives: nothing may be there again.
+    fn drop(&mut self) {
+        if *self.tokens.get_mut() > 0 {
+            std::mem::forget(Weak::clone(&self.place));
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Count, Slot, deadline, mourned};
 
 const PARAMS: PollParams = PollParams {
-    max_ns: 1_000_000_000,
+    // So long that no machine is too slow to learn from a wait.
+    max_ns: 10_000_000_000,
     grow: 0,
     shrink: 0,
 };

@@ -6,7 +6,7 @@ mod support;
 
 use gsource::{Clock, Wait, start_virtual_clock, stop_virtual_clock};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use support::{Count, gettid, wait_asleep};
+use support::{Count, Journal, gettid, wait_asleep};
 
 /// One test at a time stops the clock; it runs again afterwards.
 struct Stopping(#[allow(dead_code)] MutexGuard<'static, ()>);
@@ -41,8 +41,12 @@ both_loops! {
         let _one = stopping();
         let count = Count::new();
         let timer = driven.aio.timer(Clock::Virtual, count.hitter());
-        timer.arm_in_ns(1_000_000);
+        timer.arm_in_ns(3_600_000_000_000);
         stop_virtual_clock();
+        driven.settle();
+        assert_eq!(driven.aio.timeout_ns().unwrap(), None);
+        // Armed while it stands: before, the time might come first.
+        timer.arm_in_ns(1_000_000);
         driven.settle();
         assert_eq!(driven.wakeups_in(10), 0);
         timer.arm_at_ns(0);
@@ -67,6 +71,30 @@ both_loops! {
             });
             driven.until(|| count.get() == 1);
         });
+    }
+
+    fn sleeps_end_in_order_and_not_early(driven) {
+        let _one = stopping();
+        stop_virtual_clock();
+        let (journal, begin) = (Journal::new(), Clock::Virtual.now_ns());
+        let tasks = [("c", 3), ("a", 1), ("b", 2)].map(|(name, ms)| {
+            let (aio, note) = (driven.aio.clone(), journal.noter(name));
+            driven.aio.spawn_local(async move {
+                let deadline = begin + ms * 1_000_000;
+                aio.sleep_until_ns(Clock::Virtual, deadline).await;
+                note();
+                Clock::Virtual.now_ns() - deadline
+            }).unwrap()
+        });
+        // All of them sleep before the first can end.
+        driven.settle();
+        assert_eq!(journal.text(), "");
+        start_virtual_clock();
+        driven.until(|| tasks.iter().all(gsource::JoinHandle::is_finished));
+        for task in &tasks {
+            assert!(task.try_take().unwrap().unwrap() >= 0);
+        }
+        assert_eq!(journal.text(), "a b c");
     }
 
     fn stopping_the_clock_leaves_the_other_clocks_alone(driven) {

@@ -6,16 +6,17 @@
 //! inside the reactor's, so an idle foreign source costs no system call. GLib is asked before each wait that could block;
 //! while the reactor has something to do at each turn, every 16th turn and at each clock tick.
 //!
-//! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource.
+//! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource, and waits with the
+//! reactor too if the GMainContext is one that we made (`glib_fds`).
 #![allow(unsafe_code)] // g_main_context_prepare and its companions exist in C only
 
+use super::glib_fds::GlibFds;
 use super::{Inner, lock};
-use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
+use crate::{AioContext, Error, ErrorKind, Result, Wait};
 use glib::translate::{ToGlibPtr, from_glib_full};
-use gsource::{Clock, Epoll, Poller, Reactor, last_tick_ns};
+use gsource::{Clock, GlibPoll, Poller, Reactor, last_tick_ns};
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 /// How many turns with something to do may follow each other without a look at GLib.
@@ -42,17 +43,8 @@ fn new_main_context() -> glib::MainContext {
 
 /// GLib's side of a loop.
 pub(super) struct Home {
-    /// GLib's fds, in an epoll set that stands in the reactor's.
-    glib_set: Epoll,
-    /// What `glib_set` holds.
-    watched: Vec<(RawFd, u16)>,
+    glib: Arc<GlibFds>,
     fds: Vec<glib_sys::GPollFD>,
-    /// `glib_set` has become ready.
-    woken: Arc<AtomicBool>,
-    /// GLib's own wake-up fd, where each change to the GMainContext signals it.
-    wake_fd: Option<RawFd>,
-    /// The reactor's own fd, which GLib sees through the reactor's source.
-    own_fd: RawFd,
     /// Turns since GLib was last asked, and the clock tick at that time.
     put_offs: u32,
     asked_at: i64,
@@ -75,20 +67,9 @@ impl Home {
         reactor: &Arc<Reactor>,
         aio: &AioContext,
     ) -> Result<Home> {
-        let woken = Arc::new(AtomicBool::new(false));
-        let glib_set = Epoll::new()?;
-        let flag = Arc::clone(&woken);
-        let wake = move || flag.store(true, Ordering::Relaxed);
-        let handler = FdHandler::new().on_read(wake).quiet();
-        aio.set_fd_handler(glib_set.as_raw_fd(), handler)?;
-        let own_fd = reactor.poll_fd()?;
         let mut home = Home {
-            glib_set,
-            watched: Vec::new(),
+            glib: GlibFds::new(aio, reactor.poll_fd()?)?,
             fds: Vec::new(),
-            woken,
-            wake_fd: None,
-            own_fd,
             put_offs: 0,
             asked_at: 0,
         };
@@ -99,6 +80,11 @@ impl Home {
         Ok(home)
     }
 
+    /// It is the home of `context`.
+    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
+        self.glib.belong_to(context);
+    }
+
     /// Asks GLib what it waits for, and watches that.
     fn prepare(&mut self, gmain: &glib::MainContext) -> Prepared {
         let gmain = gmain.to_glib_none().0;
@@ -106,7 +92,7 @@ impl Home {
         // SAFETY: the calling thread owns the context.
         let ready = unsafe { glib_sys::g_main_context_prepare(gmain, &raw mut priority) } != 0;
         let timeout_ms = self.query(gmain, priority);
-        self.watch();
+        self.glib.watch(&self.fds);
         let timeout_ns = u32::try_from(timeout_ms)
             .ok()
             .map(|ms| i64::from(ms) * 1_000_000);
@@ -148,44 +134,11 @@ impl Home {
         }
     }
 
-    /// Makes `glib_set` hold what GLib asked for.
-    fn watch(&mut self) {
-        let wanted = merged(&self.fds, self.own_fd);
-        if wanted == self.watched {
-            return;
-        }
-        for (fd, _) in self
-            .watched
-            .iter()
-            .filter(|old| !wanted.iter().any(|new| new.0 == old.0))
-        {
-            // A closed fd has left the set already.
-            let _ = self.glib_set.delete(*fd);
-        }
-        for &(fd, events) in wanted.iter().filter(|new| !self.watched.contains(new)) {
-            self.watch_fd(fd, u32::from(events));
-        }
-        self.watched = wanted;
-    }
-
-    /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
-    fn watch_fd(&self, fd: RawFd, events: u32) {
-        let added = self
-            .glib_set
-            .add(fd, events, 0)
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EEXIST) => self.glib_set.modify(fd, events, 0),
-                _ => Err(error),
-            });
-        // What epoll refuses (a regular file, a closed fd) is ready at once for poll.
-        if added.is_err() {
-            self.woken.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Polls GLib's fds without waiting; true when something is to be dispatched.
     fn check(&mut self, inner: &Inner, prepared: &Prepared) -> bool {
-        self.poll_now();
+        self.glib.poll_now(&mut self.fds);
+        // We serve the reactor ourselves; GLib would dispatch its source for a ready fd alone.
+        self.glib.show_own(&mut self.fds, 0);
         let gmain = inner.gmain.to_glib_none().0;
         let count = i32::try_from(self.fds.len()).unwrap_or(i32::MAX);
         let Ok(driving) = inner.reactor.drive() else {
@@ -205,44 +158,14 @@ impl Home {
             // SAFETY: the calling thread owns the context and has checked it.
             unsafe { glib_sys::g_main_context_dispatch(inner.gmain.to_glib_none().0) };
         }
-        if self.may_have_changed() {
-            self.watch_again();
-        }
         ready
-    }
-
-    /// True when a source may have come since GLib was asked.
-    fn may_have_changed(&self) -> bool {
-        let told = |poll: &glib_sys::GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
-        self.wake_fd.is_none() || self.fds.iter().any(told)
-    }
-
-    /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
-    fn watch_again(&self) {
-        for &(fd, events) in &self.watched {
-            let kept = self.glib_set.modify(fd, u32::from(events), 0);
-            if kept.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-                self.watch_fd(fd, u32::from(events));
-            }
-        }
-    }
-
-    fn poll_now(&mut self) {
-        let count = libc::nfds_t::try_from(self.fds.len()).unwrap_or(0);
-        let fds: *mut libc::pollfd = self.fds.as_mut_ptr().cast();
-        // SAFETY: a GPollFD is a struct pollfd on Unix.
-        unsafe { libc::poll(fds, count, 0) };
-        // We serve the reactor ourselves; GLib would dispatch its source for a ready fd alone.
-        for own in self.fds.iter_mut().filter(|poll| poll.fd == self.own_fd) {
-            own.revents = 0;
-        }
     }
 
     /// One iteration; see the module for its two speeds.
     fn iterate(&mut self, inner: &Inner, wait: Wait) -> Result<bool> {
         if !inner.foreign.load(Ordering::Acquire) {
             let progress = inner.reactor.iterate(wait)?;
-            if !self.take_woken() {
+            if !self.glib.take_woken() {
                 return Ok(progress);
             }
             inner.foreign.store(true, Ordering::Release);
@@ -251,12 +174,12 @@ impl Home {
         }
         if wait == Wait::Block && self.may_put_off_asking() {
             let progress = inner.reactor.iterate_if_ready()?;
-            if progress.is_some() && !self.woken.load(Ordering::Relaxed) {
+            if progress.is_some() && !self.glib.is_woken() {
                 return Ok(progress == Some(true));
             }
         }
         let prepared = self.ask(inner)?;
-        let wait = if prepared.ready || self.woken.load(Ordering::Relaxed) {
+        let wait = if prepared.ready || self.glib.is_woken() {
             Wait::NoBlock
         } else {
             wait
@@ -266,9 +189,11 @@ impl Home {
             .map(|timeout| Clock::Realtime.now_ns() + timeout);
         let mut progress = inner.reactor.iterate_for(wait, prepared.timeout_ns)?;
         let late = due.is_some_and(|due| Clock::Realtime.now_ns() >= due);
-        if self.take_woken() || prepared.ready || late {
+        let woken = self.glib.take_woken();
+        if woken || prepared.ready || late {
             progress |= self.check_and_dispatch(inner, &prepared);
         }
+        self.glib.judge(woken, &self.fds);
         Ok(progress)
     }
 
@@ -279,15 +204,6 @@ impl Home {
         self.put_offs <= PUT_OFFS && self.asked_at == last_tick_ns()
     }
 
-    /// Only this thread sets and clears the flag.
-    fn take_woken(&self) -> bool {
-        let woken = self.woken.load(Ordering::Relaxed);
-        if woken {
-            self.woken.store(false, Ordering::Relaxed);
-        }
-        woken
-    }
-
     fn ask(&mut self, inner: &Inner) -> Result<Prepared> {
         self.put_offs = 0;
         self.asked_at = last_tick_ns();
@@ -296,18 +212,6 @@ impl Home {
             .reactor
             .ask_glib(&driving, || self.prepare(&inner.gmain)))
     }
-}
-
-/// GLib's fds with the events wanted of each, without our own.
-fn merged(fds: &[glib_sys::GPollFD], own_fd: RawFd) -> Vec<(RawFd, u16)> {
-    let mut wanted: Vec<(RawFd, u16)> = Vec::with_capacity(fds.len());
-    for poll in fds.iter().filter(|poll| poll.fd != own_fd) {
-        match wanted.iter_mut().find(|(fd, _)| *fd == poll.fd) {
-            Some((_, events)) => *events |= poll.events,
-            None => wanted.push((poll.fd, poll.events)),
-        }
-    }
-    wanted
 }
 
 impl Inner {
@@ -348,7 +252,9 @@ impl Inner {
         if let (Some(home), Ok(_owner)) = (lock(&self.home).as_mut(), self.gmain.acquire()) {
             let prepared = home.ask(self)?;
             home.check(self, &prepared);
-            home.wake_fd = home.watched.first().map(|&(fd, _)| fd);
+            home.glib.learn_wake_fd();
+            let glib: Arc<dyn GlibPoll> = Arc::<GlibFds>::clone(&home.glib);
+            self.reactor.wait_for_glib_by(&self.gmain, glib);
         }
         Ok(())
     }
@@ -414,8 +320,6 @@ fn thread_id() -> i64 {
     // SAFETY: no arguments.
     i64::from(unsafe { libc::gettid() })
 }
-
-const _: () = assert!(size_of::<glib_sys::GPollFD>() == size_of::<libc::pollfd>());
 
 #[cfg(test)]
 mod tests;

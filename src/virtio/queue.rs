@@ -211,6 +211,11 @@ impl Virtqueue {
         self.out = self.out.saturating_sub(1);
     }
 
+    /// Whether chains have been given back that the guest does not see yet.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.published != self.next_used
+    }
+
     /// Shows all finished chains with one store; whether the guest wants to be called for them.
     pub(crate) fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.next_used);

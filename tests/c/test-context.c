@@ -508,25 +508,32 @@ static void test_null(void)
     g_error_free(error);
 }
 
-static gpointer create_and_delete(gpointer done)
+typedef struct {
+    gint done, found;
+} Racy;
+
+static gpointer create_and_delete(gpointer data)
 {
-    for (int i = 0; i < 200; i++) {
+    Racy *racy = data;
+
+    /* Until it was found once: on a busy machine that may take a while. */
+    for (int i = 0; i < 100 || !g_atomic_int_get(&racy->found); i++) {
         QContext *ctx = qcontext_object_add("qcontext,id=racy,threaded=on", NULL);
 
         g_assert_nonnull(ctx);
         g_assert_true(qcontext_object_del("racy", NULL));
         qcontext_unref(ctx);
     }
-    g_atomic_int_set((gint *)done, 1);
+    g_atomic_int_set(&racy->done, 1);
     return NULL;
 }
 
 static void test_find_against_delete(void)
 {
-    gint done = 0, found = 0;
-    GThread *thread = g_thread_new("creator", create_and_delete, &done);
+    Racy racy = { 0 };
+    GThread *thread = g_thread_new("creator", create_and_delete, &racy);
 
-    while (!g_atomic_int_get(&done)) {
+    while (!g_atomic_int_get(&racy.done)) {
         GError *error = NULL;
         QContext *ctx = qcontext_find_by_name("racy", &error);
 
@@ -536,14 +543,14 @@ static void test_find_against_delete(void)
             qcontext_notify(ctx);
             qcontext_invoke(ctx, nothing, NULL, NULL, NULL);
             qcontext_unref(ctx);
-            found++;
+            g_atomic_int_inc(&racy.found);
         } else {
             g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_NOT_FOUND);
             g_error_free(error);
         }
     }
     g_thread_join(thread);
-    g_assert_cmpint(found, >, 0);
+    g_assert_cmpint(racy.found, >, 0);
 }
 
 int main(int argc, char **argv)

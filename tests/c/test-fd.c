@@ -278,20 +278,18 @@ static void test_reused_number(void)
 {
     /* A closed fd whose file lives on, and whose number is reused: no spin, no callback of the old handler. */
     QContext *ctx = new_threaded("fd-reuse");
-    int fds[2], twin;
+    int fds[2], fresh[2], twin;
     make_pipe(fds);
-    Probe old = { .fd = fds[0] }, new = { 0 };
+    make_pipe(fresh);
+    Probe old = { .fd = fds[0] }, new = { .fd = fds[0] };
 
     twin = dup(fds[0]);
     g_assert_true(qcontext_add_fd(ctx, fds[0], NULL, on_read, NULL, &old, probe_destroy, NULL));
     g_assert_true(qcontext_remove_fd(ctx, fds[0]));
     write_byte(fds[1]);
-    close(fds[0]);
-    int fresh[2];
-    make_pipe(fresh);
-    g_assert_cmpint(fresh[0], ==, fds[0]);
-    new.fd = fresh[0];
-    g_assert_true(qcontext_add_fd(ctx, fresh[0], NULL, on_read, NULL, &new, probe_destroy, NULL));
+    /* Closes it and opens it again, in one step. */
+    g_assert_cmpint(dup2(fresh[0], fds[0]), ==, fds[0]);
+    g_assert_true(qcontext_add_fd(ctx, fds[0], NULL, on_read, NULL, &new, probe_destroy, NULL));
     write_byte(fresh[1]);
     wait_for(&new.calls, 1);
     settle(ctx);
@@ -300,6 +298,7 @@ static void test_reused_number(void)
     g_assert_true(qcontext_stop(ctx, NULL));
     g_assert_cmpint(old.destroyed + new.destroyed, ==, 2);
     close(twin);
+    close(fds[0]);
     close(fds[1]);
     close(fresh[0]);
     close(fresh[1]);

@@ -153,7 +153,7 @@ pub struct Done {
 #[derive(Debug)]
 pub struct Disk {
     pub aio: AioContext,
-    pub blk: Blk,
+    pub blk: Arc<Blk>,
     pub ram: Ram,
     pub clients: Vec<Client>,
     pub random: Random,
@@ -204,7 +204,7 @@ impl Disk {
         let clients = clients.map(|index| Client::new(&mut ram, index, shape));
         Disk {
             clients: clients.collect(),
-            blk: Blk::new(node, contexts, "serial-0123").unwrap(),
+            blk: Arc::new(Blk::new(node, contexts, "serial-0123").unwrap()),
             aio,
             ram,
             random: Random(7),

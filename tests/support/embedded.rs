@@ -125,6 +125,14 @@ impl Rig {
         }
     }
 
+    /// Returns when the disks' contexts have done what the guest has seen the end of. A guest that looks at its ring may see
+    /// that before the call for it is made.
+    pub fn settle(&self) {
+        for context in &self.contexts {
+            context.invoke_sync(|| ()).unwrap();
+        }
+    }
+
     /// Whether the image of a disk holds what the guest was to write, and nothing behind.
     pub fn image_is_right(&self, number: usize) -> bool {
         let bytes = std::fs::read(&self.images[number]).unwrap();
@@ -192,6 +200,7 @@ pub fn run(disks: &[Disk], cpus: u32) -> (Rig, Vec<Outcome>) {
     let running = rig.start(builder);
     let outcomes = running.finish();
     drop(running);
+    rig.settle();
     for (number, outcome) in outcomes.iter().enumerate() {
         assert_eq!(outcome.fault, None, "disk {number}: {outcome:?}");
         assert!(rig.image_is_right(number), "disk {number}");

@@ -19,7 +19,8 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 crate::sync::thread_local! {
-    /// The reactor that the calling thread drives, the innermost one; null when it is not known.
+    /// The reactor that the calling thread drives, the innermost one; null when it is not known. A reactor whose token was
+    /// forgotten may be gone: then nothing else is ever at this address, so no context is found to be there.
     static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
 }
 
@@ -223,7 +224,7 @@ pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Optio
     if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
         return None;
     }
-    // SAFETY: the token of the thread that drives it keeps a reactor alive, and that thread alone moves a context away.
+    // SAFETY: `core` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
     Some(work(unsafe { &*driven }))
 }
 
@@ -266,10 +267,16 @@ impl Reactor {
             self.collect_kicked(driving);
         }
         if !self.bhs.pending.is_empty() {
-            self.bhs.claim(driving).begin_slice();
+            self.make_due(driving);
         }
     }
 
+    #[inline(never)]
+    fn make_due(&self, driving: &Driving<'_>) {
+        self.bhs.claim(driving).begin_slice();
+    }
+
+    #[inline(never)]
     fn collect_kicked(&self, driving: &Driving<'_>) {
         let mut kicked = self.ready.take();
         loop {

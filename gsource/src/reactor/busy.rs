@@ -97,10 +97,18 @@ impl Reactor {
     }
 
     /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
+    #[inline]
     pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+        if record.handler.io_poll.is_some() {
+            self.enroll_polled(record, driving);
+        }
+    }
+
+    #[inline(never)]
+    fn enroll_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
         let polls = self.counts.polls.load(Ordering::Acquire);
         let was_told = record.is_told();
-        if record.handler.io_poll.is_none() || !(polls || was_told) {
+        if !(polls || was_told) {
             return;
         }
         // It may have been reaped already, and nobody would let go of it again.
@@ -151,6 +159,7 @@ impl Reactor {
 
     /// Polls before a wait. What was found is in the batch; the time at which the polling began is what [`Reactor::adapt`]
     /// needs.
+    #[inline]
     pub(super) fn poll_busily(
         &self,
         driving: &Driving<'_>,
@@ -160,6 +169,16 @@ impl Reactor {
         if self.home.get(driving).busy.is_idle() {
             return None;
         }
+        self.poll_enrolled(driving, wait, limit_ns)
+    }
+
+    #[inline(never)]
+    fn poll_enrolled(
+        &self,
+        driving: &Driving<'_>,
+        wait: Wait,
+        limit_ns: Option<i64>,
+    ) -> Option<i64> {
         let begin = Clock::Realtime.now_ns();
         self.dismiss_idle(driving, begin);
         let polls = self.counts.polls.load(Ordering::Acquire);

@@ -6,10 +6,10 @@ use crate::aio::lock;
 use crate::poller::epoll::{Epoll, Event};
 use crate::sync::Ordering;
 use crate::{Error, Result};
-use std::sync::Arc;
 
 impl Reactor {
     /// Waits and puts what is ready into the batch.
+    #[inline]
     pub(super) fn collect(&self, driving: &Driving<'_>, timeout_ns: i64) {
         let Some(io) = self.io.get() else { return };
         match &io.means {
@@ -79,8 +79,8 @@ impl Reactor {
             match token {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => match home.known.find(token) {
-                    Some(record) => home.batch.push_back((Arc::clone(record), ready)),
+                _ => match home.known.lend(token) {
+                    Some(record) => home.batch.push_back((record, ready)),
                     None => outcome = outcome.and(self.look_up(home, event)),
                 },
             }
@@ -92,6 +92,7 @@ impl Reactor {
     }
 
     /// Finds the handlers of an event in the table, and remembers one that is alone.
+    #[inline(never)]
     fn look_up(&self, home: &mut Home, event: &Event) -> Result<()> {
         let mut fds = lock(&self.fds);
         if let Some(record) = fds.sole(event.u64) {

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 use super::{Driving, Means, RING, Reactor, report};
-use crate::Error;
 use crate::aio::lock;
+use crate::glib_poll::{GlibPoll, Waited};
+use crate::{Error, Poller};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 impl Reactor {
     /// A foreign loop is about to wait.
@@ -39,7 +41,11 @@ impl Reactor {
     }
 
     /// Gives up what only the driving thread can, because it will not drive again.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn part(&self, driving: &Driving<'_>) {
+        driving.check(self);
         self.give_way(driving);
     }
 
@@ -62,6 +68,34 @@ impl Reactor {
         match self.io.get().map(|io| &io.means) {
             Some(Means::Ring(epoll, _)) => self.collect_from_set(driving, epoll, 0),
             _ => self.collect(driving, 0),
+        }
+    }
+
+    /// Sets how GLib waits; false if it was set before, or cannot be by this reactor.
+    pub(crate) fn set_glib_poll(&self, how: Arc<dyn GlibPoll>) -> bool {
+        self.poller() == Poller::Epoll && self.glib_poll.set(how).is_ok()
+    }
+
+    pub(crate) fn glib_poll(&self) -> Option<&Arc<dyn GlibPoll>> {
+        self.glib_poll.get()
+    }
+
+    /// Waits in GLib's stead, whose own fds are in a set whose fd is `set`, which has a handler here.
+    pub fn wait_for_glib(&self, driving: &Driving<'_>, timeout_ns: i64, set: RawFd) -> Waited {
+        if self.home.get(driving).batch.is_empty() {
+            self.collect(driving, timeout_ns);
+        }
+        let mut home = self.home.get(driving);
+        let place = home.batch.iter().position(|(record, _)| record.fd == set);
+        // Nobody needs its handler called now.
+        let handler = place.and_then(|place| home.batch.remove(place));
+        let leftover = handler.and_then(|(record, _)| home.known.give_back(record));
+        let ours = !home.batch.is_empty();
+        drop(home);
+        drop(leftover);
+        Waited {
+            ours,
+            theirs: place.is_some(),
         }
     }
 

@@ -48,6 +48,14 @@ impl Timers {
         }
     }
 
+    /// Arms a timer anew or for the first time; true when it became the first of its clock.
+    fn arm(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
+        if self.queue(timer.clock).change(timer.place(), deadline) {
+            return timer.place() == 0;
+        }
+        self.put_in(timer, deadline)
+    }
+
     /// Adds a timer; true when it became the first of its clock.
     fn put_in(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
         let queue = self.queue(timer.clock);
@@ -63,8 +71,7 @@ impl Reactor {
         if !timer.core.is_on(self) {
             return false;
         }
-        timers.take_out(timer);
-        let first = timers.put_in(timer, deadline);
+        let first = timers.arm(timer, deadline);
         self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
@@ -134,10 +141,18 @@ impl Reactor {
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
+    #[inline]
     pub(super) fn remaining_ns(&self) -> Option<i64> {
-        self.has_timers()
-            .then(|| lock(&self.timers).remaining_ns())
-            .flatten()
+        if self.has_timers() {
+            self.ask_timers()
+        } else {
+            None
+        }
+    }
+
+    #[inline(never)]
+    fn ask_timers(&self) -> Option<i64> {
+        lock(&self.timers).remaining_ns()
     }
 
     /// A timer armed by another thread before the home announced its sleep is counted here: both write the same word.
@@ -150,11 +165,14 @@ impl Reactor {
     }
 
     /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
+    #[inline]
     pub(super) fn run_timers(&self) -> bool {
+        self.has_timers() && self.run_due_timers()
+    }
+
+    #[inline(never)]
+    fn run_due_timers(&self) -> bool {
         let mut progress = false;
-        if !self.has_timers() {
-            return false;
-        }
         for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
             let Some(pass) = self.due_pass(clock) else {
                 continue;

@@ -72,6 +72,7 @@ impl Reactor {
         Ok(ready.then(|| self.run_ready(&driving)))
     }
 
+    #[inline]
     fn prepare_turn(&self, driving: &Driving<'_>) -> Result<()> {
         if self.io.get().is_none() {
             self.open()?;
@@ -84,6 +85,7 @@ impl Reactor {
 
     /// True when a blocking turn has bottom halves to run, as those before it had, and the kernel was asked lately. Then this
     /// turn need not ask: what is ready waits for [`PUT_OFFS`] turns at most, and not past the next clock tick.
+    #[inline]
     fn may_put_off_wait(&self, driving: &Driving<'_>, wait: Wait) -> bool {
         self.collect_ready(driving);
         let put_off = &mut self.home.get(driving).put_off;
@@ -142,6 +144,7 @@ impl Reactor {
     }
 
     /// How long to block. Ends in the sleeping state when the answer is not 0 (invariant 2 of the reactor).
+    #[inline]
     fn timeout_ns(&self, driving: &Driving<'_>, wait: Wait, limit_ns: Option<i64>) -> i64 {
         if wait == Wait::NoBlock || self.bhs.has_urgent(driving) || !self.state.sleep() {
             return 0;
@@ -161,13 +164,16 @@ impl Reactor {
     }
 
     /// Asks the handlers that did not want to read whether they do now.
+    #[inline]
     fn ask_paused(&self, driving: &Driving<'_>) {
-        let mut home = self.home.get(driving);
-        if home.paused.is_empty() {
-            return;
+        if !self.home.get(driving).paused.is_empty() {
+            self.ask_each_paused(driving);
         }
-        let paused = std::mem::take(&mut home.paused);
-        drop(home);
+    }
+
+    #[inline(never)]
+    fn ask_each_paused(&self, driving: &Driving<'_>) {
+        let paused = std::mem::take(&mut self.home.get(driving).paused);
         for record in paused {
             if record.is_removed() {
                 continue;
@@ -200,9 +206,10 @@ impl Reactor {
                 progress |= !record.handler.quiet;
                 call(&record, record.handler.write.as_deref());
             }
+            let leftover = self.home.get(driving).known.give_back(record);
             // It may have been removed and reaped meanwhile.
-            if Arc::strong_count(&record) == 1 {
-                unwind::drop_guarded(&"destructor of an fd handler", record);
+            if let Some(last) = leftover.filter(|one| Arc::strong_count(one) == 1) {
+                unwind::drop_guarded(&"destructor of an fd handler", last);
             }
         }
     }
@@ -220,6 +227,7 @@ impl Reactor {
         true
     }
 
+    #[inline]
     fn next_handler(&self, driving: &Driving<'_>) -> Option<<Batch as IntoIterator>::Item> {
         self.home.get(driving).batch.pop_front()
     }
@@ -302,7 +310,11 @@ impl Reactor {
 
     /// Runs `ask` (a look at the GMainContext this reactor's source is attached to) with the source silent, because the
     /// caller serves the reactor itself.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn ask_glib<T>(&self, driving: &Driving<'_>, ask: impl FnOnce() -> T) -> T {
+        driving.check(self);
         self.home.get(driving).served = true;
         let answer = ask();
         self.home.get(driving).served = false;

@@ -17,7 +17,7 @@ use gsource::IoCompletion;
 use super::Shared;
 use super::config::SECTOR;
 use super::request::{Frame, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute};
-use super::stats::QueueStats;
+use super::stats::Totals;
 use crate::block::{Channel, Finished, Op, Request, Submission};
 use crate::virtio::memory::Span;
 use crate::virtio::notify::Signal;
@@ -139,7 +139,7 @@ impl Running {
     pub(super) fn batch(
         &mut self,
         shared: &Shared,
-        stats: &mut QueueStats,
+        totals: &mut Totals,
         completions: &[IoCompletion],
         stopping: bool,
         fresh: bool,
@@ -155,18 +155,18 @@ impl Running {
         if fresh {
             channel.begin_batch();
         }
-        self.take_completions(&mut channel, stats, completions);
+        self.take_completions(&mut channel, totals, completions);
         let mut more = false;
         if !stopping && !was_broken {
             let mut chain = std::mem::take(&mut self.chain);
-            match self.take_chains(shared, &mut channel, stats, &mut chain) {
+            match self.take_chains(shared, &mut channel, totals, &mut chain) {
                 Ok(left) => more = left,
                 Err(broken) => self.break_down(broken),
             }
             self.chain = chain;
         }
         channel.flush_submissions();
-        self.publish(stats);
+        self.publish(totals);
         let quiet = channel.in_flight() == 0;
         self.channel = Some(channel);
         match self.broken {
@@ -180,13 +180,13 @@ impl Running {
     fn take_completions(
         &mut self,
         channel: &mut Channel,
-        stats: &mut QueueStats,
+        totals: &mut Totals,
         completions: &[IoCompletion],
     ) {
         let mut finished = std::mem::take(&mut self.finished);
         channel.reap(completions, &mut finished);
         for done in finished.drain(..) {
-            self.finish(channel, stats, done);
+            self.finish(channel, totals, done);
         }
         self.finished = finished;
     }
@@ -196,7 +196,7 @@ impl Running {
         &mut self,
         shared: &Shared,
         channel: &mut Channel,
-        stats: &mut QueueStats,
+        totals: &mut Totals,
         chain: &mut Chain,
     ) -> Result<bool, Broken> {
         self.virtqueue.check_memory()?;
@@ -209,13 +209,13 @@ impl Running {
                 }
                 budget -= 1;
                 match self.virtqueue.pop(chain)? {
-                    Popped::Chain => self.serve(shared, channel, stats, chain)?,
+                    Popped::Chain => self.serve(shared, channel, totals, chain)?,
                     Popped::Empty => break,
                     // The next completion goes on.
                     Popped::Full => return Ok(false),
                 }
             }
-            self.show_used();
+            self.show_used(totals);
             let more = if self.polling {
                 self.virtqueue.has_available()
             } else {
@@ -232,7 +232,7 @@ impl Running {
         &mut self,
         shared: &Shared,
         channel: &mut Channel,
-        stats: &mut QueueStats,
+        totals: &mut Totals,
         chain: &Chain,
     ) -> Result<(), Broken> {
         let frame = Frame::new(chain)?;
@@ -242,14 +242,14 @@ impl Running {
             written: u32::try_from(frame.writable).unwrap_or(u32::MAX),
         };
         let Some((kind, sector)) = frame.header else {
-            self.refuse(answer, stats, STATUS_IOERR);
+            self.refuse(answer, totals, STATUS_IOERR);
             return Ok(());
         };
         let tag = self.keep(answer);
         match make_request(channel, &frame, kind, sector, tag) {
             Ok(request) => match channel.submit(request) {
                 Submission::Queued => {}
-                Submission::Done(done) => self.finish(channel, stats, done),
+                Submission::Done(done) => self.finish(channel, totals, done),
             },
             Err(status) => {
                 self.free.push(tag);
@@ -257,7 +257,7 @@ impl Running {
                     distribute(&shared.serial, frame.data_in());
                     self.answer(answer, STATUS_OK);
                 } else {
-                    self.refuse(answer, stats, status);
+                    self.refuse(answer, totals, status);
                 }
             }
         }
@@ -275,10 +275,12 @@ impl Running {
     }
 
     /// Answers a request that the block layer has finished.
-    fn finish(&mut self, channel: &mut Channel, stats: &mut QueueStats, done: Finished) {
+    fn finish(&mut self, channel: &mut Channel, totals: &mut Totals, done: Finished) {
         let tag = usize::try_from(done.request.tag()).unwrap_or(usize::MAX);
         let ok = done.result == 0;
-        stats.finish(done.request.op(), done.request.length(), ok);
+        totals
+            .now
+            .finish(done.request.op(), done.request.length(), ok);
         channel.recycle(done.request);
         let Some(&answer) = self.answers.get(tag) else {
             return;
@@ -287,8 +289,8 @@ impl Running {
         self.answer(answer, if ok { STATUS_OK } else { STATUS_IOERR });
     }
 
-    fn refuse(&mut self, answer: Answer, stats: &mut QueueStats, status: u8) {
-        stats.errors += 1;
+    fn refuse(&mut self, answer: Answer, totals: &mut Totals, status: u8) {
+        totals.now.errors += 1;
         self.answer(answer, status);
     }
 
@@ -297,18 +299,23 @@ impl Running {
         self.virtqueue.push_used(answer.head, answer.written);
     }
 
-    fn show_used(&mut self) {
-        self.wants_call |= self.virtqueue.publish();
+    /// Shows the guest what is finished; whoever has heard that from the guest finds it counted.
+    fn show_used(&mut self, totals: &Totals) {
+        if self.virtqueue.has_finished() {
+            totals.show();
+            self.wants_call |= self.virtqueue.publish();
+        }
     }
 
     /// Shows the guest what is finished and calls it if it wants to be called.
-    fn publish(&mut self, stats: &mut QueueStats) {
-        self.show_used();
+    fn publish(&mut self, totals: &mut Totals) {
+        self.show_used(totals);
         if std::mem::take(&mut self.wants_call)
             && let Some(call) = &self.call
         {
+            totals.now.calls += 1;
+            totals.show();
             call.signal();
-            stats.calls += 1;
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gsource::{AioContext, Bh, FdHandler, IoCompletion, IoSink};
 
 use super::batch::{Next, Running};
-use super::stats::{Published, QueueStats};
+use super::stats::{Published, QueueStats, Totals};
 use super::{QUEUE_SIZE_MAX, Shared};
 use crate::block::Channel;
 use crate::virtio::notify::{KickFd, Signal};
@@ -34,14 +34,14 @@ pub(super) struct Queue {
     aio: AioContext,
     /// Continues a batch that stopped to let neighbours have their turn.
     resume: Bh,
-    published: Published,
+    published: Arc<Published>,
     phase: Mutex<Phase>,
 }
 
 #[derive(Debug, Default)]
 struct Phase {
     /// The totals, kept over stops.
-    stats: QueueStats,
+    totals: Totals,
     running: Option<Box<Running>>,
     kick: Option<KickFd>,
     stopping: Stopping,
@@ -65,12 +65,17 @@ impl Queue {
             let weak = Weak::clone(weak);
             let resume = move || with(&weak, Queue::serve).unwrap_or(());
             let resume = aio.bh("virtio-blk", resume);
+            let published = Arc::default();
+            let totals = Totals::new(&published);
             Queue {
                 shared: Arc::clone(shared),
                 aio,
                 resume,
-                published: Published::default(),
-                phase: Mutex::default(),
+                published,
+                phase: Mutex::new(Phase {
+                    totals,
+                    ..Phase::default()
+                }),
             }
         })
     }
@@ -143,7 +148,7 @@ impl Queue {
     }
 
     fn kicked(&self) {
-        self.lock().stats.kicks += 1;
+        self.lock().totals.now.kicks += 1;
         self.serve();
     }
 
@@ -173,8 +178,14 @@ impl Queue {
             return;
         };
         let stopping = !phase.stopping.0.is_empty();
-        let next = running.batch(&self.shared, &mut phase.stats, completions, stopping, fresh);
-        self.published.show(&phase.stats);
+        let next = running.batch(
+            &self.shared,
+            &mut phase.totals,
+            completions,
+            stopping,
+            fresh,
+        );
+        phase.totals.show();
         match next {
             Next::Wait => {}
             Next::Again => self.resume.schedule(),

@@ -1,9 +1,10 @@
 //! What a queue has done, countable from any thread.
 //!
 //! A queue counts in plain numbers while it works and publishes them once per batch, so that counting costs the
-//! request path no atomic operation.
+//! request path no atomic operation. What a guest has seen finished, or was called for, has been counted before.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::Op;
@@ -103,6 +104,26 @@ impl Published {
             *value = cell.load(Ordering::Relaxed);
         }
         QueueStats::from_array(array)
+    }
+}
+
+/// The totals of a queue, and where it shows them.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) now: QueueStats,
+    shown: Arc<Published>,
+}
+
+impl Totals {
+    pub(super) fn new(shown: &Arc<Published>) -> Totals {
+        Totals {
+            now: QueueStats::default(),
+            shown: Arc::clone(shown),
+        }
+    }
+
+    pub(super) fn show(&self) {
+        self.shown.show(&self.now);
     }
 }
 

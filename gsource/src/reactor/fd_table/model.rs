@@ -115,8 +115,10 @@ impl World {
 /// As the home does it: by the token, from memory or from the table.
 fn by_token(world: &World, known: &mut Known, event: &Event) -> Vec<Arc<FdRecord>> {
     let token = event.u64;
-    if let Some(record) = known.find(token) {
-        return vec![Arc::clone(record)];
+    if let Some(record) = known.lend(token) {
+        let lent = Arc::clone(&record);
+        assert!(known.give_back(record).is_none());
+        return vec![lent];
     }
     let mut table = world.table.lock().unwrap();
     if let Some(record) = table.sole(token) {

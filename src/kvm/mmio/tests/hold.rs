@@ -92,6 +92,8 @@ fn a_device_released_before_it_is_at_rest_goes_on_when_it_is() {
     assert_eq!(begins_at(&rig), (64, 7));
     let again = hold(&rig);
     assert_eq!((again.load(Ordering::SeqCst), rig.stopping()), (0, vec![0]));
+    // A stop under way keeps its device.
+    rig.finish_stops();
 }
 
 #[test]

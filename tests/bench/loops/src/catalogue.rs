@@ -5,7 +5,7 @@ use crate::cell::Cell;
 use crate::loops::glib_main::Glib;
 use crate::loops::ours::{InGlib, Own, OwnPoll, OwnRing};
 use crate::loops::polling::{PollingBh, PollingKick};
-use crate::loops::qcontexts::{Plain, WithForeign};
+use crate::loops::qcontexts::{ByGlib, Plain, WithForeign};
 use crate::loops::raw::{Raw, RawEdge, RawList, RawSpin};
 #[cfg(feature = "peers")]
 use crate::loops::{
@@ -90,19 +90,19 @@ fn fds() -> Vec<Workload> {
                 threaded::cell(threaded::dispatch),
                 threaded::cell_with_foreign(threaded::dispatch_with_foreign),
             ];
-            and(own, cells![fd::dispatch: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+            and(own, cells![fd::dispatch: Own, OwnRing, OwnPoll, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("fd-burst", Figure::Best, &[8, 64], || {
-            cells![fd::burst: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Manager]
+            cells![fd::burst: Own, OwnRing, OwnPoll, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Manager]
         }),
         row("fdtimer-dispatch", Figure::Best, &[100], || {
-            cells![fd::dispatch_with_timer: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio]
+            cells![fd::dispatch_with_timer: Own, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Tokio]
         }),
         row("readd-fd", Figure::Best, &[1000], || {
             cells![fd::readd: Own, Plain, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
         }),
         row("empty-iter", Figure::Best, &[1], || {
-            cells![fd::empty: Own, OwnRing, OwnPoll, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
+            cells![fd::empty: Own, OwnRing, OwnPoll, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Mio, Manager]
         }),
     ]
     .concat()
@@ -111,13 +111,13 @@ fn fds() -> Vec<Workload> {
 fn others() -> Vec<Workload> {
     [
         row("pingpong", Figure::Best, &[1, 2], || {
-            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, OwnRing, Plain, WithForeign, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+            and(vec![threaded::cell(threaded::ping_pong)], cells![remote::ping_pong: Own, OwnRing, Plain, WithForeign, ByGlib, InGlib, Raw, RawEdge, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
         row("pingpong-polling", Figure::Best, &[1, 2], || {
             cells![remote::ping_pong: PollingKick, PollingBh, RawSpin]
         }),
         row("post", Figure::Median, &[1, 2], || {
-            and(vec![threaded::cell(threaded::post)], cells![remote::post: Own, Plain, WithForeign, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager])
+            and(vec![threaded::cell(threaded::post)], cells![remote::post: Own, Plain, WithForeign, ByGlib, InGlib, RawList, Glib; Libuv, Libevent, Tokio, Mio, Manager])
         }),
     ]
     .concat()
@@ -127,7 +127,7 @@ fn deferred() -> Vec<Workload> {
     row("bh-local", Figure::Best, &[1, 1000], || {
         and(
             vec![threaded::cell(threaded::bh)],
-            cells![bh::local: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
+            cells![bh::local: Own, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Tokio, Manager],
         )
     })
 }
@@ -157,13 +157,13 @@ fn timers() -> Vec<Workload> {
             "timer-iter",
             Figure::Best,
             &[1000],
-            || cells![timer::empty: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
+            || cells![timer::empty: Own, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent, Tokio],
         ),
         row(
             "timer-lateness",
             Figure::Lateness,
             &[200],
-            || cells![timer::lateness: Own, Plain, WithForeign, InGlib, Raw, Glib; Libuv, Libevent],
+            || cells![timer::lateness: Own, Plain, WithForeign, ByGlib, InGlib, Raw, Glib; Libuv, Libevent],
         ),
     ]
     .concat()

@@ -11,9 +11,10 @@ use crate::target;
 /// What the loops of ours are, for the reader.
 pub(crate) const LEGEND: &str = "\
 reactor: an AioContext under Reactor::iterate. qcontext: QContext::iterate of an unthreaded context; +foreign: with a GSource
-of somebody else's. qcontext thread: a context with a thread of its own, events follow each other there. g_source: an
-AioContext as a GSource, by g_main_context_iteration. raw: the bare calls and structures. One operation of each workload is
-described in src/workload/. The loops of a table take turns in one process; best and median are over all slices.
+of somebody else's; by GLib: g_main_context_iteration of its GMainContext. qcontext thread: a context with a thread of its own,
+events follow each other there. g_source: an AioContext as a GSource of a plain GMainContext. raw: the bare calls and
+structures. One operation of each workload is described in src/workload/. The loops of a table take turns in one process; best
+and median are over all slices.
 ";
 
 /// The least decisive figure of a kind.

@@ -1,4 +1,4 @@
-//! Unthreaded contexts, driven by `QContext::iterate`.
+//! Unthreaded contexts, driven by `QContext::iterate`, or by whoever iterates their GMainContext.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,6 +65,30 @@ impl Loop for WithForeign {
 }
 
 impl Ours for WithForeign {
+    fn aio(&self) -> &AioContext {
+        &self.0.aio
+    }
+}
+
+/// A context whose GMainContext somebody iterates.
+pub(crate) struct ByGlib(Plain, glib::MainContext);
+
+impl Loop for ByGlib {
+    const NAME: &'static str = "qcontext by GLib";
+    const KIND: Kind = Kind::Ours;
+
+    fn new() -> Result<Self> {
+        let plain = Plain::new()?;
+        let main = plain.context.main_context();
+        Ok(ByGlib(plain, main))
+    }
+
+    fn iterate(&mut self, wait: Wait) {
+        self.1.iteration(wait == Wait::Block);
+    }
+}
+
+impl Ours for ByGlib {
     fn aio(&self) -> &AioContext {
         &self.0.aio
     }

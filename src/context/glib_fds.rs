@@ -1,0 +1,172 @@
+//! The fds that GLib waits for in a context: in an epoll set of their own inside the reactor's, so that one wait covers them and
+//! an idle foreign source costs no system call.
+//!
+//! Used by the home's own loop, and as the poll function when somebody else iterates the GMainContext.
+//!
+//! # Threads
+//! Used by whoever owns the GMainContext. The lock is never held while others' code runs.
+#![allow(unsafe_code)] // poll(2)
+
+mod set;
+
+use super::{Inner, lock};
+use crate::{AioContext, Result};
+use glib_sys::GPollFD;
+use gsource::{Driving, GlibPoll};
+use set::GlibSet;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+/// See the module.
+pub(super) struct GlibFds {
+    /// The reactor's own fd, which GLib sees through the reactor's source.
+    own_fd: RawFd,
+    /// Whose fds they are.
+    context: OnceLock<Weak<Inner>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    set: GlibSet,
+    /// What GLib has asked for last.
+    asked: Vec<(RawFd, u16)>,
+    /// GLib's own wake-up fd, where each change to the GMainContext signals it.
+    wake_fd: Option<RawFd>,
+    /// Since GLib was asked a source may have come that uses a number again.
+    is_stale: bool,
+}
+
+impl GlibFds {
+    /// No fds, watched by `aio`.
+    pub(super) fn new(aio: &AioContext, own_fd: RawFd) -> Result<Arc<GlibFds>> {
+        Ok(Arc::new(GlibFds {
+            own_fd,
+            context: OnceLock::new(),
+            state: Mutex::new(State {
+                set: GlibSet::new(aio)?,
+                asked: Vec::new(),
+                wake_fd: None,
+                is_stale: false,
+            }),
+        }))
+    }
+
+    /// These are the fds of `context`.
+    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
+        let _ = self.context.set(Arc::downgrade(context));
+    }
+
+    /// The first fd that is watched is GLib's wake-up fd.
+    pub(super) fn learn_wake_fd(&self) {
+        let mut state = lock(&self.state);
+        state.wake_fd = state.set.first();
+    }
+
+    /// Makes the set hold what GLib asks for.
+    pub(super) fn watch(&self, fds: &[GPollFD]) {
+        let state = &mut *lock(&self.state);
+        if std::mem::take(&mut state.is_stale) {
+            state.set.watch_again();
+        }
+        let asked = fds.iter().map(|poll| (poll.fd, poll.events));
+        if !asked.clone().eq(state.asked.iter().copied()) {
+            state.asked.clear();
+            state.asked.extend(asked);
+            state.set.watch(merged(&state.asked, self.own_fd));
+        }
+    }
+
+    /// Fills in what is ready of what GLib asks for, without waiting.
+    pub(super) fn poll_now(&self, fds: &mut [GPollFD]) {
+        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+        // SAFETY: a GPollFD is a struct pollfd on Unix, and there are `count`.
+        unsafe { libc::poll(fds.as_mut_ptr().cast(), count, 0) };
+        let mut state = lock(&self.state);
+        let told = |poll: &GPollFD| Some(poll.fd) == state.wake_fd && poll.revents != 0;
+        let changed = state.wake_fd.is_none() || fds.iter().any(told);
+        state.is_stale |= changed;
+    }
+
+    /// Sets what GLib is told of the reactor's own fd.
+    pub(super) fn show_own(&self, fds: &mut [GPollFD], revents: u16) {
+        for own in fds.iter_mut().filter(|poll| poll.fd == self.own_fd) {
+            own.revents = revents;
+        }
+    }
+
+    /// Something was ready since this was last asked.
+    pub(super) fn is_woken(&self) -> bool {
+        lock(&self.state).set.is_woken()
+    }
+
+    /// As `is_woken`, and forgets it.
+    pub(super) fn take_woken(&self) -> bool {
+        lock(&self.state).set.take_woken()
+    }
+
+    /// Learns from a wait that GLib's fds did or did not end, and from the poll that followed. Some file that was closed under
+    /// its number may wake us for nothing: that is seen to. If there are no means to do so, it goes on until there are.
+    pub(super) fn judge(&self, woken: bool, fds: &[GPollFD]) {
+        let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
+        let found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
+        let found = woken && fds.iter().any(found);
+        if !lock(&self.state).set.is_haunted(woken, found) {
+            return;
+        }
+        let Some(context) = self.context.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let renewed = context
+            .aio()
+            .and_then(|aio| lock(&self.state).set.renew(&aio));
+        if renewed.is_ok_and(|is_first| is_first) {
+            glib::g_warning!(
+                "qcontext",
+                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
+                context.id
+            );
+        }
+    }
+}
+
+impl GlibPoll for GlibFds {
+    fn poll(&self, driving: &Driving<'_>, fds: &mut [GPollFD], timeout_ms: i32) -> i32 {
+        self.watch(fds);
+        let state = lock(&self.state);
+        let (set, is_woken) = (state.set.fd(), state.set.is_woken());
+        drop(state);
+        let timeout_ns = match i64::from(timeout_ms) {
+            _ if is_woken => 0,
+            ..0 => -1,
+            ms => ms * 1_000_000,
+        };
+        let waited = driving.reactor().wait_for_glib(driving, timeout_ns, set);
+        let woken = self.take_woken() | waited.theirs;
+        if woken {
+            self.poll_now(fds);
+        } else {
+            for poll in &mut *fds {
+                poll.revents = 0;
+            }
+        }
+        self.judge(woken, fds);
+        let readable = if waited.ours { libc::POLLIN } else { 0 };
+        self.show_own(fds, readable.cast_unsigned());
+        let ready = fds.iter().filter(|poll| poll.revents != 0).count();
+        i32::try_from(ready).unwrap_or(i32::MAX)
+    }
+}
+
+/// GLib's fds with the events wanted of each, without our own.
+fn merged(fds: &[(RawFd, u16)], own_fd: RawFd) -> Vec<(RawFd, u16)> {
+    let mut wanted: Vec<(RawFd, u16)> = Vec::with_capacity(fds.len());
+    for &(fd, events) in fds.iter().filter(|poll| poll.0 != own_fd) {
+        match wanted.iter_mut().find(|known| known.0 == fd) {
+            Some((_, known)) => *known |= events,
+            None => wanted.push((fd, events)),
+        }
+    }
+    wanted
+}
+
+const _: () = assert!(size_of::<GPollFD>() == size_of::<libc::pollfd>());
