@@ -39,6 +39,8 @@ use crate::poller::list::PollList;
 use crate::poller::ring::{Abilities, Ring};
 use crate::poller::uring::IoCompletion;
 use crate::poller::{Drivers, EVENTS, Poller};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Life, Mutex};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
@@ -52,8 +54,7 @@ pub(crate) use retired::Retired;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -78,6 +79,7 @@ const RING: u64 = u64::MAX - 2;
 pub(crate) struct Io {
     means: Means,
     wake: EventFd,
+    life: Life,
 }
 
 /// What a home waits with.
@@ -389,6 +391,7 @@ impl Reactor {
 
     fn wake(&self) {
         if let Some(io) = self.io.get() {
+            io.life.used();
             io.wake.write();
         }
     }
@@ -403,7 +406,8 @@ impl Reactor {
         let mut fresh = false;
         let io = self.io.get_or_init(|| {
             fresh = true;
-            Io { means, wake }
+            let life = Life::new();
+            Io { means, wake, life }
         });
         let mut trouble = Vec::new();
         if fresh {
@@ -550,6 +554,6 @@ pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
 
 /// A number that names the calling thread while it lives.
 pub(crate) fn thread_token() -> usize {
-    thread_local!(static TOKEN: u8 = const { 0 });
+    crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }

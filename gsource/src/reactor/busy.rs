@@ -14,10 +14,10 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
+use crate::sync::Ordering;
 use crate::{Clock, Error, ErrorKind, Result};
 use pace::Pace;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A handler that found nothing for so long is not polled any more.
 const IDLE_NS: i64 = 7_000_000_000;

@@ -7,12 +7,12 @@ use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
+use crate::sync::Ordering;
 use crate::unwind;
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A foreign loop looks so often for completions that it is not told of.
 const MUTE_IO_MS: i32 = 1;
