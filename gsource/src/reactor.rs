@@ -531,7 +531,7 @@ impl Reactor {
 impl Drop for Reactor {
     /// A thread that forgot a token takes whatever is at this address for what it drives: nothing may be there again.
     fn drop(&mut self) {
-        if *self.tokens.get_mut() > 0 {
+        if self.tokens.load(Ordering::Relaxed) > 0 {
             std::mem::forget(Weak::clone(&self.place));
         }
     }
