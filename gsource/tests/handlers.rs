@@ -2,6 +2,10 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
+#[path = "handlers/panic.rs"]
+mod panic;
+#[path = "handlers/pausing.rs"]
+mod pausing;
 mod support;
 
 use gsource::{AioContext, EventNotifier, FdHandler, Reactor, Wait};
@@ -204,86 +208,6 @@ both_loops! {
         assert_eq!(writes.get(), 0);
     }
 
-    fn read_poll_pauses_and_resumes_reading(driven) {
-        let (notifier, reads, handler) = counting_notifier();
-        let (may_read, asked) = (Arc::new(AtomicBool::new(false)), Count::new());
-        let (answer, question) = (Arc::clone(&may_read), asked.clone());
-        let handler = handler.read_poll(move || {
-            question.hit();
-            answer.load(Ordering::SeqCst)
-        });
-        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-        notifier.signal();
-        driven.settle();
-        assert_eq!(reads.get(), 0);
-        assert!(asked.get() > 0);
-        assert_eq!(driven.wakeups_in(20), 0, "a paused reader does not spin");
-        may_read.store(true, Ordering::SeqCst);
-        driven.aio.notify();
-        driven.until(|| reads.get() == 1);
-        notifier.signal();
-        assert!(driven.iterate(Wait::Block));
-        assert_eq!(reads.get(), 2);
-    }
-
-    fn paused_reader_goes_on_writing(driven) {
-        let (near, mut far) = stream_pair();
-        far.write_all(b"x").unwrap();
-        let (reads, writes) = (Count::new(), Count::new());
-        let handler = FdHandler::new()
-            .on_read(reads.hitter())
-            .on_write(writes.hitter())
-            .read_poll(|| false);
-        driven.aio.set_fd_handler(near.as_raw_fd(), handler).unwrap();
-        for _ in 0..3 {
-            assert!(driven.iterate(Wait::Block));
-        }
-        assert_eq!((reads.get(), writes.get()), (0, 3));
-        driven.aio.remove_fd_handler(near.as_raw_fd());
-    }
-
-    fn paused_reader_that_is_removed_is_destroyed_and_asked_no_more(driven) {
-        let (notifier, reads, handler) = counting_notifier();
-        let (asked, (mourned, witness)) = (Count::new(), mourned());
-        let question = asked.clone();
-        let handler = handler.read_poll(move || {
-            mourned.here();
-            question.hit();
-            false
-        });
-        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-        notifier.signal();
-        driven.settle();
-        driven.aio.remove_fd_handler(notifier.as_raw_fd());
-        let before = asked.get();
-        driven.settle();
-        driven.wakeups_in(1);
-        assert_eq!((asked.get(), reads.get()), (before, 0));
-        assert_eq!(witness.drops().len(), 1);
-    }
-
-    // Predecessor hazards 3 and 10: read_poll called with the list's lock held.
-    fn read_poll_may_wait_for_another_thread_that_registers(driven) {
-        let (notifier, reads, handler) = counting_notifier();
-        let (other, _, _) = counting_notifier();
-        let other_fd = other.as_raw_fd();
-        let aio = Mutex::new(Some(driven.aio.clone()));
-        let handler = handler.read_poll(move || {
-            let first = aio.lock().unwrap().take();
-            if let Some(aio) = first {
-                let register = move || {
-                    aio.set_fd_handler(other_fd, FdHandler::new().on_read(|| ())).unwrap();
-                    assert!(aio.remove_fd_handler(other_fd));
-                };
-                std::thread::spawn(register).join().unwrap();
-            }
-            true
-        });
-        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-        notifier.signal();
-        driven.until(|| reads.get() == 1);
-    }
-
     // Predecessor hazard 3: callbacks called with the list's lock held.
     fn callback_may_wait_for_another_thread_that_registers(driven) {
         let (notifier, other) = (Arc::new(EventNotifier::new().unwrap()), Arc::new(EventNotifier::new().unwrap()));
@@ -346,17 +270,6 @@ both_loops! {
             });
             driven.until(|| reads.get() > 0);
         });
-        driven.aio.remove_fd_handler(file.as_raw_fd());
-    }
-
-    fn always_ready_fd_with_a_paused_reader_does_not_spin(driven) {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        let reads = Count::new();
-        let handler = FdHandler::new().on_read(reads.hitter()).read_poll(|| false);
-        driven.aio.set_fd_handler(file.as_raw_fd(), handler).unwrap();
-        driven.settle();
-        assert_eq!(driven.wakeups_in(10), 0);
-        assert_eq!(reads.get(), 0);
         driven.aio.remove_fd_handler(file.as_raw_fd());
     }
 
@@ -427,68 +340,6 @@ both_loops! {
         notifiers.iter().for_each(|notifier| notifier.signal());
         driven.settle();
         assert_eq!(journal.text(), "2 3 1");
-    }
-
-    fn panicking_handler_is_removed_and_others_go_on(driven) {
-        let (good, calls) = watched_notifier(&driven.aio);
-        let (bad, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
-        let handler = FdHandler::new().on_read(move || {
-            mourned.here();
-            panic!("expected by the test");
-        });
-        driven.aio.set_fd_handler(bad.as_raw_fd(), handler).unwrap();
-        bad.signal();
-        good.signal();
-        driven.settle();
-        assert_eq!((calls.get(), witness.drops().len()), (1, 1));
-        assert!(!driven.aio.remove_fd_handler(bad.as_raw_fd()));
-        good.signal();
-        assert!(driven.iterate(Wait::Block));
-        assert_eq!(driven.wakeups_in(5), 0);
-    }
-
-    fn panicking_read_poll_removes_its_handler(driven) {
-        let (notifier, asked, reads) = (EventNotifier::new().unwrap(), Count::new(), Count::new());
-        let question = asked.clone();
-        let handler = FdHandler::new().on_read(reads.hitter()).read_poll(move || {
-            question.hit();
-            panic!("expected by the test");
-        });
-        driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-        notifier.signal();
-        driven.settle();
-        driven.aio.notify();
-        driven.settle();
-        assert_eq!((asked.get(), reads.get()), (1, 0));
-        assert!(!driven.aio.remove_fd_handler(notifier.as_raw_fd()));
-    }
-
-    fn destructor_that_panics_hurts_nobody(driven) {
-        struct Bomb;
-        impl Drop for Bomb {
-            fn drop(&mut self) {
-                panic!("expected by the test");
-            }
-        }
-        let (notifier, nested, aio) = (EventNotifier::new().unwrap(), driven.nested(), Slot::new());
-        aio.put(driven.aio.clone());
-        let (bomb, fd) = (Bomb, notifier.as_raw_fd());
-        let handler = FdHandler::new().on_read(move || {
-            let _ = &bomb;
-            let aio: AioContext = aio.take().unwrap();
-            aio.remove_fd_handler(fd);
-            drop(aio);
-            nested(Wait::NoBlock);
-        });
-        driven.aio.set_fd_handler(fd, handler).unwrap();
-        notifier.signal();
-        assert!(driven.iterate(Wait::Block));
-        driven.settle();
-        let bomb = Bomb;
-        drop(driven.aio.bh("bomb", move || {
-            let _ = &bomb;
-        }));
-        driven.settle();
     }
 
     // Predecessor hazard 7: an assertion on the number of the fd.

@@ -81,7 +81,11 @@ impl Reactor {
     }
 
     /// Waits in GLib's stead, whose own fds are in a set whose fd is `set`, which has a handler here.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn wait_for_glib(&self, driving: &Driving<'_>, timeout_ns: i64, set: RawFd) -> Waited {
+        driving.check(self);
         if self.home.get(driving).batch.is_empty() {
             self.collect(driving, timeout_ns);
         }
