@@ -23,6 +23,10 @@ FUZZ_SECONDS ?= 60
 soak:
 	tests/guest/packages
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
+	RUSTFLAGS="--cfg loom" SOAK_SECONDS=60 $(CARGO) test --locked --release --target-dir target/loom \
+	    -p gsource --lib loom_
+	RUSTFLAGS="--cfg shuttle -C debug-assertions" SOAK_SECONDS=60 $(CARGO) test --locked --release \
+	    --target-dir target/shuttle -p gsource --lib shuttle_
 	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan \
 	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -328,4 +328,132 @@ fn a_context_is_polled_by_hand() {
             by_glib(&context, Wait::Block);
         }
     }
+}
+
+/// The GMainContext may outlive its context, with a loop that goes on.
+#[test]
+fn glibs_loop_goes_on_when_the_context_has_been_stopped() {
+    for _ in 0..200 {
+        let context = QContext::anonymous(false).unwrap();
+        let gmain = context.main_context();
+        let main_loop = glib::MainLoop::new(Some(&gmain), false);
+        let looped = main_loop.clone();
+        let (tell, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            looped.run();
+            tell.send(()).unwrap();
+        });
+        context.invoke_sync(|| ()).unwrap();
+        context.stop().unwrap();
+        drop(context);
+        main_loop.quit();
+        ended
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the loop does not hear of its end");
+        thread.join().unwrap();
+    }
+}
+
+/// How many turns the context takes until it sleeps for good.
+fn turns_until_it_sleeps(turn: Turn, context: &QContext) -> usize {
+    // SAFETY: no arguments.
+    let thread = unsafe { libc::gettid() };
+    let (turns, sleeps) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_asleep(thread, &turns);
+            sleeps.store(true, Ordering::SeqCst);
+            context.notify();
+        });
+        while !sleeps.load(Ordering::SeqCst) {
+            turns.fetch_add(1, Ordering::SeqCst);
+            turn(context, Wait::Block);
+        }
+    });
+    turns.into_inner()
+}
+
+/// Waits until the thread has been found asleep in the same turn many times, or has taken far too many turns.
+fn wait_asleep(thread: libc::pid_t, turns: &AtomicUsize) {
+    let path = format!("/proc/self/task/{thread}/stat");
+    let (mut turn, mut times) = (0, 0);
+    while times < 100 && turn < TOO_MANY {
+        let stat = std::fs::read_to_string(&path).unwrap();
+        let is_asleep = stat.rsplit(") ").next().unwrap().starts_with('S');
+        let now = turns.load(Ordering::SeqCst);
+        times = if is_asleep && now == turn {
+            times + 1
+        } else {
+            0
+        };
+        turn = now;
+        std::thread::yield_now();
+    }
+}
+
+/// More turns than anything needs to come to rest.
+const TOO_MANY: usize = 1000;
+
+/// A file that is closed under its number and lives on under another one stays in an epoll set for ever.
+fn a_file_closed_too_early_comes_to_rest(turn: Turn) {
+    let context = QContext::anonymous(false).unwrap();
+    for _ in 0..10 {
+        let Pipe { reader, mut writer } = new_pipe();
+        let survivor = reader.try_clone().unwrap();
+        let source = watch(reader.as_raw_fd(), || true);
+        context.attach_source(&source, None).unwrap();
+        while turn(&context, Wait::NoBlock) {}
+        drop(reader);
+        source.destroy();
+        writer.write_all(b"1").unwrap();
+        let turns = turns_until_it_sleeps(turn, &context);
+        assert!(turns < 20, "{turns} turns");
+        drop(survivor);
+    }
+}
+
+#[test]
+fn a_file_that_was_closed_too_early_and_lives_on_wakes_nobody_for_long() {
+    a_file_closed_too_early_comes_to_rest(by_itself);
+}
+
+#[test]
+fn a_file_that_was_closed_too_early_and_lives_on_wakes_nobody_for_long_by_glib() {
+    a_file_closed_too_early_comes_to_rest(by_glib);
+}
+
+/// The same while the source is still there, and while the number is another file's, which is watched as before.
+fn a_ghost_beside_its_number_is_laid(turn: Turn) {
+    let context = QContext::anonymous(false).unwrap();
+    let (mut first, mut second) = (new_pipe(), new_pipe());
+    let number = first.reader.as_raw_fd();
+    let survivor = first.reader.try_clone().unwrap();
+    let seen = Rc::new(Cell::new(0));
+    let count = Rc::clone(&seen);
+    let source = watch(number, move || {
+        count.set(count.get() + 1);
+        false
+    });
+    context.attach_source(&source, None).unwrap();
+    while turn(&context, Wait::NoBlock) {}
+    replace(number, OwnedFd::from(second.reader));
+    first.writer.write_all(b"1").unwrap();
+    let turns = turns_until_it_sleeps(turn, &context);
+    assert!(turns < 20, "{turns} turns");
+    assert_eq!(seen.get(), 0);
+    second.writer.write_all(b"2").unwrap();
+    while seen.get() == 0 {
+        turn(&context, Wait::Block);
+    }
+    drop(survivor);
+}
+
+#[test]
+fn a_ghost_beside_a_watched_file_of_the_same_number_is_laid() {
+    a_ghost_beside_its_number_is_laid(by_itself);
+}
+
+#[test]
+fn a_ghost_beside_a_watched_file_of_the_same_number_is_laid_by_glib() {
+    a_ghost_beside_its_number_is_laid(by_glib);
 }

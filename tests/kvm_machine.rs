@@ -4,6 +4,8 @@
 #![deny(unsafe_code)] // one test blocks a signal
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
+#[path = "kvm_machine/clock.rs"]
+mod clock;
 #[path = "support/real_mode.rs"]
 mod real_mode;
 #[path = "support/skip.rs"]

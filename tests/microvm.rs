@@ -1,10 +1,12 @@
 //! `qctx -machine microvm` with a kernel of a few instructions, which does what is typed.
 //!
 //! Says SKIP where there is no KVM.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // a module takes a guest from the assembler
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
+#[path = "microvm/high_memory.rs"]
+mod high_memory;
 #[path = "support/kernel.rs"]
 mod kernel;
 #[path = "support/server.rs"]

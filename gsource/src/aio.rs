@@ -32,6 +32,8 @@ use crate::poller::uring::{IoQueue, IoSink};
 use crate::poller::{Drivers, Poller};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
+use crate::sync::{AtomicPtr, AtomicUsize};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use core::Apart;
 pub(crate) use core::Core;
@@ -40,8 +42,7 @@ use pool::job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A device's set of event handlers. Clones are the same context; the last one to go removes everything it holds.
 ///
@@ -319,6 +320,6 @@ impl Drop for Handle {
 }
 
 /// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -70,6 +70,24 @@ impl<T: Item> DeadlineQueue<T> {
         self.sift_up(self.heap.len() - 1);
     }
 
+    /// Arms the item at `place` anew; false when nothing is there.
+    pub(crate) fn change(&mut self, place: usize, deadline: i64) -> bool {
+        let Some(entry) = self.heap.get_mut(place) else {
+            return false;
+        };
+        let is_later = deadline >= entry.deadline;
+        entry.deadline = deadline;
+        entry.sequence = self.next_sequence;
+        self.next_sequence += 1;
+        // A later arming goes behind its equals.
+        if is_later {
+            self.sift_down(place);
+        } else {
+            self.sift_up(place);
+        }
+        true
+    }
+
     /// The deadline of the item at `place`.
     pub(crate) fn deadline(&self, place: usize) -> Option<i64> {
         self.heap.get(place).map(|entry| entry.deadline)
@@ -207,16 +225,22 @@ mod tests {
         let mut model = Vec::new();
         for step in 0..5_000u64 {
             let item = &items[usize::try_from(next() % 200).unwrap()];
-            if item.place.get() != NOWHERE {
-                assert!(queue.remove(item.place.get()).is_some());
+            let deadline = i64::try_from(next() % 50).unwrap();
+            let is_armed = item.place.get() != NOWHERE;
+            if is_armed {
                 model.retain(|&(_, _, id)| id != item.id);
+            }
+            if is_armed && step % 2 == 0 {
+                assert!(queue.remove(item.place.get()).is_some());
+            } else if is_armed {
+                assert!(queue.change(item.place.get(), deadline));
+                model.push((deadline, step, item.id));
             } else {
-                let deadline = i64::try_from(next() % 50).unwrap();
                 queue.insert(deadline, Rc::clone(item));
                 model.push((deadline, step, item.id));
             }
             model.sort_unstable();
-            assert_eq!(queue.first(), model.first().map(|&(deadline, ..)| deadline));
+            assert_eq!(queue.first(), model.first().map(|&(first, ..)| first));
         }
         assert_eq!(
             drain(&mut queue),

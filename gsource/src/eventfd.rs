@@ -33,9 +33,11 @@ impl EventFd {
             // SAFETY: the buffer is 8 readable bytes.
             let written = unsafe { libc::write(self.as_raw_fd(), (&raw const one).cast(), 8) };
             if written >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                return;
+                break;
             }
         }
+        #[cfg(shuttle)]
+        crate::poller::model::change();
     }
 
     /// Reads and clears the counter; 0 when it was clear.

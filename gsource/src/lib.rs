@@ -22,6 +22,8 @@ mod list;
 mod poller;
 mod queued;
 mod reactor;
+#[cfg(all(test, shuttle))]
+mod scenarios;
 mod source;
 mod sync;
 mod unwind;

@@ -15,6 +15,8 @@
 
 pub(crate) mod epoll;
 pub(crate) mod list;
+#[cfg(shuttle)]
+pub(crate) mod model;
 pub(crate) mod ring;
 pub(crate) mod uring;
 

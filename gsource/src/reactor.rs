@@ -39,6 +39,8 @@ use crate::poller::list::PollList;
 use crate::poller::ring::{Abilities, Ring};
 use crate::poller::uring::IoCompletion;
 use crate::poller::{Drivers, EVENTS, Poller};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Life, Mutex};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
@@ -52,8 +54,7 @@ pub(crate) use retired::Retired;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -78,6 +79,7 @@ const RING: u64 = u64::MAX - 2;
 pub(crate) struct Io {
     means: Means,
     wake: EventFd,
+    life: Life,
 }
 
 /// What a home waits with.
@@ -148,6 +150,8 @@ struct Counts {
 
 /// Everything one thread waits for. See the module.
 pub struct Reactor {
+    /// Where it is. See [`Reactor::drop`].
+    place: Weak<Reactor>,
     poller: Poller,
     drivers: Drivers,
     /// What its ring may use.
@@ -214,6 +218,18 @@ impl Drop for Driving<'_> {
     }
 }
 
+impl Driving<'_> {
+    /// # Panics
+    /// The token is another reactor's, so the caller has no right to this one.
+    #[inline]
+    fn check(&self, reactor: &Reactor) {
+        assert!(
+            std::ptr::eq(self.reactor, reactor),
+            "the token of another reactor"
+        );
+    }
+}
+
 impl fmt::Debug for Driving<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driving").finish_non_exhaustive()
@@ -241,7 +257,8 @@ impl Reactor {
 
     /// A reactor that takes its fds when it is first driven.
     pub(crate) fn dormant(poller: Poller, drivers: Drivers, allowed: Abilities) -> Arc<Reactor> {
-        let reactor = Arc::new(Reactor {
+        let reactor = Arc::new_cyclic(|place| Reactor {
+            place: Weak::clone(place),
             poller,
             drivers,
             allowed,
@@ -374,6 +391,7 @@ impl Reactor {
 
     fn wake(&self) {
         if let Some(io) = self.io.get() {
+            io.life.used();
             io.wake.write();
         }
     }
@@ -388,7 +406,8 @@ impl Reactor {
         let mut fresh = false;
         let io = self.io.get_or_init(|| {
             fresh = true;
-            Io { means, wake }
+            let life = Life::new();
+            Io { means, wake, life }
         });
         let mut trouble = Vec::new();
         if fresh {
@@ -509,6 +528,15 @@ impl Reactor {
     }
 }
 
+impl Drop for Reactor {
+    /// A thread that forgot a token takes whatever is at this address for what it drives: nothing may be there again.
+    fn drop(&mut self) {
+        if *self.tokens.get_mut() > 0 {
+            std::mem::forget(Weak::clone(&self.place));
+        }
+    }
+}
+
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor")
@@ -526,6 +554,6 @@ pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
 
 /// A number that names the calling thread while it lives.
 pub(crate) fn thread_token() -> usize {
-    thread_local!(static TOKEN: u8 = const { 0 });
+    crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }

@@ -1,9 +1,84 @@
-//! The atomics of the lock-free parts: std's, or loom's when the models run.
-#![forbid(unsafe_code)]
+//! Atomics, locks, threads and thread-locals: std's, loom's when its models run, or shuttle's when its scenarios do.
+//!
+//! `Arc`, `Weak` and `OnceLock` are std's everywhere: nothing waits in them. So is what is `static`, which outlives the runs
+//! of a model; nothing of a model's is used while such a lock is held.
+#![deny(unsafe_code)] // `Life` says why it may be shared
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+#[cfg(loom)]
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(loom)]
+pub(crate) use loom::thread;
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(shuttle)]
+pub(crate) use shuttle::{thread, thread_local};
+pub(crate) use std::sync::PoisonError;
 /// Orders a thread and its signal handlers; the models have no signals.
 pub(crate) use std::sync::atomic::compiler_fence;
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::{thread, thread_local};
+
+/// loom's, with a constant's syntax.
+#[cfg(loom)]
+macro_rules! of_loom {
+    ($($(#[$about:meta])* static $name:ident: $type:ty = const $init:block);* $(;)?) => {
+        $(loom::thread_local! { $(#[$about])* static $name: $type = $init })*
+    };
+}
+#[cfg(loom)]
+pub(crate) use of_loom as thread_local;
+
+/// Part of what is freed by hand: loom's models tell of a use that nothing orders before the end. Elsewhere it is nothing.
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+pub(crate) struct Life;
+
+#[cfg(not(loom))]
+impl Life {
+    pub(crate) fn new() -> Life {
+        Life
+    }
+
+    #[inline]
+    pub(crate) fn used(&self) {}
+}
+
+/// Part of what is freed by hand: loom's models tell of a use that nothing orders before the end.
+#[cfg(loom)]
+pub(crate) struct Life(loom::cell::UnsafeCell<()>);
+
+#[cfg(loom)]
+#[allow(unsafe_code)]
+// SAFETY: there is nothing inside; loom watches who comes when.
+unsafe impl Sync for Life {}
+
+#[cfg(loom)]
+impl Life {
+    pub(crate) fn new() -> Life {
+        Life(loom::cell::UnsafeCell::new(()))
+    }
+
+    pub(crate) fn used(&self) {
+        self.0.with(|_| ());
+    }
+}
+
+#[cfg(loom)]
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.with_mut(|_| ());
+    }
+}

@@ -113,3 +113,29 @@ fn only_the_thread_that_drives_may_ask() {
     drop(driving);
     assert!(!aio.poll_bhs().unwrap());
 }
+
+/// The thread that forgot it would take a later reactor at the same place, another thread's, for the one it drives.
+#[test]
+fn a_reactor_whose_token_was_forgotten_leaves_its_place_to_no_other() {
+    // What stays there is no leak: a static knows it.
+    static PLACES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let many = || -> Vec<Arc<Reactor>> { (0..50).map(|_| Reactor::new().unwrap()).collect() };
+    let place = |reactor: &Arc<Reactor>| Arc::as_ptr(reactor).addr();
+    let mut places = PLACES.lock().unwrap();
+    for _ in 0..20 {
+        // Neighbours come and go together, so that those of the next round find the same room.
+        let reactors = many();
+        assert!(!reactors.iter().map(place).any(|it| places.contains(&it)));
+        let forgotten = &reactors[25];
+        std::mem::forget(forgotten.drive().unwrap());
+        places.push(place(forgotten));
+    }
+}
+
+#[test]
+#[should_panic(expected = "the token of another reactor")]
+fn a_token_is_good_for_its_own_reactor_only() {
+    let (mine, other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let driving = mine.drive().unwrap();
+    other.part(&driving);
+}

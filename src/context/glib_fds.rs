@@ -7,31 +7,29 @@
 //! Used by whoever owns the GMainContext. The lock is never held while others' code runs.
 #![allow(unsafe_code)] // poll(2)
 
-use super::lock;
-use crate::{AioContext, FdHandler, Result};
+mod set;
+
+use super::{Inner, lock};
+use crate::{AioContext, Result};
 use glib_sys::GPollFD;
-use gsource::{Driving, Epoll, GlibPoll};
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use gsource::{Driving, GlibPoll};
+use set::GlibSet;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// See the module.
 pub(super) struct GlibFds {
-    set: Epoll,
-    /// The set has become ready.
-    woken: Arc<AtomicBool>,
     /// The reactor's own fd, which GLib sees through the reactor's source.
     own_fd: RawFd,
-    watched: Mutex<Watched>,
+    /// Whose fds they are.
+    context: OnceLock<Weak<Inner>>,
+    state: Mutex<State>,
 }
 
-/// What the set holds.
-#[derive(Default)]
-struct Watched {
-    /// What GLib has asked for.
+struct State {
+    set: GlibSet,
+    /// What GLib has asked for last.
     asked: Vec<(RawFd, u16)>,
-    /// The same by fd, without our own.
-    merged: Vec<(RawFd, u16)>,
     /// GLib's own wake-up fd, where each change to the GMainContext signals it.
     wake_fd: Option<RawFd>,
     /// Since GLib was asked a source may have come that uses a number again.
@@ -39,72 +37,42 @@ struct Watched {
 }
 
 impl GlibFds {
-    /// An empty set, watched by `aio`.
+    /// No fds, watched by `aio`.
     pub(super) fn new(aio: &AioContext, own_fd: RawFd) -> Result<Arc<GlibFds>> {
-        let (set, woken) = (Epoll::new()?, Arc::new(AtomicBool::new(false)));
-        let flag = Arc::clone(&woken);
-        let wake = move || flag.store(true, Ordering::Relaxed);
-        aio.set_fd_handler(set.as_raw_fd(), FdHandler::new().on_read(wake).quiet())?;
         Ok(Arc::new(GlibFds {
-            set,
-            woken,
             own_fd,
-            watched: Mutex::default(),
+            context: OnceLock::new(),
+            state: Mutex::new(State {
+                set: GlibSet::new(aio)?,
+                asked: Vec::new(),
+                wake_fd: None,
+                is_stale: false,
+            }),
         }))
+    }
+
+    /// These are the fds of `context`.
+    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
+        let _ = self.context.set(Arc::downgrade(context));
     }
 
     /// The first fd that is watched is GLib's wake-up fd.
     pub(super) fn learn_wake_fd(&self) {
-        let mut watched = lock(&self.watched);
-        watched.wake_fd = watched.merged.first().map(|&(fd, _)| fd);
+        let mut state = lock(&self.state);
+        state.wake_fd = state.set.first();
     }
 
     /// Makes the set hold what GLib asks for.
     pub(super) fn watch(&self, fds: &[GPollFD]) {
-        let mut watched = lock(&self.watched);
-        if std::mem::take(&mut watched.is_stale) {
-            self.watch_again(&watched.merged);
+        let state = &mut *lock(&self.state);
+        if std::mem::take(&mut state.is_stale) {
+            state.set.watch_again();
         }
         let asked = fds.iter().map(|poll| (poll.fd, poll.events));
-        if asked.clone().eq(watched.asked.iter().copied()) {
-            return;
-        }
-        watched.asked.clear();
-        watched.asked.extend(asked);
-        let wanted = merged(&watched.asked, self.own_fd);
-        let is_unwanted = |old: &&(RawFd, u16)| !wanted.iter().any(|new| new.0 == old.0);
-        for (fd, _) in watched.merged.iter().filter(is_unwanted) {
-            // A closed fd has left the set already.
-            let _ = self.set.delete(*fd);
-        }
-        for &(fd, events) in wanted.iter().filter(|new| !watched.merged.contains(new)) {
-            self.watch_fd(fd, u32::from(events));
-        }
-        watched.merged = wanted;
-    }
-
-    /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
-    fn watch_fd(&self, fd: RawFd, events: u32) {
-        let added = self
-            .set
-            .add(fd, events, 0)
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EEXIST) => self.set.modify(fd, events, 0),
-                _ => Err(error),
-            });
-        // What epoll refuses (a regular file, a closed fd) is ready at once for poll.
-        if added.is_err() {
-            self.woken.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
-    fn watch_again(&self, watched: &[(RawFd, u16)]) {
-        for &(fd, events) in watched {
-            let kept = self.set.modify(fd, u32::from(events), 0);
-            if kept.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-                self.watch_fd(fd, u32::from(events));
-            }
+        if !asked.clone().eq(state.asked.iter().copied()) {
+            state.asked.clear();
+            state.asked.extend(asked);
+            state.set.watch(merged(&state.asked, self.own_fd));
         }
     }
 
@@ -113,10 +81,10 @@ impl GlibFds {
         let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
         // SAFETY: a GPollFD is a struct pollfd on Unix, and there are `count`.
         unsafe { libc::poll(fds.as_mut_ptr().cast(), count, 0) };
-        let mut watched = lock(&self.watched);
-        let told = |poll: &GPollFD| Some(poll.fd) == watched.wake_fd && poll.revents != 0;
-        let changed = watched.wake_fd.is_none() || fds.iter().any(told);
-        watched.is_stale |= changed;
+        let mut state = lock(&self.state);
+        let told = |poll: &GPollFD| Some(poll.fd) == state.wake_fd && poll.revents != 0;
+        let changed = state.wake_fd.is_none() || fds.iter().any(told);
+        state.is_stale |= changed;
     }
 
     /// Sets what GLib is told of the reactor's own fd.
@@ -128,37 +96,60 @@ impl GlibFds {
 
     /// Something was ready since this was last asked.
     pub(super) fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::Relaxed)
+        lock(&self.state).set.is_woken()
     }
 
-    /// As `is_woken`, and forgets it. Only the owner of the GMainContext sets and clears the flag.
+    /// As `is_woken`, and forgets it.
     pub(super) fn take_woken(&self) -> bool {
-        let woken = self.is_woken();
-        if woken {
-            self.woken.store(false, Ordering::Relaxed);
+        lock(&self.state).set.take_woken()
+    }
+
+    /// Learns from a wait that GLib's fds did or did not end, and from the poll that followed. Some file that was closed under
+    /// its number may wake us for nothing: that is seen to. If there are no means to do so, it goes on until there are.
+    pub(super) fn judge(&self, woken: bool, fds: &[GPollFD]) {
+        let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
+        let found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
+        let found = woken && fds.iter().any(found);
+        if !lock(&self.state).set.is_haunted(woken, found) {
+            return;
         }
-        woken
+        let Some(context) = self.context.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let renewed = context
+            .aio()
+            .and_then(|aio| lock(&self.state).set.renew(&aio));
+        if renewed.is_ok_and(|is_first| is_first) {
+            glib::g_warning!(
+                "qcontext",
+                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
+                context.id
+            );
+        }
     }
 }
 
 impl GlibPoll for GlibFds {
     fn poll(&self, driving: &Driving<'_>, fds: &mut [GPollFD], timeout_ms: i32) -> i32 {
         self.watch(fds);
+        let state = lock(&self.state);
+        let (set, is_woken) = (state.set.fd(), state.set.is_woken());
+        drop(state);
         let timeout_ns = match i64::from(timeout_ms) {
-            _ if self.is_woken() => 0,
+            _ if is_woken => 0,
             ..0 => -1,
             ms => ms * 1_000_000,
         };
-        let waited = driving
-            .reactor()
-            .wait_for_glib(driving, timeout_ns, self.set.as_raw_fd());
-        if self.take_woken() | waited.theirs {
+        let waited = driving.reactor().wait_for_glib(driving, timeout_ns, set);
+        let woken = self.take_woken() | waited.theirs;
+        if woken {
             self.poll_now(fds);
         } else {
             for poll in &mut *fds {
                 poll.revents = 0;
             }
         }
+        self.judge(woken, fds);
         let readable = if waited.ours { libc::POLLIN } else { 0 };
         self.show_own(fds, readable.cast_unsigned());
         let ready = fds.iter().filter(|poll| poll.revents != 0).count();

@@ -80,6 +80,11 @@ impl Home {
         Ok(home)
     }
 
+    /// It is the home of `context`.
+    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
+        self.glib.belong_to(context);
+    }
+
     /// Asks GLib what it waits for, and watches that.
     fn prepare(&mut self, gmain: &glib::MainContext) -> Prepared {
         let gmain = gmain.to_glib_none().0;
@@ -184,9 +189,11 @@ impl Home {
             .map(|timeout| Clock::Realtime.now_ns() + timeout);
         let mut progress = inner.reactor.iterate_for(wait, prepared.timeout_ns)?;
         let late = due.is_some_and(|due| Clock::Realtime.now_ns() >= due);
-        if self.glib.take_woken() || prepared.ready || late {
+        let woken = self.glib.take_woken();
+        if woken || prepared.ready || late {
             progress |= self.check_and_dispatch(inner, &prepared);
         }
+        self.glib.judge(woken, &self.fds);
         Ok(progress)
     }
 

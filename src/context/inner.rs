@@ -61,7 +61,7 @@ impl Inner {
         let source = reactor.g_source()?;
         source.attach(Some(&gmain));
         let home = Home::new(&gmain, &reactor, &aio)?;
-        Ok(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             id: id.to_owned(),
             c_id: CString::new(id).unwrap_or_default(),
             threaded,
@@ -78,9 +78,12 @@ impl Inner {
             thread_id: AtomicI64::new(-1),
             stopping: AtomicBool::new(false),
             foreign: AtomicBool::new(id == MAIN),
-            home: Mutex::new(Some(home)),
+            home: Mutex::new(None),
             thread: Mutex::new(None),
-        }))
+        });
+        home.belong_to(&inner);
+        *lock(&inner.home) = Some(home);
+        Ok(inner)
     }
 
     /// A new handle, unless the last one is going.
@@ -158,6 +161,8 @@ impl Inner {
         let home = lock(&self.home).take();
         drop(home);
         self.reactor.reap_if_idle();
+        // Who iterates the GMainContext waits with the reactor, where GLib's own fds are no more.
+        self.reactor.notify();
     }
 }
 

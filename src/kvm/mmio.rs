@@ -95,14 +95,7 @@ impl Mmio {
         self.worker.fault()
     }
 
-    /// Resets the device as the guest can, and calls `done` on the device's context when nothing is in flight any more.
-    /// For when no vcpu runs.
-    pub fn reset(&self, done: impl FnOnce() + Send + 'static) {
-        self.registers().reset(&self.worker);
-        self.worker.when_quiet(Box::new(done));
-    }
-
-    /// As [`Mmio::reset`], for good: no queue starts any more.
+    /// Stops the device's queues for good, and calls `done` on the device's context when nothing is in flight any more.
     pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
         self.worker.close(Box::new(done));
     }

@@ -127,24 +127,6 @@ impl Ram {
         })
     }
 
-    /// Sets all bytes back to zero.
-    ///
-    /// # Errors
-    /// `Os` if the kernel refuses to.
-    pub fn clear(&self) -> Result<()> {
-        let end = self
-            .areas
-            .iter()
-            .map(|area| area.offset + (area.guest.end - area.guest.start));
-        let length = i64::try_from(end.max().unwrap_or(0)).unwrap_or(i64::MAX);
-        let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: our own file; holes read as zeroes.
-        match unsafe { libc::fallocate(self.fd.as_raw_fd(), flags, 0, length) } {
-            0 => Ok(()),
-            _ => Err(Error::last_os("cannot clear the machine's memory")),
-        }
-    }
-
     pub(super) fn areas(&self) -> &[Area] {
         &self.areas
     }
@@ -199,9 +181,6 @@ mod tests {
         assert_eq!(&bytes, b"high");
         view.read_slice(&mut bytes, GuestAddress(0xffc)).unwrap();
         assert_eq!(&bytes, b"low!");
-        ram.clear().unwrap();
-        assert!(ram.memory().read(0x9ffc, &mut bytes));
-        assert_eq!(bytes, [0; 4]);
     }
 
     #[test]

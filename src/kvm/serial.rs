@@ -26,13 +26,15 @@ use vm_superio::serial::{NoEvents, Serial as Uart};
 
 use super::bus::BusDevice;
 
+mod backend;
 mod console;
 mod ring;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
-pub use console::{Backend, Console};
+pub use backend::Backend;
+pub use console::Console;
 use ring::ByteRing;
 
 /// The number of registers.

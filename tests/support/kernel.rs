@@ -77,7 +77,7 @@ pub(crate) fn busy() -> Vec<u8> {
 }
 
 /// An ELF file without a PVH note, so the code starts in 64-bit mode.
-fn file(code: &[u8]) -> Vec<u8> {
+pub(crate) fn file(code: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     // Executable, x86-64, version 1, entry, program headers at 64, no sections, flags.

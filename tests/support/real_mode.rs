@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kvm_ioctls::VcpuFd;
 use qcontext::QContext;
 use qcontext::kvm::bus::BusDevice;
 use qcontext::kvm::vcpu::RealMode;
@@ -91,9 +92,20 @@ impl Bench {
 
     /// Runs `code` from address 0x1000 on every vcpu, whose AX holds its number.
     pub fn start(self, code: &[u8], paused: bool) -> Running {
+        self.start_with(code, paused, |_| {})
+    }
+
+    /// The same, with more to set on each vcpu.
+    pub fn start_with(
+        self,
+        code: &[u8],
+        paused: bool,
+        set: impl Fn(&VcpuFd) + Send + Sync + 'static,
+    ) -> Running {
         assert!(self.builder.ram().memory().write(0x1000, code));
         let (sender, ended) = channel();
-        let prepare = |cpu: u32, vcpu: &_| {
+        let prepare = move |cpu: u32, vcpu: &VcpuFd| {
+            set(vcpu);
             let cpu = u16::try_from(cpu).unwrap();
             let begin = RealMode {
                 segment: 0x100,

@@ -96,7 +96,9 @@ impl Bh {
 
     fn node(&self) -> &BhNode {
         // SAFETY: invariant 1: the handle's node is allocated.
-        unsafe { self.node.as_ref() }
+        let node = unsafe { self.node.as_ref() };
+        node.life.used();
+        node
     }
 }
 

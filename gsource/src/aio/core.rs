@@ -10,12 +10,13 @@ use super::pool::job::Jobs;
 use super::{lock, task};
 use crate::list::List;
 use crate::reactor::{self, Attachment, Driving, Reactor, Retired, Urgency, ask_again};
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{Mutex, thread};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Something in a cache line of its own.
 #[derive(Default)]
@@ -54,9 +55,16 @@ impl Core {
         self.visitors.fetch_add(1, Ordering::SeqCst);
         // SAFETY: invariant 1: `visitors` keeps what the pointer names allocated.
         if let Some(attachment) = unsafe { self.attachment.load(Ordering::SeqCst).as_ref() } {
+            attachment.life.used();
             visit(attachment);
         }
         self.visitors.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// True when somebody may be between loading the pointer and being done with it. A read-modify-write gives the question a
+    /// place in the order of the visits: who visits later finds what the pointer is by now.
+    fn is_visited(&self) -> bool {
+        self.visitors.fetch_add(0, Ordering::SeqCst) > 0
     }
 
     /// Calls `change` with the current reactor until it says that the context was still there.
@@ -81,9 +89,10 @@ impl Core {
         let home = Arc::as_ptr(&attachment.reactor).cast_mut();
         self.home.store(home, Ordering::Release);
         let mut earlier = std::mem::take(&mut *attachments);
-        if self.visitors.load(Ordering::SeqCst) > 0 {
-            attachments.append(&mut earlier);
-        }
+        let is_visited = self.is_visited();
+        // One that was kicked late stands on the list of a reactor that nobody may ever drive again: `end` sees to it.
+        let kept = |place: &mut Arc<Attachment>| is_visited || Arc::strong_count(place) > 1;
+        attachments.extend(earlier.extract_if(.., kept));
         attachments.push(attachment);
         drop(attachments);
         drop(earlier);
@@ -277,8 +286,8 @@ impl Core {
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
         self.home.store(ptr::null_mut(), Ordering::Release);
         // A handle that raced with the last clone is done with the attachment in a few instructions.
-        while self.visitors.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
+        while self.is_visited() {
+            thread::yield_now();
         }
         reactor.drop_timers(&self);
         reactor.release_bhs(&self, driving);
@@ -286,6 +295,16 @@ impl Core {
         // What such a handle has kicked holds the attachment.
         reactor.collect_ready(driving);
         let attachments = std::mem::take(&mut *lock(&self.attachments));
-        drop(attachments);
+        for attachment in attachments {
+            // What one has kicked elsewhere, after this context had left, holds it and through it that reactor.
+            if !ptr::eq(Arc::as_ptr(&attachment.reactor), reactor) {
+                let left = Arc::clone(&attachment.reactor);
+                left.retire([Retired::Attachment(attachment)]);
+                left.leave_to_home();
+            }
+        }
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

@@ -3,11 +3,12 @@
 
 use crate::aio::{Core, lock};
 use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
+use crate::sync::Mutex;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::unwind::{self, Panicked};
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 type Callback = Box<dyn Fn() + Send>;
 type Question = Box<dyn Fn() -> bool + Send>;

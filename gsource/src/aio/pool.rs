@@ -21,11 +21,11 @@ pub(crate) mod job;
 
 use crate::aio::lock;
 use crate::reactor::Reactor;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::{AioContext, Error, ErrorKind, Result, unwind};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a worker above the minimum waits for work before it goes away.

@@ -23,6 +23,7 @@ mod stay;
 pub(crate) mod wait;
 
 use crate::aio::{Core, bh};
+use crate::sync::{AtomicBool, Ordering};
 use crate::{AioContext, Bh, Error, ErrorKind, Job, Result, unwind};
 use once::Once;
 pub(crate) use stay::Residents;
@@ -33,16 +34,15 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-thread_local! {
+crate::sync::thread_local! {
     /// The tasks that were spawned here and are not over.
     static TASKS: RefCell<BTreeMap<u64, Rc<Task>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The number of the next task of any thread.
-static NEXT: AtomicU64 = AtomicU64::new(0);
+static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
 /// A task in memory.
 struct Task {

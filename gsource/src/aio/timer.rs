@@ -12,11 +12,11 @@ use crate::aio::Core;
 use crate::aio::clock::Clock;
 use crate::deadline::{Item, NOWHERE};
 use crate::reactor::Retired;
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::unwind;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A timer in memory. Its place is guarded by the timer lock of the reactor its AioContext is on.
 pub(crate) struct TimerNode {

@@ -60,6 +60,8 @@ impl Epoll {
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: the event is a valid one and outlives the call.
         let answer = unsafe { libc::epoll_ctl(self.as_raw_fd(), operation, fd, &raw mut event) };
+        #[cfg(shuttle)]
+        super::model::change();
         if answer < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -68,6 +70,13 @@ impl Epoll {
     }
 
     /// Waits for at most `timeout_ns` (negative: for ever) and fills `events`. Interrupted waits return nothing.
+    #[cfg(shuttle)]
+    pub(crate) fn wait(&self, events: &mut [Event], timeout_ns: i64) -> usize {
+        super::model::wait(timeout_ns, || self.wait_ms(events, 0))
+    }
+
+    /// Waits for at most `timeout_ns` (negative: for ever) and fills `events`. Interrupted waits return nothing.
+    #[cfg(not(shuttle))]
     pub(crate) fn wait(&self, events: &mut [Event], timeout_ns: i64) -> usize {
         if timeout_ns <= 0 {
             return self.wait_ms(events, if timeout_ns == 0 { 0 } else { -1 });

@@ -69,6 +69,26 @@ impl PollList {
     /// Waits for at most `timeout_ns` (negative: for ever); [`PollList::ready`] and [`PollList::closed`] tell what for.
     /// Interrupted waits find nothing.
     pub(crate) fn wait(&mut self, timeout_ns: i64) {
+        let ready = self.poll(timeout_ns);
+        self.ready.clear();
+        self.closed.clear();
+        if ready > 0 {
+            self.sort();
+        }
+    }
+
+    #[cfg(shuttle)]
+    fn poll(&mut self, timeout_ns: i64) -> usize {
+        super::model::wait(timeout_ns, || self.ppoll(0))
+    }
+
+    #[cfg(not(shuttle))]
+    fn poll(&mut self, timeout_ns: i64) -> usize {
+        self.ppoll(timeout_ns)
+    }
+
+    /// ppoll(2); how many are ready.
+    fn ppoll(&mut self, timeout_ns: i64) -> usize {
         let timeout = libc::timespec {
             tv_sec: timeout_ns / 1_000_000_000,
             tv_nsec: timeout_ns % 1_000_000_000,
@@ -81,11 +101,7 @@ impl PollList {
         let count = libc::nfds_t::try_from(self.polled.len()).unwrap_or(0);
         // SAFETY: `count` pollfds and a timeout, all valid for the call; the signal mask is absent.
         let ready = unsafe { libc::ppoll(self.polled.as_mut_ptr(), count, limit, ptr::null()) };
-        self.ready.clear();
-        self.closed.clear();
-        if ready > 0 {
-            self.sort();
-        }
+        usize::try_from(ready).unwrap_or(0)
     }
 
     fn sort(&mut self) {

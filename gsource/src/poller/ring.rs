@@ -17,6 +17,7 @@ mod tests;
 mod watch;
 
 use crate::poller::uring::{IoCompletion, IoSink};
+use crate::sync::{AtomicUsize, Ordering};
 use crate::{Error, ErrorKind, Result};
 use io_uring::{EnterFlags, IoUring, squeue, types};
 pub(crate) use setup::Abilities;
@@ -24,7 +25,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use watch::Watch;
 

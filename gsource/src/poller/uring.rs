@@ -9,11 +9,11 @@
 use crate::home_cell::HomeCell;
 use crate::poller::ring::Ring;
 use crate::reactor::{Driving, Reactor};
+use crate::sync::{AtomicUsize, Ordering};
 use crate::{AioContext, Error, ErrorKind, Result};
 use io_uring::{IoUring, squeue};
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// A finished request.

@@ -5,11 +5,13 @@ use super::Reactor;
 use crate::aio::Core;
 use crate::list::{Link, Linked, Pushed};
 use crate::queued::Queued;
+use crate::sync::Life;
 use std::sync::Arc;
 
 /// An AioContext on a reactor.
 pub(crate) struct Attachment {
     link: Link<Attachment>,
+    pub(crate) life: Life,
     pub(super) queued: Queued,
     pub(crate) core: Arc<Core>,
     pub(crate) reactor: Arc<Reactor>,
@@ -26,6 +28,7 @@ impl Attachment {
     pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
         Arc::new(Attachment {
             link: Link::new(),
+            life: Life::new(),
             queued: Queued::new(),
             core: Arc::clone(core),
             reactor: Arc::clone(reactor),

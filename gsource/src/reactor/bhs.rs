@@ -13,13 +13,14 @@ use crate::aio::Core;
 use crate::aio::bh::Wish;
 use crate::aio::bh::node::{self, BhNode};
 use crate::home_queue::{self, Claim, HomeQueue};
+use crate::sync::Ordering;
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-thread_local! {
-    /// The reactor that the calling thread drives, the innermost one; null when it is not known.
+crate::sync::thread_local! {
+    /// The reactor that the calling thread drives, the innermost one; null when it is not known. A reactor whose token was
+    /// forgotten may be gone: then nothing else is ever at this address, so no context is found to be there.
     static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
 }
 
@@ -219,11 +220,11 @@ pub(crate) fn at_home(
 /// Calls `work` with the reactor of `core` if the calling thread drives that.
 #[inline]
 pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
-    let driven = DRIVEN.get();
+    let driven = DRIVEN.with(Cell::get);
     if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
         return None;
     }
-    // SAFETY: the token of the thread that drives it keeps a reactor alive, and that thread alone moves a context away.
+    // SAFETY: `core` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
     Some(work(unsafe { &*driven }))
 }
 
@@ -248,13 +249,13 @@ fn change_bhs(
 /// The calling thread drives `reactor` now.
 #[inline]
 pub(super) fn enter(reactor: &Reactor) {
-    DRIVEN.set(reactor);
+    DRIVEN.with(|driven| driven.set(reactor));
 }
 
 /// The calling thread does not drive `reactor` any more.
 pub(super) fn leave(reactor: &Reactor) {
-    if ptr::eq(DRIVEN.get(), reactor) {
-        DRIVEN.set(ptr::null());
+    if ptr::eq(DRIVEN.with(Cell::get), reactor) {
+        DRIVEN.with(|driven| driven.set(ptr::null()));
     }
 }
 

@@ -14,10 +14,10 @@ use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
+use crate::sync::Ordering;
 use crate::{Clock, Error, ErrorKind, Result};
 use pace::Pace;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A handler that found nothing for so long is not polled any more.
 const IDLE_NS: i64 = 7_000_000_000;
@@ -53,6 +53,11 @@ impl Busy {
     /// True when nobody takes part.
     pub(super) fn is_idle(&self) -> bool {
         self.enrolled.is_empty() && self.notifier.is_none()
+    }
+
+    /// Where polling is off, only what it has left behind.
+    fn has_something_to_do(&self, polls: bool) -> bool {
+        !self.is_idle() && (polls || self.started || self.owes_question)
     }
 
     /// Somebody has notified: that is worth looking for.
@@ -166,7 +171,8 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        if self.home.get(driving).busy.is_idle() {
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        if !self.home.get(driving).busy.has_something_to_do(polls) {
             return None;
         }
         self.poll_enrolled(driving, wait, limit_ns)

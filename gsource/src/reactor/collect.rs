@@ -4,8 +4,8 @@
 use super::{Driving, Home, Means, Reactor, TIMER, report};
 use crate::aio::lock;
 use crate::poller::epoll::{Epoll, Event};
+use crate::sync::Ordering;
 use crate::{Error, Result};
-use std::sync::atomic::Ordering;
 
 impl Reactor {
     /// Waits and puts what is ready into the batch.

@@ -41,7 +41,11 @@ impl Reactor {
     }
 
     /// Gives up what only the driving thread can, because it will not drive again.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn part(&self, driving: &Driving<'_>) {
+        driving.check(self);
         self.give_way(driving);
     }
 

@@ -6,10 +6,10 @@ use crate::aio::lock;
 use crate::poller::Drivers;
 use crate::poller::ring::Ring;
 use crate::poller::uring::{IoCompletion, IoSink};
+use crate::sync::Ordering;
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 impl Reactor {
     /// Calls `work` with the ring.

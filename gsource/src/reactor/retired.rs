@@ -1,14 +1,14 @@
 //! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
 #![forbid(unsafe_code)]
 
-use super::{Driving, Reactor, report};
+use super::{Attachment, Driving, Reactor, report};
 use crate::Error;
 use crate::aio::handler::{FdRecord, Switch};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
+use crate::sync::Ordering;
 use crate::unwind;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Something whose destructor belongs to the home thread.
 pub(crate) enum Retired {
@@ -17,6 +17,8 @@ pub(crate) enum Retired {
     Switch(Arc<Switch>),
     /// A context whose last handle is gone.
     Context(Arc<Core>),
+    /// A context's earlier place here.
+    Attachment(Arc<Attachment>),
     /// An error that had nobody to return to, and must not be told of where it happened.
     Trouble(Error),
 }
@@ -28,6 +30,7 @@ impl Retired {
             Retired::Handler(record) => record.is_of(core),
             Retired::Timer(timer) => Arc::ptr_eq(&timer.core, core),
             Retired::Context(other) => Arc::ptr_eq(other, core),
+            Retired::Attachment(_) => false,
             Retired::Switch(_) | Retired::Trouble(_) => core.is_private(reactor),
         }
     }
@@ -45,6 +48,7 @@ impl Retired {
                 return Some(Retired::Context(core));
             }
             Retired::Context(core) => core.end(reactor, driving),
+            Retired::Attachment(attachment) => drop(attachment),
             Retired::Trouble(error) => report([error]),
         }
         None

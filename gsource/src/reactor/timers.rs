@@ -7,9 +7,10 @@ use crate::aio::clock::{self, CLOCKS};
 use crate::aio::timer::TimerNode;
 use crate::aio::{Core, lock};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use crate::sync::Ordering;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::unwind;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 /// One queue per clock.
 pub(super) struct Timers([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
@@ -47,6 +48,14 @@ impl Timers {
         }
     }
 
+    /// Arms a timer anew or for the first time; true when it became the first of its clock.
+    fn arm(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
+        if self.queue(timer.clock).change(timer.place(), deadline) {
+            return timer.place() == 0;
+        }
+        self.put_in(timer, deadline)
+    }
+
     /// Adds a timer; true when it became the first of its clock.
     fn put_in(&mut self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
         let queue = self.queue(timer.clock);
@@ -62,8 +71,7 @@ impl Reactor {
         if !timer.core.is_on(self) {
             return false;
         }
-        timers.take_out(timer);
-        let first = timers.put_in(timer, deadline);
+        let first = timers.arm(timer, deadline);
         self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
@@ -209,11 +217,16 @@ fn lock_both<'a, T>(a: &'a Mutex<T>, b: &'a Mutex<T>) -> (MutexGuard<'a, T>, Mut
     }
 }
 
-static REACTORS: Mutex<Vec<Weak<Reactor>>> = Mutex::new(Vec::new());
+/// All there are. Not a lock of the models, which forget theirs from run to run.
+static REACTORS: std::sync::Mutex<Vec<Weak<Reactor>>> = std::sync::Mutex::new(Vec::new());
+
+fn reactors() -> std::sync::MutexGuard<'static, Vec<Weak<Reactor>>> {
+    REACTORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Remembers a reactor, to wake it when the virtual clock is switched.
 pub(super) fn announce(reactor: &Arc<Reactor>) {
-    let mut reactors = lock(&REACTORS);
+    let mut reactors = self::reactors();
     if reactors.len() == reactors.capacity() {
         reactors.retain(|known| known.strong_count() > 0);
     }
@@ -233,7 +246,7 @@ pub fn start_virtual_clock() {
 }
 
 fn notify_all() {
-    let reactors: Vec<_> = lock(&REACTORS).iter().filter_map(Weak::upgrade).collect();
+    let reactors: Vec<_> = self::reactors().iter().filter_map(Weak::upgrade).collect();
     for reactor in reactors {
         reactor.notify();
     }

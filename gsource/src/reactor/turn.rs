@@ -7,12 +7,12 @@ use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
 use crate::aio::lock;
 use crate::poller::POLLED;
+use crate::sync::Ordering;
 use crate::unwind;
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A foreign loop looks so often for completions that it is not told of.
 const MUTE_IO_MS: i32 = 1;
@@ -310,7 +310,11 @@ impl Reactor {
 
     /// Runs `ask` (a look at the GMainContext this reactor's source is attached to) with the source silent, because the
     /// caller serves the reactor itself.
+    ///
+    /// # Panics
+    /// The token is another reactor's.
     pub fn ask_glib<T>(&self, driving: &Driving<'_>, ask: impl FnOnce() -> T) -> T {
+        driving.check(self);
         self.home.get(driving).served = true;
         let answer = ask();
         self.home.get(driving).served = false;

@@ -237,7 +237,7 @@ impl Registers {
     }
 
     /// Section 4.2.2: the device forgets everything; queues that run are stopped, and the status is 0 when they have.
-    pub(super) fn reset(&mut self, worker: &Arc<Worker>) {
+    fn reset(&mut self, worker: &Arc<Worker>) {
         if self.status != 0 {
             self.status_before = self.status;
         }

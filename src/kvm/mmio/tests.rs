@@ -406,23 +406,15 @@ fn a_device_that_was_shut_down_starts_no_more() {
 }
 
 #[test]
-fn a_reset_from_outside_tells_when_it_is_over() {
+fn a_device_that_nobody_drives_is_shut_down_at_once() {
     let rig = Rig::new();
-    let over = Arc::new(AtomicU32::new(0));
-    let reset = || {
-        let told = Arc::clone(&over);
-        rig.mmio.reset(move || {
-            told.fetch_add(1, Ordering::SeqCst);
-        });
-        rig.iterate();
-    };
-    reset();
-    assert_eq!(over.load(Ordering::SeqCst), 1, "nothing ran");
-    rig.drive();
-    reset();
-    assert_eq!(over.load(Ordering::SeqCst), 1);
-    rig.finish_stops();
-    assert_eq!((over.load(Ordering::SeqCst), rig.status()), (2, 0));
+    let gone = Arc::new(AtomicU32::new(0));
+    let told = Arc::clone(&gone);
+    rig.mmio.shutdown(move || {
+        told.fetch_add(1, Ordering::SeqCst);
+    });
+    rig.iterate();
+    assert_eq!((gone.load(Ordering::SeqCst), rig.stopping()), (1, vec![]));
 }
 
 #[test]

@@ -126,14 +126,6 @@ impl Worker {
         self.post("virtio-mmio-stop", move |worker| worker.end(index, &run));
     }
 
-    /// Calls `done` when what was posted before has been done and no queue runs.
-    pub(super) fn when_quiet(self: &Arc<Self>, done: Done) {
-        self.post("virtio-mmio-quiet", move |worker| {
-            worker.state().waiting.push(done);
-            worker.tell_if_quiet();
-        });
-    }
-
     /// Stops all queues, starts no more, and calls `done` when all are quiet.
     pub(super) fn close(self: &Arc<Self>, done: Done) {
         self.post("virtio-mmio-close", move |worker| {

@@ -1,61 +1,19 @@
 //! The host's end of the serial console, on `qcontext-main`.
-#![allow(unsafe_code)] // poll, and reading and writing fds that other processes share
+#![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, FdHandler};
 
+use super::backend::{Backend, End, Written};
 use super::terminal::Terminal;
 use super::{BURST, Interrupt, OUTPUT, Wire};
-use crate::{Error, QContext, Result};
+use crate::{QContext, Result};
 
-/// A pipe that polls as writable takes at least this much without blocking.
+/// How much is read or written by one call.
 const CHUNK: usize = 4096;
-
-/// What the console is connected to.
-#[derive(Debug)]
-pub struct Backend {
-    input: Option<OwnedFd>,
-    output: OwnedFd,
-}
-
-impl Backend {
-    /// Standard input and output.
-    ///
-    /// # Errors
-    /// `Os` if they are closed.
-    pub fn stdio() -> Result<Backend> {
-        Ok(Backend {
-            input: Some(duplicate(std::io::stdin().as_fd())?),
-            output: duplicate(std::io::stdout().as_fd())?,
-        })
-    }
-
-    /// A file, which gets the output; there is no input.
-    ///
-    /// # Errors
-    /// `Os` if it cannot be made.
-    pub fn file(path: &Path) -> Result<Backend> {
-        let file = File::create(path)
-            .map_err(|error| Error::os(format!("cannot write '{}'", path.display()), error))?;
-        Ok(Backend {
-            input: None,
-            output: file.into(),
-        })
-    }
-
-    #[cfg(test)]
-    pub(super) fn fds(input: OwnedFd, output: OwnedFd) -> Backend {
-        Backend {
-            input: Some(input),
-            output,
-        }
-    }
-}
 
 /// The host's end. Dropping it gives a terminal back as it was.
 #[derive(Debug)]
@@ -80,19 +38,10 @@ struct State {
     reading: bool,
     /// There is no more input.
     at_end: bool,
-    /// The output fd is watched, because it did not take everything.
+    /// The output fd is watched, because it did not take everything, or a worker writes.
     writing: bool,
     /// Nobody reads the output any more.
     hung_up: bool,
-}
-
-/// What came of writing.
-enum Written {
-    Some(usize),
-    /// Later.
-    Nothing,
-    /// Never again.
-    Failed,
 }
 
 impl Console {
@@ -185,17 +134,17 @@ impl Shared {
         }
         let there = Arc::downgrade(self);
         let readable = FdHandler::new().on_read(move || with(&there, Shared::read));
-        let watched = self.aio.set_fd_handler(input.as_raw_fd(), readable);
+        let watched = self.aio.set_fd_handler(input.fd(), readable);
         watched.inspect_err(|_| lock(&self.state).reading = false)
     }
 
-    fn unwatch_input(&self, input: &OwnedFd, at_end: bool) {
+    fn unwatch_input(&self, input: &End, at_end: bool) {
         {
             let mut state = lock(&self.state);
             state.reading = false;
             state.at_end = at_end;
         }
-        self.aio.remove_fd_handler(input.as_raw_fd());
+        self.aio.remove_fd_handler(input.fd());
     }
 
     /// Somebody types.
@@ -214,7 +163,7 @@ impl Shared {
             }
             return;
         }
-        match read(input.as_fd(), &mut bytes[..room]) {
+        match input.read(&mut bytes[..room]) {
             Some(0) => self.unwatch_input(input, true),
             Some(count) => {
                 wire.input.put(&bytes[..count]);
@@ -230,6 +179,7 @@ impl Shared {
     /// on this context have a turn.
     fn write(self: &Arc<Self>) {
         let mut bytes = [0; CHUNK];
+        let output = &self.backend.output;
         for _ in 0..OUTPUT / CHUNK {
             let count = self.wire.output.peek(&mut bytes);
             if count == 0 {
@@ -238,16 +188,41 @@ impl Shared {
             let hung_up = lock(&self.state).hung_up;
             let outcome = match hung_up {
                 true => Written::Some(count),
-                false => write(self.backend.output.as_fd(), &bytes[..count]),
+                false if output.may_wait() => return self.write_elsewhere(bytes, count),
+                false => output.write(&bytes[..count]),
             };
             match outcome {
-                Written::Some(written) => self.wire.output.drop_first(written),
+                Written::Some(_) | Written::Failed => self.written(&outcome),
                 Written::Nothing => return self.watch_output(true),
-                Written::Failed => lock(&self.state).hung_up = true,
             }
-            self.tell_room();
         }
         self.watch_output(true);
+    }
+
+    /// Lets a worker write, and goes on when it has done so.
+    fn write_elsewhere(self: &Arc<Self>, bytes: [u8; CHUNK], count: usize) {
+        lock(&self.state).writing = true;
+        let (output, there) = (self.backend.output.share(), Arc::downgrade(self));
+        self.aio.submit(
+            move || output.write_patiently(&bytes[..count]),
+            move |outcome| {
+                with(&there, |this| {
+                    lock(&this.state).writing = false;
+                    // Without a worker there is nobody who could write.
+                    this.written(&outcome.unwrap_or(Written::Failed));
+                    this.write();
+                });
+            },
+        );
+    }
+
+    fn written(&self, outcome: &Written) {
+        match outcome {
+            Written::Some(count) => self.wire.output.drop_first(*count),
+            Written::Nothing => {}
+            Written::Failed => lock(&self.state).hung_up = true,
+        }
+        self.tell_room();
     }
 
     /// Tells a driver that waits for the transmitter.
@@ -260,7 +235,7 @@ impl Shared {
 
     fn watch_output(self: &Arc<Self>, wanted: bool) {
         let watched = std::mem::replace(&mut lock(&self.state).writing, wanted);
-        let fd = self.backend.output.as_raw_fd();
+        let fd = self.backend.output.fd();
         if !wanted && watched {
             self.aio.remove_fd_handler(fd);
         }
@@ -285,46 +260,4 @@ impl Shared {
 /// What these mutexes hold is consistent even if a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned()
-        .map_err(|error| Error::os("cannot use standard input and output", error))
-}
-
-/// Reads what is there; none if nothing is, after all.
-fn read(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Option<usize> {
-    // SAFETY: the buffer is valid for writes of its length.
-    let count = unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
-    match usize::try_from(count) {
-        Ok(count) => Some(count),
-        Err(_) if is_temporary() => None,
-        // EIO of a terminal that is gone: there is no more.
-        Err(_) => Some(0),
-    }
-}
-
-/// Writes only if that does not block. The fd's flags are not ours to change: a shell or a parent shares them.
-fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Written {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: one record, valid for the call.
-    if unsafe { libc::poll(&raw mut poll, 1, 0) } == 0 {
-        return Written::Nothing;
-    }
-    // SAFETY: the buffer is valid for reads of its length.
-    let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
-    match usize::try_from(count) {
-        Ok(count) => Written::Some(count),
-        Err(_) if is_temporary() => Written::Nothing,
-        Err(_) => Written::Failed,
-    }
-}
-
-fn is_temporary() -> bool {
-    let error = std::io::Error::last_os_error();
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }

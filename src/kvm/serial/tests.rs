@@ -3,7 +3,10 @@
 #![allow(clippy::shadow_unrelated)] // a test names its steps alike
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+mod slow;
 
 use super::*;
 use crate::{QContext, Wait};
@@ -29,9 +32,17 @@ struct Setup {
 
 impl Setup {
     fn new() -> Setup {
+        let (screen, output) = pipe().unwrap();
+        Setup {
+            screen,
+            ..Setup::with_output(output)
+        }
+    }
+
+    /// The screen is elsewhere.
+    fn with_output(output: impl Into<OwnedFd>) -> Setup {
         let context = QContext::anonymous(false).unwrap();
         let (input, keyboard) = pipe().unwrap();
-        let (screen, output) = pipe().unwrap();
         let backend = Backend::fds(input.into(), output.into());
         let console = Console::new(backend, &context).unwrap();
         let interrupts = Arc::new(AtomicUsize::new(0));
@@ -45,7 +56,7 @@ impl Setup {
             context,
             interrupts,
             keyboard,
-            screen,
+            screen: pipe().unwrap().0,
         }
     }
 

@@ -5,7 +5,7 @@ use super::flags::Flags;
 use crate::aio::Core;
 use crate::home_queue::Chained;
 use crate::list::{Link, Linked};
-use crate::sync::AtomicPtr;
+use crate::sync::{AtomicPtr, Life};
 use crate::unwind::{self, Panicked};
 use std::cell::Cell;
 use std::fmt;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub(crate) struct BhNode {
     link: Link<BhNode>,
     next: AtomicPtr<BhNode>,
+    pub(super) life: Life,
     pub(crate) flags: Flags,
     pub(super) name: &'static str,
     core: *const Core,
@@ -91,6 +92,7 @@ impl BhNode {
         let head = BhNode {
             link: Link::new(),
             next: AtomicPtr::new(ptr::null_mut()),
+            life: Life::new(),
             flags: Flags::new(),
             name,
             core: Arc::as_ptr(core),

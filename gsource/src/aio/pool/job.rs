@@ -12,13 +12,14 @@
 
 use super::{Pool, Work};
 use crate::aio::{Core, bh, lock};
+use crate::sync::Mutex;
+use crate::sync::{AtomicU64, Ordering};
 use crate::{AioContext, Error, ErrorKind, Result, unwind};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 /// A submitted job. Dropping the handle changes nothing.
 pub struct Job(Arc<dyn AnyJob>);

@@ -8,6 +8,7 @@
 
 use super::once::Once;
 use crate::aio::lock;
+use crate::sync::Mutex;
 use crate::{AioContext, Error, IoCompletion, IoQueue, IoSink, Result};
 use io_uring::{opcode, squeue, types};
 use std::fs::File;
@@ -16,7 +17,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// What the kernel moves at most in one call.

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::aio::lock;
+use crate::sync::Mutex;
 use std::fmt;
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 /// See the module.

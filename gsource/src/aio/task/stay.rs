@@ -7,10 +7,10 @@
 
 use crate::aio::Core;
 use crate::reactor::{Reactor, thread_token};
+use crate::sync::{AtomicUsize, Ordering};
 use crate::{Error, ErrorKind, Result};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The tasks of a reactor.
 #[derive(Default)]

@@ -8,10 +8,10 @@ use crate::eventfd::EventFd;
 use crate::poller::epoll::Epoll;
 use crate::poller::uring::{IoCompletion, IoSink};
 use crate::poller::{Drivers, EDGE, READABLE};
+use crate::sync::AtomicUsize;
 use io_uring::opcode;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, mpsc};
 
 /// Every kind of ring that a kernel may give, where this one gives any.

@@ -1,0 +1,68 @@
+//! A home stops while others schedule on it: on its own context, which ends, and on one that was attached, which lives on.
+#![forbid(unsafe_code)]
+
+use super::{Account, Home, assert_released, check, run_on};
+use crate::aio::bh::schedule_oneshot;
+use crate::sync::{Ordering, thread};
+use crate::{AioContext, Clock, Poller, Wait};
+use std::sync::Arc;
+
+/// Schedules on `own`, which may end any time; how many users that took, and how many of them gave an answer.
+fn schedule(own: AioContext, account: &Arc<Account>) -> (usize, usize) {
+    let core = Arc::clone(own.core());
+    let user = account.user();
+    let bh = own.bh("on the home's own", move || user.call(|| ()));
+    bh.schedule();
+    let user = account.user();
+    // It answers, or says that it will not.
+    let answer = run_on(own, move || user.call(|| ()));
+    bh.schedule();
+    let user = account.user();
+    // As others do who hold no handle of the context.
+    schedule_oneshot(&core, "late", move || user.call(|| ()));
+    (3, usize::from(answer.is_some()))
+}
+
+fn scheduled_while_it_stops(poller: Poller) {
+    let home = Home::start(poller);
+    let aio = AioContext::new().unwrap();
+    home.attach(&aio);
+    let [on_own, on_aio, timed] = [(); 3].map(|()| Account::new());
+    let on_ending = {
+        let (shared, account) = (Arc::clone(&home.shared), Arc::clone(&on_own));
+        thread::spawn(move || shared.own().map_or((0, 0), |own| schedule(own, &account)))
+    };
+    let on_attached = {
+        let (aio, account, timed) = (aio.clone(), Arc::clone(&on_aio), Arc::clone(&timed));
+        thread::spawn(move || {
+            let user = timed.user();
+            let timer = aio.timer(Clock::Realtime, move || user.call(|| ()));
+            timer.arm_in_ns(0);
+            for _ in 0..2 {
+                let user = account.user();
+                account.announce();
+                aio.schedule_oneshot("once", move || user.call(|| ()));
+            }
+            timer
+        })
+    };
+    let reactor = home.stop();
+    let (users, answers) = on_ending.join().unwrap();
+    assert!(on_own.calls() >= answers);
+    let timer = on_attached.join().unwrap();
+    // It has a reactor to itself now, and has kept what was asked of it.
+    aio.poll(Wait::NoBlock).unwrap();
+    on_aio.assert_all_seen();
+    assert_eq!(on_aio.calls.load(Ordering::SeqCst), 2);
+    assert_eq!(timed.calls(), 1);
+    drop((timer, aio));
+    assert_released(&reactor);
+    on_own.assert_over(users);
+    on_aio.assert_over(2);
+    timed.assert_over(1);
+}
+
+#[test]
+fn shuttle_what_is_scheduled_on_a_home_that_stops_runs_or_is_let_go() {
+    check(scheduled_while_it_stops);
+}

@@ -1,0 +1,259 @@
+//! A serial console whose other side stops reading: the guest waits, the rest of `qctx` goes on.
+//!
+//! Says SKIP where there is no KVM.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
+#![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
+
+#[path = "support/kernel.rs"]
+mod kernel;
+#[path = "support/monitor.rs"]
+mod monitor;
+#[path = "support/skip.rs"]
+mod skip;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use monitor::{Client, Directory, QCTX, returns};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use skip::skip;
+
+/// A watchdog, never what orders events.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What is read at once: about what a terminal moves from one of its queues to the other.
+const PORTION: usize = 4096;
+
+/// A `qctx` with the kernel that sends without end, and a monitor.
+struct Machine {
+    child: Child,
+    client: Client,
+    _directory: Directory,
+}
+
+impl Machine {
+    /// None without KVM.
+    fn start(input: impl Into<Stdio>, output: impl Into<Stdio>) -> Option<Machine> {
+        if let Err(error) = qcontext::kvm::open() {
+            skip(&error.to_string());
+            return None;
+        }
+        let directory = Directory::new();
+        let (kernel, socket) = (directory.path("kernel"), directory.path("qmp.sock"));
+        fs::write(&kernel, kernel::busy()).unwrap();
+        let child = Command::new(QCTX)
+            .args(["-machine", "microvm", "-serial", "stdio", "-kernel"])
+            .arg(&kernel)
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdin(input)
+            .stdout(output)
+            .spawn()
+            .unwrap();
+        wait_for("the monitor", || UnixStream::connect(&socket).is_ok());
+        let mut client = Client::connect(&socket);
+        client.ask("{\"execute\":\"qmp_capabilities\"}");
+        Some(Machine {
+            child,
+            client,
+            _directory: directory,
+        })
+    }
+
+    /// The loop that answers is the one that brings out what the guest sends.
+    #[track_caller]
+    fn answers(&mut self) {
+        let running = returns(r#"{"status": "running", "running": true}"#);
+        for _ in 0..20 {
+            let answer = self.client.ask("{\"execute\":\"query-status\"}");
+            assert_eq!(answer, running);
+        }
+    }
+
+    /// Answers while its output is full, and while that is read bit by bit. The guest has waited: all that it sent
+    /// comes out when it is read, up to its farewell.
+    #[track_caller]
+    fn goes_on_while_its_output_is_full(mut self, screen: &mut impl Read) {
+        let mut sent = Vec::new();
+        for _ in 0..8 {
+            (0..5).for_each(|_| self.answers());
+            read(screen, &mut [0; PORTION], &mut sent);
+        }
+        self.client.ask("{\"execute\":\"system_powerdown\"}");
+        while sent.last() != Some(&b'P') {
+            read(screen, &mut [0; 1 << 16], &mut sent);
+        }
+        let sent = String::from_utf8(sent).unwrap();
+        let sent = sent.trim_start_matches('#').strip_prefix('A').unwrap();
+        let dots = sent.strip_suffix('P').unwrap();
+        assert!(!dots.is_empty() && dots.bytes().all(|byte| byte == b'.'));
+        assert!(self.client.rest().contains("guest-shutdown"));
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn read(screen: &mut impl Read, bytes: &mut [u8], sent: &mut Vec<u8>) {
+    let count = screen.read(bytes).unwrap();
+    assert!(count > 0, "the end after {} bytes", sent.len());
+    sent.extend_from_slice(&bytes[..count]);
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is_there() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+    }
+}
+
+/// Writes until nothing more goes in.
+fn fill(output: impl AsFd) {
+    let before = rustix::fs::fcntl_getfl(&output).unwrap();
+    rustix::fs::fcntl_setfl(&output, before | OFlags::NONBLOCK).unwrap();
+    let mut portion = [b'#'; PORTION].as_slice();
+    while !portion.is_empty() {
+        match rustix::io::write(&output, portion) {
+            Ok(_) => {}
+            Err(Errno::AGAIN) => portion = &portion[..portion.len() / 2],
+            Err(error) => panic!("{error}"),
+        }
+    }
+    rustix::fs::fcntl_setfl(&output, before).unwrap();
+}
+
+/// Both sides of a new terminal.
+fn terminal() -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let mut how = OpenOptions::new();
+    how.read(true).write(true);
+    let slave = how.custom_flags(OFlags::NOCTTY.bits().cast_signed());
+    (File::from(master), slave.open(name).unwrap())
+}
+
+/// As a shell would do after the program: with flags of the file description that are as they were.
+fn blocks(fd: impl AsFd) -> bool {
+    !rustix::fs::fcntl_getfl(fd)
+        .unwrap()
+        .contains(OFlags::NONBLOCK)
+}
+
+fn same(file: &File) -> File {
+    file.try_clone().unwrap()
+}
+
+#[test]
+fn a_full_terminal_stops_the_guest_and_nothing_else() {
+    let (mut master, slave) = terminal();
+    fill(&slave);
+    let Some(machine) = Machine::start(same(&slave), same(&slave)) else {
+        return;
+    };
+    machine.goes_on_while_its_output_is_full(&mut master);
+    assert!(blocks(&slave));
+}
+
+/// The other side of a terminal cannot be opened again, so a worker writes and waits.
+#[test]
+fn what_cannot_be_opened_again_keeps_only_a_worker_waiting() {
+    let (master, mut slave) = terminal();
+    let mut raw = tcgetattr(&slave).unwrap();
+    raw.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &raw).unwrap();
+    fill(&master);
+    let Some(machine) = Machine::start(Stdio::null(), same(&master)) else {
+        return;
+    };
+    machine.goes_on_while_its_output_is_full(&mut slave);
+    assert!(blocks(&master));
+}
+
+#[test]
+fn a_full_pipe_stops_the_guest_and_nothing_else() {
+    let (mut screen, output) = pipe().unwrap();
+    fill(&output);
+    let Some(machine) = Machine::start(Stdio::null(), output.try_clone().unwrap()) else {
+        return;
+    };
+    machine.goes_on_while_its_output_is_full(&mut screen);
+    assert!(blocks(&output));
+}
+
+#[test]
+fn a_full_socket_stops_the_guest_and_nothing_else() {
+    let (mut screen, output) = UnixStream::pair().unwrap();
+    fill(&output);
+    let shared = OwnedFd::from(output.try_clone().unwrap());
+    let Some(machine) = Machine::start(Stdio::null(), shared) else {
+        return;
+    };
+    machine.goes_on_while_its_output_is_full(&mut screen);
+    assert!(blocks(&output));
+}
+
+#[test]
+fn a_terminal_that_is_gone_ends_nothing() {
+    let (master, slave) = terminal();
+    let Some(mut machine) = Machine::start(same(&slave), slave) else {
+        return;
+    };
+    let mut first = [0];
+    (&master).read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"A");
+    drop(master);
+    machine.answers();
+    machine.client.send(b"{\"execute\":\"quit\"}");
+    assert!(machine.client.rest().contains("host-qmp-quit"));
+    assert!(machine.child.wait().unwrap().success());
+}
+
+/// What is typed on a terminal of its own description still arrives, and the mode of the terminal is given back.
+#[test]
+fn keys_arrive_and_the_terminal_is_given_back() {
+    let (mut master, slave) = terminal();
+    let before = tcgetattr(&slave).unwrap();
+    let directory = Directory::new();
+    let kernel = directory.path("kernel");
+    fs::write(&kernel, kernel::elf()).unwrap();
+    if let Err(error) = qcontext::kvm::open() {
+        return skip(&error.to_string());
+    }
+    let mut child = Command::new(QCTX)
+        .args(["-machine", "microvm", "-kernel"])
+        .arg(&kernel)
+        .stdin(same(&slave))
+        .stdout(same(&slave))
+        .spawn()
+        .unwrap();
+    let mut shown = [0];
+    master.read_exact(&mut shown).unwrap();
+    assert_eq!(&shown, b"A");
+    for key in b"xyz" {
+        master.write_all(&[*key]).unwrap();
+        master.read_exact(&mut shown).unwrap();
+        assert_eq!(shown, [*key]);
+    }
+    master.write_all(b"q").unwrap();
+    assert!(child.wait().unwrap().success());
+    let after = tcgetattr(&slave).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+}
