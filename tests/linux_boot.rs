@@ -16,6 +16,7 @@ mod skip;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::symlink;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -66,8 +67,11 @@ impl Run {
 
 /// All machines' run, made by the first test that asks; none with the reason if they cannot run here.
 fn machines() -> Result<&'static Run, &'static str> {
-    static RUN: OnceLock<Result<Run, String>> = OnceLock::new();
-    RUN.get_or_init(run).as_ref().map_err(String::as_str)
+    static RUN: OnceLock<Option<Result<Run, String>>> = OnceLock::new();
+    // A run that fails is not made again.
+    let run = RUN.get_or_init(|| catch_unwind(run).ok());
+    let run = run.as_ref().expect("the first test that asked tells why");
+    run.as_ref().map_err(String::as_str)
 }
 
 fn guest_file(name: &str) -> PathBuf {
@@ -173,9 +177,10 @@ fn first_line(mut output: impl Read + Send + 'static) -> Receiver<bool> {
 
 /// Runs the machines to their end, and gives back what was printed.
 fn finish(command: Command, directory: &Path) -> String {
+    // Four machines, perhaps on an emulated one, and that on a busy one.
     let mut limited = Command::new("timeout");
     limited
-        .args(["-k", "5", "240"])
+        .args(["-k", "5", "600"])
         .arg(command.get_program())
         .args(command.get_args());
     let images = IMAGES.map(|image| directory.join(image));
