@@ -193,6 +193,7 @@ fn the_virtual_clock_stands_while_the_machine_is_stopped() {
         );
         assert_eq!([state(0), state(1)], ["paused".into(), "paused".into()]);
         let stood = standing_time().expect("the virtual clock stands");
+        iterate_until("the console", || rig.machine.is_quiet().then_some(()));
         let said = rig.said();
         assert_eq!(standing_time(), Some(stood));
         assert_eq!(rig.said(), said, "the guest went on");

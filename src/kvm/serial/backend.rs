@@ -3,8 +3,8 @@
 //! Other processes share the fds that a program is started with, so their flags are not ours to change, and an fd that polls
 //! as ready may still block: a terminal that has room for a part of what is written, a pipe that somebody else fills
 //! between the two calls. A terminal or a pipe is therefore opened once more (`/proc/self/fd`, proc(5)), which gives a file
-//! description of our own that does not block. A socket is told so with each call. What is left, such as regular files,
-//! other devices, and terminals that belong to another user, is written to by a worker.
+//! description of our own that does not block. A socket is told so with each call. A regular file has no other side to wait
+//! for. What is left, such as other devices and terminals that belong to another user, is written to by a worker.
 #![allow(unsafe_code)] // poll, and send and recv with flags
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -37,6 +37,8 @@ enum Manner {
     OwnDescription,
     /// The call.
     Socket,
+    /// Its kind.
+    RegularFile,
     /// Nothing.
     Waiting,
 }
@@ -100,6 +102,7 @@ impl End {
         let kind = given.metadata().ok();
         let (file, manner) = match kind {
             Some(kind) if kind.file_type().is_socket() => (given, Manner::Socket),
+            Some(kind) if kind.is_file() => (given, Manner::RegularFile),
             Some(kind) if has_description_to_give(&given, &kind) => match open_again(&given, how) {
                 Ok(own) => (own, Manner::OwnDescription),
                 Err(_) => (given, Manner::Waiting),
@@ -134,7 +137,7 @@ impl End {
     pub(super) fn read(&self, bytes: &mut [u8]) -> Option<usize> {
         let outcome = match self.manner {
             Manner::Socket => receive(self.file.as_fd(), bytes),
-            Manner::OwnDescription | Manner::Waiting => (&*self.file).read(bytes),
+            _ => (&*self.file).read(bytes),
         };
         match outcome {
             Ok(count) => Some(count),
@@ -159,7 +162,7 @@ impl End {
     pub(super) fn write(&self, bytes: &[u8]) -> Written {
         let outcome = match self.manner {
             Manner::Socket => send(self.file.as_fd(), bytes),
-            Manner::OwnDescription | Manner::Waiting => (&*self.file).write(bytes),
+            _ => (&*self.file).write(bytes),
         };
         match outcome {
             Ok(count) => Written::Some(count),
