@@ -17,19 +17,21 @@ pub(crate) mod bhs;
 mod busy;
 mod collect;
 mod direct;
+mod driving;
 mod fd_table;
 mod foreign;
 mod io;
 mod known;
+mod records;
 mod retired;
 mod timers;
 mod turn;
 
 use crate::aio::handler::FdRecord;
+use crate::aio::lock;
 use crate::aio::notify::NotifyState;
 use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
-use crate::aio::{Core, lock};
 use crate::eventfd::EventFd;
 use crate::glib_poll::GlibPoll;
 use crate::home_cell::HomeCell;
@@ -41,18 +43,19 @@ use crate::poller::uring::IoCompletion;
 use crate::poller::{Drivers, EVENTS, Poller};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Life, Mutex};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
 pub(crate) use bhs::{Claimed, at_home, on_home};
 use busy::Busy;
 pub use busy::PollParams;
 pub(crate) use busy::ask_again;
+pub use driving::Driving;
+pub(crate) use driving::thread_token;
 use fd_table::{Batch, FdTable, Set};
 use known::Known;
 pub(crate) use retired::Retired;
 use std::fmt;
-use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock, Weak};
 use timers::Timers;
@@ -185,57 +188,6 @@ pub struct Reactor {
     pub(crate) residents: Residents,
 }
 
-/// The right to drive a reactor, held by at most one thread, until the last of its tokens is dropped.
-pub struct Driving<'a> {
-    reactor: &'a Reactor,
-    /// The token belongs to its thread.
-    thread: PhantomData<*mut ()>,
-}
-
-impl<'a> Driving<'a> {
-    /// What is driven.
-    pub fn reactor(&self) -> &'a Reactor {
-        self.reactor
-    }
-}
-
-impl Drop for Driving<'_> {
-    fn drop(&mut self) {
-        let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
-        self.reactor.tokens.store(left, Ordering::Relaxed);
-        if left == 0 {
-            bhs::leave(self.reactor);
-            self.reactor.driver.store(0, Ordering::SeqCst);
-            // Another thread may have retired something after the last look here, and found us driving.
-            if self.reactor.has_retired() {
-                self.reactor.leave_to_home();
-            }
-            let missed = &self.reactor.missed;
-            if missed.load(Ordering::SeqCst) && missed.swap(false, Ordering::SeqCst) {
-                self.reactor.wake();
-            }
-        }
-    }
-}
-
-impl Driving<'_> {
-    /// # Panics
-    /// The token is another reactor's, so the caller has no right to this one.
-    #[inline]
-    fn check(&self, reactor: &Reactor) {
-        assert!(
-            std::ptr::eq(self.reactor, reactor),
-            "the token of another reactor"
-        );
-    }
-}
-
-impl fmt::Debug for Driving<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driving").finish_non_exhaustive()
-    }
-}
-
 impl Reactor {
     /// A reactor with its fds, which waits with epoll.
     ///
@@ -297,57 +249,6 @@ impl Reactor {
         });
         timers::announce(&reactor);
         reactor
-    }
-
-    /// Claims the reactor for the calling thread until the token is dropped.
-    ///
-    /// # Errors
-    /// `WrongThread` while another thread drives it, or has tasks on it.
-    pub fn drive(&self) -> Result<Driving<'_>> {
-        let me = thread_token();
-        if self.driver.load(Ordering::Relaxed) != me && !self.claim(me) {
-            let message = "another thread drives this context, only that one may iterate it";
-            return Err(Error::new(ErrorKind::WrongThread, message));
-        }
-        bhs::enter(self);
-        let tokens = self.tokens.load(Ordering::Relaxed);
-        self.tokens.store(tokens + 1, Ordering::Relaxed);
-        Ok(Driving {
-            reactor: self,
-            thread: PhantomData,
-        })
-    }
-
-    /// Makes `me` the driver, if nobody else is and no task belongs to another thread.
-    fn claim(&self, me: usize) -> bool {
-        if self.residents.are_elsewhere(me)
-            || self
-                .driver
-                .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
-                .is_err()
-        {
-            return false;
-        }
-        // The last driver may have spawned a task after the first look.
-        let is_mine = !self.residents.are_elsewhere(me);
-        if !is_mine {
-            self.driver.store(0, Ordering::SeqCst);
-        }
-        is_mine
-    }
-
-    /// As [`Reactor::drive`], for a GLib loop that will sleep if it cannot: who drives now wakes it afterwards.
-    pub(crate) fn drive_or_be_woken(&self) -> Result<Driving<'_>> {
-        self.drive().or_else(|_| {
-            self.missed.store(true, Ordering::SeqCst);
-            // Who drove may have ended before that.
-            self.drive()
-        })
-    }
-
-    /// True on the thread that drives this reactor.
-    pub fn is_driven_here(&self) -> bool {
-        self.driver.load(Ordering::Acquire) == thread_token()
     }
 
     /// Makes the current or next blocking wait return. Async-signal-safe.
@@ -418,114 +319,6 @@ impl Reactor {
         report(trouble);
         Ok(io)
     }
-
-    /// Adds `record`, in place of `earlier` on the same fd; both or nothing.
-    pub(crate) fn add_record(
-        &self,
-        record: &Arc<FdRecord>,
-        earlier: Option<&FdRecord>,
-    ) -> Result<()> {
-        self.change_fds(|fds| {
-            fds.add(record)?;
-            if let Some(earlier) = earlier {
-                fds.remove(earlier);
-            }
-            Ok(())
-        })?;
-        self.look_at_always_ready();
-        Ok(())
-    }
-
-    /// No event announces an fd that is always ready.
-    fn look_at_always_ready(&self) {
-        if self.has_always_ready() && !self.is_driven_here() {
-            self.notify();
-        }
-    }
-
-    /// Takes over all of `records` or none; what it answers is to be told of.
-    pub(crate) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
-        let closed = self.change_fds(|fds| {
-            let mut closed = Vec::new();
-            for (index, record) in records.iter().enumerate() {
-                if let Err(error) = fds.adopt(record, &mut closed) {
-                    for added in &records[..index] {
-                        fds.remove(added);
-                    }
-                    return Err(error);
-                }
-            }
-            Ok(closed)
-        })?;
-        self.look_at_always_ready();
-        Ok(closed)
-    }
-
-    /// Takes back what another reactor did not want, as far as the kernel lets it; what it answers is to be told of.
-    pub(crate) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
-        let trouble = self.change_fds(|fds| {
-            let mut trouble = Vec::new();
-            for record in records {
-                let outcome = fds.adopt(record, &mut trouble);
-                trouble.extend(outcome.err());
-            }
-            trouble
-        });
-        self.look_at_always_ready();
-        trouble
-    }
-
-    pub(crate) fn remove_record(&self, record: &FdRecord) {
-        self.change_fds(|fds| fds.remove(record));
-    }
-
-    /// Changes the fd table and counts again what a turn must know of it.
-    fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
-        let mut fds = lock(&self.fds);
-        let before = fds.version();
-        let changed = change(&mut fds);
-        self.count_fds(&fds);
-        let is_news = fds.version() != before;
-        drop(fds);
-        // A home that waits for a list has it copied.
-        if is_news && !self.is_driven_here() {
-            self.rouse();
-        }
-        changed
-    }
-
-    fn count_fds(&self, fds: &FdTable) {
-        self.counts
-            .always_ready
-            .store(fds.always_ready(), Ordering::Release);
-        self.counts
-            .unpollable
-            .store(fds.unpollable(), Ordering::Release);
-    }
-
-    /// Lets go of `core`, which is moving elsewhere with `records`. The answer is what was seen of its handlers, some of which
-    /// may have been removed: to be dropped without a lock.
-    #[must_use]
-    pub(crate) fn forget(
-        &self,
-        core: &Arc<Core>,
-        records: &[Arc<FdRecord>],
-        driving: &Driving<'_>,
-    ) -> Vec<Arc<FdRecord>> {
-        let mut home = self.home.get(driving);
-        let (ready, staying): (Batch, Batch) = std::mem::take(&mut home.batch)
-            .into_iter()
-            .partition(|(record, _)| record.is_of(core));
-        home.batch = staying;
-        let paused = home.paused.extract_if(.., |record| record.is_of(core));
-        let leaving = paused
-            .chain(ready.into_iter().map(|(record, _)| record))
-            .collect();
-        for record in records {
-            home.known.forget(record);
-        }
-        leaving
-    }
 }
 
 impl Drop for Reactor {
@@ -550,10 +343,4 @@ pub(crate) fn report(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         glib::g_warning!("qcontext", "{error}");
     }
-}
-
-/// A number that names the calling thread while it lives.
-pub(crate) fn thread_token() -> usize {
-    crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
-    TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }
