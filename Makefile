@@ -17,17 +17,18 @@ bench: ready
 	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
 	    --target-dir target/loops -- --out target/bench
 
-# Long runs of what `make test` does briefly. SOAK_SECONDS and FUZZ_SECONDS (for each target) say how long.
+# Long runs of what `make test` does briefly. SOAK_SECONDS, MODEL_SECONDS (for each model of a context's end and each scenario)
+# and FUZZ_SECONDS (for each target) say how long.
 SOAK_SECONDS ?= 600
+MODEL_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
-soak:
-	tests/guest/packages
+soak: ready
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
-	RUSTFLAGS="--cfg loom" SOAK_SECONDS=60 $(CARGO) test --locked --release --target-dir target/loom \
+	RUSTFLAGS="--cfg loom" SOAK_SECONDS=$(MODEL_SECONDS) $(CARGO) test --locked --release --target-dir target/loom \
 	    -p gsource --lib loom_
-	RUSTFLAGS="--cfg shuttle -C debug-assertions" SOAK_SECONDS=60 $(CARGO) test --locked --release \
+	RUSTFLAGS="--cfg shuttle -C debug-assertions" SOAK_SECONDS=$(MODEL_SECONDS) $(CARGO) test --locked --release \
 	    --target-dir target/shuttle -p gsource --lib shuttle_
-	CARGO="$(CARGO)" SOAK_SECONDS=60 tests/asan \
+	CARGO="$(CARGO)" SOAK_SECONDS=$(MODEL_SECONDS) tests/asan \
 	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 
 fuzz:

@@ -219,7 +219,8 @@ fn held() -> [usize; 2] {
 /// A thread is listed for a moment after it has been joined.
 fn settle(expected: impl Fn([usize; 2]) -> bool) -> [usize; 2] {
     let begin = Instant::now();
-    while !expected(held()) && begin.elapsed() < PATIENCE {
+    // Less than what hangs may take.
+    while !expected(held()) && begin.elapsed() < PATIENCE / 2 {
         std::thread::yield_now();
     }
     held()
@@ -257,6 +258,7 @@ fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
     }
     COMPLAINTS.lock().unwrap().clear(); // of a poller that is not to be had
     let before = settle(|[_, now]| now == threads);
+    goes_on.send(()).unwrap();
     for poller in Poller::ALL {
         for _ in 0..ROUNDS {
             attach_against_stop(poller, Order::Race);

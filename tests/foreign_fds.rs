@@ -346,6 +346,13 @@ fn glibs_loop_goes_on_when_the_context_has_been_stopped() {
         context.invoke_sync(|| ()).unwrap();
         context.stop().unwrap();
         drop(context);
+        // It still serves others.
+        let (served, is_served) = mpsc::channel();
+        gmain.invoke(move || served.send(()).unwrap());
+        is_served
+            .recv_timeout(Duration::from_secs(30))
+            .expect("the loop serves nobody any more");
+        assert!(ended.try_recv().is_err());
         main_loop.quit();
         ended
             .recv_timeout(Duration::from_secs(30))

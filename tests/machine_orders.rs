@@ -193,7 +193,7 @@ fn the_virtual_clock_stands_while_the_machine_is_stopped() {
         );
         assert_eq!([state(0), state(1)], ["paused".into(), "paused".into()]);
         let stood = standing_time().expect("the virtual clock stands");
-        iterate_until("the console", || rig.machine.is_quiet().then_some(()));
+        iterate_until("the console", || (rig.machine.unsent() == 0).then_some(()));
         let said = rig.said();
         assert_eq!(standing_time(), Some(stood));
         assert_eq!(rig.said(), said, "the guest went on");
@@ -353,6 +353,34 @@ fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
     assert!(Clock::Virtual.is_running(), "nobody else would start it");
 }
 
+/// A device that does not get ready: it keeps what it is to call then.
+#[derive(Default)]
+struct Tardy(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+
+impl Device for Tardy {
+    fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().push(done);
+    }
+
+    fn hold(&self, done: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().push(done);
+    }
+
+    fn release(&self) {}
+
+    fn plug(&self, _: &mut Builder) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Drops the machine; whatever it was about to do, its console is gone before the main context has a turn.
+fn goes_with_its_console(mut rig: Rig) {
+    let alone = rig.alone.take();
+    drop(rig);
+    assert!(QContext::main().find_aio("serial").is_none());
+    drop(alone);
+}
+
 #[test]
 fn a_machine_that_goes_amid_a_stop_or_a_reset_takes_its_console_with_it() {
     for order in [MicroVm::pause, MicroVm::reset] {
@@ -362,11 +390,26 @@ fn a_machine_that_goes_amid_a_stop_or_a_reset_takes_its_console_with_it() {
         rig.start(false);
         rig.is_alive();
         order(&rig.machine, Box::new(drop::<Result<()>>) as Answer);
-        let alone = rig.alone.take();
-        drop(rig);
-        // Before the main context has had a turn.
-        assert!(QContext::main().find_aio("serial").is_none());
-        drop(alone);
+        goes_with_its_console(rig);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_ready_keeps_no_machine() {
+    for order in [MicroVm::pause, MicroVm::reset] {
+        let Some(mut rig) = Rig::new(true) else {
+            return;
+        };
+        let device = Arc::new(Tardy::default());
+        rig.machine.add(|_| Ok(Arc::clone(&device))).unwrap();
+        rig.start(false);
+        rig.is_alive();
+        order(&rig.machine, Box::new(drop::<Result<()>>) as Answer);
+        let asked = || (!device.0.lock().unwrap().is_empty()).then_some(());
+        iterate_until("the device to be asked", asked);
+        goes_with_its_console(rig);
+        let late: Vec<_> = device.0.lock().unwrap().drain(..).collect();
+        late.into_iter().for_each(|done| done());
     }
 }
 

@@ -21,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use monitor::{Client, Directory, QCTX, returns};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -33,9 +34,26 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What is read at once: about what a terminal moves from one of its queues to the other.
 const PORTION: usize = 4096;
 
+/// A `qctx` that does not outlive its test.
+struct Process(Child);
+
+impl Process {
+    fn ends_well(&mut self) {
+        wait_for("the end of qctx", || self.0.try_wait().unwrap().is_some());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A `qctx` with the kernel that sends without end, and a monitor.
 struct Machine {
-    child: Child,
+    process: Process,
     client: Client,
     _directory: Directory,
 }
@@ -59,11 +77,12 @@ impl Machine {
             .stdout(output)
             .spawn()
             .unwrap();
+        let process = Process(child);
         wait_for("the monitor", || UnixStream::connect(&socket).is_ok());
         let mut client = Client::connect(&socket);
         client.ask("{\"execute\":\"qmp_capabilities\"}");
         Some(Machine {
-            child,
+            process,
             client,
             _directory: directory,
         })
@@ -82,7 +101,7 @@ impl Machine {
     /// Answers while its output is full, and while that is read bit by bit. The guest has waited: all that it sent
     /// comes out when it is read, up to its farewell.
     #[track_caller]
-    fn goes_on_while_its_output_is_full(mut self, screen: &mut impl Read) {
+    fn goes_on_while_its_output_is_full(mut self, screen: &mut (impl Read + AsFd)) {
         let mut sent = Vec::new();
         for _ in 0..8 {
             (0..5).for_each(|_| self.answers());
@@ -97,22 +116,33 @@ impl Machine {
         let dots = sent.strip_suffix('P').unwrap();
         assert!(!dots.is_empty() && dots.bytes().all(|byte| byte == b'.'));
         assert!(self.client.rest().contains("guest-shutdown"));
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.ends_well();
     }
 }
 
 #[track_caller]
-fn read(screen: &mut impl Read, bytes: &mut [u8], sent: &mut Vec<u8>) {
+fn read(screen: &mut (impl Read + AsFd), bytes: &mut [u8], sent: &mut Vec<u8>) {
+    await_readable(screen);
     let count = screen.read(bytes).unwrap();
     assert!(count > 0, "the end after {} bytes", sent.len());
     sent.extend_from_slice(&bytes[..count]);
+}
+
+#[track_caller]
+fn await_readable(screen: &impl AsFd) {
+    let mut fds = [PollFd::new(screen, PollFlags::IN)];
+    let limit = Timespec::try_from(DEADLINE).unwrap();
+    let ready = poll(&mut fds, Some(&limit)).unwrap();
+    assert!(ready > 0, "nothing comes");
+}
+
+/// The next byte.
+#[track_caller]
+fn next(screen: &mut (impl Read + AsFd)) -> u8 {
+    let mut byte = [0];
+    await_readable(screen);
+    screen.read_exact(&mut byte).unwrap();
+    byte[0]
 }
 
 #[track_caller]
@@ -212,18 +242,16 @@ fn a_full_socket_stops_the_guest_and_nothing_else() {
 
 #[test]
 fn a_terminal_that_is_gone_ends_nothing() {
-    let (master, slave) = terminal();
+    let (mut master, slave) = terminal();
     let Some(mut machine) = Machine::start(same(&slave), slave) else {
         return;
     };
-    let mut first = [0];
-    (&master).read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"A");
+    assert_eq!(next(&mut master), b'A');
     drop(master);
     machine.answers();
     machine.client.send(b"{\"execute\":\"quit\"}");
     assert!(machine.client.rest().contains("host-qmp-quit"));
-    assert!(machine.child.wait().unwrap().success());
+    machine.process.ends_well();
 }
 
 /// What is typed on a terminal of its own description still arrives, and the mode of the terminal is given back.
@@ -237,23 +265,22 @@ fn keys_arrive_and_the_terminal_is_given_back() {
     if let Err(error) = qcontext::kvm::open() {
         return skip(&error.to_string());
     }
-    let mut child = Command::new(QCTX)
+    let child = Command::new(QCTX)
         .args(["-machine", "microvm", "-kernel"])
         .arg(&kernel)
         .stdin(same(&slave))
         .stdout(same(&slave))
         .spawn()
         .unwrap();
-    let mut shown = [0];
-    master.read_exact(&mut shown).unwrap();
-    assert_eq!(&shown, b"A");
+    let mut process = Process(child);
+    assert_eq!(next(&mut master), b'A');
     for key in b"xyz" {
         master.write_all(&[*key]).unwrap();
-        master.read_exact(&mut shown).unwrap();
-        assert_eq!(shown, [*key]);
+        assert_eq!(next(&mut master), *key);
     }
     master.write_all(b"q").unwrap();
-    assert!(child.wait().unwrap().success());
+    process.ends_well();
     let after = tcgetattr(&slave).unwrap();
     assert_eq!(after.local_modes, before.local_modes);
+    assert_eq!(after.input_modes, before.input_modes);
 }

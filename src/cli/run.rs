@@ -18,7 +18,7 @@ use super::plan::{Channel, Item, Plan};
 use super::signal;
 use super::{commands, machine};
 
-/// How long clients may take to read the last replies.
+/// How long clients may take to read the last replies, and the other side of the console to read something.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the plan; returns after `quit`, SIGTERM or SIGINT, with everything taken down.
@@ -47,7 +47,14 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
             machine,
             ended,
         } = served;
-        say_goodbye(|| monitor.is_quiet() && machine.as_ref().is_none_or(MicroVm::is_quiet))?;
+        let unsent = || machine.as_ref().map_or(0, MicroVm::unsent);
+        say_goodbye(|| monitor.is_quiet() && unsent() == 0, unsent)?;
+        if unsent() > 0 {
+            warn(&format!(
+                "qctx: -serial: {} bytes were not read in time",
+                unsent()
+            ));
+        }
         ended
     });
     drop(signals);
@@ -117,8 +124,18 @@ pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lets the last replies out.
-fn say_goodbye(is_quiet: impl Fn() -> bool) -> Result<(), Failure> {
+/// Lets the last replies out, and what the guest has sent for as long as somebody reads it.
+fn say_goodbye(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Result<(), Failure> {
+    loop {
+        let before = unsent();
+        iterate_a_while_until(&is_quiet)?;
+        if is_quiet() || unsent() >= before {
+            return Ok(());
+        }
+    }
+}
+
+fn iterate_a_while_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     let late = Flag::default();
     let too_late = late.clone();
     let source = glib::timeout_source_new(
@@ -131,7 +148,7 @@ fn say_goodbye(is_quiet: impl Fn() -> bool) -> Result<(), Failure> {
         },
     );
     source.attach(Some(&glib::MainContext::default()));
-    let outcome = iterate_until(|| is_quiet() || late.is_set());
+    let outcome = iterate_until(|| done() || late.is_set());
     source.destroy();
     outcome
 }

@@ -204,9 +204,9 @@ impl MicroVm {
         orders.into_iter().for_each(Order::refuse);
     }
 
-    /// Whether everything that the guest has written to its serial port is out.
-    pub fn is_quiet(&self) -> bool {
-        self.0.console.as_ref().is_none_or(Console::is_quiet)
+    /// How many bytes that the guest has written to its serial port are not out yet; none if they cannot get out.
+    pub fn unsent(&self) -> usize {
+        self.0.console.as_ref().map_or(0, Console::unsent)
     }
 }
 

@@ -77,8 +77,8 @@ fn time(running: &Running) -> Duration {
 
 #[test]
 fn no_time_passes_for_a_guest_while_its_machine_stands() {
-    let Some(running) = start() else { return };
     let begin = Instant::now();
+    let Some(running) = start() else { return };
     let before = time(&running);
     pause(&running);
     running.reports.try_iter().for_each(drop);

@@ -4,7 +4,9 @@
 //! as ready may still block: a terminal that has room for a part of what is written, a pipe that somebody else fills
 //! between the two calls. A terminal or a pipe is therefore opened once more (`/proc/self/fd`, proc(5)), which gives a file
 //! description of our own that does not block. A socket is told so with each call. A regular file has no other side to wait
-//! for. What is left, such as other devices and terminals that belong to another user, is written to by a worker.
+//! for, only its file system. What is left, such as other devices and terminals that belong to another user, is written to by a
+//! worker, which may outlive its console with at most one portion; it is read when it polls as readable, and waits if another
+//! reader was quicker.
 #![allow(unsafe_code)] // poll, and send and recv with flags
 
 use std::fs::{File, Metadata, OpenOptions};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gsource::{AioContext, FdHandler};
+use gsource::{AioContext, Clock, FdHandler, Timer};
 
 use super::backend::{Backend, End, Written};
 use super::terminal::Terminal;
@@ -14,6 +14,8 @@ use crate::{QContext, Result};
 
 /// How much is read or written by one call.
 const CHUNK: usize = 4096;
+/// When writing is tried again after no worker was to be had.
+const RETRY_NS: i64 = 10_000_000;
 
 /// The host's end. Dropping it gives a terminal back as it was.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ struct Shared {
     /// Of the machine that is there. No vcpu takes these locks.
     interrupt: Mutex<Option<Interrupt>>,
     state: Mutex<State>,
+    /// Tries to write again.
+    retry: Timer,
     _terminal: Option<Terminal>,
 }
 
@@ -54,14 +58,20 @@ impl Console {
             Some(input) => Terminal::raw(input.as_fd())?,
             None => None,
         };
-        let shared = Arc::new(Shared {
-            wire: Arc::new(Wire::new()?),
-            backend,
-            aio: AioContext::new()?,
-            context: context.clone(),
-            interrupt: Mutex::default(),
-            state: Mutex::default(),
-            _terminal: terminal,
+        let (wire, aio) = (Arc::new(Wire::new()?), AioContext::new()?);
+        let shared = Arc::new_cyclic(|there| {
+            let there = Weak::clone(there);
+            let retry = aio.timer(Clock::Realtime, move || with(&there, Shared::write));
+            Shared {
+                wire,
+                backend,
+                aio,
+                context: context.clone(),
+                interrupt: Mutex::default(),
+                state: Mutex::default(),
+                retry,
+                _terminal: terminal,
+            }
         });
         let there = Arc::downgrade(&shared);
         let woken = FdHandler::new().on_read(move || with(&there, Shared::woken));
@@ -81,9 +91,12 @@ impl Console {
         Arc::clone(wire)
     }
 
-    /// Whether everything that guests have sent is out, or cannot get out.
-    pub fn is_quiet(&self) -> bool {
-        self.0.wire.output.is_empty() || lock(&self.0.state).hung_up
+    /// How many bytes that guests have sent are not out yet; none if they cannot get out.
+    pub fn unsent(&self) -> usize {
+        match lock(&self.0.state).hung_up {
+            true => 0,
+            false => self.0.wire.output.len(),
+        }
     }
 }
 
@@ -208,9 +221,14 @@ impl Shared {
             move |outcome| {
                 with(&there, |this| {
                     lock(&this.state).writing = false;
-                    // Without a worker there is nobody who could write.
-                    this.written(&outcome.unwrap_or(Written::Failed));
-                    this.write();
+                    match outcome {
+                        Ok(outcome) => {
+                            this.written(&outcome);
+                            this.write();
+                        }
+                        // No worker is to be had just now.
+                        Err(_) => this.retry.arm_in_ns(RETRY_NS),
+                    }
                 });
             },
         );

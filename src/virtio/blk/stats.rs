@@ -1,7 +1,7 @@
 //! What a queue has done, countable from any thread.
 //!
-//! A queue counts in plain numbers while it works and publishes them once per batch, so that counting costs the
-//! request path no atomic operation. What a guest has seen finished, or was called for, has been counted before.
+//! A queue counts in plain numbers while it works and publishes them when it shows the guest something, so that counting costs
+//! a request no atomic operation. What a guest has seen finished, or was called for, has been counted before.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

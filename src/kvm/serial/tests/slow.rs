@@ -77,7 +77,7 @@ fn comes_out(output: impl Into<OwnedFd> + AsFd, mut screen: impl Read + AsFd) {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
     }
-    while !setup.console.is_quiet() {
+    while setup.console.unsent() > 0 {
         setup.settle();
     }
     assert!(seen[..before].iter().all(|byte| *byte == b'#'));
@@ -147,7 +147,7 @@ fn a_file_gets_everything_where_it_was() {
         for byte in b"hello" {
             setup.set(DATA, *byte);
         }
-        while !setup.console.is_quiet() {
+        while setup.console.unsent() > 0 {
             setup.settle();
         }
         file.write_all(b" after").unwrap();
