@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use monitor::{Client, Directory, QCTX, returns};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -131,8 +131,8 @@ fn read(screen: &mut (impl Read + AsFd), bytes: &mut [u8], sent: &mut Vec<u8>) {
 #[track_caller]
 fn await_readable(screen: &impl AsFd) {
     let mut fds = [PollFd::new(screen, PollFlags::IN)];
-    let limit = Timespec::try_from(DEADLINE).unwrap();
-    let ready = poll(&mut fds, Some(&limit)).unwrap();
+    let limit = i32::try_from(DEADLINE.as_millis()).unwrap();
+    let ready = poll(&mut fds, limit).unwrap();
     assert!(ready > 0, "nothing comes");
 }
 
