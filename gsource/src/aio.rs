@@ -103,7 +103,7 @@ impl AioContext {
             tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
         });
-        core.bind(Attachment::new(&core, &private));
+        let _none_before = core.bind(Attachment::new(&core, &private));
         AioContext(Arc::new(Handle { core }))
     }
 

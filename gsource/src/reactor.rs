@@ -33,7 +33,6 @@ use crate::aio::notify::NotifyState;
 use crate::aio::pool::OwnPool;
 use crate::aio::task::Residents;
 use crate::eventfd::EventFd;
-use crate::glib_poll::GlibPoll;
 use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
@@ -149,6 +148,16 @@ struct Counts {
     polls: AtomicBool,
     /// The home has an io_uring.
     ring: AtomicBool,
+    /// How often GLib has asked by itself; written by who drives.
+    glib_turns: AtomicUsize,
+}
+
+impl Counts {
+    fn note_glib_turn(&self) {
+        let turns = self.glib_turns.load(Ordering::Relaxed);
+        self.glib_turns
+            .store(turns.wrapping_add(1), Ordering::Relaxed);
+    }
 }
 
 /// Everything one thread waits for. See the module.
@@ -179,8 +188,6 @@ pub struct Reactor {
     /// GLib wanted to look while another thread drove, and sleeps without having announced it.
     missed: AtomicBool,
     home: HomeCell<Home>,
-    /// How GLib waits, if by this reactor.
-    glib_poll: OnceLock<Arc<dyn GlibPoll>>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
     pub(crate) pool: OwnPool,
@@ -242,7 +249,6 @@ impl Reactor {
                 is_foreign: false,
                 list: PollList::default(),
             }),
-            glib_poll: OnceLock::new(),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
             pool: OwnPool::new(),
             residents: Residents::default(),

@@ -6,7 +6,7 @@
 
 use crate::poller::{READABLE, WRITABLE};
 use crate::reactor::{Driving, Reactor};
-use crate::{AioContext, Result, glib_poll};
+use crate::{AioContext, Result};
 use glib::translate::from_glib_full;
 use std::cell::RefCell;
 use std::mem::size_of;
@@ -118,7 +118,6 @@ unsafe extern "C" fn prepare(
             reactor.residents.note_glib();
             let wait = reactor.prepare(&driving);
             state.shown.borrow_mut().update(source, reactor, &driving);
-            glib_poll::note_prepared(reactor);
             wait
         }
         Err(_) => Some(-1),
@@ -134,7 +133,6 @@ unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean
     // SAFETY: the tag belongs to this source.
     let ready = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) };
     let reactor = &state.reactor;
-    glib_poll::note_checked(reactor);
     let due = reactor.drive().is_ok_and(|driving| {
         let ready = ready != 0 || state.shown.borrow().is_ready(source);
         reactor.check(&driving, ready)

@@ -139,11 +139,3 @@ fn a_token_is_good_for_its_own_reactor_only() {
     let driving = mine.drive().unwrap();
     other.part(&driving);
 }
-
-#[test]
-#[should_panic(expected = "the token of another reactor")]
-fn a_token_is_good_for_a_wait_of_its_own_reactor_only() {
-    let (mine, other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
-    let driving = mine.drive().unwrap();
-    other.wait_for_glib(&driving, 0, -1);
-}

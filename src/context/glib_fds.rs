@@ -1,10 +1,8 @@
 //! The fds that GLib waits for in a context: in an epoll set of their own inside the reactor's, so that one wait covers them and
 //! an idle foreign source costs no system call.
 //!
-//! Used by the home's own loop, and as the poll function when somebody else iterates the GMainContext.
-//!
 //! # Threads
-//! Used by whoever owns the GMainContext. The lock is never held while others' code runs.
+//! Used by whoever iterates the context, who owns the GMainContext. The lock is never held while others' code runs.
 #![allow(unsafe_code)] // poll(2)
 
 mod set;
@@ -12,7 +10,6 @@ mod set;
 use super::{Inner, lock};
 use crate::{AioContext, Result};
 use glib_sys::GPollFD;
-use gsource::{Driving, GlibPoll};
 use set::GlibSet;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -76,6 +73,11 @@ impl GlibFds {
         }
     }
 
+    /// The numbers may be those of other files now.
+    pub(super) fn distrust(&self) {
+        lock(&self.state).is_stale = true;
+    }
+
     /// Fills in what is ready of what GLib asks for, without waiting.
     pub(super) fn poll_now(&self, fds: &mut [GPollFD]) {
         let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
@@ -108,11 +110,18 @@ impl GlibFds {
     /// its number may wake us for nothing: that is seen to. If there are no means to do so, it goes on until there are.
     pub(super) fn judge(&self, woken: bool, fds: &[GPollFD]) {
         let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
-        let found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
-        let found = woken && fds.iter().any(found);
-        if !lock(&self.state).set.is_haunted(woken, found) {
+        let is_found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
+        let found = woken && fds.iter().any(is_found);
+        let mut state = lock(&self.state);
+        if found {
+            state.set.be_patient_again();
+        }
+        // Where somebody else has read what was there, nothing is ready any more.
+        let in_vain = woken && !found && is_readable(state.set.fd());
+        if !state.set.is_haunted(in_vain) {
             return;
         }
+        drop(state);
         let Some(context) = self.context.get().and_then(Weak::upgrade) else {
             return;
         };
@@ -129,32 +138,14 @@ impl GlibFds {
     }
 }
 
-impl GlibPoll for GlibFds {
-    fn poll(&self, driving: &Driving<'_>, fds: &mut [GPollFD], timeout_ms: i32) -> i32 {
-        self.watch(fds);
-        let state = lock(&self.state);
-        let (set, is_woken) = (state.set.fd(), state.set.is_woken());
-        drop(state);
-        let timeout_ns = match i64::from(timeout_ms) {
-            _ if is_woken => 0,
-            ..0 => -1,
-            ms => ms * 1_000_000,
-        };
-        let waited = driving.reactor().wait_for_glib(driving, timeout_ns, set);
-        let woken = self.take_woken() | waited.theirs;
-        if woken {
-            self.poll_now(fds);
-        } else {
-            for poll in &mut *fds {
-                poll.revents = 0;
-            }
-        }
-        self.judge(woken, fds);
-        let readable = if waited.ours { libc::POLLIN } else { 0 };
-        self.show_own(fds, readable.cast_unsigned());
-        let ready = fds.iter().filter(|poll| poll.revents != 0).count();
-        i32::try_from(ready).unwrap_or(i32::MAX)
-    }
+fn is_readable(fd: RawFd) -> bool {
+    let mut asked = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, valid for the call.
+    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
 /// GLib's fds with the events wanted of each, without our own.

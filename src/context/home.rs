@@ -6,15 +6,14 @@
 //! inside the reactor's, so an idle foreign source costs no system call. GLib is asked before each wait that could block;
 //! while the reactor has something to do at each turn, every 16th turn and at each clock tick.
 //!
-//! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource, and waits with the
-//! reactor too if the GMainContext is one that we made (`glib_fds`).
+//! Whoever else iterates the GMainContext, also a callback of ours, reaches the reactor through its GSource.
 #![allow(unsafe_code)] // g_main_context_prepare and its companions exist in C only
 
 use super::glib_fds::GlibFds;
 use super::{Inner, lock};
 use crate::{AioContext, Error, ErrorKind, Result, Wait};
 use glib::translate::{ToGlibPtr, from_glib_full};
-use gsource::{Clock, GlibPoll, Poller, Reactor, last_tick_ns};
+use gsource::{Clock, Poller, Reactor, last_tick_ns};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -48,6 +47,8 @@ pub(super) struct Home {
     /// Turns since GLib was last asked, and the clock tick at that time.
     put_offs: u32,
     asked_at: i64,
+    /// See [`Reactor::glib_turns`].
+    glib_turns: usize,
 }
 
 // SAFETY: the pollfds are plain numbers.
@@ -72,6 +73,7 @@ impl Home {
             fds: Vec::new(),
             put_offs: 0,
             asked_at: 0,
+            glib_turns: reactor.glib_turns(),
         };
         let driving = reactor.drive()?;
         if let Ok(_owner) = gmain.acquire() {
@@ -163,6 +165,7 @@ impl Home {
 
     /// One iteration; see the module for its two speeds.
     fn iterate(&mut self, inner: &Inner, wait: Wait) -> Result<bool> {
+        self.note_others(inner);
         if !inner.foreign.load(Ordering::Acquire) {
             let progress = inner.reactor.iterate(wait)?;
             if !self.glib.take_woken() {
@@ -195,6 +198,16 @@ impl Home {
         }
         self.glib.judge(woken, &self.fds);
         Ok(progress)
+    }
+
+    /// Whoever has iterated the GMainContext since may have been told of a source that we have not seen.
+    fn note_others(&mut self, inner: &Inner) {
+        let turns = inner.reactor.glib_turns();
+        if self.glib_turns != turns {
+            self.glib_turns = turns;
+            self.glib.distrust();
+            inner.foreign.store(true, Ordering::Release);
+        }
     }
 
     /// True while foreign sources can wait, if the reactor has something to do: for [`PUT_OFFS`] turns, and not past the next
@@ -253,8 +266,6 @@ impl Inner {
             let prepared = home.ask(self)?;
             home.check(self, &prepared);
             home.glib.learn_wake_fd();
-            let glib: Arc<dyn GlibPoll> = Arc::<GlibFds>::clone(&home.glib);
-            self.reactor.wait_for_glib_by(&self.gmain, glib);
         }
         Ok(())
     }

@@ -161,8 +161,6 @@ impl Inner {
         let home = lock(&self.home).take();
         drop(home);
         self.reactor.reap_if_idle();
-        // Who iterates the GMainContext waits with the reactor, where GLib's own fds are no more.
-        self.reactor.notify();
     }
 }
 

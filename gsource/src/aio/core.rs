@@ -81,8 +81,9 @@ impl Core {
         ptr::eq(self.home.load(Ordering::Acquire), reactor)
     }
 
-    /// Makes `attachment` the current one and frees the earlier ones if nobody visits them.
-    pub(super) fn bind(&self, attachment: Arc<Attachment>) {
+    /// Makes `attachment` the current one. The earlier ones that nobody visits are the caller's to drop, with no lock held.
+    #[must_use]
+    pub(super) fn bind(&self, attachment: Arc<Attachment>) -> Vec<Arc<Attachment>> {
         let mut attachments = lock(&self.attachments);
         self.attachment
             .store(Arc::as_ptr(&attachment).cast_mut(), Ordering::SeqCst);
@@ -95,7 +96,7 @@ impl Core {
         attachments.extend(earlier.extract_if(.., kept));
         attachments.push(attachment);
         drop(attachments);
-        drop(earlier);
+        earlier
     }
 
     pub(super) fn set_handler(&self, record: Arc<FdRecord>, replace: bool) -> Result<()> {
@@ -225,14 +226,19 @@ impl Core {
         };
         let unseen = old.forget(self, &handlers, &driving);
         old.hand_over_bhs(self, &driving);
-        Reactor::move_timers(old, new, self, || self.bind(Attachment::new(self, new)));
+        let mut earlier = Vec::new();
+        let rebind = || earlier = self.bind(Attachment::new(self, new));
+        Reactor::move_timers(old, new, self, rebind);
         drop(handlers);
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
         let removed = unseen.into_iter().filter(|record| record.is_removed());
         new.retire(removed.map(Retired::Handler));
         new.retire(closed.into_iter().map(Retired::Trouble));
         old.hand_over_retired(self, new, &driving);
+        // What was kicked there is held by that list, and nobody may ever drive it again.
+        old.take_kicked(&driving);
         drop(driving);
+        drop(earlier);
         self.kick(Urgency::Now);
         Ok(())
     }
@@ -308,3 +314,5 @@ impl Core {
 
 #[cfg(all(test, loom))]
 mod model;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;

@@ -263,11 +263,17 @@ impl Reactor {
     /// Takes over the scheduled bottom halves of every context that was kicked, and makes all that is there due.
     #[inline]
     pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
-        if !self.ready.is_empty() {
-            self.collect_kicked(driving);
-        }
+        self.take_kicked(driving);
         if !self.bhs.pending.is_empty() {
             self.make_due(driving);
+        }
+    }
+
+    /// Takes over the scheduled bottom halves of every context that was kicked.
+    #[inline]
+    pub(crate) fn take_kicked(&self, driving: &Driving<'_>) {
+        if !self.ready.is_empty() {
+            self.collect_kicked(driving);
         }
     }
 

@@ -171,11 +171,19 @@ impl Reactor {
         wait: Wait,
         limit_ns: Option<i64>,
     ) -> Option<i64> {
-        let polls = self.counts.polls.load(Ordering::Acquire);
-        if !self.home.get(driving).busy.has_something_to_do(polls) {
-            return None;
+        if self.may_poll_busily(driving) {
+            self.poll_enrolled(driving, wait, limit_ns)
+        } else {
+            None
         }
-        self.poll_enrolled(driving, wait, limit_ns)
+    }
+
+    /// False when busy-polling has nothing to do before this wait.
+    #[inline]
+    pub(super) fn may_poll_busily(&self, driving: &Driving<'_>) -> bool {
+        let polls = self.counts.polls.load(Ordering::Acquire);
+        let busy = &self.home.get(driving).busy;
+        busy.has_something_to_do(polls)
     }
 
     #[inline(never)]

@@ -14,12 +14,7 @@ pub struct Driving<'a> {
     thread: PhantomData<*mut ()>,
 }
 
-impl<'a> Driving<'a> {
-    /// What is driven.
-    pub fn reactor(&self) -> &'a Reactor {
-        self.reactor
-    }
-
+impl Driving<'_> {
     /// # Panics
     /// The token is another reactor's, so the caller has no right to this one.
     #[inline]

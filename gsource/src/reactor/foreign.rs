@@ -7,11 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::{Driving, Means, RING, Reactor, report};
+use crate::Error;
 use crate::aio::lock;
-use crate::glib_poll::{GlibPoll, Waited};
-use crate::{Error, Poller};
+use crate::sync::Ordering;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 impl Reactor {
     /// A foreign loop is about to wait.
@@ -71,36 +70,10 @@ impl Reactor {
         }
     }
 
-    /// Sets how GLib waits; false if it was set before, or cannot be by this reactor.
-    pub(crate) fn set_glib_poll(&self, how: Arc<dyn GlibPoll>) -> bool {
-        self.poller() == Poller::Epoll && self.glib_poll.set(how).is_ok()
-    }
-
-    pub(crate) fn glib_poll(&self) -> Option<&Arc<dyn GlibPoll>> {
-        self.glib_poll.get()
-    }
-
-    /// Waits in GLib's stead, whose own fds are in a set whose fd is `set`, which has a handler here.
-    ///
-    /// # Panics
-    /// The token is another reactor's.
-    pub fn wait_for_glib(&self, driving: &Driving<'_>, timeout_ns: i64, set: RawFd) -> Waited {
-        driving.check(self);
-        if self.home.get(driving).batch.is_empty() {
-            self.collect(driving, timeout_ns);
-        }
-        let mut home = self.home.get(driving);
-        let place = home.batch.iter().position(|(record, _)| record.fd == set);
-        // Nobody needs its handler called now.
-        let handler = place.and_then(|place| home.batch.remove(place));
-        let leftover = handler.and_then(|(record, _)| home.known.give_back(record));
-        let ours = !home.batch.is_empty();
-        drop(home);
-        drop(leftover);
-        Waited {
-            ours,
-            theirs: place.is_some(),
-        }
+    /// Changes whenever GLib asks the reactor's source by itself, and not within [`Reactor::ask_glib`]: then somebody else has
+    /// iterated the GMainContext, and taken note of whatever its own wake-up fd has told.
+    pub fn glib_turns(&self) -> usize {
+        self.counts.glib_turns.load(Ordering::Relaxed)
     }
 
     /// The fds that a foreign loop is to poll besides [`Reactor::poll_fd`], if they are others than at `version`.

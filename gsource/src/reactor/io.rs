@@ -58,8 +58,7 @@ impl Reactor {
     }
 
     pub(super) fn submit_before_wait(&self, driving: &Driving<'_>) {
-        if self.has_ring() && (!self.submits_by_waiting() || !self.home.get(driving).busy.is_idle())
-        {
+        if self.has_ring() && (!self.submits_by_waiting() || self.may_poll_busily(driving)) {
             self.submit_io(driving);
         }
     }

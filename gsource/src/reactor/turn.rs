@@ -253,6 +253,7 @@ impl Reactor {
         if self.home.get(driving).served {
             return Some(-1);
         }
+        self.counts.note_glib_turn();
         self.home.get(driving).collected = false;
         self.stop_polling(driving);
         self.ask_paused(driving);

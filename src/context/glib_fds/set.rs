@@ -23,6 +23,8 @@ pub(super) struct GlibSet {
     watched: Vec<(RawFd, u16)>,
     /// It has become ready.
     woken: Arc<AtomicBool>,
+    /// Fds that epoll does not take.
+    refused: Vec<RawFd>,
     /// Wake-ups for nothing, one after the other.
     vain: u32,
     /// So many of them are suffered.
@@ -38,6 +40,7 @@ impl GlibSet {
             epoll: new_set(aio, &woken)?,
             watched: Vec::new(),
             woken,
+            refused: Vec::new(),
             vain: 0,
             patience: PATIENCE,
             told: false,
@@ -66,25 +69,29 @@ impl GlibSet {
         {
             // A closed fd has left the set already.
             let _ = self.epoll.delete(*fd);
+            self.refused.retain(|refused| refused != fd);
         }
-        for &(fd, events) in wanted.iter().filter(|new| !self.watched.contains(new)) {
+        let is_new = |new: &&(RawFd, u16)| !self.watched.contains(new);
+        let fresh: Vec<_> = wanted.iter().filter(is_new).copied().collect();
+        for (fd, events) in fresh {
             self.add(fd, events);
         }
         self.watched = wanted;
     }
 
     /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
-    pub(super) fn watch_again(&self) {
-        for &(fd, events) in &self.watched {
-            let kept = self.epoll.modify(fd, u32::from(events), 0);
-            if kept.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+    pub(super) fn watch_again(&mut self) {
+        for index in 0..self.watched.len() {
+            let (fd, events) = self.watched[index];
+            if self.epoll.modify(fd, u32::from(events), 0).is_err() {
                 self.add(fd, events);
             }
         }
     }
 
     /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
-    fn add(&self, fd: RawFd, events: u16) {
+    fn add(&mut self, fd: RawFd, events: u16) {
+        self.refused.retain(|refused| *refused != fd);
         let events = u32::from(events);
         let added = self
             .epoll
@@ -93,33 +100,37 @@ impl GlibSet {
                 Some(libc::EEXIST) => self.epoll.modify(fd, events, 0),
                 _ => Err(error),
             });
-        // What epoll refuses (a regular file, a closed fd) is ready at once for poll.
-        if added.is_err() {
-            self.woken.store(true, Ordering::Relaxed);
+        match added.map_err(|error| error.raw_os_error()) {
+            Ok(()) => {}
+            // A closed fd: poll tells of it, once.
+            Err(Some(libc::EBADF)) => self.woken.store(true, Ordering::Relaxed),
+            // What epoll refuses, as it does a regular file, only poll can ask.
+            Err(_) => self.refused.push(fd),
         }
     }
 
     pub(super) fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::Relaxed)
+        self.woken.load(Ordering::Relaxed) || !self.refused.is_empty()
     }
 
-    /// Only the home's thread sets and clears the flag.
+    /// As `is_woken`, and forgets it. Only who owns the GMainContext sets and clears the flag.
     pub(super) fn take_woken(&self) -> bool {
         let woken = self.is_woken();
-        if woken {
+        if self.woken.load(Ordering::Relaxed) {
             self.woken.store(false, Ordering::Relaxed);
         }
         woken
     }
 
-    /// Counts a wake-up, or that there was none. True when there are so many for nothing that a ghost must be there.
-    pub(super) fn is_haunted(&mut self, woken: bool, found: bool) -> bool {
-        match (woken, found) {
-            (true, false) => self.vain += 1,
-            (true, true) => (self.vain, self.patience) = (0, PATIENCE),
-            (false, _) => self.vain = 0,
-        }
+    /// Counts a wake-up for nothing, or that there was none. True when there are so many that a ghost must be there.
+    pub(super) fn is_haunted(&mut self, in_vain: bool) -> bool {
+        self.vain = if in_vain { self.vain + 1 } else { 0 };
         self.vain >= self.patience
+    }
+
+    /// Somebody has been found where the set said so.
+    pub(super) fn be_patient_again(&mut self) {
+        self.patience = PATIENCE;
     }
 
     /// Makes the set anew, without ghosts. True if they are to be told of, which is once.
@@ -129,7 +140,8 @@ impl GlibSet {
         let fresh = new_set(aio, &self.woken)?;
         aio.remove_fd_handler(self.epoll.as_raw_fd());
         self.epoll = fresh;
-        for &(fd, events) in &self.watched {
+        for index in 0..self.watched.len() {
+            let (fd, events) = self.watched[index];
             self.add(fd, events);
         }
         Ok(!std::mem::replace(&mut self.told, true))
