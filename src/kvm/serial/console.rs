@@ -93,10 +93,8 @@ impl Console {
 
     /// How many bytes that guests have sent are not out yet; none if they cannot get out.
     pub fn unsent(&self) -> usize {
-        match lock(&self.0.state).hung_up {
-            true => 0,
-            false => self.0.wire.output.len(),
-        }
+        let hung_up = lock(&self.0.state).hung_up;
+        if hung_up { 0 } else { self.0.wire.output.len() }
     }
 }
 
