@@ -1,29 +1,19 @@
 //! The fds that GLib waits for in a context: in an epoll set of their own inside the reactor's, so that one wait covers them and
 //! an idle foreign source costs no system call.
-//!
-//! # Threads
-//! Used by whoever iterates the context, who owns the GMainContext. The lock is never held while others' code runs.
 #![allow(unsafe_code)] // poll(2)
 
 mod set;
 
-use super::{Inner, lock};
+use super::Inner;
 use crate::{AioContext, Result};
 use glib_sys::GPollFD;
 use set::GlibSet;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-/// See the module.
+/// See the module. Whoever iterates the context has it.
 pub(super) struct GlibFds {
     /// The reactor's own fd, which GLib sees through the reactor's source.
     own_fd: RawFd,
-    /// Whose fds they are.
-    context: OnceLock<Weak<Inner>>,
-    state: Mutex<State>,
-}
-
-struct State {
     set: GlibSet,
     /// What GLib has asked for last.
     asked: Vec<(RawFd, u16)>,
@@ -35,58 +25,47 @@ struct State {
 
 impl GlibFds {
     /// No fds, watched by `aio`.
-    pub(super) fn new(aio: &AioContext, own_fd: RawFd) -> Result<Arc<GlibFds>> {
-        Ok(Arc::new(GlibFds {
+    pub(super) fn new(aio: &AioContext, own_fd: RawFd) -> Result<GlibFds> {
+        Ok(GlibFds {
             own_fd,
-            context: OnceLock::new(),
-            state: Mutex::new(State {
-                set: GlibSet::new(aio)?,
-                asked: Vec::new(),
-                wake_fd: None,
-                is_stale: false,
-            }),
-        }))
-    }
-
-    /// These are the fds of `context`.
-    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
-        let _ = self.context.set(Arc::downgrade(context));
+            set: GlibSet::new(aio)?,
+            asked: Vec::new(),
+            wake_fd: None,
+            is_stale: false,
+        })
     }
 
     /// The first fd that is watched is GLib's wake-up fd.
-    pub(super) fn learn_wake_fd(&self) {
-        let mut state = lock(&self.state);
-        state.wake_fd = state.set.first();
+    pub(super) fn learn_wake_fd(&mut self) {
+        self.wake_fd = self.set.first();
     }
 
     /// Makes the set hold what GLib asks for.
-    pub(super) fn watch(&self, fds: &[GPollFD]) {
-        let state = &mut *lock(&self.state);
-        if std::mem::take(&mut state.is_stale) {
-            state.set.watch_again();
+    pub(super) fn watch(&mut self, fds: &[GPollFD]) {
+        if std::mem::take(&mut self.is_stale) {
+            self.set.watch_again();
         }
         let asked = fds.iter().map(|poll| (poll.fd, poll.events));
-        if !asked.clone().eq(state.asked.iter().copied()) {
-            state.asked.clear();
-            state.asked.extend(asked);
-            state.set.watch(merged(&state.asked, self.own_fd));
+        if !asked.clone().eq(self.asked.iter().copied()) {
+            self.asked.clear();
+            self.asked.extend(asked);
+            self.set.watch(merged(&self.asked, self.own_fd));
         }
     }
 
     /// The numbers may be those of other files now.
-    pub(super) fn distrust(&self) {
-        lock(&self.state).is_stale = true;
+    pub(super) fn distrust(&mut self) {
+        self.is_stale = true;
     }
 
     /// Fills in what is ready of what GLib asks for, without waiting.
-    pub(super) fn poll_now(&self, fds: &mut [GPollFD]) {
+    pub(super) fn poll_now(&mut self, fds: &mut [GPollFD]) {
         let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
         // SAFETY: a GPollFD is a struct pollfd on Unix, and there are `count`.
         unsafe { libc::poll(fds.as_mut_ptr().cast(), count, 0) };
-        let mut state = lock(&self.state);
-        let told = |poll: &GPollFD| Some(poll.fd) == state.wake_fd && poll.revents != 0;
-        let changed = state.wake_fd.is_none() || fds.iter().any(told);
-        state.is_stale |= changed;
+        let told = |poll: &GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
+        let changed = self.wake_fd.is_none() || fds.iter().any(told);
+        self.is_stale |= changed;
     }
 
     /// Sets what GLib is told of the reactor's own fd.
@@ -98,36 +77,29 @@ impl GlibFds {
 
     /// Something was ready since this was last asked.
     pub(super) fn is_woken(&self) -> bool {
-        lock(&self.state).set.is_woken()
+        self.set.is_woken()
     }
 
     /// As `is_woken`, and forgets it.
     pub(super) fn take_woken(&self) -> bool {
-        lock(&self.state).set.take_woken()
+        self.set.take_woken()
     }
 
     /// Learns from a wait that GLib's fds did or did not end, and from the poll that followed. Some file that was closed under
     /// its number may wake us for nothing: that is seen to. If there are no means to do so, it goes on until there are.
-    pub(super) fn judge(&self, woken: bool, fds: &[GPollFD]) {
+    pub(super) fn judge(&mut self, context: &Inner, woken: bool, fds: &[GPollFD]) {
         let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
         let is_found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
         let found = woken && fds.iter().any(is_found);
-        let mut state = lock(&self.state);
         if found {
-            state.set.be_patient_again();
+            self.set.be_patient_again();
         }
         // Where somebody else has read what was there, nothing is ready any more.
-        let in_vain = woken && !found && is_readable(state.set.fd());
-        if !state.set.is_haunted(in_vain) {
+        let in_vain = woken && !found && is_readable(self.set.fd());
+        if !self.set.is_haunted(in_vain) {
             return;
         }
-        drop(state);
-        let Some(context) = self.context.get().and_then(Weak::upgrade) else {
-            return;
-        };
-        let renewed = context
-            .aio()
-            .and_then(|aio| lock(&self.state).set.renew(&aio));
+        let renewed = context.aio().and_then(|aio| self.set.renew(&aio));
         if renewed.is_ok_and(|is_first| is_first) {
             glib::g_warning!(
                 "qcontext",

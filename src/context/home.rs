@@ -42,7 +42,7 @@ fn new_main_context() -> glib::MainContext {
 
 /// GLib's side of a loop.
 pub(super) struct Home {
-    glib: Arc<GlibFds>,
+    glib: GlibFds,
     fds: Vec<glib_sys::GPollFD>,
     /// Turns since GLib was last asked, and the clock tick at that time.
     put_offs: u32,
@@ -80,11 +80,6 @@ impl Home {
             reactor.ask_glib(&driving, || home.prepare(gmain));
         }
         Ok(home)
-    }
-
-    /// It is the home of `context`.
-    pub(super) fn belong_to(&self, context: &Arc<Inner>) {
-        self.glib.belong_to(context);
     }
 
     /// Asks GLib what it waits for, and watches that.
@@ -196,7 +191,7 @@ impl Home {
         if woken || prepared.ready || late {
             progress |= self.check_and_dispatch(inner, &prepared);
         }
-        self.glib.judge(woken, &self.fds);
+        self.glib.judge(inner, woken, &self.fds);
         Ok(progress)
     }
 

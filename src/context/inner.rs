@@ -61,7 +61,7 @@ impl Inner {
         let source = reactor.g_source()?;
         source.attach(Some(&gmain));
         let home = Home::new(&gmain, &reactor, &aio)?;
-        let inner = Arc::new(Inner {
+        Ok(Arc::new(Inner {
             id: id.to_owned(),
             c_id: CString::new(id).unwrap_or_default(),
             threaded,
@@ -78,12 +78,9 @@ impl Inner {
             thread_id: AtomicI64::new(-1),
             stopping: AtomicBool::new(false),
             foreign: AtomicBool::new(id == MAIN),
-            home: Mutex::new(None),
+            home: Mutex::new(Some(home)),
             thread: Mutex::new(None),
-        });
-        home.belong_to(&inner);
-        *lock(&inner.home) = Some(home);
-        Ok(inner)
+        }))
     }
 
     /// A new handle, unless the last one is going.
