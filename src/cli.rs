@@ -46,7 +46,7 @@ fn decode(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fail
 }
 
 fn dispatch(arguments: &[String]) -> Result<(), Failure> {
-    qcontext::export::register_type();
+    qcontext::device::register_type();
     qcontext::kvm::microvm::register_type();
     if let Some(request) = qom::parse(arguments)? {
         return request.run();

@@ -8,7 +8,7 @@
 pub mod block;
 pub mod context;
 #[cfg(feature = "vhost-user")]
-pub mod export;
+pub mod device;
 pub mod json;
 #[cfg(feature = "kvm")]
 pub mod kvm;

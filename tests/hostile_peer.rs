@@ -193,9 +193,9 @@ fn kick_fd_that_is_full_and_blocking_blocks_nobody_and_does_not_spin() {
     rustix::io::write(&kick, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     rustix::fs::fcntl_setfl(&kick, rustix::fs::OFlags::empty()).unwrap();
     round_trip(&mut scene.neighbour);
-    let before = scene.victim.export().stats().kicks;
+    let before = scene.victim.device().stats().kicks;
     scene.neighbour_works();
-    assert!(scene.victim.export().stats().kicks <= before + 1);
+    assert!(scene.victim.device().stats().kicks <= before + 1);
     drop(front_end);
     scene.still_serves();
 }
@@ -293,7 +293,7 @@ fn a_thousand_connections_leak_no_fd() {
     let _alone = alone();
     let mut scene = Scene::new();
     scene.still_serves();
-    let is_free = |at: &Scene| !at.victim.export().is_connected();
+    let is_free = |at: &Scene| !at.victim.device().is_connected();
     until("the guest to be gone", || is_free(&scene));
     let before = open_fds();
     for round in 0..1000 {

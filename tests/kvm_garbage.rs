@@ -221,5 +221,5 @@ fn neighbours(seed: u32) {
     assert!(rig.image_is_right(0));
     let rounds = rounds(&machine);
     assert!(rounds > 1000, "{rounds}");
-    println!("{rounds} rounds; disk 1: {:?}", rig.exports[1].stats());
+    println!("{rounds} rounds; disk 1: {:?}", rig.devices[1].stats());
 }

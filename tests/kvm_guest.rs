@@ -51,15 +51,15 @@ fn two_disks_on_two_contexts() {
     let (rig, outcomes) = run(&two(Job::default()), 1);
     let threads = rig.contexts.iter().map(QContext::thread_id);
     assert_eq!(threads.collect::<BTreeSet<_>>().len(), 2);
-    for (export, outcome) in rig.exports.iter().zip(&outcomes) {
+    for (device, outcome) in rig.devices.iter().zip(&outcomes) {
         assert_eq!(outcome.requests, 64 + 1 + 64);
         assert!(outcome.interrupts > 0, "{outcome:?}");
         assert!(outcome.latency.min <= outcome.latency.mean, "{outcome:?}");
         assert!(outcome.latency.mean <= outcome.latency.max, "{outcome:?}");
-        let stats = export.stats();
+        let stats = device.stats();
         assert_eq!((stats.reads, stats.writes, stats.flushes), (64, 64, 1));
         assert_eq!((stats.bytes_read, stats.errors), (64 * 4096, 0));
-        assert!(export.is_connected());
+        assert!(device.is_connected());
     }
 }
 
@@ -79,7 +79,7 @@ fn notifications_may_trap_and_interrupts_may_be_calls() {
         let (rig, outcomes) = run(&disks, 1);
         assert_eq!(outcomes.map_requests(), [65, 65]);
         assert!(outcomes[0].interrupts > 0);
-        let kicks = rig.exports[0].stats().kicks;
+        let kicks = rig.devices[0].stats().kicks;
         assert!(kicks > 0, "the trapped doorbell is passed on");
     }
 }
@@ -107,8 +107,8 @@ fn a_doorbell_rung_a_thousand_times_is_one_request() {
     for cpus in [1, 2] {
         let (rig, outcomes) = run(&two(job), cpus);
         assert_eq!(outcomes.map_requests(), [33, 33]);
-        for export in &rig.exports {
-            let stats = export.stats();
+        for device in &rig.devices {
+            let stats = device.stats();
             assert_eq!((stats.reads, stats.writes), (16, 16));
         }
     }
@@ -121,10 +121,10 @@ fn every_request_by_itself_is_a_storm_of_interrupts() {
         ..Job::default()
     };
     let (rig, outcomes) = run(&two(job), 1);
-    for (export, outcome) in rig.exports.iter().zip(&outcomes) {
+    for (device, outcome) in rig.devices.iter().zip(&outcomes) {
         assert_eq!(outcome.requests, 257);
         let calls = u64::from(outcome.requests);
-        assert_eq!(export.stats().calls, calls);
+        assert_eq!(device.stats().calls, calls);
         // Edges that the guest has not taken yet merge, when it has seen the request's end for itself.
         assert!(
             (1..=calls).contains(&u64::from(outcome.interrupts)),
@@ -186,7 +186,7 @@ fn a_guest_that_stops_in_the_middle_leaves_nothing_in_flight() {
     };
     let (rig, builder) = Rig::new(&two(job), 1);
     let running = rig.start(builder);
-    while rig.exports.iter().any(|export| export.stats().writes < 100) {
+    while rig.devices.iter().any(|device| device.stats().writes < 100) {
         std::thread::yield_now();
     }
     let outcomes = running.outcomes();

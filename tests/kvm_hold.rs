@@ -16,16 +16,16 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use embedded::{DEADLINE, Disk, Rig, Running};
-use qcontext::export::Export;
+use qcontext::device::Device;
 use qcontext::kvm::guest::Job;
-use qcontext::kvm::microvm::Device;
+use qcontext::kvm::microvm::MachineDevice;
 use qcontext::kvm::{self, Machine};
 use skip::skip;
 
 /// All memory of the embedded guest.
 const MEMORY: usize = 0x8_0000;
 
-fn stand_still(machine: &Machine, disks: &[Arc<Export>]) {
+fn stand_still(machine: &Machine, disks: &[Arc<Device>]) {
     let (sender, parked) = channel();
     machine.pause(move || sender.send(()).unwrap());
     parked.recv_timeout(DEADLINE).unwrap();
@@ -36,7 +36,7 @@ fn stand_still(machine: &Machine, disks: &[Arc<Export>]) {
     }
 }
 
-fn go_on(machine: &Machine, disks: &[Arc<Export>]) {
+fn go_on(machine: &Machine, disks: &[Arc<Device>]) {
     for disk in disks {
         disk.release();
     }
@@ -49,7 +49,7 @@ fn memory(machine: &Machine) -> Vec<u8> {
     bytes
 }
 
-fn finished(disks: &[Arc<Export>]) -> u64 {
+fn finished(disks: &[Arc<Device>]) -> u64 {
     let stats = disks.iter().map(|disk| disk.stats());
     stats.map(|stats| stats.reads + stats.writes).sum()
 }
@@ -69,7 +69,7 @@ const AMID: usize = 20;
 
 /// Waits until the guest has come farther than `count`, or to its end.
 fn wait_for_work(rig: &Rig, running: &Running, count: u64) {
-    while finished(&rig.exports) == count && running.machine.is_running() {
+    while finished(&rig.devices) == count && running.machine.is_running() {
         std::thread::yield_now();
     }
 }
@@ -79,13 +79,13 @@ fn interrupt(rig: &Rig, running: &Running) -> BTreeSet<u64> {
     let mut seen = BTreeSet::from([0]);
     for _ in 0..STOPS {
         wait_for_work(rig, running, *seen.last().unwrap());
-        stand_still(&running.machine, &rig.exports);
-        let (before, count) = (memory(&running.machine), finished(&rig.exports));
+        stand_still(&running.machine, &rig.devices);
+        let (before, count) = (memory(&running.machine), finished(&rig.devices));
         let_contexts_work(rig);
         assert!(memory(&running.machine) == before, "after {count} requests");
-        assert_eq!(finished(&rig.exports), count);
+        assert_eq!(finished(&rig.devices), count);
         seen.insert(count);
-        go_on(&running.machine, &rig.exports);
+        go_on(&running.machine, &rig.devices);
     }
     seen
 }
@@ -121,7 +121,7 @@ fn run_with_stops(disks: &[Disk]) -> usize {
         assert_eq!(outcome.fault, None, "disk {number}: {outcome:?}");
         assert!(rig.image_is_right(number), "disk {number}");
     }
-    let end = finished(&rig.exports);
+    let end = finished(&rig.devices);
     seen.iter()
         .filter(|&&count| 0 < count && count < end)
         .count()

@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The layers from below, each with the top-level modules of `src/` that belong to it. An export ties
+/// The layers from below, each with the top-level modules of `src/` that belong to it. A device ties
 /// a node, a device and a transport together, so it stands with the transports.
 const LAYERS: [&[&str]; 4] = [
     &["lib", "error", "trace", "context", "object", "json"],
     &["block", "virtio", "net", "job"],
-    &["monitor", "vhost_user", "kvm", "top", "export"],
+    &["monitor", "vhost_user", "kvm", "top", "device"],
     &["cli", "main"],
 ];
 

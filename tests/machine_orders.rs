@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use qcontext::kvm::Builder;
 use qcontext::kvm::boot::Image;
-use qcontext::kvm::microvm::{Cause, Device, Event, MicroVm, Options, Status};
+use qcontext::kvm::microvm::{Cause, Event, MachineDevice, MicroVm, Options, Status};
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::object::{Value, tree};
 use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
@@ -357,7 +357,7 @@ fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
 #[derive(Default)]
 struct Tardy(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
 
-impl Device for Tardy {
+impl MachineDevice for Tardy {
     fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
         self.0.lock().unwrap().push(done);
     }
@@ -416,7 +416,7 @@ fn a_device_that_is_not_ready_keeps_no_machine() {
 /// A device that looks at its machine once, on another thread, when it goes on.
 struct Curious(Mutex<Option<MicroVm>>, Mutex<Vec<Status>>);
 
-impl Device for Curious {
+impl MachineDevice for Curious {
     fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
         done();
     }

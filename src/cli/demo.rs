@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
-use qcontext::export::{Export, ExportOptions, TransportOptions};
+use qcontext::device::{Device, DeviceOptions, TransportOptions};
 use qcontext::kvm::driver::Bench;
 use qcontext::kvm::guest::{self, BLOCK, DISKS_MAX, Job, Outcome};
 use qcontext::kvm::{Board, Builder, End};
@@ -64,7 +64,7 @@ fn demonstrate(stop: &Flag) -> Result<bool> {
     for (number, outcome) in done.outcomes.iter().enumerate() {
         let written = stage.image_is_right(number)?;
         passed &= written && outcome.fault.is_none();
-        print(&stage.report(number, outcome, &done.exports, written));
+        print(&stage.report(number, outcome, &done.devices, written));
     }
     drop(stage);
     let verdict = if passed { "PASS" } else { "FAIL" };
@@ -77,7 +77,7 @@ fn demonstrate(stop: &Flag) -> Result<bool> {
 struct Done {
     headline: String,
     outcomes: Vec<Outcome>,
-    exports: Vec<String>,
+    devices: Vec<String>,
 }
 
 /// With KVM.
@@ -114,7 +114,7 @@ fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
             threads.join(" ")
         ),
         outcomes,
-        exports: devices.describe(),
+        devices: devices.describe(),
     })
 }
 
@@ -131,7 +131,7 @@ fn in_process(stage: &Stage, stop: &Flag) -> Result<Done> {
     Ok(Done {
         headline: format!("in-process driver: a thread for each disk, {millis} ms\n"),
         outcomes,
-        exports: devices.describe(),
+        devices: devices.describe(),
     })
 }
 
@@ -272,12 +272,12 @@ impl Stage {
         &self,
         number: usize,
         outcome: &Outcome,
-        exports: &[String],
+        devices: &[String],
         written: bool,
     ) -> String {
         let context = &self.contexts[number];
         let (id, thread) = (context.id(), context.thread_id());
-        let served = exports.get(number).map_or("", String::as_str);
+        let served = devices.get(number).map_or("", String::as_str);
         let latency = &outcome.latency;
         let times = [latency.min, latency.mean, latency.max].map(|time| time.as_micros());
         let guest = match outcome.fault {
@@ -315,28 +315,28 @@ fn remove(folder: &Path) {
 }
 
 /// The devices of one attempt; they are gone, with nothing in flight, when this is.
-struct Devices(Vec<Arc<Export>>);
+struct Devices(Vec<Arc<Device>>);
 
 impl Devices {
     fn new(stage: &Stage, board: &mut dyn Board) -> Result<Devices> {
         let mut devices = Devices(Vec::new());
         for (number, context) in stage.contexts.iter().enumerate() {
-            let mut wanted = ExportOptions::new(format!("disk{number}"), format!("d{number}"), "");
+            let mut wanted = DeviceOptions::new(format!("disk{number}"), format!("d{number}"), "");
             wanted.data_plane = true;
             wanted.context = Some(context.id().to_owned());
             wanted.transport = TransportOptions::Machine {
                 ioeventfd: true,
                 irqfd: true,
             };
-            devices.0.push(Export::add_to(board, wanted)?);
+            devices.0.push(Device::add_to(board, wanted)?);
         }
         Ok(devices)
     }
 
     /// What each device has served.
     fn describe(&self) -> Vec<String> {
-        let describe = |export: &Arc<Export>| {
-            let stats = export.stats();
+        let describe = |device: &Arc<Device>| {
+            let stats = device.stats();
             format!(
                 "{} reads, {} writes, {} flushes, {} errors",
                 stats.reads, stats.writes, stats.flushes, stats.errors
@@ -350,7 +350,7 @@ impl Drop for Devices {
     fn drop(&mut self) {
         let gone = Flag::default();
         let told = gone.clone();
-        Export::shutdown_all(move || told.set());
+        Device::shutdown_all(move || told.set());
         let _ = iterate_until(|| gone.is_set());
     }
 }

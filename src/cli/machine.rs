@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use qcontext::block::Node;
-use qcontext::export::{self, Export, ExportOptions};
+use qcontext::device::{self, Device, DeviceOptions};
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor;
 use qcontext::object::{Options, Value, tree};
@@ -23,21 +23,21 @@ pub(super) fn create_drive(options: Options) -> Result<()> {
 /// Makes the device that `-device` or `device_add` describes.
 pub(super) fn create_device(mut options: Options) -> Result<()> {
     check_driver(&mut options)?;
-    ExportOptions::from_options(options)
-        .and_then(Export::add)
+    DeviceOptions::from_options(options)
+        .and_then(Device::add)
         .map(drop)
 }
 
 /// Makes the device that `-device` describes where there is a machine, which has not started yet.
 pub(super) fn create_device_on(machine: &MicroVm, mut options: Options) -> Result<()> {
     check_driver(&mut options)?;
-    let options = ExportOptions::for_machine(options)?;
-    machine.add(|builder| Export::add_to(builder, options))
+    let options = DeviceOptions::for_machine(options)?;
+    machine.add(|builder| Device::add_to(builder, options))
 }
 
 fn check_driver(options: &mut Options) -> Result<()> {
     let driver = options.need_str("driver")?;
-    if driver != export::MODEL {
+    if driver != device::MODEL {
         let message = format!("'{driver}' is not a valid device model name");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
@@ -46,7 +46,7 @@ fn check_driver(options: &mut Options) -> Result<()> {
 
 /// Takes a device away once its requests in flight are finished, then tells everybody and calls `done`.
 pub(super) fn remove_device(id: &str, done: impl FnOnce(Result<()>) + Send + 'static) {
-    let device = match Export::find(id) {
+    let device = match Device::find(id) {
         Ok(device) => device,
         Err(error) => return done(Err(error)),
     };

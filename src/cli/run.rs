@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use qcontext::export::Export;
+use qcontext::device::Device;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::Monitor;
 use qcontext::object::{self, Options};
@@ -39,7 +39,7 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     // Also after a failure: sockets of devices that were made must go.
     let gone = Flag::default();
     let told = gone.clone();
-    Export::shutdown_all(move || told.set());
+    Device::shutdown_all(move || told.set());
     iterate_until(|| gone.is_set())?;
     let said = outcome.and_then(|served| {
         let Served {

@@ -51,7 +51,7 @@ pub struct Options {
 }
 
 /// A device that goes from one machine to the next when the guest resets itself.
-pub trait Device: Send + Sync {
+pub trait MachineDevice: Send + Sync {
     /// Leaves a machine whose vcpus have ended, and calls `done` when nothing is in flight any more, on any thread.
     fn unplug(&self, done: Box<dyn FnOnce() + Send>);
 
@@ -59,7 +59,7 @@ pub trait Device: Send + Sync {
     /// any thread.
     fn hold(&self, done: Box<dyn FnOnce() + Send>);
 
-    /// Goes on after [`Device::hold`].
+    /// Goes on after [`MachineDevice::hold`].
     fn release(&self);
 
     /// Goes on the next machine.
@@ -92,7 +92,7 @@ struct State {
     machine: Option<Arc<Machine>>,
     /// The line of the power button, of the machine that is there.
     button: Option<Line>,
-    devices: Vec<Arc<dyn Device>>,
+    devices: Vec<Arc<dyn MachineDevice>>,
     /// Gone when the machine was told to stop, or has ended.
     ended: Option<Ended>,
     tell: Option<Tell>,
@@ -135,7 +135,7 @@ impl MicroVm {
     ///
     /// # Errors
     /// `Busy` if the machine has started, or what `add` answers.
-    pub fn add<D: Device + 'static>(
+    pub fn add<D: MachineDevice + 'static>(
         &self,
         add: impl FnOnce(&mut Builder) -> Result<Arc<D>>,
     ) -> Result<()> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use qcontext::QContext;
 use qcontext::block::Node;
-use qcontext::export::{Export, ExportOptions, TransportOptions};
+use qcontext::device::{Device, DeviceOptions, TransportOptions};
 use qcontext::kvm::guest::{self, Job, Outcome, Reports};
 use qcontext::kvm::{Board, Builder, End, Machine};
 use qcontext::object::options;
@@ -42,7 +42,7 @@ impl Disk {
 
 /// A machine with disks; everything goes with it.
 pub struct Rig {
-    pub exports: Vec<Arc<Export>>,
+    pub devices: Vec<Arc<Device>>,
     pub contexts: Vec<QContext>,
     images: Vec<PathBuf>,
     disks: Vec<Disk>,
@@ -72,7 +72,7 @@ impl Rig {
     /// The same on another board.
     pub fn on(board: &mut dyn Board, disks: &[Disk], home: QContext) -> Rig {
         let mut rig = Rig {
-            exports: Vec::new(),
+            devices: Vec::new(),
             contexts: Vec::new(),
             images: Vec::new(),
             disks: disks.to_vec(),
@@ -95,14 +95,14 @@ impl Rig {
         let path = image.to_str().unwrap();
         let text = format!("if=none,id={name},file={path},format=raw{}", disk.drive);
         Node::open_drive(options::parse(None, &text).unwrap()).unwrap();
-        let mut wanted = ExportOptions::new(unique("disk"), name, "");
+        let mut wanted = DeviceOptions::new(unique("disk"), name, "");
         wanted.data_plane = true;
         wanted.context = Some(context.id().to_owned());
         wanted.transport = TransportOptions::Machine {
             ioeventfd: disk.ioeventfd,
             irqfd: disk.irqfd,
         };
-        self.exports.push(Export::add_to(builder, wanted).unwrap());
+        self.devices.push(Device::add_to(builder, wanted).unwrap());
         self.contexts.push(context);
         self.images.push(image);
     }
@@ -148,15 +148,15 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for export in &self.exports {
+        for device in &self.devices {
             let (sender, gone) = channel();
-            let shutdown = export.shutdown(move || sender.send(()).unwrap_or(()));
+            let shutdown = device.shutdown(move || sender.send(()).unwrap_or(()));
             if shutdown.is_ok() && !std::thread::panicking() {
                 gone.recv_timeout(DEADLINE).unwrap();
             }
         }
-        for export in &self.exports {
-            let _ = Node::remove(&export.options().drive);
+        for device in &self.devices {
+            let _ = Node::remove(&device.options().drive);
         }
         for context in &self.contexts {
             let _ = QContext::delete(context.id());

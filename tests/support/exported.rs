@@ -1,4 +1,4 @@
-//! Disks for tests: a directory, nodes in it, exports of them on contexts.
+//! Disks for tests: a directory, nodes in it, devices that serve them on contexts.
 #![forbid(unsafe_code)]
 #![allow(dead_code)] // each test uses a part of it
 
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use qcontext::block::Node;
-use qcontext::export::{Export, ExportOptions};
+use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::options;
 use qcontext::{QContext, Result};
 
@@ -49,9 +49,9 @@ pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}{}-{number}", std::process::id())
 }
 
-/// An export of a fresh disk.
+/// A device that serves a fresh disk.
 pub(crate) struct Disk {
-    pub(crate) export: Option<Arc<Export>>,
+    pub(crate) device: Option<Arc<Device>>,
     pub(crate) node: Arc<Node>,
     pub(crate) socket: PathBuf,
     pub(crate) file: PathBuf,
@@ -66,13 +66,13 @@ impl Disk {
         std::fs::File::create(&file).unwrap().set_len(size).unwrap();
         let node = open(engine, size, &file);
         let socket = socket_path(&dir);
-        let mut options = ExportOptions::new(unique("disk"), node.name(), &socket);
+        let mut options = DeviceOptions::new(unique("disk"), node.name(), &socket);
         options.data_plane = true;
         options.context = Some(context.id().to_string());
         options.num_queues = queues;
-        let export = Export::add(options).unwrap();
+        let device = Device::add(options).unwrap();
         Disk {
-            export: Some(export),
+            device: Some(device),
             node,
             socket,
             file,
@@ -80,17 +80,17 @@ impl Disk {
         }
     }
 
-    pub(crate) fn export(&self) -> &Arc<Export> {
-        self.export.as_ref().unwrap()
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        self.device.as_ref().unwrap()
     }
 
-    /// Shuts the export down and waits for it.
+    /// Shuts the device down and waits for it.
     pub(crate) fn shutdown(&mut self) -> Result<()> {
-        let Some(export) = self.export.take() else {
+        let Some(device) = self.device.take() else {
             return Ok(());
         };
         let (done, is_done) = mpsc::channel();
-        export.shutdown(move || done.send(()).unwrap())?;
+        device.shutdown(move || done.send(()).unwrap())?;
         is_done.recv_timeout(DEADLINE).expect("a shutdown in time");
         Ok(())
     }

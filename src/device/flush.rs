@@ -83,7 +83,7 @@ impl IoSink for Flush {
         };
         let result = finished.first().map_or(0, |finished| finished.result);
         // The channel goes in an iteration of its own, as its completions are what got us here.
-        self.aio.schedule_oneshot("export-flushed", move || {
+        self.aio.schedule_oneshot("device-flushed", move || {
             drop((channel, finished, this));
             if let Some(done) = done {
                 done(result);

@@ -1,4 +1,4 @@
-//! Devices: what is refused and why, what is left behind (nothing), what the object tree shows, how they go.
+//! Devices in one process: what is refused and why, what is left behind (nothing), what the object tree shows, how they end.
 #![deny(unsafe_code)] // guest.rs needs some
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
@@ -9,8 +9,8 @@ use std::sync::{Arc, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
-use qcontext::export::TransportOptions::VhostUser;
-use qcontext::export::{Export, ExportOptions};
+use qcontext::device::TransportOptions::VhostUser;
+use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::{Options, Value, tree};
 use qcontext::{ErrorKind, QContext, Wait};
 
@@ -32,7 +32,7 @@ struct Plan {
     dir: Dir,
     context: QContext,
     node: Arc<Node>,
-    options: ExportOptions,
+    options: DeviceOptions,
 }
 
 impl Plan {
@@ -42,7 +42,7 @@ impl Plan {
         std::fs::File::create(&file).unwrap().set_len(MIB).unwrap();
         let node = open(Engine::Uring { direct: false }, MIB, &file);
         let context = QContext::new(&unique("ctx"), true).unwrap();
-        let mut options = ExportOptions::new(unique("disk"), node.name(), dir.path("s"));
+        let mut options = DeviceOptions::new(unique("disk"), node.name(), dir.path("s"));
         options.data_plane = true;
         options.context = Some(context.id().to_string());
         Plan {
@@ -54,14 +54,14 @@ impl Plan {
     }
 
     /// What happens with the options changed; afterwards the unchanged ones must work, so nothing was left behind.
-    fn refused(&self, change: impl FnOnce(&mut ExportOptions)) -> (ErrorKind, String) {
+    fn refused(&self, change: impl FnOnce(&mut DeviceOptions)) -> (ErrorKind, String) {
         let mut options = self.options.clone();
         change(&mut options);
-        let error = Export::add(options).unwrap_err();
-        let ours = |export: &Arc<Export>| export.id() == self.options.id;
-        assert!(!Export::list().iter().any(ours));
-        let export = Export::add(self.options.clone()).unwrap();
-        shutdown(&export);
+        let error = Device::add(options).unwrap_err();
+        let ours = |device: &Arc<Device>| device.id() == self.options.id;
+        assert!(!Device::list().iter().any(ours));
+        let device = Device::add(self.options.clone()).unwrap();
+        shutdown(&device);
         assert!(!self.options.socket().unwrap().exists());
         let text = error.to_string();
         (
@@ -76,18 +76,18 @@ impl Plan {
     }
 }
 
-fn shutdown(export: &Arc<Export>) {
+fn shutdown(device: &Arc<Device>) {
     let (done, is_done) = mpsc::channel();
-    export.shutdown(move || done.send(()).unwrap()).unwrap();
+    device.shutdown(move || done.send(()).unwrap()).unwrap();
     is_done.recv_timeout(DEADLINE).unwrap();
 }
 
-fn parse(pairs: &[(&str, &str)]) -> qcontext::Result<ExportOptions> {
+fn parse(pairs: &[(&str, &str)]) -> qcontext::Result<DeviceOptions> {
     let dict = pairs
         .iter()
         .map(|(key, value)| ((*key).to_string(), Value::from(*value)))
         .collect();
-    ExportOptions::from_options(Options::from_dict(dict))
+    DeviceOptions::from_options(Options::from_dict(dict))
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn numbers_out_of_range_are_refused() {
 fn busy_socket_drive_and_id_are_refused() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let export = Export::add(plan.options.clone()).unwrap();
-    let duplicate = Export::add(plan.options.clone()).unwrap_err();
+    let device = Device::add(plan.options.clone()).unwrap();
+    let duplicate = Device::add(plan.options.clone()).unwrap_err();
     let expected = format!("Duplicate device ID '{}'", plan.options.id);
     assert_eq!(duplicate.to_string(), expected);
     let other = Plan::new();
@@ -178,13 +178,13 @@ fn busy_socket_drive_and_id_are_refused() {
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.contains("already in use"), "{text}");
     let (socket_kind, socket_text) =
-        other.refused(|options| options.transport = export.options().transport.clone());
+        other.refused(|options| options.transport = device.options().transport.clone());
     assert_eq!(socket_kind, ErrorKind::Busy);
     assert!(
         socket_text.ends_with("is in use: somebody is listening there"),
         "{socket_text}"
     );
-    shutdown(&export);
+    shutdown(&device);
 }
 
 #[test]
@@ -224,14 +224,14 @@ fn options_that_are_missing_or_unknown_are_refused() {
         assert_eq!(parse(pairs).unwrap_err().to_string(), expected);
     }
     let good = parse(&[("id", "disk0"), ("drive", "d0"), ("vhost-user", "s")]).unwrap();
-    assert_eq!(good, ExportOptions::new("disk0", "d0", "s"));
+    assert_eq!(good, DeviceOptions::new("disk0", "d0", "s"));
 }
 
 #[test]
 fn device_is_an_object_with_counters() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let export = Export::add(plan.options.clone()).unwrap();
+    let device = Device::add(plan.options.clone()).unwrap();
     let get = |name: &str| tree::get(&plan.path(), name).unwrap();
     let listed = tree::list(&plan.path()).unwrap();
     assert_eq!(listed[0].name, "type");
@@ -270,7 +270,7 @@ fn device_is_an_object_with_counters() {
     assert_eq!(get("connected"), Value::Bool(true));
     let error = tree::get(&plan.path(), "nosuch").unwrap_err().to_string();
     assert_eq!(error, "Property 'virtio-blk.nosuch' not found");
-    shutdown(&export);
+    shutdown(&device);
     assert!(tree::list(&plan.path()).is_err());
 }
 
@@ -278,14 +278,14 @@ fn device_is_an_object_with_counters() {
 fn context_is_in_use_until_the_device_is_gone() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let export = Export::add(plan.options.clone()).unwrap();
+    let device = Device::add(plan.options.clone()).unwrap();
     let (id, context) = (&plan.options.id, plan.context.id());
     let error = QContext::delete(context).unwrap_err().to_string();
     assert_eq!(
         error,
         format!("object '{context}' is in use by device '{id}', can not be deleted")
     );
-    shutdown(&export);
+    shutdown(&device);
     QContext::delete(context).unwrap();
 }
 
@@ -293,7 +293,7 @@ fn context_is_in_use_until_the_device_is_gone() {
 fn shutdown_flushes_the_drive_and_happens_once() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let export = Export::add(plan.options.clone()).unwrap();
+    let device = Device::add(plan.options.clone()).unwrap();
     let mut guest = Guest::connect(plan.options.socket().unwrap(), 1, 64, true, 4096).unwrap();
     let io = Io {
         write: true,
@@ -303,13 +303,13 @@ fn shutdown_flushes_the_drive_and_happens_once() {
     assert_eq!(guest.run(0, &io), 0);
     let before = plan.node.data_syncs();
     let (done, is_done) = mpsc::channel();
-    export.shutdown(move || done.send(()).unwrap()).unwrap();
-    if let Err(error) = export.shutdown(|| ()) {
+    device.shutdown(move || done.send(()).unwrap()).unwrap();
+    if let Err(error) = device.shutdown(|| ()) {
         assert_eq!(error.kind(), ErrorKind::Busy);
     }
     is_done.recv_timeout(DEADLINE).unwrap();
     assert_eq!(plan.node.data_syncs(), before + 1);
-    assert!(Export::find(&plan.options.id).is_err());
+    assert!(Device::find(&plan.options.id).is_err());
     assert!(!plan.options.socket().unwrap().exists());
     Node::remove(plan.node.name()).unwrap();
 }
@@ -345,10 +345,10 @@ fn devices_come_and_go_a_hundred_times_under_one_name() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
     for round in 0..100 {
-        let export = Export::add(plan.options.clone()).unwrap();
+        let device = Device::add(plan.options.clone()).unwrap();
         let connected = (round % 2 == 0)
             .then(|| Guest::connect(plan.options.socket().unwrap(), 1, 64, true, 4096).unwrap());
-        shutdown(&export);
+        shutdown(&device);
         drop(connected);
     }
     assert!(!plan.options.socket().unwrap().exists());
@@ -360,8 +360,8 @@ fn device_without_data_plane_runs_in_the_main_context() {
     let mut plan = Plan::new();
     plan.options.data_plane = false;
     plan.options.context = None;
-    let export = Export::add(plan.options.clone()).unwrap();
-    assert_eq!(export.context().id(), "qcontext-main");
+    let device = Device::add(plan.options.clone()).unwrap();
+    assert_eq!(device.context().id(), "qcontext-main");
     let socket = plan.options.socket().unwrap().to_owned();
     let guest = std::thread::spawn(move || {
         let mut guest = Guest::connect(&socket, 1, 64, true, 4096).unwrap();
@@ -379,7 +379,7 @@ fn device_without_data_plane_runs_in_the_main_context() {
     assert_eq!(guest.join().unwrap(), 0);
     let done = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&done);
-    export
+    device
         .shutdown(move || told.store(true, Ordering::Release))
         .unwrap();
     while !done.load(Ordering::Acquire) {
@@ -391,18 +391,18 @@ fn device_without_data_plane_runs_in_the_main_context() {
 fn shutdown_of_all_waits_for_those_that_are_ending_already() {
     let _all = ALL.write().unwrap();
     let plans = [Plan::new(), Plan::new(), Plan::new()];
-    let exports = plans
+    let devices = plans
         .each_ref()
-        .map(|plan| Export::add(plan.options.clone()).unwrap());
-    exports[1].shutdown(|| ()).unwrap();
+        .map(|plan| Device::add(plan.options.clone()).unwrap());
+    devices[1].shutdown(|| ()).unwrap();
     let (done, is_done) = mpsc::channel();
-    Export::shutdown_all(move || done.send(()).unwrap());
+    Device::shutdown_all(move || done.send(()).unwrap());
     is_done.recv_timeout(DEADLINE).unwrap();
     for plan in &plans {
-        assert!(Export::find(&plan.options.id).is_err());
+        assert!(Device::find(&plan.options.id).is_err());
         assert!(!plan.options.socket().unwrap().exists());
     }
     let (nothing, is_nothing) = mpsc::channel();
-    Export::shutdown_all(move || nothing.send(()).unwrap());
+    Device::shutdown_all(move || nothing.send(()).unwrap());
     is_nothing.try_recv().unwrap();
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::Export;
+use super::Device;
 use super::TransportOptions::Machine;
 use super::options::OPTIONS;
 use crate::Result;
@@ -55,7 +55,7 @@ fn properties() -> Vec<Property> {
         .collect()
 }
 
-impl Object for Export {
+impl Object for Device {
     fn type_name(&self) -> &'static str {
         MODEL
     }
@@ -99,7 +99,7 @@ impl Object for Export {
     }
 }
 
-impl Export {
+impl Device {
     /// The address of the registers and the interrupt line, of a device on a machine.
     fn place(&self) -> Option<(i64, i64)> {
         let (address, line) = self.transport()?.place()?;

@@ -5,7 +5,7 @@
 //! to, which it claims, so that the context is not deleted under it.
 //!
 //! # Threads
-//! Exports are made, found and shut down from any thread. `done` callbacks run on the thread of the device's context.
+//! Devices are made, found and shut down from any thread. `done` callbacks run on the thread of the device's context.
 //!
 //! # Invariants
 //! 1. An id is in the registry from before anything is made for it until everything is gone, so two devices of one id never
@@ -39,13 +39,13 @@ mod registry;
 mod transport;
 
 pub use object::{MODEL, register_type};
-pub use options::{ExportOptions, QUEUE_SIZE_MAX, QUEUES_MAX, TransportOptions};
+pub use options::{DeviceOptions, QUEUE_SIZE_MAX, QUEUES_MAX, TransportOptions};
 use registry::Reservation;
 use transport::Transport;
 
 /// A virtio-blk device with its transport.
-pub struct Export {
-    options: ExportOptions,
+pub struct Device {
+    options: DeviceOptions,
     context: QContext,
     node: Arc<Node>,
     control: AioContext,
@@ -80,14 +80,14 @@ struct Attached {
     contexts: Vec<AioContext>,
 }
 
-impl Export {
+impl Device {
     /// Makes the device that `options` describe. Front ends can connect when this returns.
     ///
     /// # Errors
     /// The id is taken, drive or context do not exist, are in use or cannot serve a device, or the socket cannot be bound.
     /// Nothing is left behind then.
-    pub fn add(options: ExportOptions) -> Result<Arc<Export>> {
-        Export::add_with(options, |options, parts| match options.socket() {
+    pub fn add(options: DeviceOptions) -> Result<Arc<Device>> {
+        Device::add_with(options, |options, parts| match options.socket() {
             Some(path) => parts.listen(options, path),
             None => {
                 let what = "there is no machine that takes devices, expected vhost-user=PATH";
@@ -100,33 +100,33 @@ impl Export {
     /// beside it.
     ///
     /// # Errors
-    /// As for [`Export::add`]; `LimitExceeded` if the machine has no room for it.
+    /// As for [`Device::add`]; `LimitExceeded` if the machine has no room for it.
     #[cfg(feature = "kvm")]
-    pub fn add_to(machine: &mut dyn Board, options: ExportOptions) -> Result<Arc<Export>> {
-        Export::add_with(options, |options, parts| match options.transport {
+    pub fn add_to(machine: &mut dyn Board, options: DeviceOptions) -> Result<Arc<Device>> {
+        Device::add_with(options, |options, parts| match options.transport {
             TransportOptions::Machine { .. } => parts.plug(options, machine),
             TransportOptions::VhostUser(ref path) => parts.listen(options, path),
         })
     }
 
     fn add_with(
-        options: ExportOptions,
-        connect: impl FnOnce(&ExportOptions, &Parts<'_>) -> Result<Transport>,
-    ) -> Result<Arc<Export>> {
+        options: DeviceOptions,
+        connect: impl FnOnce(&DeviceOptions, &Parts<'_>) -> Result<Transport>,
+    ) -> Result<Arc<Device>> {
         options.check_numbers()?;
         let reservation = Reservation::new(&options.id)?;
-        let export = Arc::new(Export::build(options, reservation, connect)?);
-        let object: Arc<dyn Object> = Arc::<Export>::clone(&export);
-        tree::add_child(&export.path(), object).inspect_err(|_| drop(export.lock().take()))?;
-        registry::complete(&export);
-        Ok(export)
+        let device = Arc::new(Device::build(options, reservation, connect)?);
+        let object: Arc<dyn Object> = Arc::<Device>::clone(&device);
+        tree::add_child(&device.path(), object).inspect_err(|_| drop(device.lock().take()))?;
+        registry::complete(&device);
+        Ok(device)
     }
 
     fn build(
-        options: ExportOptions,
+        options: DeviceOptions,
         reservation: Reservation,
-        connect: impl FnOnce(&ExportOptions, &Parts<'_>) -> Result<Transport>,
-    ) -> Result<Export> {
+        connect: impl FnOnce(&DeviceOptions, &Parts<'_>) -> Result<Transport>,
+    ) -> Result<Device> {
         let context = options.find_context()?;
         let node = options.find_node()?;
         let claim = context.claim(&options.id)?;
@@ -142,7 +142,7 @@ impl Export {
         };
         let transport = connect(&options, &parts)?;
         let attached = Attached::new(&context, &options.id, &control, queues)?;
-        Ok(Export {
+        Ok(Device {
             live: Mutex::new(Some(Live {
                 transport: Arc::new(transport),
                 blk,
@@ -162,7 +162,7 @@ impl Export {
     ///
     /// # Errors
     /// There is none.
-    pub fn find(id: &str) -> Result<Arc<Export>> {
+    pub fn find(id: &str) -> Result<Arc<Device>> {
         registry::find(id).ok_or_else(|| {
             Error::new(
                 ErrorKind::DeviceNotFound,
@@ -172,7 +172,7 @@ impl Export {
     }
 
     /// All devices, in the order in which they were made.
-    pub fn list() -> Vec<Arc<Export>> {
+    pub fn list() -> Vec<Arc<Device>> {
         registry::list()
     }
 
@@ -182,7 +182,7 @@ impl Export {
     }
 
     /// What the device was made from.
-    pub fn options(&self) -> &ExportOptions {
+    pub fn options(&self) -> &DeviceOptions {
         &self.options
     }
 
@@ -228,8 +228,8 @@ impl Export {
     /// Ends all devices, those that are ending already included, and calls `done` when the last one is gone: on its
     /// context's thread, or at once if there is none.
     pub fn shutdown_all(done: impl FnOnce() + Send + 'static) {
-        let exports = registry::list();
-        let left = Arc::new(AtomicUsize::new(exports.len() + 1));
+        let devices = registry::list();
+        let left = Arc::new(AtomicUsize::new(devices.len() + 1));
         let done: Arc<Mutex<Option<Done>>> = Arc::new(Mutex::new(Some(Box::new(done))));
         let one_less = move || {
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -237,8 +237,8 @@ impl Export {
                 done.into_iter().for_each(|done| done());
             }
         };
-        for export in exports {
-            export.join_end(Box::new(one_less.clone()));
+        for device in devices {
+            device.join_end(Box::new(one_less.clone()));
         }
         one_less();
     }
@@ -268,7 +268,7 @@ impl Export {
     /// a part of the device.
     fn quiet(self: Arc<Self>) {
         let control = self.control.clone();
-        control.schedule_oneshot("export-flush", move || {
+        control.schedule_oneshot("device-flush", move || {
             let this = Arc::clone(&self);
             let flushed = flush::flush(&self.node, &self.control, move |result| {
                 if result != 0 {
@@ -349,9 +349,9 @@ impl Export {
     }
 }
 
-impl fmt::Debug for Export {
+impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Export")
+        f.debug_struct("Device")
             .field("options", &self.options)
             .field("context", &self.context.id())
             .finish_non_exhaustive()
@@ -365,7 +365,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn listen(&self, options: &ExportOptions, path: &Path) -> Result<Transport> {
+    fn listen(&self, options: &DeviceOptions, path: &Path) -> Result<Transport> {
         let served = Served {
             device: Arc::<Blk>::clone(self.blk),
             queue_size_max: options.queue_size,

@@ -13,7 +13,7 @@ pub const QUEUES_MAX: u16 = 64;
 /// The largest queue; a front end may ask for any power of two up to the device's.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
-/// What [`ExportOptions::from_options`] takes besides the id.
+/// What [`DeviceOptions::from_options`] takes besides the id.
 pub(super) const OPTIONS: [(&str, &str); 9] = [
     ("context", "string"),
     ("drive", "string"),
@@ -42,7 +42,7 @@ pub enum TransportOptions {
 
 /// A virtio-blk device and its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExportOptions {
+pub struct DeviceOptions {
     /// The device's name, `/machine/peripheral/<id>`.
     pub id: String,
     /// The node name or `-drive` id of what is served.
@@ -61,14 +61,14 @@ pub struct ExportOptions {
     pub serial: Option<String>,
 }
 
-impl ExportOptions {
+impl DeviceOptions {
     /// A device with default settings, served over vhost-user.
     pub fn new(
         id: impl Into<String>,
         drive: impl Into<String>,
         vhost_user: impl Into<PathBuf>,
     ) -> Self {
-        ExportOptions {
+        DeviceOptions {
             id: id.into(),
             drive: drive.into(),
             context: None,
@@ -85,32 +85,32 @@ impl ExportOptions {
     /// # Errors
     /// An option is missing, unknown or not what is expected.
     pub fn from_options(options: Options) -> Result<Self> {
-        ExportOptions::read(options, false)
+        DeviceOptions::read(options, false)
     }
 
-    /// As [`ExportOptions::from_options`] where there is a machine: without `vhost-user` the device is the machine's.
+    /// As [`DeviceOptions::from_options`] where there is a machine: without `vhost-user` the device is the machine's.
     ///
     /// # Errors
     /// An option is missing, unknown or not what is expected.
     pub fn for_machine(options: Options) -> Result<Self> {
-        ExportOptions::read(options, true)
+        DeviceOptions::read(options, true)
     }
 
     fn read(mut options: Options, machine: bool) -> Result<Self> {
         let id = options.need_id()?;
         let drive = required(&mut options, &id, "drive", "has no drive", "drive=ID")?;
         let transport = transport(&mut options, &id, machine)?;
-        let mut export = ExportOptions::new(id, drive, PathBuf::new());
-        export.transport = transport;
-        export.context = options.take_str("context")?;
-        export.data_plane = options.take_bool("x-data-plane")?.unwrap_or(false);
-        export.serial = options.take_str("serial")?;
+        let mut device = DeviceOptions::new(id, drive, PathBuf::new());
+        device.transport = transport;
+        device.context = options.take_str("context")?;
+        device.data_plane = options.take_bool("x-data-plane")?.unwrap_or(false);
+        device.serial = options.take_str("serial")?;
         let queues = options.take_uint("num-queues", 1..=u64::from(QUEUES_MAX))?;
         let size = options.take_uint("queue-size", 2..=u64::from(QUEUE_SIZE_MAX))?;
-        export.num_queues = narrow(queues, export.num_queues);
-        export.queue_size = narrow(size, export.queue_size);
+        device.num_queues = narrow(queues, device.num_queues);
+        device.queue_size = narrow(size, device.queue_size);
         options.finish()?;
-        Ok(export)
+        Ok(device)
     }
 
     /// Where front ends connect, if they do.
@@ -161,7 +161,7 @@ impl ExportOptions {
         })
     }
 
-    /// Checks the numbers; they may come from a program rather than from [`ExportOptions::from_options`].
+    /// Checks the numbers; they may come from a program rather than from [`DeviceOptions::from_options`].
     ///
     /// # Errors
     /// A number is out of range.

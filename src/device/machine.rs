@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::options::{ExportOptions, TransportOptions};
+use super::options::{DeviceOptions, TransportOptions};
 use super::transport::Transport;
-use super::{Export, Parts};
+use super::{Device, Parts};
 use crate::kvm::{Board, Builder, VirtioDevice, microvm};
 use crate::virtio::blk::Blk;
 use crate::{ErrorKind, Result};
@@ -14,7 +14,7 @@ impl Parts<'_> {
     /// Puts the device on a machine that has not started yet.
     pub(super) fn plug(
         &self,
-        options: &ExportOptions,
+        options: &DeviceOptions,
         machine: &mut dyn Board,
     ) -> Result<Transport> {
         let TransportOptions::Machine { ioeventfd, irqfd } = options.transport else {
@@ -34,7 +34,7 @@ impl Parts<'_> {
     }
 }
 
-impl microvm::Device for Export {
+impl microvm::MachineDevice for Device {
     /// A device that is gone, or served over vhost-user, has nothing to leave.
     fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
         let transport = self.lock().as_ref().map(|live| Arc::clone(&live.transport));

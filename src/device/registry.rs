@@ -3,13 +3,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Export;
+use super::Device;
 use crate::{Error, ErrorKind, Result};
 
 /// One name, and the device once it is complete.
 struct Entry {
     id: String,
-    export: Option<Arc<Export>>,
+    device: Option<Arc<Device>>,
 }
 
 static REGISTRY: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
@@ -32,7 +32,7 @@ impl Reservation {
         }
         entries.push(Entry {
             id: id.to_string(),
-            export: None,
+            device: None,
         });
         drop(entries);
         Ok(Reservation(id.to_string()))
@@ -51,24 +51,24 @@ impl Drop for Reservation {
 }
 
 /// Shows a device under the id that was reserved for it.
-pub(super) fn complete(export: &Arc<Export>) {
+pub(super) fn complete(device: &Arc<Device>) {
     let mut entries = lock();
-    if let Some(entry) = entries.iter_mut().find(|entry| entry.id == export.id()) {
-        entry.export = Some(Arc::clone(export));
+    if let Some(entry) = entries.iter_mut().find(|entry| entry.id == device.id()) {
+        entry.device = Some(Arc::clone(device));
     }
 }
 
-pub(super) fn find(id: &str) -> Option<Arc<Export>> {
+pub(super) fn find(id: &str) -> Option<Arc<Device>> {
     lock()
         .iter()
         .find(|entry| entry.id == id)
-        .and_then(|entry| entry.export.clone())
+        .and_then(|entry| entry.device.clone())
 }
 
-pub(super) fn list() -> Vec<Arc<Export>> {
+pub(super) fn list() -> Vec<Arc<Device>> {
     lock()
         .iter()
-        .filter_map(|entry| entry.export.clone())
+        .filter_map(|entry| entry.device.clone())
         .collect()
 }
 
