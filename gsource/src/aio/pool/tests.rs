@@ -1,4 +1,4 @@
-//! The pool by itself: when threads start and end. Jobs are tested from outside, in `tests/pool.rs`.
+//! The pool by itself: when threads start and end. Jobs are tested from outside, in `tests/loop_worker_pool.rs`.
 #![forbid(unsafe_code)]
 
 use super::{OwnPool, Pool, PoolLimits, Work};

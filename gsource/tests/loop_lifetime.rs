@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "lifetime/moves.rs"]
+#[path = "loop_lifetime/moves.rs"]
 mod moves;
 mod support;
 

@@ -251,7 +251,7 @@ both_loops! {
     }
 }
 
-// What poll(2) does with a closed number is in closed_fd.rs: other tests may have opened it again.
+// What poll(2) does with a closed number is in loop_closed_fd.rs: other tests may have opened it again.
 both_loops_by_file! {
     // Predecessor hazard 5: a closed fd that is still in the set.
     fn fd_closed_under_its_handler_does_not_spin(driven) {

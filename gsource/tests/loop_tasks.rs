@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
 mod support;
-#[path = "task/thread.rs"]
+#[path = "loop_tasks/thread.rs"]
 mod thread;
-#[path = "task/waits.rs"]
+#[path = "loop_tasks/waits.rs"]
 mod waits;
 
 use gsource::{

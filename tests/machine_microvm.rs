@@ -5,7 +5,7 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "microvm/high_memory.rs"]
+#[path = "machine_microvm/high_memory.rs"]
 mod high_memory;
 #[path = "support/kernel.rs"]
 mod kernel;

@@ -31,7 +31,7 @@ fn of_header(text: &str) -> String {
     [part("MAJOR"), part("MINOR"), part("PATCH")].join(".")
 }
 
-/// The page of `qctx` is made with its version: see the root's tests/man_page.rs.
+/// The page of `qctx` is made with its version: see the root's tests/cli_man_page.rs.
 fn of_manual_page(text: &str) -> String {
     between(text, "\"qctx ", "\"").to_owned()
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "context/stop.rs"]
+#[path = "loop_context/stop.rs"]
 mod stop;
 
 use qcontext::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, QContext, Wait};

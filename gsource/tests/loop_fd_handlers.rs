@@ -2,9 +2,9 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "handlers/panic.rs"]
+#[path = "loop_fd_handlers/panic.rs"]
 mod panic;
-#[path = "handlers/pausing.rs"]
+#[path = "loop_fd_handlers/pausing.rs"]
 mod pausing;
 mod support;
 

@@ -4,7 +4,7 @@
 #![deny(unsafe_code)] // one test blocks a signal
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "kvm_machine/clock.rs"]
+#[path = "machine_vcpus/clock.rs"]
 mod clock;
 #[path = "support/real_mode.rs"]
 mod real_mode;

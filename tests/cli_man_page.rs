@@ -9,7 +9,7 @@ use std::process::Command;
 const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
 
 const BEFORE: &str = r#".\" SPDX-License-Identifier: MIT OR Apache-2.0
-.\" Made of qctx --help by tests/man_page.rs: change it there and run the test with QCTX_UPDATE_MAN=1.
+.\" Made of qctx --help by tests/cli_man_page.rs: change it there and run the test with QCTX_UPDATE_MAN=1.
 .TH QCTX 1 "" "qctx VERSION" "User Commands"
 .nh
 .ad l
