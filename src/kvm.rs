@@ -12,7 +12,7 @@
 //! vcpus share are atomics, and what a vcpu asks of a context is posted to it.
 //!
 //! # Layers
-//! This module knows virtio devices by [`crate::virtio::Device`] only, as the vhost-user transport does.
+//! This module knows virtio devices by [`crate::virtio::VirtioDevice`] only, as the vhost-user transport does.
 #![deny(unsafe_code)] // children that need it say why
 
 use kvm_ioctls::{Cap, Kvm};
@@ -33,7 +33,7 @@ pub mod ram;
 pub mod serial;
 pub mod vcpu;
 
-pub use machine::virtio::{Announcement, Board, Slots, VirtioDevice};
+pub use machine::virtio::{Announcement, Board, MmioDevice, Slots};
 pub use machine::{Builder, Config, Controls, End, Machine};
 
 /// What a machine here cannot do without.

@@ -1,6 +1,6 @@
 //! Virtio devices, free of any transport.
 //!
-//! A [`Device`] offers features, a configuration space and queues. A transport (vhost-user, or a machine of our own)
+//! A [`VirtioDevice`] offers features, a configuration space and queues. A transport (vhost-user, or a machine of our own)
 //! negotiates with the guest, keeps the guest's memory, and starts and stops the queues. Devices never see a socket
 //! or a hypervisor, transports never look into a request.
 //!
@@ -66,7 +66,7 @@ pub struct QueueSetup {
 /// One virtio device; the transport owns negotiation.
 ///
 /// All methods may be called from any thread. The work itself is done by the context that each queue belongs to.
-pub trait Device: Send + Sync {
+pub trait VirtioDevice: Send + Sync {
     /// The number of the device's type, as section 5 of the specification lists them.
     fn device_type(&self) -> u32;
 
@@ -76,7 +76,7 @@ pub trait Device: Send + Sync {
     /// The number of queues.
     fn queue_count(&self) -> u16;
 
-    /// The largest queue size that [`start_queue`](Device::start_queue) accepts.
+    /// The largest queue size that [`start_queue`](VirtioDevice::start_queue) accepts.
     fn queue_size_max(&self) -> u16;
 
     /// Reads configuration space; beyond its end it reads as 0.
@@ -100,12 +100,12 @@ pub trait Device: Send + Sync {
     /// between.
     ///
     /// # Errors
-    /// As for [`start_queue`](Device::start_queue).
+    /// As for [`start_queue`](VirtioDevice::start_queue).
     fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()>;
 
     /// Replaces the kick fd, also while the queue runs. The queue is looked at once, as if kicked.
     ///
     /// # Errors
-    /// As for [`start_queue`](Device::start_queue).
+    /// As for [`start_queue`](VirtioDevice::start_queue).
     fn set_kick(&self, index: u16, kick: Option<OwnedFd>) -> Result<()>;
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use gsource::{PollParams, Reactor};
-use qcontext::virtio::Device;
+use qcontext::virtio::VirtioDevice;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::notify::Signal;
 

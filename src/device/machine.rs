@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::options::{DeviceOptions, TransportOptions};
 use super::transport::Transport;
 use super::{Device, Parts};
-use crate::kvm::{Board, Builder, VirtioDevice, microvm};
+use crate::kvm::{Board, Builder, MmioDevice, microvm};
 use crate::virtio::blk::Blk;
 use crate::{ErrorKind, Result};
 
@@ -21,7 +21,7 @@ impl Parts<'_> {
             let what = "is served over vhost-user, not by the machine";
             return Err(options.error(ErrorKind::InvalidArgument, what));
         };
-        let wanted = VirtioDevice {
+        let wanted = MmioDevice {
             id: options.id.clone(),
             device: Arc::<Blk>::clone(self.blk),
             queue_size_max: options.queue_size,

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::bus::Bus;
 use super::eventfd;
 use super::guest::{self, BLOCK, Fault, Job, Latency, Outcome, layout};
-use super::machine::virtio::{Announcement, Board, Slots, VirtioDevice};
+use super::machine::virtio::{Announcement, Board, MmioDevice, Slots};
 use super::mmio::{Mmio, Parts};
 use super::ram::Ram;
 use crate::virtio::notify::Signal;
@@ -180,7 +180,7 @@ fn unfinished() -> Outcome {
 }
 
 impl Board for Bench {
-    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)> {
         let place = self.slots.place(self.seats.len(), &wanted.id)?;
         let bell = Arc::new(Bell::default());
         let line: Arc<dyn Signal> = Arc::<Bell>::clone(&bell);

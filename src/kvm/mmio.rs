@@ -28,7 +28,7 @@ use gsource::AioContext;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::BusDevice;
-use crate::virtio::Device;
+use crate::virtio::VirtioDevice;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
 
@@ -49,7 +49,7 @@ pub const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
 
 /// What a transport is made of.
 pub(super) struct Parts {
-    pub(super) device: Arc<dyn Device>,
+    pub(super) device: Arc<dyn VirtioDevice>,
     pub(super) queue_size_max: u16,
     pub(super) memory: GuestMemory,
     /// Where queues are started and stopped; driven by the device's context.
@@ -62,7 +62,7 @@ pub(super) struct Parts {
 
 /// A virtio device behind registers.
 pub struct Mmio {
-    device: Arc<dyn Device>,
+    device: Arc<dyn VirtioDevice>,
     worker: Arc<Worker>,
     kicks: Arc<[EventFd]>,
     /// Taken by vcpu threads, and by others only while no vcpu runs.

@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 use super::protocol::{Header, Message, Request};
 use super::session::Served;
 use crate::virtio::notify::Signal;
-use crate::virtio::{Device, QueueSetup, Stopped};
+use crate::virtio::{QueueSetup, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// Everything asked of the device, in order.
@@ -56,7 +56,7 @@ impl FakeDevice {
     /// As a listener wants it.
     pub(super) fn served(self: &Arc<Self>) -> Served {
         Served {
-            device: Arc::clone(self) as Arc<dyn Device>,
+            device: Arc::clone(self) as Arc<dyn VirtioDevice>,
             queue_size_max: 1024,
         }
     }
@@ -89,7 +89,7 @@ impl FakeDevice {
     }
 }
 
-impl Device for FakeDevice {
+impl VirtioDevice for FakeDevice {
     fn features(&self) -> u64 {
         self.features
     }

@@ -20,7 +20,7 @@ use super::protocol::{
     PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
 };
 use super::ring::{Ring, State};
-use crate::virtio::Device;
+use crate::virtio::VirtioDevice;
 use crate::virtio::memory::GuestMemory;
 use crate::{Error, Result};
 
@@ -42,7 +42,7 @@ pub(super) type StopNotice = Arc<dyn Fn(u16, u16) + Send + Sync>;
 #[derive(Clone)]
 pub struct Served {
     /// The device.
-    pub device: Arc<dyn Device>,
+    pub device: Arc<dyn VirtioDevice>,
     /// The most entries a queue may have, if the device could do more.
     pub queue_size_max: u16,
 }
@@ -78,7 +78,7 @@ struct Waiting {
 
 /// One connection's state.
 pub(super) struct Session {
-    device: Arc<dyn Device>,
+    device: Arc<dyn VirtioDevice>,
     queue_size_max: u16,
     notice: StopNotice,
     acked: Option<u64>,

@@ -1,6 +1,6 @@
 //! The virtio-blk device: a block node as a guest's disk.
 //!
-//! Used by the transports through [`Device`]. Each queue has an AioContext of its own, handed in when the disk is
+//! Used by the transports through [`VirtioDevice`]. Each queue has an AioContext of its own, handed in when the disk is
 //! made, and a channel of its own to the node; queues share only what never changes. So queues of one disk may live
 //! on different contexts without ever meeting.
 //!
@@ -24,7 +24,7 @@ use gsource::AioContext;
 
 use super::notify::Signal;
 use super::queue::Broken;
-use super::{Device, QueueSetup, Stopped};
+use super::{QueueSetup, Stopped, VirtioDevice};
 use crate::block::{Claim, Node};
 use crate::{Error, ErrorKind, Result};
 
@@ -106,7 +106,7 @@ impl Blk {
     }
 }
 
-impl Device for Blk {
+impl VirtioDevice for Blk {
     fn device_type(&self) -> u32 {
         2
     }

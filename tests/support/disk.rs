@@ -16,7 +16,7 @@ use qcontext::object::options;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
 use qcontext::virtio::notify::{CallFd, Signal};
-use qcontext::virtio::{Device, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup};
+use qcontext::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup, VirtioDevice};
 
 use crate::mock_driver::{Buffer, RAM_START, Ram, Random, Ring};
 

@@ -8,12 +8,12 @@ use std::sync::mpsc::{Sender, channel};
 use gsource::{AioContext, Wait};
 
 use super::*;
-use crate::virtio::{Device, F_VERSION_1, QueueSetup, Stopped};
+use crate::virtio::{F_VERSION_1, QueueSetup, Stopped, VirtioDevice};
 
 /// A disk by its registers, that says when a queue starts, and serves none.
 struct Silent(Mutex<Sender<()>>);
 
-impl Device for Silent {
+impl VirtioDevice for Silent {
     fn device_type(&self) -> u32 {
         2
     }
@@ -56,7 +56,7 @@ impl Device for Silent {
 
 fn bench(control: &AioContext, started: Sender<()>) -> Bench {
     let mut bench = Bench::new().unwrap();
-    let wanted = VirtioDevice {
+    let wanted = MmioDevice {
         id: "silent".to_owned(),
         device: Arc::new(Silent(Mutex::new(started))),
         queue_size_max: 256,

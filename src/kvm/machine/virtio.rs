@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Builder;
 use crate::kvm::mmio::{LENGTH, Mmio, Parts, QUEUE_NOTIFY};
 use crate::kvm::{eventfd, failed};
-use crate::virtio::Device;
+use crate::virtio::VirtioDevice;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
@@ -27,11 +27,11 @@ pub struct Slots {
 }
 
 /// A virtio device to put on a machine.
-pub struct VirtioDevice {
+pub struct MmioDevice {
     /// Its name, for messages and announcements.
     pub id: String,
     /// The device.
-    pub device: Arc<dyn Device>,
+    pub device: Arc<dyn VirtioDevice>,
     /// The most entries of a queue, if the device could do more.
     pub queue_size_max: u16,
     /// Where its queues are started and stopped; attached to the device's context.
@@ -59,7 +59,7 @@ pub trait Board {
     ///
     /// # Errors
     /// `LimitExceeded` if there is no place left; `Os` if KVM or the process is out of something.
-    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)>;
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)>;
 }
 
 impl Slots {
@@ -80,7 +80,7 @@ impl Slots {
 }
 
 impl Board for Builder {
-    fn add_virtio(&mut self, wanted: VirtioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)> {
         let number = self.announcements.len();
         let announcement = self.config.virtio.place(number, &wanted.id)?;
         let start = announcement.registers.start;
@@ -125,9 +125,9 @@ impl Builder {
     }
 }
 
-impl std::fmt::Debug for VirtioDevice {
+impl std::fmt::Debug for MmioDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VirtioDevice")
+        f.debug_struct("MmioDevice")
             .field("id", &self.id)
             .field("ioeventfd", &self.ioeventfd)
             .field("irqfd", &self.irqfd)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::life::{Life, Run};
 use super::worker::{Description, Start, Worker};
 use crate::virtio::notify::Signal;
-use crate::virtio::{Device, F_RING_RESET, F_VERSION_1};
+use crate::virtio::{F_RING_RESET, F_VERSION_1, VirtioDevice};
 
 const MAGIC: u64 = 0x000;
 const VERSION: u64 = 0x004;
@@ -117,7 +117,7 @@ impl Queue {
 
 impl Registers {
     pub(super) fn new(
-        device: &dyn Device,
+        device: &dyn VirtioDevice,
         queue_size_max: u16,
         line: Arc<dyn Signal>,
     ) -> Registers {

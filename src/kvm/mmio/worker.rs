@@ -22,7 +22,7 @@ use super::life::{Life, Run, Trouble, Used};
 use crate::kvm::eventfd::owned;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
-use crate::virtio::{Device, QueueSetup};
+use crate::virtio::{QueueSetup, VirtioDevice};
 use crate::{Error, Result};
 
 type Done = Box<dyn FnOnce() + Send>;
@@ -48,7 +48,7 @@ pub(super) struct Start {
 
 /// See the head of this file.
 pub(super) struct Worker {
-    device: Arc<dyn Device>,
+    device: Arc<dyn VirtioDevice>,
     control: AioContext,
     memory: GuestMemory,
     kicks: Arc<[EventFd]>,
@@ -84,7 +84,7 @@ enum Queue {
 
 impl Worker {
     pub(super) fn new(
-        device: &Arc<dyn Device>,
+        device: &Arc<dyn VirtioDevice>,
         control: &AioContext,
         memory: GuestMemory,
         kicks: &Arc<[EventFd]>,

@@ -88,7 +88,7 @@ impl Queue {
         self.lock().running.as_ref()?.broken()
     }
 
-    /// See [`crate::virtio::Device::start_queue`].
+    /// See [`crate::virtio::VirtioDevice::start_queue`].
     pub(super) fn start(self: &Arc<Self>, setup: QueueSetup) -> Result<()> {
         if setup.size > QUEUE_SIZE_MAX {
             let message = format!("queue size {} is above {QUEUE_SIZE_MAX}", setup.size);
@@ -198,7 +198,7 @@ impl Queue {
         }
     }
 
-    /// See [`crate::virtio::Device::stop_queue`].
+    /// See [`crate::virtio::VirtioDevice::stop_queue`].
     pub(super) fn stop(self: &Arc<Self>, done: Stopped) {
         let mut phase = self.lock();
         if phase.running.is_none() {
@@ -230,14 +230,14 @@ impl Queue {
         });
     }
 
-    /// See [`crate::virtio::Device::set_call`].
+    /// See [`crate::virtio::VirtioDevice::set_call`].
     pub(super) fn set_call(&self, call: Option<Arc<dyn Signal>>) {
         if let Some(running) = &mut self.lock().running {
             running.set_call(call);
         }
     }
 
-    /// See [`crate::virtio::Device::set_kick`].
+    /// See [`crate::virtio::VirtioDevice::set_kick`].
     pub(super) fn set_kick(self: &Arc<Self>, kick: Option<OwnedFd>) -> Result<()> {
         let kick = kick.map(KickFd::new).transpose()?;
         let mut phase = self.lock();

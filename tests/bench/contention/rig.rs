@@ -10,7 +10,7 @@ use gsource::{AioContext, PollParams};
 use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::object::options;
-use qcontext::virtio::Device;
+use qcontext::virtio::VirtioDevice;
 use qcontext::virtio::blk::Blk;
 
 use super::case::{Arrangement, Case, Effort};

@@ -29,7 +29,7 @@ pub(super) struct Fake(
     pub(super) AtomicU32,
 );
 
-impl Device for Fake {
+impl VirtioDevice for Fake {
     fn device_type(&self) -> u32 {
         2
     }
