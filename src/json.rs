@@ -10,6 +10,7 @@
 //! 3. What the writer makes is valid JSON in ASCII: a number that is not finite is written as `null`.
 #![forbid(unsafe_code)]
 
+mod error;
 mod framer;
 mod lexer;
 mod parser;
@@ -22,7 +23,9 @@ mod tests;
 pub use framer::{Framer, Limits};
 pub use writer::write;
 
-use crate::object::Value;
+use error::syntax;
+
+use crate::value::Value;
 use crate::{Error, ErrorKind, Result};
 
 /// Reads the one value that `text` holds.
@@ -54,22 +57,4 @@ pub fn to_string(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text
-}
-
-/// A syntax error in QEMU's words.
-fn syntax(what: impl std::fmt::Display) -> Error {
-    Error::new(
-        ErrorKind::InvalidArgument,
-        format!("JSON parse error, {what}"),
-    )
-}
-
-/// As much of a client's bytes as an error message quotes.
-fn quote(bytes: &[u8]) -> String {
-    const QUOTED: usize = 128;
-    let mut quoted = String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTED)]).into_owned();
-    if bytes.len() > QUOTED {
-        quoted.push_str("...");
-    }
-    quoted
 }

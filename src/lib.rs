@@ -15,6 +15,7 @@ pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;
+mod value;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;
 #[cfg(feature = "vhost-user")]

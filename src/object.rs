@@ -13,11 +13,10 @@ mod property;
 mod qcontext;
 pub mod tree;
 pub mod types;
-mod value;
 
+pub use crate::value::{Dict, Value};
 pub use options::Options;
 pub use property::{Object, Property, expected, not_found, not_writable};
-pub use value::{Dict, Value};
 
 use crate::{Error, ErrorKind, Result};
 

@@ -10,7 +10,9 @@ use std::process::Command;
 /// The layers from below, each with the top-level modules of `src/` that belong to it. A device ties
 /// a node, a device and a transport together, so it stands with the transports.
 const LAYERS: [&[&str]; 4] = [
-    &["lib", "error", "trace", "context", "object", "json"],
+    &[
+        "lib", "error", "trace", "context", "object", "json", "value",
+    ],
     &["block", "virtio", "net", "job"],
     &["monitor", "vhost_user", "kvm", "top", "device"],
     &["cli", "main"],

@@ -4,10 +4,10 @@
 //! balance. A peer cannot make it hold more than [`Limits`] say.
 #![forbid(unsafe_code)]
 
+use super::error::{quote, syntax};
 use super::lexer::{Kind, Lexer, Step};
 use super::parser::{Parser, Token};
-use super::{quote, syntax};
-use crate::object::Value;
+use crate::value::Value;
 use crate::{Error, ErrorKind, Result};
 
 /// What one value may cost.

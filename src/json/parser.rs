@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 
+use super::error::{quote, syntax};
 use super::lexer::Kind;
-use super::{quote, syntax, text};
+use super::text;
 use crate::Result;
-use crate::object::{Dict, Value};
+use crate::value::{Dict, Value};
 
 /// One token: its text ends at `end`, and begins where the one before it ended.
 #[derive(Clone, Copy, Debug)]

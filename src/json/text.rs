@@ -1,7 +1,7 @@
 //! The content of a string token: escapes resolved, UTF-8 checked.
 #![forbid(unsafe_code)]
 
-use super::syntax;
+use super::error::syntax;
 use crate::{Error, Result};
 
 /// The string that `token`, quotes included, stands for.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::object::Value;
+use crate::value::Value;
 
 /// Appends the text of `value` to `out`.
 pub fn write(value: &Value, out: &mut String) {

@@ -53,6 +53,14 @@ impl Options {
         }
     }
 
+    fn of_text(form: Form, parsed: text::Parsed) -> Options {
+        Options {
+            help: parsed.help,
+            warnings: parsed.warnings,
+            ..Options::new(form, parsed.entries)
+        }
+    }
+
     /// The form these options were written in.
     pub fn form(&self) -> Form {
         self.form
@@ -262,7 +270,10 @@ pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
     if text.starts_with('{') {
         return parse_json(text).map(Options::from_dict);
     }
-    Ok(text::parse_opts(implied, text))
+    Ok(Options::of_text(
+        Form::Opts,
+        text::parse_opts(implied, text),
+    ))
 }
 
 /// Reads an option string as `-blockdev` takes it: dotted keys, no flags; nested JSON objects become dotted keys.
@@ -271,7 +282,8 @@ pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
 /// A malformed key, a bare word, or a JSON text that is not an object.
 pub fn parse_dotted(implied: &str, text: &str) -> Result<Options> {
     if !text.starts_with('{') {
-        return text::parse_keyval(implied, text);
+        let parsed = text::parse_keyval(implied, text)?;
+        return Ok(Options::of_text(Form::Keyval, parsed));
     }
     let mut flat = Dict::new();
     flatten("", parse_json(text)?, &mut flat);

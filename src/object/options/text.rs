@@ -4,8 +4,7 @@
 //! given twice the last value counts; of `id` in the form with flags, the first.
 #![forbid(unsafe_code)]
 
-use super::{Form, Options};
-use crate::object::{Dict, Value};
+use crate::value::{Dict, Value};
 use crate::{Error, ErrorKind, Result};
 
 /// `on yes true y`, `off no false n`; nothing else.
@@ -17,8 +16,18 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-pub(super) fn parse_opts(implied: Option<&str>, text: &str) -> Options {
-    let mut options = Options::new(Form::Opts, Dict::new());
+/// What an option string says.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub(super) entries: Dict,
+    /// It has the word `help` or `?`.
+    pub(super) help: bool,
+    /// Deprecated spellings in it, one message each.
+    pub(super) warnings: Vec<String>,
+}
+
+pub(super) fn parse_opts(implied: Option<&str>, text: &str) -> Parsed {
+    let mut options = Parsed::default();
     let mut rest = text;
     let mut implied = implied;
     while !rest.is_empty() {
@@ -47,7 +56,7 @@ pub(super) fn parse_opts(implied: Option<&str>, text: &str) -> Options {
     options
 }
 
-fn flag(options: &mut Options, word: &str) {
+fn flag(options: &mut Parsed, word: &str) {
     if matches!(word, "help" | "?") {
         options.help = true;
         return;
@@ -79,8 +88,8 @@ fn put(entries: &mut Dict, name: &str, value: String) {
     }
 }
 
-pub(super) fn parse_keyval(implied: &str, text: &str) -> Result<Options> {
-    let mut options = Options::new(Form::Keyval, Dict::new());
+pub(super) fn parse_keyval(implied: &str, text: &str) -> Result<Parsed> {
+    let mut options = Parsed::default();
     let mut rest = text;
     let mut implied = Some(implied);
     while !rest.is_empty() {

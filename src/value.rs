@@ -32,6 +32,11 @@ impl Value {
         Value::Dict(members.map(|(key, value)| (key.into(), value)).collect())
     }
 
+    /// An object without members: the answer of a command that only does something.
+    pub fn empty() -> Value {
+        Value::Dict(Dict::new())
+    }
+
     /// The member of that name, if this is an object that has one.
     pub fn member(&self, name: &str) -> Option<&Value> {
         match self {
