@@ -14,21 +14,28 @@
 //! 3. No borrow of a session is held while a command's handler runs.
 #![forbid(unsafe_code)]
 
+mod builtin;
 mod command;
 mod event;
+mod input;
+mod main_loop;
 mod message;
 mod outbox;
 mod qom;
 mod query;
+mod reply;
 mod session;
 mod socket;
 mod stdio;
+mod stream;
+mod version;
 
 use std::path::Path;
 use std::rc::Rc;
 
-pub use command::{Commands, Reply};
+pub use command::Commands;
 pub use event::emit;
+pub use reply::Reply;
 
 use crate::Result;
 use session::Session;
@@ -42,10 +49,13 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A server for these commands that nobody can reach yet.
+    /// A server for the built-in commands and for `commands`, without a socket yet. A command of the program's replaces
+    /// a built-in one of the same name.
     pub fn new(commands: Commands) -> Monitor {
+        let mut all = builtin::commands();
+        all.extend(commands);
         Monitor {
-            commands: Rc::new(commands),
+            commands: Rc::new(all),
             listeners: Vec::new(),
         }
     }

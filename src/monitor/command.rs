@@ -1,34 +1,26 @@
-//! The commands a monitor knows, and the reply that a command owes.
+//! A monitor's commands by name.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::{self, ThreadId};
 
-use super::{event, qom, query, session};
+use super::reply::Reply;
 use crate::object::{Options, Value};
 use crate::{Error, ErrorKind, Result};
 
 type Handler = Box<dyn Fn(Options, Reply)>;
 
-/// Commands by name. The program adds its own to the built-in ones.
+/// Commands by name. A program adds its own; the monitor adds the built-in ones.
+#[derive(Default)]
 pub struct Commands {
     table: BTreeMap<&'static str, Handler>,
 }
 
 impl Commands {
-    /// The built-in commands: introspection, the object tree, contexts.
+    /// No commands.
     pub fn new() -> Commands {
-        let mut commands = Commands {
-            table: BTreeMap::new(),
-        };
-        query::add_to(&mut commands);
-        qom::add_to(&mut commands);
-        // Both are the session's own; they stand here to be listed.
-        commands.add("qmp_capabilities", |_| Ok(empty()));
-        commands.add("query-commands", |_| Ok(empty()));
-        commands
+        Commands::default()
     }
 
     /// Adds a command that answers at once.
@@ -36,12 +28,17 @@ impl Commands {
         self.add_later(name, move |arguments, reply| reply.complete(run(arguments)));
     }
 
-    /// Adds a command that may answer later, from any thread. Until then its session executes nothing else.
+    /// Adds a command that may answer later, from any thread. Its session executes nothing else until then.
     pub fn add_later(&mut self, name: &'static str, run: impl Fn(Options, Reply) + 'static) {
         self.table.insert(name, Box::new(run));
     }
 
-    /// Executes a command; the reply is completed by it in any case.
+    /// Adds all of `others`; they replace commands of the same name.
+    pub(super) fn extend(&mut self, others: Commands) {
+        self.table.extend(others.table);
+    }
+
+    /// Executes a command, which completes the reply in every case.
     pub(super) fn execute(&self, name: &str, arguments: Options, reply: Reply) {
         if name == "query-commands" {
             reply.complete(arguments.finish().map(|()| self.names()));
@@ -51,7 +48,7 @@ impl Commands {
             reply.complete(Err(unknown(name)));
             return;
         };
-        // A panic drops the reply, which then says so; the monitor goes on.
+        // A panic drops the reply, whose client then receives an error. The monitor goes on.
         let _ = catch_unwind(AssertUnwindSafe(|| run(arguments, reply)));
     }
 
@@ -63,21 +60,10 @@ impl Commands {
     }
 }
 
-impl Default for Commands {
-    fn default() -> Self {
-        Commands::new()
-    }
-}
-
 impl fmt::Debug for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.table.keys()).finish()
     }
-}
-
-/// What a command answers when it has nothing to say.
-pub(super) fn empty() -> Value {
-    Value::Dict(Vec::new())
 }
 
 fn unknown(name: &str) -> Error {
@@ -85,52 +71,4 @@ fn unknown(name: &str) -> Error {
         ErrorKind::CommandNotFound,
         format!("The command {name} has not been found"),
     )
-}
-
-/// The answer that a request waits for. Completing it consumes it; dropping it answers an error.
-#[derive(Debug)]
-pub struct Reply {
-    /// The session's key and the request's id, until they are used.
-    target: Option<(u64, Option<Value>)>,
-    /// The monitor's thread.
-    home: ThreadId,
-}
-
-impl Reply {
-    pub(super) fn new(session: u64, id: Option<Value>) -> Reply {
-        Reply {
-            target: Some((session, id)),
-            home: thread::current().id(),
-        }
-    }
-
-    /// Answers the request; any thread may do it.
-    pub fn complete(mut self, outcome: Result<Value>) {
-        self.send(outcome);
-    }
-
-    /// Answers the request with an empty object, or the error.
-    pub fn done(self, outcome: Result<()>) {
-        self.complete(outcome.map(|()| empty()));
-    }
-
-    fn send(&mut self, outcome: Result<Value>) {
-        let Some((key, id)) = self.target.take() else {
-            return;
-        };
-        if thread::current().id() == self.home {
-            session::deliver(key, id, outcome);
-        } else {
-            event::post(move || session::deliver(key, id, outcome));
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.send(Err(Error::new(
-            ErrorKind::Closed,
-            "The command ended without an answer",
-        )));
-    }
 }

@@ -1,6 +1,7 @@
 //! The shapes of what the server says, and of what a client may say.
 #![forbid(unsafe_code)]
 
+use super::version::version;
 use crate::object::{Dict, Options, Value, expected};
 use crate::{Error, ErrorKind, Result, json};
 
@@ -11,9 +12,8 @@ const ID_LIMIT: usize = 64 << 10;
 
 /// The first line that a client receives.
 pub(super) fn greeting() -> String {
-    let version = super::query::version();
     let inner = Value::dict([
-        ("version", version),
+        ("version", version()),
         ("capabilities", Value::List(Vec::new())),
     ]);
     line(&Value::dict([("QMP", inner)]))
@@ -136,7 +136,7 @@ pub(super) fn negotiate(mut arguments: Options) -> Result<Value> {
     };
     arguments.finish()?;
     match wanted.first() {
-        None => Ok(Value::Dict(Dict::new())),
+        None => Ok(Value::empty()),
         Some(Value::Str(name)) if name == "oob" => Err(invalid("Capability oob not available")),
         Some(Value::Str(name)) => Err(Error::new(
             ErrorKind::InvalidArgument,

@@ -1,7 +1,11 @@
-//! Bytes that a client has not taken yet.
+//! Bytes for a client that are not written yet.
 #![forbid(unsafe_code)]
 
-/// A queue of bytes that is filled by messages and emptied by writes.
+use gio::prelude::*;
+
+use super::stream::Stream;
+
+/// A queue of bytes: messages go in at the end, writes take from the front.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
@@ -18,13 +22,24 @@ impl Outbox {
         self.bytes.extend_from_slice(message.as_bytes());
     }
 
-    /// What is to be written.
-    pub(super) fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+    /// Writes what the client takes; false when the connection is broken.
+    pub(super) fn flush(&mut self, stream: &Stream) -> bool {
+        while !self.is_empty() {
+            let unsent = &self.bytes[self.sent..];
+            let unsent = &unsent[..unsent.len().min(stream.chunk)];
+            match stream
+                .output
+                .write_nonblocking(unsent, None::<&gio::Cancellable>)
+            {
+                Ok(count) => self.advance(usize::try_from(count).unwrap_or(0)),
+                Err(error) => return error.matches(gio::IOErrorEnum::WouldBlock),
+            }
+        }
+        true
     }
 
-    /// Takes note that the first `count` bytes were written.
-    pub(super) fn advance(&mut self, count: usize) {
+    /// Drops the first `count` bytes, which were written, and gives the memory of a long queue back.
+    fn advance(&mut self, count: usize) {
         const KEPT: usize = 16 << 10;
         self.sent = self.bytes.len().min(self.sent + count);
         if self.sent == self.bytes.len() {

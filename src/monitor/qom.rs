@@ -1,51 +1,47 @@
-//! The commands that look at and change the object tree.
+//! The commands that read and change the object tree.
 #![forbid(unsafe_code)]
 
-use super::command::{Commands, empty};
 use crate::object::types::{self, Type};
 use crate::object::{self, Options, Property, Value, expected, tree};
 use crate::{Error, ErrorKind, Result};
 
-pub(super) fn add_to(commands: &mut Commands) {
-    commands.add("qom-list", list);
-    commands.add("qom-get", get);
-    commands.add("qom-set", set);
-    commands.add("qom-list-types", list_types);
-    commands.add("qom-list-properties", list_properties);
-    commands.add("object-add", |arguments| {
-        object::object_add(arguments).map(|()| empty())
-    });
-    commands.add("object-del", |mut arguments| {
-        let id = arguments.need_str("id")?;
-        arguments.finish()?;
-        object::object_del(&id).map(|()| empty())
-    });
-}
-
-fn list(mut arguments: Options) -> Result<Value> {
+pub(super) fn list(mut arguments: Options) -> Result<Value> {
     let path = arguments.need_str("path")?;
     arguments.finish()?;
     tree::list(&path).map(|properties| describe(&properties))
 }
 
-fn get(mut arguments: Options) -> Result<Value> {
+pub(super) fn get(mut arguments: Options) -> Result<Value> {
     let path = arguments.need_str("path")?;
     let property = arguments.need_str("property")?;
     arguments.finish()?;
     tree::get(&path, &property)
 }
 
-fn set(mut arguments: Options) -> Result<Value> {
+pub(super) fn set(mut arguments: Options) -> Result<Value> {
     let path = arguments.need_str("path")?;
     let property = arguments.need_str("property")?;
     let value = arguments.need("value")?;
     arguments.finish()?;
-    tree::set(&path, &property, value).map(|()| empty())
+    tree::set(&path, &property, value)?;
+    Ok(Value::empty())
 }
 
-fn list_types(mut arguments: Options) -> Result<Value> {
+pub(super) fn object_add(arguments: Options) -> Result<Value> {
+    object::object_add(arguments)?;
+    Ok(Value::empty())
+}
+
+pub(super) fn object_del(mut arguments: Options) -> Result<Value> {
+    let id = arguments.need_str("id")?;
+    arguments.finish()?;
+    object::object_del(&id)?;
+    Ok(Value::empty())
+}
+
+pub(super) fn list_types(mut arguments: Options) -> Result<Value> {
     let implements = arguments.take_str("implements")?;
-    // None of our types is abstract, so asking for those adds nothing.
+    // `abstract` adds abstract types to the answer. We have none.
     if !matches!(arguments.take("abstract"), None | Some(Value::Bool(_))) {
         return Err(expected("abstract", "boolean"));
     }
@@ -58,7 +54,7 @@ fn describe_type(one: &Type) -> Value {
     Value::dict([("name", one.name.into()), ("parent", one.parent.into())])
 }
 
-fn list_properties(mut arguments: Options) -> Result<Value> {
+pub(super) fn list_properties(mut arguments: Options) -> Result<Value> {
     let name = arguments.need_str("typename")?;
     arguments.finish()?;
     let found = types::find(&name).ok_or_else(|| {

@@ -1,11 +1,12 @@
-//! One connected client: its bytes, its requests in turn, its unread replies.
+//! One connected client: its requests, one after the other, and the answers and events that it has not read yet.
 //!
 //! # Threads
-//! Sessions live on the monitor's thread, in a thread-local list; other threads reach them by [`super::event::post`].
+//! Sessions live in a thread-local list of the monitor's thread. Other threads reach them with
+//! [`super::main_loop::post`].
 //!
 //! # Invariants
-//! 1. `state` is never borrowed while a handler runs, so a reply may come at any moment.
-//! 2. `in_turn` is set while requests are executed; a reply that comes then does not start a second round.
+//! 1. `state` is never borrowed while a command runs, so a reply may come at any moment.
+//! 2. `in_turn` is set while requests are executed. A reply that comes then does not start a second turn.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -13,20 +14,20 @@ use std::rc::Rc;
 
 use gio::prelude::*;
 
-use super::command::{Commands, Reply};
+use super::command::Commands;
+use super::input::Input;
 use super::message::{self, Request};
 use super::outbox::Outbox;
-use crate::json::{Framer, Limits};
+use super::reply::Reply;
+use super::stream::Stream;
 use crate::object::Value;
 use crate::{Error, ErrorKind, Result};
 
-/// With this much unread output a client is not read from.
-pub(super) const UNREAD_LIMIT: usize = 1 << 20;
-/// With this much, made by events, it is disconnected: it could only learn a part of what happens.
-const HOPELESS: usize = 2 * UNREAD_LIMIT;
-/// Read at most this much before others have their turn.
-const READ_CHUNK: usize = 32 << 10;
-/// Execute at most this many requests before others have their turn.
+/// A client with this much unread output is not read from.
+const UNREAD_LIMIT: usize = 1 << 20;
+/// A client with this much unread output is disconnected. Only events can get it there, and it would miss some.
+const DISCONNECT_LIMIT: usize = 2 * UNREAD_LIMIT;
+/// The most requests that one turn executes, so that other sources of the main loop have their turn.
 const REQUESTS_PER_TURN: usize = 8;
 
 thread_local! {
@@ -39,7 +40,7 @@ pub(super) fn all() -> Vec<Rc<Session>> {
     SESSIONS.with_borrow(Clone::clone)
 }
 
-/// Whether this is the thread that has the sessions.
+/// Whether this thread has sessions.
 pub(super) fn any_here() -> bool {
     SESSIONS.with_borrow(|sessions| !sessions.is_empty())
 }
@@ -48,47 +49,34 @@ fn find(key: u64) -> Option<Rc<Session>> {
     SESSIONS.with_borrow(|sessions| sessions.iter().find(|known| known.key == key).cloned())
 }
 
-/// Gives a session the answer it waits for, if it is still there.
-pub(super) fn deliver(key: u64, id: Option<Value>, outcome: Result<Value>) {
-    if let Some(session) = find(key) {
-        session.answer(id, outcome);
-    }
-}
-
-/// Where a session reads and writes.
-#[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) input: gio::PollableInputStream,
-    pub(super) output: gio::PollableOutputStream,
-    /// Write at most this much at once.
-    pub(super) chunk: usize,
-    /// Closes both when it goes.
-    pub(super) owner: Option<gio::IOStream>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Only `qmp_capabilities` is executed.
     Negotiating,
     Open,
-    /// What is unsent still goes out; nothing more is read.
+    /// Nothing more is read; unsent output still goes out.
     HangingUp,
     Closed,
 }
 
 #[derive(Debug)]
-struct State {
+struct SessionState {
     phase: Phase,
-    framer: Framer,
-    /// Read, but not yet framed, from `framed` on.
-    unread: Vec<u8>,
-    framed: usize,
-    end_of_input: bool,
+    input: Input,
     /// A request is executing and has not been answered.
     executing: bool,
     outbox: Outbox,
+    sources: Sources,
+}
+
+/// The sources that are attached now.
+#[derive(Debug, Default)]
+struct Sources {
+    /// Input is readable.
     reading: Option<glib::Source>,
+    /// Output is writable.
     writing: Option<glib::Source>,
+    /// Runs the next turn.
     again: Option<glib::Source>,
 }
 
@@ -99,7 +87,7 @@ pub(super) struct Session {
     stream: Stream,
     commands: Rc<Commands>,
     in_turn: Cell<bool>,
-    state: RefCell<State>,
+    state: RefCell<SessionState>,
 }
 
 impl Session {
@@ -107,17 +95,12 @@ impl Session {
     pub(super) fn start(stream: Stream, commands: Rc<Commands>) {
         let mut outbox = Outbox::default();
         outbox.push(&message::greeting());
-        let state = State {
+        let state = SessionState {
             phase: Phase::Negotiating,
-            framer: Framer::new(Limits::default()),
-            unread: Vec::new(),
-            framed: 0,
-            end_of_input: false,
+            input: Input::new(),
             executing: false,
             outbox,
-            reading: None,
-            writing: None,
-            again: None,
+            sources: Sources::default(),
         };
         let session = Rc::new(Session {
             key: NEXT_KEY.replace(NEXT_KEY.get() + 1),
@@ -130,16 +113,16 @@ impl Session {
         session.settle();
     }
 
-    /// Tells the client about an event.
+    /// Sends an event to the client.
     pub(super) fn notify(&self, text: &str) {
         let mut state = self.state.borrow_mut();
         if state.phase != Phase::Open {
             return;
         }
         state.outbox.push(text);
-        let hopeless = state.outbox.len() > HOPELESS;
+        let too_slow = state.outbox.len() > DISCONNECT_LIMIT;
         drop(state);
-        if hopeless {
+        if too_slow {
             self.close();
         } else {
             self.settle();
@@ -168,12 +151,12 @@ impl Session {
             .as_ref()
             .and_then(|session| session.stream.owner.as_ref())
         {
-            // The peer may have been faster.
+            // An error means that the peer has closed it already.
             let _ = owner.close(None::<&gio::Cancellable>);
         }
     }
 
-    /// Executes what has arrived, within this turn's bounds.
+    /// Executes what has arrived, within the bounds of one turn.
     fn turn(&self) {
         if self.in_turn.replace(true) {
             return;
@@ -211,7 +194,12 @@ impl Session {
                 self.answer(id, outcome);
             }
             Ok(request) => {
-                let reply = Reply::new(self.key, id);
+                let key = self.key;
+                let reply = Reply::new(move |outcome| {
+                    if let Some(session) = find(key) {
+                        session.answer(id, outcome);
+                    }
+                });
                 self.commands
                     .execute(&request.execute, request.arguments, reply);
             }
@@ -247,13 +235,13 @@ impl Session {
         self.turn();
     }
 
-    /// Writes what the client takes, then waits for what it can go on with.
+    /// Writes what the client takes, then attaches the sources of what the session waits for.
     fn settle(&self) {
         if self.in_turn.get() {
             return;
         }
         let mut state = self.state.borrow_mut();
-        let alive = state.flush(&self.stream) && !state.is_over();
+        let alive = state.outbox.flush(&self.stream) && !state.is_over();
         if alive {
             state.rearm(self.key, &self.stream);
         }
@@ -264,7 +252,7 @@ impl Session {
     }
 
     fn readable(&self) {
-        let alive = self.state.borrow_mut().read(&self.stream);
+        let alive = self.state.borrow_mut().input.read(&self.stream);
         if alive {
             self.turn();
         } else {
@@ -273,20 +261,12 @@ impl Session {
     }
 }
 
-impl State {
+impl SessionState {
     /// The next request or syntax error, if one is complete and may be executed.
     fn next_frame(&mut self) -> Option<Result<Value>> {
-        if !self.may_execute() {
-            return None;
-        }
-        let mut rest = &self.unread[self.framed..];
-        let frame = self.framer.feed(&mut rest);
-        self.framed = self.unread.len() - rest.len();
-        if self.framed == self.unread.len() {
-            self.unread.clear();
-            self.framed = 0;
-        }
-        frame
+        self.may_execute()
+            .then(|| self.input.next_frame())
+            .flatten()
     }
 
     fn may_execute(&self) -> bool {
@@ -295,9 +275,9 @@ impl State {
             && self.outbox.len() < UNREAD_LIMIT
     }
 
-    /// Nothing can happen any more: the last byte is out, and none will come.
+    /// Whether the last byte is out and no request can come.
     fn is_over(&self) -> bool {
-        let no_more = self.end_of_input && self.unread.is_empty();
+        let no_more = self.input.has_ended() && !self.input.has_bytes();
         let leaving = no_more || self.phase == Phase::HangingUp;
         leaving && !self.executing && self.outbox.is_empty()
     }
@@ -307,69 +287,37 @@ impl State {
             return;
         }
         self.phase = Phase::HangingUp;
-        self.unread = Vec::new();
-        self.framed = 0;
-        self.framer = Framer::new(Limits::default());
+        self.input.discard();
     }
 
     fn close(&mut self) {
         self.hang_up();
         self.phase = Phase::Closed;
         self.outbox = Outbox::default();
-        let sources = [&mut self.reading, &mut self.writing, &mut self.again];
-        for source in sources.into_iter().filter_map(Option::take) {
+        let Sources {
+            reading,
+            writing,
+            again,
+        } = std::mem::take(&mut self.sources);
+        for source in [reading, writing, again].into_iter().flatten() {
             source.destroy();
         }
     }
 
-    /// Reads a chunk; false when the connection is broken.
-    fn read(&mut self, stream: &Stream) -> bool {
-        if !self.unread.is_empty() {
-            return true;
-        }
-        self.unread.resize(READ_CHUNK, 0);
-        let outcome = stream
-            .input
-            .read_nonblocking(&mut self.unread, None::<&gio::Cancellable>);
-        let count = *outcome.as_ref().unwrap_or(&0);
-        self.unread.truncate(usize::try_from(count).unwrap_or(0));
-        match outcome {
-            Ok(_) => {
-                self.end_of_input = self.unread.is_empty();
-                true
-            }
-            Err(error) => error.matches(gio::IOErrorEnum::WouldBlock),
-        }
-    }
-
-    /// Writes what the peer takes; false when the connection is broken.
-    fn flush(&mut self, stream: &Stream) -> bool {
-        while !self.outbox.is_empty() {
-            let unsent = self.outbox.unsent();
-            let unsent = &unsent[..unsent.len().min(stream.chunk)];
-            match stream
-                .output
-                .write_nonblocking(unsent, None::<&gio::Cancellable>)
-            {
-                Ok(count) => self.outbox.advance(usize::try_from(count).unwrap_or(0)),
-                Err(error) => return error.matches(gio::IOErrorEnum::WouldBlock),
-            }
-        }
-        true
-    }
-
-    /// Has exactly those sources attached that can bring the session forward.
+    /// Attaches exactly those sources that can bring the session forward.
     fn rearm(&mut self, key: u64, stream: &Stream) {
         let may_execute = self.may_execute();
-        let pending = !self.unread.is_empty();
-        wait(&mut self.again, may_execute && pending, || {
-            again_source(key)
-        });
-        wait(&mut self.writing, !self.outbox.is_empty(), || {
-            writing_source(key, stream)
-        });
-        let read = may_execute && !pending && !self.end_of_input;
-        wait(&mut self.reading, read, || reading_source(key, stream));
+        let pending = self.input.has_bytes();
+        let read = may_execute && !pending && !self.input.has_ended();
+        let write = !self.outbox.is_empty();
+        let Sources {
+            reading,
+            writing,
+            again,
+        } = &mut self.sources;
+        wait(again, may_execute && pending, || again_source(key));
+        wait(writing, write, || writing_source(key, stream));
+        wait(reading, read, || reading_source(key, stream));
     }
 }
 
@@ -396,7 +344,7 @@ fn writing_source(key: u64, stream: &Stream) -> glib::Source {
         None::<&gio::Cancellable>,
         Some("qcontext-monitor-write"),
         glib::Priority::DEFAULT,
-        // The turn writes first; what the client takes makes room for its next requests.
+        // Writes first: what the client takes makes room for the answers to its next requests.
         move |_| {
             run(key, |session| {
                 session.settle();
@@ -413,7 +361,7 @@ fn again_source(key: u64) -> glib::Source {
     })
 }
 
-/// Runs `action` on a session; the sources stay until they are not wanted.
+/// Runs `action` on a session. The source stays attached until `rearm` destroys it or the session is gone.
 fn run(key: u64, action: impl FnOnce(&Session)) -> glib::ControlFlow {
     match find(key) {
         Some(session) => {

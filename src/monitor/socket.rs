@@ -15,7 +15,8 @@ use std::time::Duration;
 use gio::prelude::*;
 use glib::thread_guard::ThreadGuard;
 
-use super::session::{self, Stream};
+use super::session;
+use super::stream::Stream;
 use crate::{Error, ErrorKind, Result};
 
 /// What a Unix socket's address can hold, without its final NUL.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gio::prelude::*;
 
-use super::session::Stream;
+use super::stream::Stream;
 use crate::{Error, Result};
 
 /// A pipe that polls as writable takes at least this much without blocking.

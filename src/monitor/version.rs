@@ -1,0 +1,16 @@
+//! The version, as the greeting and `query-version` show it.
+#![forbid(unsafe_code)]
+
+use crate::object::Value;
+
+/// Our version, in the member where clients look for QEMU's.
+pub(super) fn version() -> Value {
+    let number = |text: &str| Value::from(text.parse::<i64>().unwrap_or(0));
+    let numbers = Value::dict([
+        ("micro", number(env!("CARGO_PKG_VERSION_PATCH"))),
+        ("minor", number(env!("CARGO_PKG_VERSION_MINOR"))),
+        ("major", number(env!("CARGO_PKG_VERSION_MAJOR"))),
+    ]);
+    let package = concat!("qcontext ", env!("CARGO_PKG_VERSION"));
+    Value::dict([("qemu", numbers), ("package", package.into())])
+}
