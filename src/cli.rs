@@ -13,16 +13,18 @@ mod failure;
 mod guest;
 mod help;
 mod machine;
+mod main_loop;
+mod output;
 mod plan;
 mod qom;
 mod run;
 mod signal;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use failure::Failure;
+use output::print;
 
 /// Runs the program with these arguments, its own name not among them.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -59,11 +61,4 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         plan::Invocation::Run(plan) => run::run(*plan),
         plan::Invocation::Demonstrate => demo::run(),
     }
-}
-
-/// Writes to standard output; a reader that left early is no error.
-fn print(text: &str) {
-    let mut output = std::io::stdout().lock();
-    let _ = output.write_all(text.as_bytes());
-    let _ = output.flush();
 }

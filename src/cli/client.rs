@@ -35,7 +35,7 @@ impl Client {
         if client.receive()?.member("QMP").is_none() {
             return Err(protocol("the server does not speak QMP"));
         }
-        client.execute("qmp_capabilities", Value::Dict(Vec::new()))?;
+        client.execute("qmp_capabilities", Value::empty())?;
         Ok(client)
     }
 

@@ -20,7 +20,7 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
     commands.add("quit", move |arguments| {
         arguments.finish()?;
         ending.set(Reason::QUIT);
-        Ok(Value::Dict(Vec::new()))
+        Ok(Value::empty())
     });
     add_devices(&mut commands);
     add_queries(&mut commands, guest);

@@ -17,9 +17,9 @@ use qcontext::kvm::{Board, Builder, End};
 use qcontext::object::options;
 use qcontext::{Error, ErrorKind, QContext, Result};
 
-use super::failure::{Failure, warn};
-use super::print;
-use super::run::{Flag, iterate_until};
+use super::failure::Failure;
+use super::main_loop::{Flag, iterate_for, iterate_until};
+use super::output::{print, warn};
 use super::signal;
 
 /// How long the guest may take; a second or two is usual.
@@ -166,20 +166,7 @@ fn drive(bench: &Bench, stop: &Flag) -> Result<Vec<Outcome>> {
 
 /// Iterates the main loop until the guest has ended.
 fn wait_for(ended: &Flag, stop: &Flag) -> Result<()> {
-    let late = Flag::default();
-    let too_late = late.clone();
-    let timer = glib::timeout_source_new(
-        PATIENCE,
-        Some("qctx-patience"),
-        glib::Priority::DEFAULT,
-        move || {
-            too_late.set();
-            glib::ControlFlow::Break
-        },
-    );
-    timer.attach(Some(&glib::MainContext::default()));
-    let waited = iterate_until(|| ended.is_set() || stop.is_set() || late.is_set());
-    timer.destroy();
+    let waited = iterate_for(PATIENCE, || ended.is_set() || stop.is_set());
     waited.map_err(|failure| Error::new(ErrorKind::Closed, failure.to_string()))?;
     if stop.is_set() {
         return Err(Error::new(

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use qcontext::kvm::microvm::Cause;
 
-use super::run::Flag;
+use super::main_loop::Flag;
 
 /// A reason under QEMU's name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! What ends the program with exit status 1.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
-
 use qcontext::{Error, ErrorKind};
+
+use super::output::warn;
 
 /// A message, and the part of the command line that it is about.
 #[derive(Debug)]
@@ -51,9 +51,4 @@ impl std::fmt::Display for Failure {
         write!(f, "qctx: {}: {}", self.place, self.message)?;
         self.hint.map_or(Ok(()), |hint| write!(f, "\n{hint}"))
     }
-}
-
-/// A line on standard error; one that nobody reads is no error.
-pub(super) fn warn(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -10,7 +10,8 @@ use qcontext::{Error, ErrorKind, Result};
 
 use super::client::Client;
 use super::failure::Failure;
-use super::{help, print};
+use super::help;
+use super::output::print;
 
 /// A subcommand with its arguments.
 #[derive(Debug)]

@@ -1,19 +1,19 @@
 //! Serving: makes what the plan says, then runs `qcontext-main` until somebody ends it.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use qcontext::device::Device;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::Monitor;
 use qcontext::object::{self, Options};
-use qcontext::{QContext, Result, Wait};
+use qcontext::{QContext, Result};
 
 use super::ending::{Ending, Reason};
-use super::failure::{Failure, warn};
+use super::failure::Failure;
 use super::guest::Guest;
+use super::main_loop::{Flag, iterate_for, iterate_until};
+use super::output::warn;
 use super::plan::{Channel, Item, Plan};
 use super::signal;
 use super::{commands, machine};
@@ -115,60 +115,13 @@ fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), 
     Ok(())
 }
 
-pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
-    while !done() {
-        QContext::main()
-            .iterate(Wait::Block)
-            .map_err(|error| Failure::at("qcontext-main", &error))?;
-    }
-    Ok(())
-}
-
 /// Lets the last replies out, and what the guest has sent for as long as somebody reads it.
 fn say_goodbye(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Result<(), Failure> {
     loop {
         let before = unsent();
-        iterate_a_while_until(&is_quiet)?;
+        iterate_for(FAREWELL, &is_quiet)?;
         if is_quiet() || unsent() >= before {
             return Ok(());
         }
-    }
-}
-
-fn iterate_a_while_until(done: impl Fn() -> bool) -> Result<(), Failure> {
-    let late = Flag::default();
-    let too_late = late.clone();
-    let source = glib::timeout_source_new(
-        FAREWELL,
-        Some("qctx-farewell"),
-        glib::Priority::DEFAULT,
-        move || {
-            too_late.set();
-            glib::ControlFlow::Break
-        },
-    );
-    source.attach(Some(&glib::MainContext::default()));
-    let outcome = iterate_until(|| done() || late.is_set());
-    source.destroy();
-    outcome
-}
-
-/// Makes the main loop look again at what it waits for.
-fn wake() {
-    glib::MainContext::default().wakeup();
-}
-
-/// Something that happens once, on any thread, and then wakes the main loop.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Flag(Arc<AtomicBool>);
-
-impl Flag {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Release);
-        wake();
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
     }
 }
