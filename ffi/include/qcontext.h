@@ -168,13 +168,13 @@ typedef struct QContextJob QContextJob;
 
 /**
  * QContextFunc:
- * A callback that is told its user data.
+ * A callback that receives its user data.
  */
 typedef void (*QContextFunc)(gpointer user_data);
 
 /**
  * QContextBoolFunc:
- * A question that is told its user data: whether a handler can read now, or whether polling found work.
+ * A question that receives its user data: whether a handler can read now, or whether polling found work.
  */
 typedef gboolean (*QContextBoolFunc)(gpointer user_data);
 
@@ -248,7 +248,7 @@ typedef void (*QContextFillFunc)(GArray *pollfds, int32_t *timeout_ms, gpointer 
 
 /**
  * QContextPolledFunc:
- * Told the array with the revents of everything, also of others' fds.
+ * Receives the array with the revents of all entries, those of other hooks and of GLib among them.
  */
 typedef void (*QContextPolledFunc)(GArray *pollfds, gpointer user_data);
 
@@ -260,7 +260,7 @@ typedef int (*QContextJobFunc)(gpointer arg);
 
 /**
  * QContextJobDoneFunc:
- * Told a job's result, or -ECANCELED, on the thread that drives.
+ * Receives a job's result, or -ECANCELED, on the thread that drives.
  */
 typedef void (*QContextJobDoneFunc)(gpointer user_data, int result);
 

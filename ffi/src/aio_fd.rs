@@ -1,12 +1,12 @@
 //! Fd handlers of an AioContext.
 #![allow(unsafe_code)] // pointers from C
 
-use crate::bh::send_to_aio as aio_send_home;
 use crate::boundary::{Fault, enter, enter_fallible};
+use crate::callback::{QContextBoolFunc, QContextFunc};
 use crate::fd::{check_fd, handler, remove_sync};
 use crate::handle::{self, QContextAio};
 use crate::notifier::{QContextNotifier, notifier_fd};
-use crate::user::{QContextBoolFunc, QContextFunc, User, register};
+use crate::user::{User, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{Error, ErrorKind, FdHandler};
 use std::ffi::c_int;
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn qcontext_aio_set_fd_handler(
         if ops.flags & !QCONTEXT_FD_EDGE_TRIGGERED != 0 {
             return Err(Fault::Misuse("the flags are unknown"));
         }
-        register(user_data, destroy, aio_send_home(&aio), |user, _| {
+        register(user_data, destroy, send_to_aio(&aio), |user, _| {
             aio.set_fd_handler(fd, ops.handler(&user))
         })?;
         Ok(1)
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn qcontext_aio_set_notifier_poll_cbs(
                 false => Err(not_found().into()),
             };
         }
-        register(user_data, destroy, aio_send_home(&aio), |user, _| {
+        register(user_data, destroy, send_to_aio(&aio), |user, _| {
             let switch = move |polling| user.call(if polling { begin } else { end });
             match aio.set_io_poll_switch(fd, switch) {
                 true => Ok(1),

@@ -2,10 +2,11 @@
 #![allow(unsafe_code)] // pointers from C
 
 use crate::boundary::{Fault, enter, enter_fallible, free};
+use crate::callback::QContextFunc;
 use crate::handle::{self, QContextAio};
-use crate::user::{Fate, QContextFunc, register};
+use crate::user::{Fate, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::{AioContext, Bh};
+use qcontext::Bh;
 use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::sync::Arc;
@@ -21,12 +22,6 @@ impl std::fmt::Debug for QContextBh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.bh.fmt(f)
     }
-}
-
-/// How a destroy notify that comes late gets to its thread.
-pub(crate) fn send_to_aio(aio: &AioContext) -> impl FnOnce(Box<dyn FnOnce() + Send>) + use<> {
-    let aio = aio.clone();
-    move |late| aio.schedule_oneshot("destroy notify", late)
 }
 
 /// The name of a bottom half, kept for ever: they are few.

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)] // pointers from C
 
 use crate::boundary::{Fault, enter, enter_fallible};
+use crate::callback::{QContextBoolFunc, QContextFunc};
 use crate::handle::{self, QContext};
-use crate::invoke::{Completion, send_to};
-use crate::user::{QContextBoolFunc, QContextFunc, User, register};
+use crate::invoke::Completion;
+use crate::user::{User, register, send_to};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{Error, ErrorKind, FdHandler};
 use std::ffi::c_int;

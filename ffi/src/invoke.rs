@@ -2,20 +2,12 @@
 #![allow(unsafe_code)] // pointers from C
 
 use crate::boundary::{Fault, enter_fallible};
+use crate::callback::QContextFunc;
 use crate::handle::{self, QContext};
-use crate::user::{QContextFunc, register};
+use crate::user::{register, send_to};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::QContext as Context;
 use std::ptr;
-
-/// How a destroy notify that comes late gets to its thread.
-pub(crate) fn send_to(context: &Context) -> impl FnOnce(Box<dyn FnOnce() + Send>) + use<> {
-    let context = context.clone();
-    move |late| {
-        // A stopped context runs nothing: the notify runs here then, as `late` is dropped.
-        let _ = context.invoke(late);
-    }
-}
 
 /// qcontext_invoke:
 /// Runs a function once on the context: always queued, in the order of the calls.

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
 
 use crate::boundary::{Fault, enter, enter_fallible};
+use crate::callback::{QContextFillFunc, QContextFunc, QContextPolledFunc};
 use crate::run::append_query;
-use crate::user::{QContextFunc, User, register};
+use crate::user::{User, register};
 use glib::translate::ToGlibPtr;
 use glib_sys::{GArray, GDestroyNotify, GError, GMainContext, GPollFD, gboolean, gpointer};
 use qcontext::QContext as Context;
@@ -12,16 +13,6 @@ use qcontext::{Error, ErrorKind};
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// QContextFillFunc:
-/// Appends GPollFDs to @pollfds and may lower *@timeout_ms, where -1 means for ever.
-pub type QContextFillFunc =
-    Option<unsafe extern "C" fn(pollfds: *mut GArray, timeout_ms: *mut i32, user_data: gpointer)>;
-
-/// QContextPolledFunc:
-/// Told the array with the revents of everything, also of others' fds.
-pub type QContextPolledFunc =
-    Option<unsafe extern "C" fn(pollfds: *mut GArray, user_data: gpointer)>;
 
 #[derive(Clone)]
 struct Hook {

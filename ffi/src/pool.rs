@@ -1,24 +1,16 @@
 //! Jobs for worker threads.
 #![allow(unsafe_code)] // pointers from C
 
-use crate::bh::send_to_aio;
 use crate::boundary::{Fault, enter, enter_fallible, free};
+use crate::callback::{QContextJobDoneFunc, QContextJobFunc};
 use crate::handle::{self, QContextAio};
-use crate::user::register;
+use crate::user::{register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Job, PoolLimits, Result, Wait};
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// QContextJobFunc:
-/// A job. It runs on a worker thread and returns its result.
-pub type QContextJobFunc = Option<unsafe extern "C" fn(arg: gpointer) -> c_int>;
-
-/// QContextJobDoneFunc:
-/// Told a job's result, or -ECANCELED, on the thread that drives.
-pub type QContextJobDoneFunc = Option<unsafe extern "C" fn(user_data: gpointer, result: c_int)>;
 
 /// QContextJob:
 /// A job that was submitted.

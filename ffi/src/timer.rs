@@ -7,10 +7,10 @@
 #![allow(unsafe_code)] // pointers from C
 #![allow(non_camel_case_types)] // the constants are C's
 
-use crate::bh::send_to_aio;
 use crate::boundary::{Fault, enter, enter_fallible};
+use crate::callback::QContextFunc;
 use crate::handle::{self, QContextAio};
-use crate::user::{Fate, QContextFunc, register};
+use crate::user::{Fate, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{Clock, Timer};
 use std::ptr;

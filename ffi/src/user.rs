@@ -10,21 +10,13 @@
 #![allow(unsafe_code)] // calls C with C's pointers
 
 use crate::boundary::Fault;
-use crate::main_loop::{QContextFillFunc, QContextPolledFunc};
-use crate::pool::QContextJobDoneFunc;
+use crate::callback::{QContextFillFunc, QContextFunc, QContextJobDoneFunc, QContextPolledFunc};
 use glib_sys::{GArray, GDestroyNotify, gboolean, gpointer};
-use qcontext::{Error, ErrorKind};
+use qcontext::QContext as Context;
+use qcontext::{AioContext, Error, ErrorKind};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-/// QContextFunc:
-/// A callback that is told its user data.
-pub type QContextFunc = Option<unsafe extern "C" fn(user_data: gpointer)>;
-
-/// QContextBoolFunc:
-/// A question that is told its user data: whether a handler can read now, or whether polling found work.
-pub type QContextBoolFunc = Option<unsafe extern "C" fn(user_data: gpointer) -> gboolean>;
 
 const PENDING: u8 = 0;
 const TAKEN: u8 = 1;
@@ -99,6 +91,21 @@ pub(crate) fn register<T>(
         send_home(Box::new(move || drop(destroy)));
     }
     Ok(done)
+}
+
+/// Sends a late destroy notify to the thread that drives `aio`.
+pub(crate) fn send_to_aio(aio: &AioContext) -> impl FnOnce(Box<dyn FnOnce() + Send>) + use<> {
+    let aio = aio.clone();
+    move |late| aio.schedule_oneshot("destroy notify", late)
+}
+
+/// Sends a late destroy notify to the thread of `context`.
+pub(crate) fn send_to(context: &Context) -> impl FnOnce(Box<dyn FnOnce() + Send>) + use<> {
+    let context = context.clone();
+    move |late| {
+        // A stopped context runs nothing. The notify then runs here, when `late` is dropped.
+        let _ = context.invoke(late);
+    }
 }
 
 impl User {
