@@ -11,12 +11,14 @@
 
 mod engine;
 mod file;
+mod flush;
 mod format;
 mod node;
 mod null;
 mod options;
 mod request;
 
-pub use engine::{Channel, Finished, Submission};
+pub use engine::{Channel, ChannelOwner, Finished, Submission};
+pub use flush::flush;
 pub use node::{Claim, Driver, Node};
 pub use request::{Op, Request};

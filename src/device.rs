@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
 
-use crate::block::Node;
+use crate::block::{self, Node};
 use crate::context::Claim;
 #[cfg(feature = "kvm")]
 use crate::kvm::Board;
@@ -30,7 +30,6 @@ use crate::vhost_user::{Listener, Served};
 use crate::virtio::blk::{Blk, QueueStats};
 use crate::{Error, ErrorKind, QContext, Result};
 
-mod flush;
 #[cfg(feature = "kvm")]
 mod machine;
 mod object;
@@ -270,20 +269,16 @@ impl Device {
         let control = self.control.clone();
         control.schedule_oneshot("device-flush", move || {
             let this = Arc::clone(&self);
-            let flushed = flush::flush(&self.node, &self.control, move |result| {
-                if result != 0 {
-                    this.report(&std::io::Error::from_raw_os_error(-result));
+            block::flush(&self.node, &self.control, move |result| {
+                if let Err(error) = result {
+                    this.report(&error);
                 }
                 this.leave();
             });
-            if let Err((error, unflushed)) = flushed {
-                self.report(&error);
-                unflushed(-libc::EIO);
-            }
         });
     }
 
-    fn report(&self, error: &dyn fmt::Display) {
+    fn report(&self, error: &Error) {
         let (id, drive) = (self.id(), &self.options.drive);
         glib::g_message!(
             "qcontext",

@@ -41,6 +41,6 @@ pub use aio::timer::Timer;
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
 pub use poller::epoll::Epoll;
-pub use poller::uring::{IoCompletion, IoQueue, IoSink};
+pub use poller::uring::{IoBatch, IoCompletion, IoQueue, IoSink};
 pub use poller::{Drivers, Poller};
 pub use reactor::{Driving, PollParams, Reactor, Wait, start_virtual_clock, stop_virtual_clock};

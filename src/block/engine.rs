@@ -9,20 +9,21 @@
 //! Which system call comes next and what its result means is decided in one place, [`step`], for all of them.
 //!
 //! # Threads
-//! A channel belongs to one device queue, which locks around it; the sink it was opened with is told about
-//! completions on the home thread and passes them to [`Channel::reap`].
+//! A channel belongs to one owner, a device queue for example, which locks around it and uses it on the home thread of
+//! its AioContext. When requests have finished there, the channel calls [`ChannelOwner::ready`] with no lock held, and the
+//! owner takes them with [`Channel::reap`].
 //!
 //! # Invariants
 //! 1. A request in flight is owned by the engine; it comes back exactly once, from `submit` or from `reap`.
-//! 2. Whoever drops a channel has waited until [`Channel::in_flight`] is 0; else the requests are leaked, because
+//! 2. The owner of a channel drops it only when [`Channel::in_flight`] is 0; else the requests are leaked, because
 //!    the kernel may still use their memory.
 #![deny(unsafe_code)] // children that need it say why
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use gsource::{AioContext, IoCompletion, IoSink};
+use gsource::{AioContext, Bh};
 
 use super::file::ImageFile;
 use super::node::{Aio, Backend, Node};
@@ -40,6 +41,13 @@ use bounce::Bounces;
 use inline::Inline;
 use threads::Threads;
 use uring::Uring;
+
+/// The owner of a channel, as the channel sees it.
+pub trait ChannelOwner: Send + Sync {
+    /// There is something to [`reap`](Channel::reap). Called on the home thread of the channel's AioContext, once for
+    /// many requests, with no lock held.
+    fn ready(&self);
+}
 
 /// A finished request and 0 or the errno that ended it.
 #[derive(Debug)]
@@ -68,12 +76,20 @@ pub struct Channel {
     engine: Engine,
     inline: Inline,
     bounces: Bounces,
+    /// Calls the owner in the next iteration.
+    ready: Arc<Bh>,
+    /// Requests for the engine, until the batch ends.
+    fresh: RequestBatch,
     /// Requests that wait for a bounce buffer.
     waiting: VecDeque<Box<Request>>,
-    #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
-    pool: Vec<Box<Request>>,
+    /// Requests that the engine could not start, until the owner reaps them.
+    unstarted: Vec<Finished>,
+    pool: RequestBatch,
     in_flight: usize,
 }
+
+/// Requests in their boxes, which they keep on the way through.
+type RequestBatch = Vec<Box<Request>>;
 
 #[derive(Debug)]
 enum Engine {
@@ -83,32 +99,38 @@ enum Engine {
 }
 
 impl Engine {
-    /// Starts a request; gives it back if it is finished already.
-    fn start(&mut self, file: &ImageFile, request: Box<Request>) -> Option<Finished> {
+    /// Starts requests; those that are finished already go to `finished`.
+    fn start(
+        &mut self,
+        file: &ImageFile,
+        requests: &mut RequestBatch,
+        finished: &mut Vec<Finished>,
+    ) {
         match self {
             // A null disk answers before it comes here.
-            Engine::None => Some(Finished {
-                request,
-                result: -libc::EIO,
-            }),
-            Engine::Uring(uring) => uring.start(file, request),
-            Engine::Threads(threads) => {
-                threads.start(request);
-                None
-            }
+            Engine::None => {}
+            Engine::Uring(uring) => uring.start(file, requests, finished),
+            Engine::Threads(threads) => threads.start(requests),
         }
     }
 }
 
 impl Channel {
-    /// Opens a channel to `node`; `sink` hears of completions on the thread that drives `aio`.
+    /// Opens a channel to `node` for requests in the callbacks of `aio`. The channel holds its owner weakly, because the
+    /// owner usually has the channel.
     ///
     /// # Errors
     /// `Os` if the engine has no resources left.
-    pub fn open(node: &Arc<Node>, aio: &AioContext, sink: Arc<dyn IoSink>) -> Result<Channel> {
+    pub fn open(
+        node: &Arc<Node>,
+        aio: &AioContext,
+        owner: Weak<dyn ChannelOwner>,
+    ) -> Result<Channel> {
+        let owner_of_bh = Weak::clone(&owner);
+        let ready = Arc::new(aio.bh("block-channel", move || call_owner(&owner_of_bh)));
         let engine = match node.backend() {
             Backend::Null(_) => Engine::None,
-            Backend::File(file) => open_engine(file, node.aio(), aio, sink),
+            Backend::File(file) => open_engine(file, node.aio(), aio, owner, &ready),
         };
         Ok(Channel {
             inline: Inline::new(node.backend()),
@@ -116,7 +138,10 @@ impl Channel {
             node: Arc::clone(node),
             backend: node.backend().clone(),
             engine,
+            ready,
+            fresh: Vec::new(),
             waiting: VecDeque::new(),
+            unstarted: Vec::new(),
             pool: Vec::new(),
             in_flight: 0,
         })
@@ -162,78 +187,72 @@ impl Channel {
             }
             Backend::File(file) => file,
         };
+        if step::is_ignored(file, &request) {
+            return Submission::Done(Finished { request, result: 0 });
+        }
         if let Some(result) = self.inline.try_run(file, &mut request) {
             return Submission::Done(Finished { request, result });
         }
         self.in_flight += 1;
         if self.bounces.wants(&request) {
-            let Some(bounce) = self.bounces.take() else {
-                self.waiting.push_back(request);
-                return Submission::Queued;
-            };
-            request.bounce = Some(bounce);
+            self.waiting.push_back(request);
+            self.start_waiting();
+        } else {
+            self.fresh.push(request);
         }
-        match self.engine.start(file, request) {
-            None => Submission::Queued,
-            Some(finished) => Submission::Done(self.retire(finished)),
-        }
+        Submission::Queued
     }
 
     /// Hands over to the engine what was submitted since the last time; once per batch.
     pub fn flush_submissions(&mut self) {
-        if let Engine::Threads(threads) = &mut self.engine {
-            threads.flush();
-        }
-    }
-
-    /// Takes in the completions that the sink was told of and appends what is finished to `finished`.
-    pub fn reap(&mut self, completions: &[IoCompletion], finished: &mut Vec<Finished>) {
         let Backend::File(file) = &self.backend else {
             return;
         };
+        if self.fresh.is_empty() {
+            return;
+        }
+        self.engine
+            .start(file, &mut self.fresh, &mut self.unstarted);
+        if !self.unstarted.is_empty() {
+            self.ready.schedule();
+        }
+    }
+
+    /// Appends what is finished to `finished`, and goes on with what is not.
+    pub fn reap(&mut self, finished: &mut Vec<Finished>) {
+        let Backend::File(file) = &self.backend else {
+            return;
+        };
+        if self.in_flight == 0 {
+            return;
+        }
         let before = finished.len();
         match &mut self.engine {
             Engine::None => {}
-            Engine::Uring(uring) => uring.reap(file, completions, finished),
+            Engine::Uring(uring) => uring.reap(file, &mut self.fresh, finished),
             Engine::Threads(threads) => threads.reap(finished),
         }
+        finished.append(&mut self.unstarted);
+        self.in_flight -= finished.len() - before;
         for done in &mut finished[before..] {
-            self.in_flight -= 1;
             if let Some(bounce) = done.request.bounce.take() {
                 self.inline.charge(done.request.length);
                 self.bounces.put(bounce);
             }
         }
-        self.start_waiting(finished);
+        self.start_waiting();
+        self.flush_submissions();
     }
 
-    /// Starts the requests for which there are bounce buffers again.
-    fn start_waiting(&mut self, finished: &mut Vec<Finished>) {
-        while !self.waiting.is_empty() {
-            let Backend::File(file) = &self.backend else {
-                return;
-            };
+    /// Starts the requests for which there are bounce buffers.
+    fn start_waiting(&mut self) {
+        while let Some(request) = self.waiting.front_mut() {
             let Some(bounce) = self.bounces.take() else {
                 return;
             };
-            let Some(mut request) = self.waiting.pop_front() else {
-                return;
-            };
             request.bounce = Some(bounce);
-            if let Some(done) = self.engine.start(file, request) {
-                let done = self.retire(done);
-                finished.push(done);
-            }
+            self.fresh.extend(self.waiting.pop_front());
         }
-    }
-
-    /// Undoes the accounting of a request that finished while it was started.
-    fn retire(&mut self, mut finished: Finished) -> Finished {
-        self.in_flight -= 1;
-        if let Some(bounce) = finished.request.bounce.take() {
-            self.bounces.put(bounce);
-        }
-        finished
     }
 
     /// What no engine needs to see: the errno or success that a request has by itself.
@@ -260,7 +279,6 @@ impl Drop for Channel {
         if self.in_flight > 0 {
             // Invariant 2.
             mem::forget(mem::replace(&mut self.engine, Engine::None));
-            mem::forget(mem::take(&mut self.waiting));
         }
     }
 }
@@ -270,12 +288,19 @@ fn open_engine(
     file: &Arc<ImageFile>,
     wanted: Aio,
     aio: &AioContext,
-    sink: Arc<dyn IoSink>,
+    owner: Weak<dyn ChannelOwner>,
+    ready: &Arc<Bh>,
 ) -> Engine {
     if wanted != Aio::Threads
-        && let Ok(queue) = aio.register_io(Arc::clone(&sink))
+        && let Ok(uring) = Uring::new(aio, owner)
     {
-        return Engine::Uring(Uring::new(queue));
+        return Engine::Uring(uring);
     }
-    Engine::Threads(Threads::new(Arc::clone(file), aio, &sink))
+    Engine::Threads(Threads::new(Arc::clone(file), aio, ready))
+}
+
+fn call_owner(owner: &Weak<dyn ChannelOwner>) {
+    if let Some(owner) = owner.upgrade() {
+        owner.ready();
+    }
 }

@@ -107,7 +107,7 @@ impl Ring {
     /// Queues a request of a slot; [`Ring::begin`] follows.
     ///
     /// # Safety
-    /// As for [`IoQueue::push`](super::uring::IoQueue::push).
+    /// As for [`IoBatch::push`](super::uring::IoBatch::push).
     pub(crate) unsafe fn request(
         &mut self,
         slot: u16,
@@ -136,11 +136,11 @@ impl Ring {
         })
     }
 
-    pub(crate) fn begin(&mut self, slot: u16, sink: Arc<dyn IoSink>) {
+    pub(crate) fn begin(&mut self, slot: u16, sink: &Arc<dyn IoSink>) {
         self.in_flight += 1;
         let slot = &mut self.slots[usize::from(slot)];
         if slot.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            slot.alive = Some(sink);
+            slot.alive = Some(Arc::clone(sink));
         }
     }
 

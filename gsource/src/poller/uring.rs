@@ -3,7 +3,7 @@
 //! Completions are handed out in batches, one call per sink and run of completions.
 //!
 //! # Threads
-//! The ring belongs to the home. An [`IoQueue`] may be held anywhere and pushes on the home only.
+//! The ring belongs to the home. An [`IoQueue`] may be held anywhere; its batches are the home's.
 #![allow(unsafe_code)] // submission entries name memory of the caller
 
 use crate::home_cell::HomeCell;
@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// A finished request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoCompletion {
-    /// The number given to [`IoQueue::push`].
+    /// The number given to [`IoBatch::push`].
     pub user: u64,
     /// What the system call would have returned, with `-errno` for errors.
     pub result: i32,
@@ -57,16 +57,12 @@ impl IoQueue {
         })
     }
 
-    /// Queues a request; it is submitted at the end of the turn, or at once when the submission queue is full. `user` (48
-    /// bits) comes back with the completion.
+    /// Calls `work` with the right to queue requests, taken once for all of them.
     ///
     /// # Errors
-    /// `WrongThread` off the home thread; `LimitExceeded` when the kernel takes no more; the kernel's, when it gives no ring.
-    /// The request was not queued then.
-    ///
-    /// # Safety
-    /// Whatever memory and fd the entry names stay valid until its completion was delivered.
-    pub unsafe fn push(&self, user: u64, entry: squeue::Entry) -> Result<()> {
+    /// `WrongThread` off the home thread; `Closed` when the sink is gone; the kernel's, when it gives no ring. `work` was not
+    /// called then.
+    pub fn batch<T>(&self, work: impl FnOnce(&mut IoBatch<'_>) -> T) -> Result<T> {
         let Some(sink) = self.sink.upgrade() else {
             return Err(Error::new(
                 ErrorKind::Closed,
@@ -77,10 +73,8 @@ impl IoQueue {
         let driving = reactor.drive()?;
         reactor.with_ring(&driving, |ring| {
             let slot = self.slot(&reactor, &driving, ring)?;
-            // SAFETY: the caller's promise.
-            unsafe { ring.request(slot, user, entry) }?;
-            ring.begin(slot, sink);
-            Ok(())
+            let sink = &sink;
+            Ok(work(&mut IoBatch { ring, slot, sink }))
         })
     }
 
@@ -102,6 +96,39 @@ impl IoQueue {
     }
 }
 
+/// The right to queue requests, for the time of [`IoQueue::batch`]. The ring is borrowed meanwhile, so nothing that
+/// uses the AioContext may be called.
+pub struct IoBatch<'a> {
+    ring: &'a mut Ring,
+    slot: u16,
+    sink: &'a Arc<dyn IoSink>,
+}
+
+impl IoBatch<'_> {
+    /// Queues a request; it is submitted at the end of the turn, or at once when the submission queue is full. `user` (48
+    /// bits) comes back with the completion.
+    ///
+    /// # Errors
+    /// `LimitExceeded` when the kernel takes no more. The request was not queued then.
+    ///
+    /// # Safety
+    /// Whatever memory and fd the entry names stay valid until its completion was delivered.
+    pub unsafe fn push(&mut self, user: u64, entry: squeue::Entry) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.request(self.slot, user, entry) }?;
+        self.ring.begin(self.slot, self.sink);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for IoBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoBatch")
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for IoQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IoQueue")
@@ -118,7 +145,7 @@ fn is_supported() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{IoCompletion, IoSink};
+    use super::{IoBatch, IoCompletion, IoSink};
     use crate::{AioContext, Wait};
     use io_uring::opcode;
     use std::sync::{Arc, Mutex};
@@ -141,10 +168,13 @@ mod tests {
             eprintln!("SKIP: this kernel allows no io_uring");
             return;
         };
-        for user in 0..1000 {
-            // SAFETY: a no-op names no memory.
-            unsafe { queue.push(user, opcode::Nop::new().build()) }.unwrap();
-        }
+        let push_all = |batch: &mut IoBatch<'_>| {
+            for user in 0..1000 {
+                // SAFETY: a no-op names no memory.
+                unsafe { batch.push(user, opcode::Nop::new().build()) }.unwrap();
+            }
+        };
+        queue.batch(push_all).unwrap();
         while queue.in_flight() > 0 {
             assert!(aio.poll(Wait::Block).unwrap());
         }
@@ -171,7 +201,8 @@ mod tests {
             return;
         };
         // SAFETY: a no-op names no memory.
-        unsafe { queue.push(1, opcode::Nop::new().build()) }.unwrap();
+        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(1, opcode::Nop::new().build()) };
+        queue.batch(push).unwrap().unwrap();
         drop((queue, sink));
         assert!(weak.upgrade().is_some());
         assert!(aio.poll(Wait::Block).unwrap());

@@ -32,7 +32,7 @@ pub(super) fn next_step<'a>(file: &ImageFile, request: &'a mut Request) -> Step<
     let offset = request.offset + request.done;
     match request.op {
         Op::Flush => Step::DataSync,
-        Op::Discard if !file.discard || !file.punch_hole.is_there() => Step::Nothing,
+        Op::Discard if is_ignored(file, request) => Step::Nothing,
         Op::Discard => allocate(PUNCH_HOLE, request),
         Op::Read => Step::Read(memory(request), offset),
         Op::Write => Step::Write(memory(request), offset),
@@ -52,6 +52,11 @@ pub(super) fn next_step<'a>(file: &ImageFile, request: &'a mut Request) -> Step<
             Step::Write(request.vectors(), offset)
         }
     }
+}
+
+/// Whether the request is a discard that the file does not take: a hint without effect.
+pub(super) fn is_ignored(file: &ImageFile, request: &Request) -> bool {
+    request.op == Op::Discard && (!file.discard || !file.punch_hole.is_there())
 }
 
 /// Takes in the result of the last call, a count or a negative errno: breaks with the request's own result when it

@@ -1,11 +1,11 @@
 //! The thread engine: requests run on the worker pool of the home.
 //!
-//! Used by [`super::Channel`] where io_uring is not wanted or not to be had. The channel keeps the requests; the pool gets
-//! the same piece of work as often as there are requests, so a request costs no allocation. Finished requests come home
-//! through a bottom half, many at a time.
+//! Used by [`super::Channel`] where io_uring is not wanted, or not allowed by the kernel. The pool gets the same piece of
+//! work as often as there are requests, so a request costs no allocation. Finished requests come home through a bottom
+//! half, many at a time.
 //!
 //! # Threads
-//! `start`, `flush` and `reap` belong to the home; the workers share the two lists with it.
+//! `start` and `reap` belong to the home; the workers share the two lists with it.
 #![allow(unsafe_code)] // preadv, pwritev, fdatasync and fallocate
 
 use std::collections::VecDeque;
@@ -15,12 +15,12 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gsource::{AioContext, Bh, IoSink, Work};
+use gsource::{AioContext, Bh, Work};
 
 use super::super::file::ImageFile;
 use super::super::request::Request;
-use super::Finished;
 use super::step::{Step, next_step, take_result};
+use super::{Finished, RequestBatch};
 
 /// A channel's way to the pool.
 pub(super) struct Threads {
@@ -28,9 +28,6 @@ pub(super) struct Threads {
     shared: Arc<Shared>,
     /// `shared`, as the pool takes it.
     work: Arc<dyn Work>,
-    /// Submitted since the last flush.
-    #[expect(clippy::vec_box, reason = "requests keep their box on the way through")]
-    fresh: Vec<Box<Request>>,
     /// Swapped with the list of finished requests, so that both keep their memory.
     spare: Vec<Finished>,
 }
@@ -41,44 +38,31 @@ struct Shared {
     /// One for each time that the pool has been given the work.
     queue: Mutex<VecDeque<Box<Request>>>,
     finished: Mutex<Vec<Finished>>,
-    ready: Bh,
+    /// Tells the channel's owner.
+    ready: Arc<Bh>,
 }
 
 impl Threads {
-    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, sink: &Arc<dyn IoSink>) -> Self {
-        // The sink usually owns this channel.
-        let sink = Arc::downgrade(sink);
-        let ready = move || {
-            if let Some(sink) = sink.upgrade() {
-                sink.complete(&[]);
-            }
-        };
+    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, ready: &Arc<Bh>) -> Self {
         let shared = Arc::new(Shared {
             file,
             queue: Mutex::default(),
             finished: Mutex::default(),
-            ready: aio.bh("block-threads", ready),
+            ready: Arc::clone(ready),
         });
         Threads {
             aio: aio.clone(),
             work: Arc::<Shared>::clone(&shared),
             shared,
-            fresh: Vec::new(),
             spare: Vec::new(),
         }
     }
 
-    pub(super) fn start(&mut self, request: Box<Request>) {
-        self.fresh.push(request);
-    }
-
-    /// Gives the workers what was started since the last flush.
-    pub(super) fn flush(&mut self) {
-        let count = self.fresh.len();
-        if count > 0 {
-            lock(&self.shared.queue).extend(self.fresh.drain(..));
-            self.aio.pool().enqueue(&self.work, count);
-        }
+    /// Gives requests to the workers.
+    pub(super) fn start(&mut self, requests: &mut RequestBatch) {
+        let count = requests.len();
+        lock(&self.shared.queue).extend(requests.drain(..));
+        self.aio.pool().enqueue(&self.work, count);
     }
 
     /// Appends what the workers finished.
@@ -94,7 +78,6 @@ impl std::fmt::Debug for Threads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Threads")
             .field("shared", &self.shared)
-            .field("fresh", &self.fresh.len())
             .finish_non_exhaustive()
     }
 }
@@ -110,8 +93,8 @@ impl Work for Shared {
     }
 }
 
-/// The lists stay consistent even if a worker panicked between two of their operations.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// The lists stay consistent even if a thread panicked between two of their operations.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

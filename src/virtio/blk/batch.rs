@@ -12,8 +12,6 @@
 
 use std::sync::Arc;
 
-use gsource::IoCompletion;
-
 use super::Shared;
 use super::config::SECTOR;
 use super::request::{Frame, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute};
@@ -140,7 +138,6 @@ impl Running {
         &mut self,
         shared: &Shared,
         totals: &mut Totals,
-        completions: &[IoCompletion],
         stopping: bool,
         fresh: bool,
     ) -> Next {
@@ -155,7 +152,7 @@ impl Running {
         if fresh {
             channel.begin_batch();
         }
-        self.take_completions(&mut channel, totals, completions);
+        self.take_finished(&mut channel, totals);
         let mut more = false;
         if !stopping && !was_broken {
             let mut chain = std::mem::take(&mut self.chain);
@@ -177,14 +174,9 @@ impl Running {
         }
     }
 
-    fn take_completions(
-        &mut self,
-        channel: &mut Channel,
-        totals: &mut Totals,
-        completions: &[IoCompletion],
-    ) {
+    fn take_finished(&mut self, channel: &mut Channel, totals: &mut Totals) {
         let mut finished = std::mem::take(&mut self.finished);
-        channel.reap(completions, &mut finished);
+        channel.reap(&mut finished);
         for done in finished.drain(..) {
             self.finish(channel, totals, done);
         }

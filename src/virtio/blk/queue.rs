@@ -16,12 +16,12 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gsource::{AioContext, Bh, FdHandler, IoCompletion, IoSink};
+use gsource::{AioContext, Bh, FdHandler};
 
 use super::batch::{Next, Running};
 use super::stats::{Published, QueueStats, Totals};
 use super::{QUEUE_SIZE_MAX, Shared};
-use crate::block::Channel;
+use crate::block::{Channel, ChannelOwner};
 use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::queue::{Broken, Virtqueue};
 use crate::virtio::{QueueSetup, Stopped};
@@ -136,8 +136,8 @@ impl Queue {
 
     /// On the home: opens the channel and takes what the guest has put into the ring so far.
     fn begin(self: &Arc<Self>) {
-        let sink: Arc<dyn IoSink> = Arc::<Queue>::clone(self);
-        let channel = Channel::open(&self.shared.node, &self.aio, sink);
+        let this: Arc<dyn ChannelOwner> = Arc::<Queue>::clone(self);
+        let channel = Channel::open(&self.shared.node, &self.aio, Arc::downgrade(&this));
         if let Some(running) = &mut self.lock().running {
             match channel {
                 Ok(channel) => running.set_channel(channel),
@@ -168,23 +168,17 @@ impl Queue {
 
     /// One batch, on the home.
     fn serve(&self) {
-        self.batch(&[], true);
+        self.batch(true);
     }
 
-    fn batch(&self, completions: &[IoCompletion], fresh: bool) {
+    fn batch(&self, fresh: bool) {
         let mut guard = self.lock();
         let phase = &mut *guard;
         let Some(running) = &mut phase.running else {
             return;
         };
         let stopping = !phase.stopping.0.is_empty();
-        let next = running.batch(
-            &self.shared,
-            &mut phase.totals,
-            completions,
-            stopping,
-            fresh,
-        );
+        let next = running.batch(&self.shared, &mut phase.totals, stopping, fresh);
         phase.totals.show();
         match next {
             Next::Wait => {}
@@ -274,8 +268,8 @@ fn with<T>(queue: &Weak<Queue>, act: impl FnOnce(&Queue) -> T) -> Option<T> {
     queue.upgrade().map(|queue| act(&queue))
 }
 
-impl IoSink for Queue {
-    fn complete(&self, completions: &[IoCompletion]) {
-        self.batch(completions, false);
+impl ChannelOwner for Queue {
+    fn ready(&self) {
+        self.batch(false);
     }
 }

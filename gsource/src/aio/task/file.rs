@@ -9,7 +9,7 @@
 use super::once::Once;
 use crate::aio::lock;
 use crate::sync::Mutex;
-use crate::{AioContext, Error, IoCompletion, IoQueue, IoSink, Result};
+use crate::{AioContext, Error, IoBatch, IoCompletion, IoQueue, IoSink, Result};
 use io_uring::{opcode, squeue, types};
 use std::fs::File;
 use std::io;
@@ -165,7 +165,8 @@ impl AsyncFile {
             reply: Arc::clone(&reply),
         });
         // SAFETY: the table owns the buffer, which does not move, and the file (invariants 1 and 2).
-        match unsafe { queue.push(user as u64, entry) } {
+        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(user as u64, entry) };
+        match queue.batch(push).flatten() {
             Ok(()) => Ok(reply),
             Err(error) => {
                 let taken = requests.take(user);

@@ -65,7 +65,7 @@ fn start_nops(ring: &mut Ring, count: u64) -> Arc<AtomicUsize> {
     for user in 0..count {
         // SAFETY: a no-op names no memory.
         unsafe { ring.request(slot, user, opcode::Nop::new().build()) }.unwrap();
-        ring.begin(slot, Arc::clone(&sink));
+        ring.begin(slot, &sink);
     }
     in_flight
 }
