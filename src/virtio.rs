@@ -19,9 +19,6 @@ use notify::Signal;
 
 pub mod blk;
 pub mod memory;
-#[cfg(test)]
-#[path = "../tests/support/mock_driver.rs"]
-mod mock;
 pub mod notify;
 pub mod queue;
 

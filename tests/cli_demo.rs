@@ -3,9 +3,6 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal};
-use skip::skip;
+use support::skip::skip;
 
 const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
 
@@ -98,7 +95,7 @@ fn check_success(output: &Output) -> String {
 #[test]
 fn a_guest_on_kvm_drives_two_disks() {
     if let Err(error) = qcontext::kvm::open() {
-        return skip(&error.to_string());
+        return skip(error);
     }
     let output = Folder::new("/tmp").run(&[]);
     let said = check_success(&output);
@@ -165,7 +162,7 @@ fn a_lost_write_is_found_from_both_sides() {
 #[test]
 fn a_termination_signal_leaves_nothing_behind() {
     if let Err(error) = qcontext::kvm::open() {
-        return skip(&error.to_string());
+        return skip(error);
     }
     if !strace_works() {
         return;

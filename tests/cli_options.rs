@@ -3,13 +3,12 @@
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/monitor.rs"]
-mod monitor;
-
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use monitor::{Daemon, Directory, QCTX, outcome, run};
+use support::directory::TestDir;
+use support::qmp::{Daemon, outcome, run};
+use support::server::qctx;
 
 /// A line of standard error and exit status 1, and nothing on standard output.
 #[track_caller]
@@ -131,8 +130,8 @@ fn mistakes_in_options_are_told() {
 
 #[test]
 fn mistakes_in_what_is_booted_are_told() {
-    let directory = Directory::new();
-    let text = directory.path("text");
+    let directory = TestDir::new();
+    let text = directory.file("text");
     std::fs::write(&text, "no kernel").unwrap();
     let text = text.to_str().unwrap();
     let absent = "No such file or directory (os error 2)";
@@ -150,8 +149,8 @@ fn mistakes_in_what_is_booted_are_told() {
 
 #[test]
 fn failed_start_leaves_no_socket_behind() {
-    let directory = Directory::new();
-    let socket = directory.path("qmp.sock");
+    let directory = TestDir::new();
+    let socket = directory.socket("qmp.sock");
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let (status, ..) = outcome(&run(&["-qmp", &qmp, "-device", "nosuch,id=d"]));
     assert_eq!((status, socket.exists()), (Some(1), false));
@@ -159,8 +158,8 @@ fn failed_start_leaves_no_socket_behind() {
 
 #[test]
 fn busy_socket_is_an_error_and_stays_with_its_owner() {
-    let directory = Directory::new();
-    let socket = directory.path("qmp.sock");
+    let directory = TestDir::new();
+    let socket = directory.socket("qmp.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let message = format!(
@@ -198,7 +197,7 @@ fn help_and_version_are_printed() {
 
 /// Runs a client subcommand against the daemon.
 fn ask(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(QCTX);
+    let mut command = Command::new(qctx());
     command.env("QMP_SOCKET", daemon.socket()).args(arguments);
     outcome(&command.stdin(Stdio::null()).output().unwrap())
 }
@@ -286,7 +285,7 @@ fn client_options_may_stand_anywhere() {
         expected
     );
     // What is said here counts more than what the environment says.
-    let mut command = Command::new(QCTX);
+    let mut command = Command::new(qctx());
     command.env("QMP_SOCKET", "/nonexistent");
     command.args(["qom-get", "/objects.type", "-s", socket]);
     assert_eq!(outcome(&command.output().unwrap()), expected);
@@ -354,9 +353,9 @@ fn termination_signals_end_it_gracefully() {
 
 #[test]
 fn flags_work_and_are_warned_about() {
-    let directory = Directory::new();
-    let log = directory.path("log");
-    let mut child = Command::new(QCTX)
+    let directory = TestDir::new();
+    let log = directory.file("log");
+    let mut child = Command::new(qctx())
         .args(["-object", "qcontext,id=a,threaded", "-qmp", "stdio"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -3,18 +3,14 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use server::{WorkDir, qctx, wait_for};
+use support::directory::TestDir;
+use support::server::{qctx, wait_for};
+use support::skip::skip;
+use support::tiny_kernel;
 
 const README: &str = include_str!("../README.md");
 
@@ -32,7 +28,7 @@ fn examples() -> Vec<String> {
 }
 
 /// A shell in the directory, which knows `qctx`.
-fn shell(directory: &WorkDir, script: &str) -> Command {
+fn shell(directory: &TestDir, script: &str) -> Command {
     let program = qctx();
     let folder = Path::new(&program).parent().unwrap().display().to_string();
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
@@ -47,7 +43,7 @@ struct Running(Child);
 
 impl Running {
     /// Starts a `qctx` and waits until each socket that it names can be connected to.
-    fn start(directory: &WorkDir, example: &str) -> Running {
+    fn start(directory: &TestDir, example: &str) -> Running {
         let running = Running(
             shell(directory, &format!("exec {example}"))
                 .spawn()
@@ -83,8 +79,8 @@ impl Drop for Running {
     }
 }
 
-fn directory() -> WorkDir {
-    let directory = WorkDir::new();
+fn directory() -> TestDir {
+    let directory = TestDir::new();
     directory.image("disk0.raw", 1);
     directory.image("disk1.raw", 1);
     directory
@@ -106,7 +102,7 @@ fn servers_of_the_readme_start_and_end() {
 #[test]
 fn machines_of_the_readme_boot_and_end() {
     if let Err(error) = qcontext::kvm::open() {
-        return skip::skip(&error.to_string());
+        return skip(error);
     }
     let mut machines = examples();
     machines.retain(|one| one.starts_with("qctx -machine microvm"));
@@ -114,7 +110,7 @@ fn machines_of_the_readme_boot_and_end() {
     for machine in machines {
         let directory = directory();
         directory.image("initrd", 1);
-        std::fs::write(directory.path().join("vmlinuz"), kernel::elf()).unwrap();
+        std::fs::write(directory.path().join("vmlinuz"), tiny_kernel::elf()).unwrap();
         let script = format!("echo q | {machine}");
         let output = shell(&directory, &script).output().unwrap();
         let complaint = String::from_utf8_lossy(&output.stderr);

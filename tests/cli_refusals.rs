@@ -4,14 +4,12 @@
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/server.rs"]
-mod server;
-
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 
-use server::{Server, WorkDir, qctx};
+use support::directory::TestDir;
+use support::server::{Server, qctx};
 
 const CONTEXT: &str = "-object qcontext,id=ctx1,threaded=yes";
 const DRIVE: &str = "-drive if=none,id=d0,file=disk0.raw,format=raw";
@@ -19,14 +17,14 @@ const GOOD: &str =
     "-device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock";
 
 /// A directory with two images in it.
-fn directory() -> WorkDir {
-    let directory = WorkDir::new();
+fn directory() -> TestDir {
+    let directory = TestDir::new();
     directory.image("disk0.raw", 1);
     directory.image("disk1.raw", 1);
     directory
 }
 
-fn names(directory: &WorkDir) -> Vec<String> {
+fn names(directory: &TestDir) -> Vec<String> {
     let entries = fs::read_dir(directory.path()).unwrap();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -37,7 +35,7 @@ fn names(directory: &WorkDir) -> Vec<String> {
 
 /// Runs a command line, given in parts, with a monitor that must not appear. The last part is what is complained about.
 #[track_caller]
-fn refused_in(directory: &WorkDir, parts: &[&str], message: &str) {
+fn refused_in(directory: &TestDir, parts: &[&str], message: &str) {
     let before = names(directory);
     // What should be refused may also be served.
     let output = Command::new("timeout")

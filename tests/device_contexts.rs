@@ -1,40 +1,33 @@
 //! Devices of a running `qctx`: the talk's command lines as typed, which context serves what, devices that come and go
 //! at run time, and their type in the introspection.
-#![deny(unsafe_code)] // writer.rs allows itself one mapping
+#![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/monitor.rs"]
-mod monitor;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/writer.rs"]
-mod writer;
-
-use monitor::Client;
-use server::{Server, WorkDir};
-use writer::Writer;
+use support::directory::TestDir;
+use support::qmp::Client;
+use support::server::Server;
+use support::skip::skip;
+use support::writer::Writer;
 
 const TALK: &str = "-object qcontext,id=ctx1,threaded=yes \
     -drive if=none,id=d0,file=disk0.raw,format=raw \
     -device virtio-blk,id=disk0,drive=d0,x-data-plane=on,context=ctx1,vhost-user=disk0.sock";
 
 /// A directory with two images in it.
-fn directory() -> WorkDir {
-    let directory = WorkDir::new();
+fn directory() -> TestDir {
+    let directory = TestDir::new();
     directory.image("disk0.raw", 16);
     directory.image("disk1.raw", 16);
     directory
 }
 
-fn start(directory: &WorkDir, line: &str) -> Server {
+fn start(directory: &TestDir, line: &str) -> Server {
     Server::start(directory, &line.split_whitespace().collect::<Vec<_>>())
 }
 
 /// A QMP client that has negotiated.
-fn client(directory: &WorkDir) -> Client {
+fn client(directory: &TestDir) -> Client {
     let mut client = Client::connect(&directory.socket("qmp.sock"));
     client.ask(r#"{"execute":"qmp_capabilities"}"#);
     client
@@ -155,7 +148,7 @@ fn devices_have_no_threads_of_their_own() {
     let names = threads(&server);
     server.stop();
     if names.iter().any(|name| name == "block-worker") {
-        return skip::skip("no io_uring here, so the thread engine serves");
+        return skip("no io_uring here, so the thread engine serves");
     }
     assert_eq!(names, ["ctx1", "ctx2", "qctx"]);
 }

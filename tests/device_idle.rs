@@ -1,14 +1,7 @@
 //! A `qctx` that has nothing to do does nothing: it is not woken up, it does not poll.
-#![deny(unsafe_code)] // writer.rs allows itself one mapping
+#![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
-
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/writer.rs"]
-mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,9 +9,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use server::{Server, WorkDir, wait_for};
-use skip::skip;
-use writer::Writer;
+use support::directory::TestDir;
+use support::server::{Server, wait_for};
+use support::skip::skip;
+use support::writer::Writer;
 
 /// How long the program is watched.
 const WATCHED: Duration = Duration::from_secs(2);
@@ -172,7 +166,7 @@ impl Fleet {
         words
     }
 
-    fn start(&self, directory: &WorkDir) -> Server {
+    fn start(&self, directory: &TestDir) -> Server {
         for number in 0..self.disks {
             directory.image(&format!("disk{number}.raw"), 8);
         }
@@ -184,7 +178,7 @@ impl Fleet {
     }
 
     /// A driver for each disk, which has written something and rests.
-    fn drive(&self, directory: &WorkDir) -> Vec<Writer> {
+    fn drive(&self, directory: &TestDir) -> Vec<Writer> {
         let mut writers: Vec<Writer> = (0..self.disks)
             .map(|number| Writer::connect(&directory.socket(&format!("disk{number}.sock"))))
             .collect();
@@ -198,7 +192,7 @@ impl Fleet {
 
 #[test]
 fn twenty_disks_that_nobody_uses_wake_nobody() {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let mut server = TWENTY.start(&directory);
     stays_asleep(&server);
     server.stop();
@@ -206,7 +200,7 @@ fn twenty_disks_that_nobody_uses_wake_nobody() {
 
 #[test]
 fn connected_drivers_that_rest_wake_nobody() {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let mut server = TWENTY.start(&directory);
     let writers = TWENTY.drive(&directory);
     stays_asleep(&server);
@@ -221,7 +215,7 @@ fn a_hundred_disks_rest(poller: &'static str) {
         queues: 1,
         poller,
     };
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let mut server = fleet.start(&directory);
     let writers = fleet.drive(&directory);
     stays_asleep(&server);

@@ -1,5 +1,5 @@
 //! Devices in one process: what is refused and why, what is left behind (nothing), what the object tree shows, how they end.
-#![deny(unsafe_code)] // guest.rs needs some
+#![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 
@@ -13,14 +13,10 @@ use qcontext::device::TransportOptions::VhostUser;
 use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::{Options, Value, tree};
 use qcontext::{ErrorKind, QContext, Wait};
-
-#[path = "support/exported.rs"]
-mod exported;
-#[path = "support/guest.rs"]
-mod guest;
-
-use exported::{Dir, Disk, Engine, open, unique};
-use guest::{DEADLINE, Guest, Io};
+use support::deadline::DEADLINE;
+use support::directory::{TestDir, unique};
+use support::front_end::{Guest, Io};
+use support::served_disk::{Disk, Engine, open};
 
 const MIB: u64 = 1 << 20;
 
@@ -29,7 +25,7 @@ static ALL: RwLock<()> = RwLock::new(());
 
 /// Options that work, in a directory of their own.
 struct Plan {
-    dir: Dir,
+    dir: TestDir,
     context: QContext,
     node: Arc<Node>,
     options: DeviceOptions,
@@ -37,12 +33,12 @@ struct Plan {
 
 impl Plan {
     fn new() -> Plan {
-        let dir = Dir::new();
-        let file = dir.path("disk.raw");
+        let dir = TestDir::new();
+        let file = dir.file("disk.raw");
         std::fs::File::create(&file).unwrap().set_len(MIB).unwrap();
         let node = open(Engine::Uring { direct: false }, MIB, &file);
         let context = QContext::new(&unique("ctx"), true).unwrap();
-        let mut options = DeviceOptions::new(unique("disk"), node.name(), dir.path("s"));
+        let mut options = DeviceOptions::new(unique("disk"), node.name(), dir.socket("s"));
         options.data_plane = true;
         options.context = Some(context.id().to_string());
         Plan {
@@ -138,7 +134,7 @@ fn unknown_drive_is_refused() {
 fn socket_that_cannot_be_bound_is_refused() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let nowhere = plan.dir.path("nowhere/s");
+    let nowhere = plan.dir.file("nowhere/s");
     let (kind, text) = plan.refused(|options| options.transport = VhostUser(nowhere));
     assert_eq!(kind, ErrorKind::Os);
     assert!(text.contains("No such file or directory"), "{text}");

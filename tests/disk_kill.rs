@@ -1,22 +1,15 @@
 //! `qctx` told to end in the middle of the work: what was promised is kept, nothing stays behind.
-#![deny(unsafe_code)] // writer.rs allows itself one mapping
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
-
-#[path = "support/machine.rs"]
-mod machine;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/writer.rs"]
-mod writer;
 
 use std::fs;
 use std::path::Path;
 
-use machine::Guest;
-use server::{Server, WorkDir};
-use writer::{BLOCK, Writer, content};
+use support::directory::TestDir;
+use support::linux_guest::{self, Guest};
+use support::server::Server;
+use support::skip::skip;
+use support::writer::{BLOCK, Writer, content};
 
 const SERVED: [&str; 6] = [
     "-object",
@@ -40,10 +33,10 @@ fn block(number: usize) -> Vec<u8> {
 #[test]
 fn sigterm_while_a_guest_writes() {
     let qemu = 7;
-    if let Some(reason) = machine::missing(qemu) {
-        return skip::skip(&reason);
+    if let Some(reason) = linux_guest::missing(qemu) {
+        return skip(reason);
     }
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let image = directory.image("disk0.raw", 64);
     let mut server = Server::start(&directory, &SERVED);
     let mut guest = Guest::boot(directory.path(), qemu, 1, "writes", &["disk0.sock"]);
@@ -73,7 +66,7 @@ fn written_blocks(image: &Path) -> Vec<usize> {
 
 #[test]
 fn sigterm_while_a_driver_writes_at_depth() {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let image = directory.image("disk0.raw", 64);
     let mut server = Server::start(&directory, &SERVED);
     let mut writer = Writer::connect(&directory.socket("disk0.sock"));
@@ -92,7 +85,7 @@ fn sigterm_while_a_driver_writes_at_depth() {
 
 #[test]
 fn kill_keeps_what_was_acknowledged() {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let image = directory.image("disk0.raw", 64);
     let server = Server::start(&directory, &SERVED);
     let mut writer = Writer::connect(&directory.socket("disk0.sock"));
@@ -112,7 +105,7 @@ fn kill_keeps_what_was_acknowledged() {
 
 #[test]
 fn a_stale_socket_is_taken_over() {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     directory.image("disk0.raw", 64);
     drop(Server::start(&directory, &SERVED));
     assert!(

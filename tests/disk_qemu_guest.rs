@@ -5,20 +5,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/machine.rs"]
-mod machine;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
-use machine::{Guest, check_image, interrupts};
-use server::{Server, WorkDir, qctx};
-use skip::skip;
+use support::directory::TestDir;
+use support::linux_guest::{self, Guest, check_image, interrupts};
+use support::server::{Server, qctx};
+use support::skip::skip;
 
 const SOCKETS: [&str; 2] = ["disk0.sock", "disk1.sock"];
 
@@ -51,8 +45,8 @@ for_each_qemu!(
 );
 
 fn with_qemu(qemu: u32, test: fn(u32)) {
-    match machine::missing(qemu) {
-        Some(reason) => skip(&reason),
+    match linux_guest::missing(qemu) {
+        Some(reason) => skip(reason),
         None => test(qemu),
     }
 }
@@ -67,7 +61,7 @@ fn disk(number: u32, drive: &str, device: &str) -> [String; 4] {
     ]
 }
 
-fn start(directory: &WorkDir, launcher: &[&str], disks: &[[String; 4]]) -> Server {
+fn start(directory: &TestDir, launcher: &[&str], disks: &[[String; 4]]) -> Server {
     let words = disks.iter().flatten().map(String::as_str);
     let arguments: Vec<&str> = TWO_CONTEXTS.into_iter().chain(words).collect();
     for number in 0..disks.len() {
@@ -78,7 +72,7 @@ fn start(directory: &WorkDir, launcher: &[&str], disks: &[[String; 4]]) -> Serve
 
 /// Both disks made file systems of, written and read in the guest, and the images checked.
 fn serve_two_disks(qemu: u32, cpus: u32, devices: [&str; 2]) -> String {
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let disks = [disk(0, "", devices[0]), disk(1, "", devices[1])];
     let mut server = start(&directory, &[], &disks);
     let console = Guest::boot(directory.path(), qemu, cpus, "files", &SOCKETS).finish(2);
@@ -156,7 +150,7 @@ fn an_fsync_reaches_the_file(qemu: u32) {
     {
         return skip("strace is missing or may not trace");
     }
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let disks = [disk(0, ",aio=threads", ",x-data-plane=on,context=ctx1")];
     let mut server = start(&directory, &tracer, &disks);
     let console = Guest::boot(directory.path(), qemu, 1, "fsync", &SOCKETS[..1]).finish(1);
@@ -175,7 +169,7 @@ fn an_fsync_reaches_the_file(qemu: u32) {
 /// The guest fills 8 MiB and discards 4 MiB from the second MiB on.
 fn a_discard_frees_the_range(qemu: u32) {
     const MIB: u64 = 1 << 20;
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     let disks = [disk(0, ",discard=unmap", ",x-data-plane=on,context=ctx1")];
     let mut server = start(&directory, &[], &disks);
     let console = Guest::boot(directory.path(), qemu, 1, "discard", &SOCKETS[..1]).finish(1);

@@ -1,23 +1,16 @@
 //! Disks over vhost-user with an independent front end: what is written is what is read, for every engine, depth, number of
 //! queues and way of notifying.
-#![deny(unsafe_code)] // guest.rs needs some
+#![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use qcontext::{Poller, QContext};
-
-#[path = "support/exported.rs"]
-mod exported;
-#[path = "support/guest.rs"]
-mod guest;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/workload.rs"]
-mod workload;
-
-use exported::{Disk, Engine, unique};
-use guest::{Guest, Io};
-use workload::{Random, Workload};
+use support::directory::unique;
+use support::front_end::{Guest, Io};
+use support::random::Random;
+use support::served_disk::{Disk, Engine};
+use support::skip::skip;
+use support::workload::Workload;
 
 const MIB: u64 = 1 << 20;
 const BUFFERED: [Engine; 2] = [
@@ -34,7 +27,7 @@ fn verify_with(poller: Poller, engine: Engine, event_idx: bool) {
     for queues in [1, 4] {
         let context = QContext::with_poller(&unique("ctx"), true, poller).unwrap();
         if context.poller() != poller {
-            return skip::skip(&format!("this kernel gives no {poller}"));
+            return skip(format!("this kernel gives no {poller}"));
         }
         let disk = Disk::new(engine, 64 * MIB, queues, &context);
         for depth in [1, 7, 32, 128] {

@@ -1,6 +1,6 @@
 //! Front ends that misbehave: whatever they send, withdraw or stop doing, the process lives, the device serves the next one,
 //! and another device on the same context does not notice.
-#![deny(unsafe_code)] // guest.rs needs some
+#![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // also in what tests call
 
@@ -12,17 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use qcontext::QContext;
-
-#[path = "support/exported.rs"]
-mod exported;
-#[path = "support/front_end.rs"]
-mod front_end;
-#[path = "support/guest.rs"]
-mod guest;
-
-use exported::{Disk, Engine, unique};
-use front_end::{FrontEnd, RAM, Raw, eventfd, memory, used_index, words, write_requests};
-use guest::{DEADLINE, Guest, Io};
+use support::deadline::DEADLINE;
+use support::directory::unique;
+use support::front_end::{Guest, Io};
+use support::raw_front_end::{
+    self, FrontEnd, RAM, Raw, eventfd, memory, used_index, words, write_requests,
+};
+use support::served_disk::{Disk, Engine};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,7 +106,7 @@ fn kick_fd_that_is_a_pipe_is_refused() {
         for message in FrontEnd::negotiation(memory()) {
             front_end.send(&message);
         }
-        let kick = Raw::new(front_end::SET_VRING_KICK, words(&[0]), Some(pipe()));
+        let kick = Raw::new(raw_front_end::SET_VRING_KICK, words(&[0]), Some(pipe()));
         if need_reply {
             assert_eq!(front_end.ask(&kick), Some(1));
             assert!(front_end.is_served());
@@ -205,7 +201,7 @@ fn silence_after_half_a_message_holds_up_no_neighbour() {
     let _alone = alone();
     let mut scene = Scene::new();
     let front_end = FrontEnd::connect(scene.socket());
-    let message = Raw::new(front_end::SET_FEATURES, words(&[1 << 32]), None);
+    let message = Raw::new(raw_front_end::SET_FEATURES, words(&[1 << 32]), None);
     front_end.send_part(&message, false, 0, 7);
     scene.neighbour_works();
     front_end.send_part(&message, false, 7, 20);
@@ -224,7 +220,7 @@ fn flood_of_messages_holds_up_no_neighbour() {
     let counted = Arc::clone(&rounds);
     let flood = std::thread::spawn(move || {
         let front_end = FrontEnd::connect(&socket);
-        let message = Raw::new(front_end::SET_OWNER, Vec::new(), None);
+        let message = Raw::new(raw_front_end::SET_OWNER, Vec::new(), None);
         while !stopped.load(Ordering::Relaxed) {
             (0..200).for_each(|_| front_end.send(&message));
             assert!(front_end.is_served());
@@ -280,8 +276,8 @@ fn disconnect_during_a_queue_stop_frees_the_device_for_the_next() {
         write_requests(&file, 20);
         rustix::io::write(&kick, &1u64.to_ne_bytes()).unwrap();
         front_end.send(&Raw::new(
-            front_end::GET_VRING_BASE,
-            front_end::pair(0, 0),
+            raw_front_end::GET_VRING_BASE,
+            raw_front_end::pair(0, 0),
             None,
         ));
     }
@@ -302,7 +298,7 @@ fn a_thousand_connections_leak_no_fd() {
             1 => FrontEnd::running(scene.socket(), memory(), eventfd(), eventfd()),
             _ => {
                 let front_end = FrontEnd::connect(scene.socket());
-                let kick = Raw::new(front_end::SET_VRING_KICK, words(&[0]), Some(pipe()));
+                let kick = Raw::new(raw_front_end::SET_VRING_KICK, words(&[0]), Some(pipe()));
                 front_end.send(&kick);
                 front_end
             }

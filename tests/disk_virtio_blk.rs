@@ -1,7 +1,7 @@
 //! The virtio disk as a guest sees it: a mock driver over memfd memory, every engine, friendly and hostile.
 #![allow(unsafe_code)] // eventfds and cachestat
 #![cfg(feature = "vhost-user")]
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // a test program
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -12,17 +12,12 @@ use gsource::{PollParams, Reactor};
 use qcontext::virtio::VirtioDevice;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::notify::Signal;
-
-#[path = "support/disk.rs"]
-mod disk;
-#[path = "support/mock_driver.rs"]
-mod mock_driver;
-
-use disk::{
-    DISCARD, DISK_DIR, Disk, FLUSH, GET_ID, IN, Image, OUT, SHM, STORES, Shape, WRITE_ZEROES,
+use support::deadline::DEADLINE;
+use support::driven_disk::{
+    self, DISCARD, Disk, FLUSH, GET_ID, IN, Image, Medium, OUT, STORES, Shape, WRITE_ZEROES,
     eventfd, open_node, take, try_open,
 };
-use mock_driver::Random;
+use support::random::Random;
 
 /// Random reads and writes at `depth` against a model; returns how many were done.
 fn compare_with_model(disk: &mut Disk, model: &mut [u8], depth: usize, count: usize) -> usize {
@@ -75,10 +70,10 @@ fn compare_with_model(disk: &mut Disk, model: &mut [u8], depth: usize, count: us
 
 #[test]
 fn random_data_at_every_depth_matches_the_model_on_every_store() {
-    for (number, (directory, options)) in STORES.into_iter().enumerate() {
+    for (number, (medium, options)) in STORES.into_iter().enumerate() {
         let mut model = vec![0; 2 << 20];
         Random(number as u64).fill(&mut model);
-        let image = Image::new(directory, &model);
+        let image = Image::new(medium, &model);
         let Some(node) = try_open(&image, options) else {
             continue;
         };
@@ -108,15 +103,15 @@ fn random_data_at_every_depth_matches_the_model_on_every_store() {
             disk.iterate(4);
         }
         assert!(
-            std::fs::read(&image.0).unwrap() == model,
-            "{directory} {options}"
+            std::fs::read(image.path()).unwrap() == model,
+            "{medium:?} {options}"
         );
     }
 }
 
 #[test]
 fn requests_answer_with_the_right_status() {
-    let image = Image::new(SHM, &[1; 64 * 1024]);
+    let image = Image::new(Medium::Memory, &[1; 64 * 1024]);
     let mut disk = Disk::new(try_open(&image, "aio=threads").unwrap(), Shape::default());
     let range = |sector: u64, count: u32, flags: u32| {
         let mut bytes = sector.to_le_bytes().to_vec();
@@ -150,7 +145,7 @@ fn requests_answer_with_the_right_status() {
         assert_eq!(done.status, status, "{kind} {sector} {out:?} {writable}");
         assert_eq!(done.written as usize, writable + 1);
     }
-    let bytes = std::fs::read(&image.0).unwrap();
+    let bytes = std::fs::read(image.path()).unwrap();
     assert_eq!(bytes[..512], [2; 512]);
     assert!(
         bytes[8 * 512..16 * 512].iter().all(|&byte| byte == 0),
@@ -166,12 +161,12 @@ fn requests_answer_with_the_right_status() {
 #[test]
 fn zeroes_without_unmap_work_where_only_writing_is_left() {
     // tmpfs has no FALLOC_FL_ZERO_RANGE, other file systems do; both must zero exactly the range.
-    for (directory, options) in [
-        (SHM, "aio=io_uring"),
-        (SHM, "aio=threads"),
-        (DISK_DIR, "cache=none"),
+    for (medium, options) in [
+        (Medium::Memory, "aio=io_uring"),
+        (Medium::Memory, "aio=threads"),
+        (Medium::Disk, "cache=none"),
     ] {
-        let image = Image::new(directory, &vec![7; 4 << 20]);
+        let image = Image::new(medium, &vec![7; 4 << 20]);
         let Some(node) = try_open(&image, options) else {
             continue;
         };
@@ -180,7 +175,7 @@ fn zeroes_without_unmap_work_where_only_writing_is_left() {
         range.extend(6000_u32.to_le_bytes());
         range.extend([0; 4]);
         assert_eq!(disk.request((WRITE_ZEROES, 0), &range, 0).status, 0);
-        let bytes = std::fs::read(&image.0).unwrap();
+        let bytes = std::fs::read(image.path()).unwrap();
         let zero = 8 * 512..6008 * 512;
         assert!(bytes[zero.clone()].iter().all(|&byte| byte == 0));
         assert!(
@@ -205,18 +200,18 @@ fn the_id_is_twenty_bytes_however_much_room_there_is() {
 
 #[test]
 fn a_read_only_disk_refuses_to_change() {
-    let image = Image::new(SHM, &[3; 4096]);
+    let image = Image::new(Medium::Memory, &[3; 4096]);
     let mut disk = Disk::new(try_open(&image, "readonly=on").unwrap(), Shape::default());
     assert_eq!(disk.request((OUT, 0), &[1; 512], 0).status, 1);
     assert_eq!(disk.request((IN, 0), &[], 512).data, [3; 512]);
     assert_eq!(disk.request((FLUSH, 0), &[], 0).status, 0);
-    assert_eq!(std::fs::read(&image.0).unwrap(), [3; 4096]);
+    assert_eq!(std::fs::read(image.path()).unwrap(), [3; 4096]);
 }
 
 #[test]
 fn an_odd_image_reads_zeroes_behind_its_end() {
     for options in ["aio=io_uring", "aio=threads"] {
-        let image = Image::new(DISK_DIR, &[5; 1000]);
+        let image = Image::new(Medium::Disk, &[5; 1000]);
         let Some(node) = try_open(&image, options) else {
             continue;
         };
@@ -287,13 +282,13 @@ fn what_a_guest_is_called_for_is_counted_before_the_call() {
 
 #[test]
 fn a_flush_leaves_no_dirty_page_in_the_cache() {
-    let image = Image::new(DISK_DIR, &vec![0; 1 << 20]);
+    let image = Image::new(Medium::Disk, &vec![0; 1 << 20]);
     for options in ["aio=io_uring", "aio=threads"] {
         let Some(node) = try_open(&image, options) else {
             continue;
         };
         let mut disk = Disk::new(Arc::clone(&node), Shape::default());
-        let file = std::fs::File::open(&image.0).unwrap();
+        let file = std::fs::File::open(image.path()).unwrap();
         assert_eq!(disk.request((OUT, 8), &[9; 65536], 0).status, 0);
         let Some(dirty) = dirty_pages(&file) else {
             eprintln!("SKIP: this kernel has no cachestat");
@@ -330,7 +325,7 @@ fn dirty_pages(file: &std::fs::File) -> Option<u64> {
 
 #[test]
 fn stopping_waits_for_requests_in_flight_and_starting_goes_on() {
-    let image = Image::new(DISK_DIR, &vec![4; 1 << 20]);
+    let image = Image::new(Medium::Disk, &vec![4; 1 << 20]);
     for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
         let Some(node) = try_open(&image, options) else {
             continue;
@@ -365,7 +360,7 @@ fn stopping_waits_for_requests_in_flight_and_starting_goes_on() {
 #[test]
 fn a_dropped_disk_finishes_what_is_in_flight_and_frees_its_node() {
     for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
-        let image = Image::new(DISK_DIR, &vec![4; 1 << 20]);
+        let image = Image::new(Medium::Disk, &vec![4; 1 << 20]);
         let node = try_open(&image, options);
         let Some(node) = node else {
             continue;
@@ -386,7 +381,7 @@ fn a_dropped_disk_finishes_what_is_in_flight_and_frees_its_node() {
         drop(blk);
         let start = std::time::Instant::now();
         while node.claim().is_err() {
-            assert!(start.elapsed() < disk::DEADLINE);
+            assert!(start.elapsed() < DEADLINE);
             aio.poll(gsource::Wait::NoBlock).unwrap();
         }
         for _ in 0..10 {
@@ -406,7 +401,9 @@ fn kick_and_call_fds_can_be_replaced_while_running() {
     disk.blk
         .set_kick(0, Some(kick.try_clone().unwrap()))
         .unwrap();
-    disk.blk.set_call(0, Some(disk::call(&call))).unwrap();
+    disk.blk
+        .set_call(0, Some(driven_disk::call(&call)))
+        .unwrap();
     assert_eq!(take(&call), 1, "a new call fd is signalled once");
     disk.iterate(2);
     disk.clients[0].kick = kick;
@@ -426,7 +423,7 @@ fn long_misaligned_requests_go_through_bounce_buffers() {
     for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
         let mut model = vec![0; 48 * LEN];
         Random(5).fill(&mut model);
-        let image = Image::new(DISK_DIR, &model);
+        let image = Image::new(Medium::Disk, &model);
         let shape = Shape {
             slots: 48,
             ..Shape::default()
@@ -457,7 +454,7 @@ fn long_misaligned_requests_go_through_bounce_buffers() {
             }
             starts.is_empty()
         });
-        assert!(std::fs::read(&image.0).unwrap() == model, "{options}");
+        assert!(std::fs::read(image.path()).unwrap() == model, "{options}");
     }
 }
 

@@ -1,17 +1,12 @@
 //! The request path allocates nothing once it is warm.
 #![allow(unsafe_code)] // a counting allocator
 #![cfg(feature = "vhost-user")]
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // a test program
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-#[path = "support/disk.rs"]
-mod disk;
-#[path = "support/mock_driver.rs"]
-mod mock_driver;
-
-use disk::{Disk, IN, Image, OUT, Shape, open_node};
+use support::driven_disk::{Disk, IN, Image, Medium, OUT, Shape, open_node};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -63,7 +58,7 @@ fn run_batches(disk: &mut Disk, kind: u32, batches: usize) -> u64 {
 
 #[test]
 fn warm_batches_are_free_of_allocations() {
-    let image = Image::new("/dev/shm", &vec![1; 1 << 20]);
+    let image = Image::new(Medium::Memory, &vec![1; 1 << 20]);
     let nodes = [
         "driver=null-co,read-zeroes=on".to_owned(),
         format!("file={},format=raw", image.path()),
@@ -84,7 +79,7 @@ fn warm_batches_are_free_of_allocations() {
 
 #[test]
 fn queued_batches_allocate_per_batch_at_most_not_per_request() {
-    let image = Image::new(env!("CARGO_TARGET_TMPDIR"), &vec![1; 1 << 20]);
+    let image = Image::new(Medium::Disk, &vec![1; 1 << 20]);
     for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
         let options = format!("file={},format=raw,locking=off,{options}", image.path());
         let shape = Shape {

@@ -1,15 +1,13 @@
 //! The virtio disk under attack: malformed rings, eventfds and memory files in the peer's hands, greedy neighbours.
-#![deny(unsafe_code)] // its support needs some
+#![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test program
+#![allow(clippy::unwrap_used)] // a test program
 
-#[path = "support/disk.rs"]
-mod disk;
-#[path = "support/mock_driver.rs"]
-mod mock_driver;
-
-use disk::{Disk, IN, Image, SHM, STORES, Shape, open_node, signal, take, try_open};
-use mock_driver::{Buffer, RAM_START, Random};
+use support::driven_disk::{
+    Disk, IN, Image, Medium, STORES, Shape, open_node, signal, take, try_open,
+};
+use support::mock_driver::{Buffer, RAM_START};
+use support::random::Random;
 
 #[test]
 fn wrong_starts_are_refused() {
@@ -97,7 +95,7 @@ fn a_cut_off_header_is_an_io_error() {
 
 #[test]
 fn thousands_of_malformed_chains_never_hang_the_disk() {
-    let image = Image::new(SHM, &[0; 65536]);
+    let image = Image::new(Medium::Memory, &[0; 65536]);
     for options in [
         "driver=null-co,size=64K".to_owned(),
         format!("file={},format=raw", image.path()),
@@ -175,7 +173,7 @@ fn scramble(disk: &mut Disk, random: &mut Random) {
 #[test]
 fn large_and_inline_reads_on_one_queue_do_not_starve_its_neighbour() {
     for (len, depth) in [(1 << 20, 64), (64 * 1024, 64), (16 * 1024, 250)] {
-        let image = Image::new(SHM, &vec![1; 8 << 20]);
+        let image = Image::new(Medium::Memory, &vec![1; 8 << 20]);
         let shape = Shape {
             queues: 2,
             slots: 250,
@@ -212,8 +210,8 @@ fn large_and_inline_reads_on_one_queue_do_not_starve_its_neighbour() {
 
 #[test]
 fn data_memory_that_is_taken_away_fails_the_request_and_stops_the_queue() {
-    for (directory, options) in STORES {
-        let image = Image::new(directory, &[1; 65536]);
+    for (medium, options) in STORES {
+        let image = Image::new(medium, &[1; 65536]);
         let Some(node) = try_open(&image, options) else {
             continue;
         };

@@ -1,21 +1,18 @@
 //! The pollers of contexts: the option, what each of them serves, and what happens where one is not to be had.
-#![deny(unsafe_code)] // support/forbid.rs installs system call filters
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "support/forbid.rs"]
-mod forbid;
-#[path = "support/skip.rs"]
-mod skip;
-
-use forbid::{Penalty, forbid};
-use qcontext::object::{self, Value, options, tree};
-use qcontext::{AioContext, Clock, EventNotifier, FdHandler, Poller, QContext, Wait};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use qcontext::object::{self, Value, options, tree};
+use qcontext::{AioContext, Clock, EventNotifier, FdHandler, Poller, QContext, Wait};
+use support::seccomp::{Penalty, forbid};
+use support::skip::skip;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -31,7 +28,7 @@ fn add(text: &str) -> qcontext::Result<()> {
 fn context(id: &str, threaded: bool, poller: Poller) -> Option<QContext> {
     let context = QContext::with_poller(&format!("{id}-{poller}"), threaded, poller).unwrap();
     if context.poller() != poller {
-        skip::skip(&format!("this kernel gives no {poller}"));
+        skip(format!("this kernel gives no {poller}"));
         return None;
     }
     Some(context)
@@ -269,7 +266,7 @@ fn a_kernel_that_forbids_io_uring_gives_epoll_and_one_warning_with_the_reason() 
         Ok(QContext::with_poller("forbidden", true, Poller::IoUring).unwrap())
     });
     let context = match made.join().unwrap() {
-        Err::<_, std::io::Error>(error) => return skip::skip(&error.to_string()),
+        Err::<_, std::io::Error>(error) => return skip(error),
         Ok(context) => context,
     };
     let answer = context.invoke_sync(|| 42).unwrap();

@@ -5,13 +5,6 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/monitor.rs"]
-mod monitor;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,13 +13,16 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use monitor::{Client, Directory, QCTX, returns};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-use skip::skip;
+use support::directory::TestDir;
+use support::qmp::{Client, returns};
+use support::server::qctx;
+use support::skip::skip;
+use support::tiny_kernel;
 
 /// A watchdog, never what orders events.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -55,20 +51,20 @@ impl Drop for Process {
 struct Machine {
     process: Process,
     client: Client,
-    _directory: Directory,
+    _directory: TestDir,
 }
 
 impl Machine {
     /// None without KVM.
     fn start(input: impl Into<Stdio>, output: impl Into<Stdio>) -> Option<Machine> {
         if let Err(error) = qcontext::kvm::open() {
-            skip(&error.to_string());
+            skip(error);
             return None;
         }
-        let directory = Directory::new();
-        let (kernel, socket) = (directory.path("kernel"), directory.path("qmp.sock"));
-        fs::write(&kernel, kernel::busy()).unwrap();
-        let child = Command::new(QCTX)
+        let directory = TestDir::new();
+        let (kernel, socket) = (directory.file("kernel"), directory.socket("qmp.sock"));
+        fs::write(&kernel, tiny_kernel::busy()).unwrap();
+        let child = Command::new(qctx())
             .args(["-machine", "microvm", "-serial", "stdio", "-kernel"])
             .arg(&kernel)
             .arg("-qmp")
@@ -259,13 +255,13 @@ fn a_terminal_that_is_gone_ends_nothing() {
 fn keys_arrive_and_the_terminal_is_given_back() {
     let (mut master, slave) = terminal();
     let before = tcgetattr(&slave).unwrap();
-    let directory = Directory::new();
-    let kernel = directory.path("kernel");
-    fs::write(&kernel, kernel::elf()).unwrap();
+    let directory = TestDir::new();
+    let kernel = directory.file("kernel");
+    fs::write(&kernel, tiny_kernel::elf()).unwrap();
     if let Err(error) = qcontext::kvm::open() {
-        return skip(&error.to_string());
+        return skip(error);
     }
-    let child = Command::new(QCTX)
+    let child = Command::new(qctx())
         .args(["-machine", "microvm", "-kernel"])
         .arg(&kernel)
         .stdin(same(&slave))

@@ -4,16 +4,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/embedded.rs"]
-mod embedded;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::collections::BTreeSet;
 
-use embedded::{Disk, Rig, run};
 use qcontext::QContext;
 use qcontext::kvm::guest::{self, Fault, Job, Outcome};
+use support::embedded_guest::{Disk, Rig, run};
+use support::skip::skip;
 
 /// Makes tests of functions that need a machine.
 macro_rules! with_kvm {
@@ -21,7 +17,7 @@ macro_rules! with_kvm {
         mod on_kvm {
             $(#[test] fn $name() {
                 match qcontext::kvm::open() {
-                    Err(error) => super::skip::skip(&error.to_string()),
+                    Err(error) => super::skip(error),
                     Ok(_) => super::$name(),
                 }
             })*

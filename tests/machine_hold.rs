@@ -5,22 +5,17 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/embedded.rs"]
-mod embedded;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use embedded::{DEADLINE, Disk, Rig, Running};
 use qcontext::device::Device;
 use qcontext::kvm::guest::Job;
 use qcontext::kvm::microvm::MachineDevice;
 use qcontext::kvm::{self, Machine};
-use skip::skip;
+use support::embedded_guest::{DEADLINE, Disk, Rig, Running};
+use support::skip::skip;
 
 /// All memory of the embedded guest.
 const MEMORY: usize = 0x8_0000;
@@ -103,7 +98,7 @@ fn job(seed: u32, reset_every: u16, behaviour: u16) -> Job {
 
 fn check(disks: &[Disk]) {
     if let Err(error) = kvm::open() {
-        return skip(&error.to_string());
+        return skip(error);
     }
     let (begin, mut amid) = (Instant::now(), 0);
     while amid < AMID {

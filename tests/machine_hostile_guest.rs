@@ -5,23 +5,22 @@
 #![allow(unsafe_code)] // symbols of the assembler
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/embedded.rs"]
-mod embedded;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::arch::global_asm;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use embedded::{DEADLINE, Disk, Rig};
 use qcontext::QContext;
 use qcontext::kvm::driver::Bench;
 use qcontext::kvm::guest::{self, Job};
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{End, Machine};
+use support::embedded_guest::{DEADLINE, Disk, Rig};
+use support::skip::skip;
 
-global_asm!(include_str!("support/garbage.s"), options(att_syntax, raw));
+global_asm!(
+    include_str!("machine_hostile_guest/garbage.s"),
+    options(att_syntax, raw)
+);
 
 unsafe extern "C" {
     static garbage_guest_start: u8;
@@ -178,7 +177,7 @@ fn rounds(machine: &Machine) -> u32 {
 #[test]
 fn a_guest_full_of_garbage_leaves_its_neighbour_alone() {
     if let Err(error) = qcontext::kvm::open() {
-        return skip::skip(&error.to_string());
+        return skip(error);
     }
     for seed in [1_u32, 0xdead_beef, 0x1234_5678] {
         println!("seed {seed:#x}");

@@ -6,13 +6,6 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/machine.rs"]
-mod machine;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::symlink;
@@ -23,9 +16,9 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use machine::{check_image, interrupts};
-use server::qctx;
-use skip::skip;
+use support::linux_guest::{self, check_image, interrupts};
+use support::server::qctx;
+use support::skip::skip;
 
 /// How long a kernel may take to show its first sign of life on this host's KVM. Only the way that the machines take
 /// depends on it.
@@ -96,7 +89,7 @@ fn run() -> Result<Run, String> {
         let mut command = Command::new(guest_file("machine"));
         command.arg(qctx()).arg(&boot);
         finish(command, &directory)
-    } else if let (Some(reason), Some(_)) = (machine::missing(10), machine::missing(7)) {
+    } else if let (Some(reason), Some(_)) = (linux_guest::missing(10), linux_guest::missing(7)) {
         return Err(format!(
             "no KVM here that boots Linux, and no QEMU that emulates one: {reason}"
         ));

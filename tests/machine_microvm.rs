@@ -7,12 +7,6 @@
 
 #[path = "machine_microvm/high_memory.rs"]
 mod high_memory;
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,17 +14,20 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
-use server::{DEADLINE, WorkDir, qctx, wait_for};
-use skip::skip;
+use support::deadline::DEADLINE;
+use support::directory::TestDir;
+use support::server::{qctx, wait_for};
+use support::skip::skip;
+use support::tiny_kernel;
 
 /// A folder with the kernel, or none without KVM.
-fn setup() -> Option<WorkDir> {
+fn setup() -> Option<TestDir> {
     if let Err(error) = qcontext::kvm::open() {
-        skip(&error.to_string());
+        skip(error);
         return None;
     }
-    let directory = WorkDir::new();
-    fs::write(directory.path().join("kernel"), kernel::elf()).unwrap();
+    let directory = TestDir::new();
+    fs::write(directory.path().join("kernel"), tiny_kernel::elf()).unwrap();
     Some(directory)
 }
 
@@ -42,7 +39,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(directory: &WorkDir, arguments: &[&str]) -> Machine {
+    fn start(directory: &TestDir, arguments: &[&str]) -> Machine {
         let mut child = command(directory, arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -96,7 +93,7 @@ impl Drop for Machine {
     }
 }
 
-fn command(directory: &WorkDir, arguments: &[&str]) -> Command {
+fn command(directory: &TestDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(qctx());
     command
         .args(["-machine", "microvm", "-kernel", "kernel"])
@@ -105,7 +102,7 @@ fn command(directory: &WorkDir, arguments: &[&str]) -> Command {
     command
 }
 
-fn outcome(directory: &WorkDir, arguments: &[&str]) -> (ExitStatus, String) {
+fn outcome(directory: &TestDir, arguments: &[&str]) -> (ExitStatus, String) {
     let mut command = command(directory, arguments);
     let output = command.stdin(Stdio::null()).output().unwrap();
     (output.status, String::from_utf8(output.stderr).unwrap())

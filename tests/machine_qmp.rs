@@ -5,20 +5,15 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/monitor.rs"]
-mod monitor;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use monitor::{Client, Daemon, Directory, generic, returns};
-use skip::skip;
+use support::directory::TestDir;
+use support::qmp::{Client, Daemon, generic, returns};
+use support::skip::skip;
+use support::tiny_kernel;
 
 /// A watchdog, never what orders events.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -30,19 +25,19 @@ struct Machine {
     daemon: Daemon,
     client: Client,
     console: PathBuf,
-    _directory: Directory,
+    _directory: TestDir,
 }
 
 impl Machine {
     /// None without KVM.
     fn start(more: &[&str]) -> Option<Machine> {
         if let Err(error) = qcontext::kvm::open() {
-            skip(&error.to_string());
+            skip(error);
             return None;
         }
-        let directory = Directory::new();
-        let (kernel, console) = (directory.path("kernel"), directory.path("console"));
-        fs::write(&kernel, kernel::busy()).unwrap();
+        let directory = TestDir::new();
+        let (kernel, console) = (directory.file("kernel"), directory.file("console"));
+        fs::write(&kernel, tiny_kernel::busy()).unwrap();
         let serial = format!("file:{}", console.display());
         let mut options = vec!["-machine", "microvm", "-kernel", kernel.to_str().unwrap()];
         options.extend(["-smp", "2", "-serial", &serial]);

@@ -5,11 +5,6 @@
 #![cfg(feature = "kvm")]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/skip.rs"]
-mod skip;
-
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +16,8 @@ use qcontext::kvm::microvm::{Cause, Event, MachineDevice, MicroVm, Options, Stat
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::object::{Value, tree};
 use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
-use skip::skip;
+use support::skip::skip;
+use support::tiny_kernel;
 
 /// A watchdog, never what orders events.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,7 +38,7 @@ impl Rig {
     /// A machine with the busy kernel and two processors, of which the second one never begins; none without KVM.
     fn new(reboot: bool) -> Option<Rig> {
         if let Err(error) = kvm::open() {
-            skip(&error.to_string());
+            skip(error);
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +46,7 @@ impl Rig {
         let test = std::thread::current().name().unwrap().replace(':', "-");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("kernel"), kernel::busy()).unwrap();
+        std::fs::write(folder.join("kernel"), tiny_kernel::busy()).unwrap();
         let backend = Backend::file(&folder.join("console")).unwrap();
         let console = Console::new(backend, &QContext::main()).unwrap();
         let options = Options {

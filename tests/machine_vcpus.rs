@@ -6,25 +6,23 @@
 
 #[path = "machine_vcpus/clock.rs"]
 mod clock;
-#[path = "support/real_mode.rs"]
-mod real_mode;
-#[path = "support/skip.rs"]
-mod skip;
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 
 use qcontext::kvm::{Config, End};
 use qcontext::{ErrorKind, QContext, kvm};
-use real_mode::{Bench, DEADLINE, Running, slots};
+use support::deadline::DEADLINE;
+use support::real_mode::{Bench, Running, slots};
+use support::skip::skip;
 
 /// Makes tests of functions that need a machine.
 macro_rules! with_kvm {
     ($($name:ident),* $(,)?) => {
         mod on_kvm {
             $(#[test] fn $name() {
-                match super::real_mode::missing() {
-                    Some(reason) => super::skip::skip(&reason),
+                match support::real_mode::missing() {
+                    Some(reason) => super::skip(reason),
                     None => super::$name(),
                 }
             })*

@@ -6,17 +6,15 @@
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/monitor.rs"]
-mod monitor;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use monitor::{Client, Directory};
 use qcontext::monitor::{Commands, Monitor, Reply, emit};
 use qcontext::object::Value;
 use qcontext::{Error, ErrorKind};
+use support::directory::TestDir;
+use support::qmp::Client;
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -25,8 +23,8 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 
 /// Serves `commands` on this thread while `client` runs on another.
 fn serve<T: Send>(commands: Commands, client: impl FnOnce(&dyn Fn() -> Client) -> T + Send) -> T {
-    let directory = Directory::new();
-    let socket = directory.path("qmp.sock");
+    let directory = TestDir::new();
+    let socket = directory.socket("qmp.sock");
     let mut server = Monitor::new(commands);
     server.listen(&socket).unwrap();
     let done = AtomicBool::new(false);
@@ -253,8 +251,8 @@ fn device_in_the_tree_is_found_by_path_and_by_name() {
 #[test]
 fn busy_socket_is_refused_and_a_dead_one_replaced() {
     let _turn = one_at_a_time();
-    let directory = Directory::new();
-    let socket = directory.path("qmp.sock");
+    let directory = TestDir::new();
+    let socket = directory.socket("qmp.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut monitor = Monitor::new(Commands::new());
     let error = monitor.listen(&socket).unwrap_err();
@@ -262,14 +260,14 @@ fn busy_socket_is_refused_and_a_dead_one_replaced() {
     drop(listener);
     assert!(socket.exists());
     monitor.listen(&socket).unwrap();
-    let file = directory.path("file");
+    let file = directory.file("file");
     std::fs::write(&file, "precious").unwrap();
     assert_eq!(
         monitor.listen(&file).unwrap_err().kind(),
         ErrorKind::AlreadyExists
     );
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
-    let long = directory.path(&"x".repeat(120));
+    let long = directory.file(&"x".repeat(120));
     assert!(monitor.listen(&long).is_err());
     drop(monitor);
     assert!(!socket.exists() && file.exists());

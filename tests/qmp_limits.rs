@@ -3,15 +3,12 @@
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/monitor.rs"]
-mod monitor;
-
 use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use monitor::{Client, Daemon, VERSION, generic, returns};
+use support::qmp::{Client, Daemon, VERSION, generic, returns};
 
 #[test]
 fn over_a_limit_one_error_comes_and_the_connection_closes() {

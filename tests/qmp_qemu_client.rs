@@ -2,20 +2,9 @@
 //!
 //! The library is installed once into a virtual environment under the target directory. Where that is not possible
 //! the tests say so and count as skipped.
-#![deny(unsafe_code)] // writer.rs allows itself one mapping
+#![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
-
-#[path = "support/kernel.rs"]
-mod kernel;
-#[path = "support/monitor.rs"]
-mod monitor;
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/skip.rs"]
-mod skip;
-#[path = "support/writer.rs"]
-mod writer;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,9 +13,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use monitor::Daemon;
-use server::{Server, WorkDir};
-use writer::Writer;
+use support::directory::TestDir;
+use support::qmp::Daemon;
+use support::server::Server;
+use support::skip::skip;
+use support::tiny_kernel;
+use support::writer::Writer;
 
 const PACKAGE: &str = "qemu.qmp==0.0.6";
 
@@ -102,8 +94,8 @@ fn write_until(stop: &AtomicBool, socket: &Path) -> usize {
 const MEBIBYTES: usize = 64;
 
 /// Runs the script against the `qctx` in this directory.
-fn script(python: &Path, directory: &WorkDir, more: &[&str]) -> Output {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/qemu_qmp.py");
+fn script(python: &Path, directory: &TestDir, more: &[&str]) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/qmp_qemu_client/client.py");
     let mut command = Command::new("timeout");
     command.arg("60").arg(python).arg(script).arg("qmp.sock");
     command.args(more).current_dir(directory.path());
@@ -123,13 +115,13 @@ fn check(output: &Output) {
 #[test]
 fn client_library_directs_a_machine() {
     if let Err(error) = qcontext::kvm::open() {
-        return skip::skip(&error.to_string());
+        return skip(error);
     }
     let Some(python) = python_or_skip() else {
         return;
     };
-    let directory = WorkDir::new();
-    std::fs::write(directory.path().join("kernel"), kernel::busy()).unwrap();
+    let directory = TestDir::new();
+    std::fs::write(directory.path().join("kernel"), tiny_kernel::busy()).unwrap();
     let options = "-machine microvm -smp 2 -kernel kernel -serial none -S";
     let options: Vec<&str> = options.split_whitespace().collect();
     let mut server = Server::start(&directory, &options);
@@ -142,7 +134,7 @@ fn client_library_manages_contexts_and_devices_while_io_runs() {
     let Some(python) = python_or_skip() else {
         return;
     };
-    let directory = WorkDir::new();
+    let directory = TestDir::new();
     directory.image("disk0.raw", MEBIBYTES as u64);
     let options: Vec<&str> = SERVED.split_whitespace().collect();
     let mut server = Server::start(&directory, &options);

@@ -3,15 +3,12 @@
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "support/monitor.rs"]
-mod monitor;
-
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
-use monitor::{Daemon, VERSION, generic, of_class, returns};
+use support::qmp::{Daemon, VERSION, generic, of_class, returns};
 
 const TWO_CONTEXTS: [&str; 4] = [
     "-object",
@@ -491,6 +488,6 @@ fn socket_belongs_to_its_user_and_goes_with_the_program() {
     assert_eq!(client.rest(), "");
     assert_eq!(bystander.rest(), "");
     let Daemon { ref directory, .. } = daemon;
-    let names = std::fs::read_dir(directory.path("")).unwrap().count();
+    let names = std::fs::read_dir(directory.path()).unwrap().count();
     assert_eq!((names, socket.exists()), (0, false));
 }

@@ -2,13 +2,13 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
-
 use gsource::{AioContext, EventNotifier, FdHandler, PollParams, Reactor, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Count, Slot, deadline, mourned};
+use support::both_loops;
+use support::deadline::deadline;
+use support::loops::{Count, Slot, mourned};
 
 const PARAMS: PollParams = PollParams {
     // So long that no machine is too slow to learn from a wait.

@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // installs a signal handler
 
-mod support;
-
 use gsource::{Bh, Clock, Wait};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use support::{Count, Driven, Journal, Loop, Slot, deadline, mourned};
+use support::deadline::deadline;
+use support::loops::{Count, Driven, Journal, Loop, Slot, mourned};
+use support::{both_loops, both_threads};
 
 both_loops! {
     fn bh_scheduled_twice_runs_once(driven) {

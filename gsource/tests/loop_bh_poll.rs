@@ -2,12 +2,10 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-mod support;
-
 use gsource::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
-use support::{Count, Journal};
+use support::loops::{Count, Journal};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 

@@ -3,11 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 #![deny(unsafe_code)]
 
-mod support;
-
 use gsource::{EventNotifier, FdHandler, Poller, Wait};
 use std::os::fd::AsRawFd;
-use support::{Count, Driven, Loop};
+use support::loops::{Count, Driven, Loop, run};
 
 fn closed_number_is_told_of_and_watched_no_more(driven: &Driven) {
     let notifier = EventNotifier::new().unwrap();
@@ -58,7 +56,7 @@ fn number_that_is_open_again_is_watched_when_it_is_set_again(driven: &Driven) {
 #[test]
 fn closed_numbers_do_not_spin_and_do_not_call() {
     for kind in [Loop::Own, Loop::Glib] {
-        support::run(kind, Poller::Poll, "closed numbers", |driven| {
+        run(kind, Poller::Poll, "closed numbers", |driven| {
             closed_number_is_told_of_and_watched_no_more(driven);
             paused_number_that_is_closed_is_no_trouble(driven);
             number_that_is_open_again_is_watched_when_it_is_set_again(driven);

@@ -6,7 +6,6 @@
 mod panic;
 #[path = "loop_fd_handlers/pausing.rs"]
 mod pausing;
-mod support;
 
 use gsource::{AioContext, EventNotifier, FdHandler, Reactor, Wait};
 use std::io::{Read, Write};
@@ -14,9 +13,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{
-    Count, Driven, Journal, Slot, counting_notifier, gettid, mourned, wait_asleep, watched_notifier,
+use support::both_loops;
+use support::loops::{
+    Count, Driven, Journal, Loop, Slot, counting_notifier, mourned, watched_notifier,
 };
+use support::thread::{gettid, wait_asleep};
 
 fn stream_pair() -> (UnixStream, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();
@@ -447,10 +448,7 @@ fn iohandlers_are_an_aio_context() {
 
 #[test]
 fn driven_contexts_are_independent() {
-    let (a, b) = (
-        Driven::new(support::Loop::Own),
-        Driven::new(support::Loop::Glib),
-    );
+    let (a, b) = (Driven::new(Loop::Own), Driven::new(Loop::Glib));
     let (notifier, count) = watched_notifier(&a.aio);
     notifier.signal();
     assert!(!b.iterate(Wait::NoBlock));

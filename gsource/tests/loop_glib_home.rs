@@ -2,12 +2,12 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-mod support;
-
 use gsource::{AioContext, Clock, Reactor, Wait};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use support::{Count, deadline, gettid, mourned, wait_asleep};
+use support::deadline::deadline;
+use support::loops::{Count, mourned};
+use support::thread::{gettid, wait_asleep};
 
 /// A reactor with one AioContext, and the GMainContext that its source is attached to.
 fn served_by_glib() -> (Arc<Reactor>, AioContext, glib::MainContext, glib::Source) {

@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // drives GLib's prepare, query, check and dispatch by hand
 
-mod support;
-
 use glib::translate::ToGlibPtr;
 use gsource::{AioContext, Bh, Clock, EventNotifier, FdHandler, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
-use support::{Count, Driven, Journal, Loop, Slot, deadline, mourned, watched_notifier};
+use support::deadline::deadline;
+use support::loops::{Count, Driven, Journal, Loop, Slot, mourned, watched_notifier};
 
 /// What one prepare, query, poll and check of a GMainContext said.
 struct Turn {

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // close(2)
 
-mod support;
-
 use gsource::{AioContext, Clock, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Mutex;
-use support::{Driven, Loop, deadline};
+use support::deadline::deadline;
+use support::loops::{Count, Driven, Loop, watched_notifier};
+use support::thread::{gettid, wait_asleep};
 
 /// Held while a test has the fds for itself.
 static FDS: Mutex<()> = Mutex::new(());
@@ -79,11 +79,11 @@ fn own_fds_under_the_numbers_of_closed_ones_are_not_taken_for_them() {
     let _deadline = deadline("own_fds_under_the_numbers_of_closed_ones_are_not_taken_for_them");
     let _fds = FDS.lock().unwrap();
     let aio = AioContext::new().unwrap();
-    let calls = support::Count::new();
+    let calls = Count::new();
     let numbers: Vec<_> = (0..3)
         .map(|_| OwnedFd::from(std::fs::File::open("/dev/zero").unwrap()).into_raw_fd())
         .collect();
-    let (notifier, count) = support::watched_notifier(&aio);
+    let (notifier, count) = watched_notifier(&aio);
     for &number in &numbers {
         aio.set_fd_handler(number, FdHandler::new().on_read(calls.hitter()))
             .unwrap();
@@ -94,10 +94,10 @@ fn own_fds_under_the_numbers_of_closed_ones_are_not_taken_for_them() {
     }
     aio.poll(Wait::NoBlock).unwrap();
     std::thread::scope(|scope| {
-        let tid = support::gettid();
+        let tid = gettid();
         let (notify, notifier) = (aio.clone(), &notifier);
         scope.spawn(move || {
-            support::wait_asleep(tid);
+            wait_asleep(tid);
             notify.notify();
             notifier.signal();
         });

@@ -4,15 +4,14 @@
 
 #[path = "loop_lifetime/moves.rs"]
 mod moves;
-mod support;
 
 use gsource::{AioContext, Bh, Clock, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use support::{
-    Count, Journal, Slot, Witness, counting_notifier, deadline, mourned, watched_notifier,
-};
+use support::deadline::deadline;
+use support::loops::{Count, Journal, Slot, Witness, counting_notifier, mourned, watched_notifier};
+use support::{both_loops, both_threads};
 
 /// A handler whose captured value tells of its end.
 fn mourned_handler() -> (Arc<EventNotifier>, FdHandler, Witness) {

@@ -2,12 +2,13 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
-
 use gsource::{Clock, Wait};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use support::{Count, Driven, Loop, deadline, gettid, wait_asleep};
+use support::both_loops;
+use support::deadline::deadline;
+use support::loops::{Count, Driven, Loop, watched_notifier};
+use support::thread::{gettid, wait_asleep};
 
 both_loops! {
     fn notify_before_a_blocking_iteration_ends_it(driven) {
@@ -40,7 +41,7 @@ both_loops! {
 
     // Predecessor hazards 4 and 25: a constant poll interval, and a wait that returns because nobody is busy.
     fn a_loop_with_nothing_to_do_never_wakes_up(driven) {
-        let (_notifier, count) = support::watched_notifier(&driven.aio);
+        let (_notifier, count) = watched_notifier(&driven.aio);
         driven.settle();
         assert_eq!(driven.wakeups_in(60), 0);
         assert_eq!(count.get(), 0);

@@ -2,17 +2,16 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 #![allow(unsafe_code)] // sigaction(2), pthread_kill(3)
 
-#[path = "../../tests/support/forbid.rs"]
-mod forbid;
-mod support;
-
-use forbid::{Penalty, forbid};
 use gsource::{AioContext, Clock, Drivers, Poller, Reactor, Wait};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use support::{Count, context, deadline, gettid, skip, wait_asleep, watched_notifier};
+use support::deadline::deadline;
+use support::loops::{Count, context, watched_notifier};
+use support::seccomp::{Penalty, forbid};
+use support::skip::skip_case;
+use support::thread::{gettid, wait_asleep};
 
 /// All system calls that wait.
 const WAITS: [libc::c_long; 6] = [
@@ -27,7 +26,7 @@ const WAITS: [libc::c_long; 6] = [
 /// A home with `poller`, on the calling thread; or why the test cannot run here.
 fn home(poller: Poller, name: &str) -> Option<(Arc<Reactor>, AioContext)> {
     let reactor = Reactor::with_poller(poller, Drivers::One)
-        .inspect_err(|error| skip(name, error))
+        .inspect_err(|error| skip_case(name, error))
         .ok()?;
     let aio = AioContext::new().unwrap();
     aio.attach_to(&reactor).unwrap();
@@ -44,7 +43,7 @@ fn an_empty_iteration_of_the_ring_makes_no_system_call() {
         assert!(reactor.iterate(Wait::NoBlock).unwrap());
         assert!(!reactor.iterate(Wait::NoBlock).unwrap());
         if let Err(error) = forbid(&WAITS, Penalty::Death) {
-            skip(NAME, error);
+            skip_case(NAME, error);
             return None;
         }
         for _ in 0..1000 {
@@ -72,7 +71,7 @@ fn a_busy_loop_on_the_ring_makes_no_system_call() {
         });
         assert!(!reactor.iterate(Wait::NoBlock).unwrap());
         if let Err(error) = forbid(&WAITS, Penalty::Death) {
-            skip(NAME, error);
+            skip_case(NAME, error);
             return None;
         }
         for _ in 0..1000 {
@@ -93,7 +92,7 @@ fn a_kernel_that_forbids_io_uring_is_an_error_that_says_so() {
         Ok(AioContext::with_poller(Poller::IoUring).unwrap_err())
     });
     match refused.join().unwrap() {
-        Err::<_, std::io::Error>(error) => skip("a kernel that forbids io_uring", error),
+        Err::<_, std::io::Error>(error) => skip_case("a kernel that forbids io_uring", error),
         Ok(error) => assert_eq!(
             error.to_string(),
             "cannot create an io_uring: Operation not permitted (os error 1)"
@@ -122,7 +121,7 @@ fn a_kernel_without_epoll_pwait2_sleeps_in_ppoll() {
         Ok(())
     });
     if let Err::<_, std::io::Error>(error) = sleeping.join().unwrap() {
-        skip("a kernel without epoll_pwait2", error);
+        skip_case("a kernel without epoll_pwait2", error);
     }
 }
 

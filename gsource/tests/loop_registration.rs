@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // dup(2), close(2)
 
-mod support;
-
 use gsource::{AioContext, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{Count, counting_notifier, reuse_number, watched_notifier};
+use support::deadline::deadline;
+use support::loops::{Count, counting_notifier, reuse_number, watched_notifier};
+use support::thread::{gettid, wait_asleep};
+use support::{both_loops, both_loops_by_file, both_threads};
 
 /// Another number of the same open file.
 fn dup(fd: &impl AsRawFd) -> OwnedFd {
@@ -293,7 +294,7 @@ fn close(number: RawFd) {
 /// What was registered before the first iteration is handed to the kernel then; one closed fd must not spoil the rest.
 #[test]
 fn fd_closed_before_the_first_iteration_spoils_nothing() {
-    let _deadline = support::deadline("fd_closed_before_the_first_iteration_spoils_nothing");
+    let _deadline = deadline("fd_closed_before_the_first_iteration_spoils_nothing");
     let aio = AioContext::new().unwrap();
     let number = EventNotifier::new()
         .map(|notifier| dup(&notifier))
@@ -308,10 +309,10 @@ fn fd_closed_before_the_first_iteration_spoils_nothing() {
         aio.poll(Wait::Block).unwrap();
     }
     std::thread::scope(|scope| {
-        let tid = support::gettid();
+        let tid = gettid();
         let notify = aio.clone();
         scope.spawn(move || {
-            support::wait_asleep(tid);
+            wait_asleep(tid);
             notify.notify();
         });
         aio.poll(Wait::Block).unwrap();
@@ -343,7 +344,7 @@ fn context_with_a_closed_fd_can_be_moved() {
 /// A home that sleeps sees a new handler through the kernel; nothing else needs to wake it.
 #[test]
 fn adding_a_handler_from_another_thread_wakes_nobody() {
-    let _deadline = support::deadline("adding_a_handler_from_another_thread_wakes_nobody");
+    let _deadline = deadline("adding_a_handler_from_another_thread_wakes_nobody");
     let aio = AioContext::new().unwrap();
     let notifier = EventNotifier::new().unwrap();
     let timer = aio.timer(gsource::Clock::Realtime, || ());

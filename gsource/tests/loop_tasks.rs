@@ -2,7 +2,6 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
 #[path = "loop_tasks/thread.rs"]
 mod thread;
 #[path = "loop_tasks/waits.rs"]
@@ -21,7 +20,9 @@ use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use support::{Count, Driven, Journal, Slot, deadline, mourned};
+use support::deadline::deadline;
+use support::loops::{Count, Driven, Journal, Slot, mourned};
+use support::{both_loops, both_threads};
 
 /// Iterates until the task is over; its outcome.
 fn finish<T>(driven: &Driven, task: &JoinHandle<T>) -> gsource::Result<T> {

@@ -2,11 +2,11 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
-
 use gsource::{Clock, Timer, Wait};
 use std::os::fd::AsRawFd;
-use support::{Count, Journal, Slot, gettid, mourned, wait_asleep};
+use support::loops::{Count, Journal, Slot, mourned, watched_notifier};
+use support::thread::{gettid, wait_asleep};
+use support::{both_loops, both_threads};
 
 both_loops! {
     fn timer_is_slept_for_in_one_blocking_iteration(driven) {
@@ -243,7 +243,7 @@ both_loops! {
     }
 
     fn timer_and_handler_of_one_iteration_both_run(driven) {
-        let (notifier, seen) = support::watched_notifier(&driven.aio);
+        let (notifier, seen) = watched_notifier(&driven.aio);
         let fired = Count::new();
         let timer = driven.aio.timer(Clock::Realtime, fired.hitter());
         notifier.signal();

@@ -2,11 +2,11 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
-
 use gsource::{Clock, Wait, start_virtual_clock, stop_virtual_clock};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use support::{Count, Journal, gettid, wait_asleep};
+use support::both_loops;
+use support::loops::{Count, Journal};
+use support::thread::{gettid, wait_asleep};
 
 /// One test at a time stops the clock; it runs again afterwards.
 struct Stopping(#[allow(dead_code)] MutexGuard<'static, ()>);

@@ -2,12 +2,12 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-mod support;
-
 use gsource::{AioContext, ErrorKind, Job, PoolLimits, Reactor, Wait};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
-use support::{Count, Journal, Slot, deadline, mourned};
+use support::deadline::deadline;
+use support::loops::{Count, Journal, Slot, mourned};
+use support::{both_loops, both_threads};
 
 /// A gate that holds jobs until it is opened, and counts those that have reached it.
 #[derive(Clone, Default)]

@@ -15,8 +15,6 @@ mod driver;
 mod figures;
 #[path = "contention/lock.rs"]
 mod lock;
-#[path = "../support/mock_driver.rs"]
-mod mock_driver;
 #[path = "contention/plot.rs"]
 mod plot;
 #[path = "contention/priority.rs"]

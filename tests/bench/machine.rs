@@ -8,8 +8,6 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the measurement
 
-#[path = "../support/embedded.rs"]
-mod embedded;
 #[path = "machine/interrupts.rs"]
 mod interrupts;
 
@@ -17,8 +15,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use embedded::{Disk, Rig};
 use qcontext::kvm::guest::{Job, Outcome, POLL};
+use support::embedded_guest::{Disk, Rig};
 
 /// Rounds; the medians of so many count.
 const ROUNDS: usize = 9;

@@ -2,15 +2,10 @@
 //! Nothing panics, hangs or stays broken. The changes are random but reproducible.
 //!
 //! FUZZ_ROUNDS says how many inputs each target gets (2000), FUZZ_SECONDS gives each so much time instead, FUZZ_SEED which.
-#![deny(unsafe_code)] // its support needs some
+#![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub)] // a test program
 #![allow(clippy::unwrap_used)] // a test fails by panicking
-
-#[path = "../support/disk.rs"]
-mod disk;
-#[path = "../support/mock_driver.rs"]
-mod mock_driver;
 
 mod mangle;
 mod peer;

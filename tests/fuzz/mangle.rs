@@ -1,7 +1,7 @@
 //! Changes that a careless or hostile sender might make.
 #![forbid(unsafe_code)]
 
-use crate::mock_driver::Random;
+use support::random::Random;
 
 /// Numbers at whose edges mistakes live.
 const EDGES: [u64; 12] = [

@@ -1,19 +1,21 @@
 //! A vhost-user front end that sends what it likes, in pieces, with fds of its choice.
 #![forbid(unsafe_code)]
 
-use crate::disk::{eventfd, open_node};
-use crate::mangle::Mangler;
-use crate::mock_driver::Ram;
-use gsource::{AioContext, Wait};
-use qcontext::vhost_user::{Listener, Served};
-use qcontext::virtio::blk::Blk;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use gsource::{AioContext, Wait};
+use qcontext::vhost_user::{Listener, Served};
+use qcontext::virtio::blk::Blk;
+use support::driven_disk::{eventfd, open_node};
+use support::mock_driver::Ram;
 use virtio_driver::ScmSocket;
+
+use crate::mangle::Mangler;
 
 const GET_FEATURES: u32 = 1;
 /// The numbers of the requests there are, and one more.

@@ -1,9 +1,10 @@
 //! A guest that writes what it likes into its ring, its descriptors and the headers of its requests.
 #![forbid(unsafe_code)]
 
-use crate::disk::{Disk, IN, Shape, open_node};
+use support::driven_disk::{Disk, IN, Shape, open_node};
+use support::mock_driver::{Buffer, INDIRECT, NEXT, RAM_START};
+
 use crate::mangle::Mangler;
-use crate::mock_driver::{Buffer, INDIRECT, NEXT, RAM_START};
 
 const SIZE: u16 = 16;
 /// Where requests stand, at the end of the memory.

@@ -4,12 +4,11 @@
 use std::arch::global_asm;
 use std::fs;
 
-use super::{Machine, kernel, setup};
+use support::tiny_kernel;
 
-global_asm!(
-    include_str!("../support/high_memory.s"),
-    options(att_syntax, raw)
-);
+use super::{Machine, setup};
+
+global_asm!(include_str!("high_memory.s"), options(att_syntax, raw));
 
 unsafe extern "C" {
     static high_memory_kernel_start: u8;
@@ -30,7 +29,7 @@ fn code() -> &'static [u8] {
 #[test]
 fn memory_on_both_sides_of_the_hole_is_the_guests_and_the_disks() {
     let Some(directory) = setup() else { return };
-    fs::write(directory.path().join("kernel"), kernel::file(code())).unwrap();
+    fs::write(directory.path().join("kernel"), tiny_kernel::file(code())).unwrap();
     let image = directory.image("disk.raw", 1);
     let arguments = [
         "-m",

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::Cap;
+use support::real_mode::{Bench, Running, missing};
+use support::skip::skip;
 
 use super::pause;
-use super::real_mode::{Bench, Running, missing};
-use super::skip::skip;
 
 /// Where KVM writes what a guest needs to tell the time by its cycle counter, and the register that says so (Linux,
 /// Documentation/virt/kvm/x86/msr.rst, `MSR_KVM_SYSTEM_TIME_NEW`). The host sets it, as some hosts run no `wrmsr` in real mode.
@@ -32,7 +32,7 @@ const STANDSTILL: Duration = Duration::from_millis(300);
 /// A machine whose guest reads its cycle counter, and knows the clock.
 fn start() -> Option<Running> {
     if let Some(reason) = missing() {
-        skip(&reason);
+        skip(reason);
         return None;
     }
     let bench = Bench::new(1);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::virtio::memory::MemoryRegion;
-use crate::virtio::mock::{Buffer, INDIRECT, NEXT, RAM_START, Ram, Random, Ring as Driver};
+use support::mock_driver::{Buffer, INDIRECT, NEXT, RAM_START, Ram, Ring as Driver};
+use support::random::Random;
 
 struct Pair {
     ram: Ram,

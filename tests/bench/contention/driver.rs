@@ -9,10 +9,11 @@ use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
 use qcontext::virtio::notify::CallFd;
 use qcontext::virtio::{F_VERSION_1, QueueSetup};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use support::mock_driver::{Buffer, RAM_START, Ram, Ring};
+use support::random::Random;
 
 use super::Result;
 use super::case::Load;
-use super::mock_driver::{Buffer, RAM_START, Ram, Random, Ring};
 
 /// What a request reads.
 const BLOCK: u32 = 512;

@@ -1,6 +1,5 @@
 //! A front end that writes its messages by hand, to say what no honest one would.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test uses a part of it
 
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,43 +11,43 @@ use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
 use virtio_driver::ScmSocket;
 
-pub(crate) const SET_FEATURES: u32 = 2;
-pub(crate) const SET_OWNER: u32 = 3;
-pub(crate) const SET_VRING_NUM: u32 = 8;
-pub(crate) const SET_VRING_ADDR: u32 = 9;
-pub(crate) const SET_VRING_BASE: u32 = 10;
-pub(crate) const GET_VRING_BASE: u32 = 11;
-pub(crate) const SET_VRING_KICK: u32 = 12;
-pub(crate) const SET_VRING_CALL: u32 = 13;
-pub(crate) const SET_VRING_ERR: u32 = 14;
-pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
-pub(crate) const SET_VRING_ENABLE: u32 = 18;
-pub(crate) const ADD_MEM_REG: u32 = 37;
+pub const SET_FEATURES: u32 = 2;
+pub const SET_OWNER: u32 = 3;
+pub const SET_VRING_NUM: u32 = 8;
+pub const SET_VRING_ADDR: u32 = 9;
+pub const SET_VRING_BASE: u32 = 10;
+pub const GET_VRING_BASE: u32 = 11;
+pub const SET_VRING_KICK: u32 = 12;
+pub const SET_VRING_CALL: u32 = 13;
+pub const SET_VRING_ERR: u32 = 14;
+pub const SET_PROTOCOL_FEATURES: u32 = 16;
+pub const SET_VRING_ENABLE: u32 = 18;
+pub const ADD_MEM_REG: u32 = 37;
 
 const GET_FEATURES: u32 = 1;
 /// VERSION_1 and PROTOCOL_FEATURES.
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 /// MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS.
 const PROTOCOL_FEATURES: u64 = 0x8209;
-pub(crate) const RAM: usize = 1 << 20;
+pub const RAM: usize = 1 << 20;
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
 
 /// One message to be.
-pub(crate) struct Raw {
-    pub(crate) request: u32,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) fd: Option<OwnedFd>,
+pub struct Raw {
+    pub request: u32,
+    pub payload: Vec<u8>,
+    pub fd: Option<OwnedFd>,
 }
 
 /// A connection of our own making.
-pub(crate) struct FrontEnd {
-    pub(crate) socket: UnixStream,
+pub struct FrontEnd {
+    pub socket: UnixStream,
 }
 
 impl Raw {
-    pub(crate) fn new(request: u32, payload: Vec<u8>, fd: Option<OwnedFd>) -> Raw {
+    pub fn new(request: u32, payload: Vec<u8>, fd: Option<OwnedFd>) -> Raw {
         Raw {
             request,
             payload,
@@ -56,7 +55,7 @@ impl Raw {
         }
     }
 
-    pub(crate) fn bytes(&self, need_reply: bool) -> Vec<u8> {
+    pub fn bytes(&self, need_reply: bool) -> Vec<u8> {
         let flags: u32 = if need_reply { 9 } else { 1 };
         let size = u32::try_from(self.payload.len()).unwrap();
         let head = [self.request, flags, size];
@@ -67,7 +66,7 @@ impl Raw {
 }
 
 impl FrontEnd {
-    pub(crate) fn connect(path: &Path) -> FrontEnd {
+    pub fn connect(path: &Path) -> FrontEnd {
         let socket = UnixStream::connect(path).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -76,7 +75,7 @@ impl FrontEnd {
     }
 
     /// Sends part of a message, its fd with the first byte.
-    pub(crate) fn send_part(&self, raw: &Raw, need_reply: bool, from: usize, to: usize) {
+    pub fn send_part(&self, raw: &Raw, need_reply: bool, from: usize, to: usize) {
         let bytes = raw.bytes(need_reply);
         let fds: Vec<_> = raw.fd.iter().map(AsRawFd::as_raw_fd).collect();
         let fds = if from == 0 { &fds[..] } else { &[] };
@@ -86,12 +85,12 @@ impl FrontEnd {
             .send_with_fds(&[IoSlice::new(&bytes[from..to])], fds);
     }
 
-    pub(crate) fn send(&self, raw: &Raw) {
+    pub fn send(&self, raw: &Raw) {
         self.send_part(raw, false, 0, 12 + raw.payload.len());
     }
 
     /// Sends with NEED_REPLY and returns the acknowledgement; none when the connection was closed instead.
-    pub(crate) fn ask(&self, raw: &Raw) -> Option<u64> {
+    pub fn ask(&self, raw: &Raw) -> Option<u64> {
         self.send_part(raw, true, 0, 12 + raw.payload.len());
         self.reply()
     }
@@ -103,13 +102,13 @@ impl FrontEnd {
     }
 
     /// True when the device still answers on this connection.
-    pub(crate) fn is_served(&self) -> bool {
+    pub fn is_served(&self) -> bool {
         self.ask(&Raw::new(GET_FEATURES, Vec::new(), None))
             .is_some()
     }
 
     /// Everything from owner to memory, in order.
-    pub(crate) fn negotiation(memory: OwnedFd) -> Vec<Raw> {
+    pub fn negotiation(memory: OwnedFd) -> Vec<Raw> {
         let region = words(&[0, 0, RAM as u64, 0, 0]);
         vec![
             Raw::new(SET_OWNER, Vec::new(), None),
@@ -120,7 +119,7 @@ impl FrontEnd {
     }
 
     /// Everything that starts queue 0, in order.
-    pub(crate) fn queue(kick: OwnedFd, call: OwnedFd) -> Vec<Raw> {
+    pub fn queue(kick: OwnedFd, call: OwnedFd) -> Vec<Raw> {
         let mut addresses = pair(0, 0);
         addresses.extend(words(&[DESCRIPTORS, USED, AVAILABLE, 0]));
         vec![
@@ -135,7 +134,7 @@ impl FrontEnd {
     }
 
     /// A connection whose queue 0 runs.
-    pub(crate) fn running(path: &Path, memory: OwnedFd, kick: OwnedFd, call: OwnedFd) -> FrontEnd {
+    pub fn running(path: &Path, memory: OwnedFd, kick: OwnedFd, call: OwnedFd) -> FrontEnd {
         let front_end = FrontEnd::connect(path);
         let messages = FrontEnd::negotiation(memory).into_iter();
         for message in messages.chain(FrontEnd::queue(kick, call)) {
@@ -147,7 +146,7 @@ impl FrontEnd {
 }
 
 /// Puts `count` reads of one sector into queue 0's rings in `memory`, each a chain of three descriptors.
-pub(crate) fn write_requests(memory: &std::fs::File, count: u16) {
+pub fn write_requests(memory: &std::fs::File, count: u16) {
     use std::os::unix::fs::FileExt;
     let put = |at: u64, bytes: &[u8]| memory.write_all_at(bytes, at).unwrap();
     for index in 0..count {
@@ -174,26 +173,26 @@ pub(crate) fn write_requests(memory: &std::fs::File, count: u16) {
 }
 
 /// How many requests the device has answered.
-pub(crate) fn used_index(memory: &std::fs::File) -> u16 {
+pub fn used_index(memory: &std::fs::File) -> u16 {
     use std::os::unix::fs::FileExt;
     let mut bytes = [0; 2];
     memory.read_exact_at(&mut bytes, USED + 2).unwrap();
     u16::from_le_bytes(bytes)
 }
 
-pub(crate) fn pair(index: u32, num: u32) -> Vec<u8> {
+pub fn pair(index: u32, num: u32) -> Vec<u8> {
     [index.to_le_bytes(), num.to_le_bytes()].concat()
 }
 
-pub(crate) fn words(words: &[u64]) -> Vec<u8> {
+pub fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-pub(crate) fn eventfd() -> OwnedFd {
+pub fn eventfd() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap()
 }
 
-pub(crate) fn memory() -> OwnedFd {
+pub fn memory() -> OwnedFd {
     let fd = rustix::fs::memfd_create("hostile-ram", MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&fd, RAM as u64).unwrap();
     fd

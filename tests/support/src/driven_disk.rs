@@ -1,13 +1,12 @@
 //! A virtio disk with a mock driver on it, driven by the test's own thread.
 #![allow(unsafe_code)] // eventfds
-#![allow(dead_code, clippy::unwrap_used)] // every test program uses a part
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gsource::{AioContext, Wait};
 use qcontext::ErrorKind;
@@ -18,7 +17,11 @@ use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
 use qcontext::virtio::notify::{CallFd, Signal};
 use qcontext::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup, VirtioDevice};
 
-use crate::mock_driver::{Buffer, RAM_START, Ram, Random, Ring};
+use crate::deadline::DEADLINE;
+use crate::directory::TestDir;
+use crate::mock_driver::{Buffer, RAM_START, Ram, Ring};
+use crate::random::Random;
+use crate::skip::skip_case;
 
 pub const IN: u32 = 0;
 pub const OUT: u32 = 1;
@@ -26,9 +29,6 @@ pub const FLUSH: u32 = 4;
 pub const GET_ID: u32 = 8;
 pub const DISCARD: u32 = 11;
 pub const WRITE_ZEROES: u32 = 13;
-
-/// How long anything may take.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn eventfd() -> OwnedFd {
     // SAFETY: creates an fd of our own.
@@ -58,28 +58,36 @@ pub fn take(fd: &OwnedFd) -> u64 {
     u64::from_ne_bytes(count)
 }
 
+/// What keeps an image.
+#[derive(Clone, Copy, Debug)]
+pub enum Medium {
+    Memory,
+    Disk,
+}
+
 /// An image that goes with its owner.
 #[derive(Debug)]
-pub struct Image(pub PathBuf);
+pub struct Image {
+    path: PathBuf,
+    _directory: TestDir,
+}
 
 impl Image {
-    pub fn new(directory: &str, bytes: &[u8]) -> Image {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("qcontext-disk-{}-{number}.raw", std::process::id());
-        let path = PathBuf::from(directory).join(name);
+    pub fn new(medium: Medium, bytes: &[u8]) -> Image {
+        let directory = match medium {
+            Medium::Memory => TestDir::in_memory(),
+            Medium::Disk => TestDir::new(),
+        };
+        let path = directory.file("disk.raw");
         std::fs::write(&path, bytes).unwrap();
-        Image(path)
+        Image {
+            path,
+            _directory: directory,
+        }
     }
 
     pub fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).unwrap();
+        self.path.to_str().unwrap()
     }
 }
 
@@ -91,17 +99,14 @@ pub fn open_node(options: &str) -> qcontext::Result<Arc<Node>> {
     Node::open_drive(options::parse(None, &text).unwrap())
 }
 
-pub const SHM: &str = "/dev/shm";
-pub const DISK_DIR: &str = env!("CARGO_TARGET_TMPDIR");
-
-/// Where data is kept, and how: directory and options.
-pub const STORES: [(&str, &str); 6] = [
-    (SHM, "aio=io_uring"),
-    (SHM, "aio=threads"),
-    (DISK_DIR, "aio=io_uring,cache=none"),
-    (DISK_DIR, "aio=threads,cache=none"),
-    (DISK_DIR, "aio=io_uring"),
-    (DISK_DIR, "aio=threads,cache=directsync"),
+/// Where data is kept, and how: medium and options.
+pub const STORES: [(Medium, &str); 6] = [
+    (Medium::Memory, "aio=io_uring"),
+    (Medium::Memory, "aio=threads"),
+    (Medium::Disk, "aio=io_uring,cache=none"),
+    (Medium::Disk, "aio=threads,cache=none"),
+    (Medium::Disk, "aio=io_uring"),
+    (Medium::Disk, "aio=threads,cache=directsync"),
 ];
 
 /// Opens the image's node, or says why this machine cannot.
@@ -112,7 +117,7 @@ pub fn try_open(image: &Image, options: &str) -> Option<Arc<Node>> {
             if error.kind() == ErrorKind::Unsupported
                 || error.raw_os_error() == Some(libc::EINVAL) =>
         {
-            eprintln!("SKIP: {options}: {error}");
+            skip_case(options, error);
             None
         }
         opened => Some(opened.unwrap()),

@@ -1,23 +1,21 @@
 //! A `qctx` under test and raw QMP clients of it.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test program uses its own part
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 
-/// Nothing here takes this long; what does is a failure.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::deadline::DEADLINE;
+use crate::directory::TestDir;
+use crate::server::qctx;
 
 /// Kills a process that outlives the deadline, so that a test that waits for it fails instead of hanging.
 #[derive(Debug)]
-pub(crate) struct Watchdog {
+pub struct Watchdog {
     _alive: mpsc::Sender<()>,
 }
 
@@ -35,59 +33,28 @@ impl Watchdog {
     }
 }
 
-/// The program under test.
-pub(crate) const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
-
 /// What `query-version` answers.
-pub(crate) const VERSION: &str =
+pub const VERSION: &str =
     r#"{"qemu": {"micro": 0, "minor": 1, "major": 0}, "package": "qcontext 0.1.0"}"#;
 
 /// An error of the general class.
-pub(crate) fn generic(desc: &str) -> String {
+pub fn generic(desc: &str) -> String {
     format!(r#"{{"error": {{"class": "GenericError", "desc": "{desc}"}}}}"#)
 }
 
 /// An error.
-pub(crate) fn of_class(class: &str, desc: &str) -> String {
+pub fn of_class(class: &str, desc: &str) -> String {
     format!(r#"{{"error": {{"class": "{class}", "desc": "{desc}"}}}}"#)
 }
 
 /// A successful answer.
-pub(crate) fn returns(value: &str) -> String {
+pub fn returns(value: &str) -> String {
     format!(r#"{{"return": {value}}}"#)
 }
 
-/// A directory that is removed at the end.
-#[derive(Debug)]
-pub(crate) struct Directory(PathBuf);
-
-impl Directory {
-    pub(crate) fn new() -> Directory {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "qctx-test-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Directory(path)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Runs `qctx` to its end.
-pub(crate) fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(QCTX);
+pub fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(qctx());
     command.args(arguments).stdin(Stdio::null());
     command.env_remove("QMP_SOCKET");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -97,7 +64,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 }
 
 /// Exit status, standard output, standard error.
-pub(crate) fn outcome(output: &Output) -> (Option<i32>, String, String) {
+pub fn outcome(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code(),
@@ -108,9 +75,9 @@ pub(crate) fn outcome(output: &Output) -> (Option<i32>, String, String) {
 
 /// A running `qctx` with a monitor socket.
 #[derive(Debug)]
-pub(crate) struct Daemon {
-    pub(crate) directory: Directory,
-    pub(crate) child: Child,
+pub struct Daemon {
+    pub directory: TestDir,
+    pub child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     _watchdog: Watchdog,
@@ -119,21 +86,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it with these options; when this returns, the socket is there: the greeting on standard output comes
     /// from the monitor that is opened after it.
-    pub(crate) fn start(options: &[&str]) -> Daemon {
-        Daemon::start_by(Command::new(QCTX), options)
+    pub fn start(options: &[&str]) -> Daemon {
+        Daemon::start_by(Command::new(qctx()), options)
     }
 
     /// The same, in a process that may have this many fds.
-    pub(crate) fn start_with_fd_limit(options: &[&str], limit: u32) -> Daemon {
+    pub fn start_with_fd_limit(options: &[&str], limit: u32) -> Daemon {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-        command.args(["-c", &script, QCTX]);
+        command.args(["-c", &script]).arg(qctx());
         Daemon::start_by(command, options)
     }
 
     fn start_by(mut command: Command, options: &[&str]) -> Daemon {
-        let directory = Directory::new();
-        let socket = directory.path("qmp.sock");
+        let directory = TestDir::new();
+        let socket = directory.socket("qmp.sock");
         command
             .args(options)
             .arg("-qmp")
@@ -157,17 +124,17 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path("qmp.sock")
+    pub fn socket(&self) -> PathBuf {
+        self.directory.socket("qmp.sock")
     }
 
     /// A client that has not negotiated.
-    pub(crate) fn connect(&self) -> Client {
+    pub fn connect(&self) -> Client {
         Client::connect(&self.socket())
     }
 
     /// A client that has negotiated.
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         let mut client = self.connect();
         assert_eq!(
             client.ask("{\"execute\":\"qmp_capabilities\"}"),
@@ -177,7 +144,7 @@ impl Daemon {
     }
 
     /// Says something on standard input and reads a line of standard output.
-    pub(crate) fn ask_stdio(&mut self, request: &str) -> String {
+    pub fn ask_stdio(&mut self, request: &str) -> String {
         self.input.write_all(request.as_bytes()).unwrap();
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
@@ -185,13 +152,13 @@ impl Daemon {
     }
 
     /// Ends it with `quit`.
-    pub(crate) fn quit(mut self) -> ExitStatus {
+    pub fn quit(mut self) -> ExitStatus {
         self.client().send(b"{\"execute\":\"quit\"}");
         self.child.wait().unwrap()
     }
 
     /// Resident memory and its peak, in KiB.
-    pub(crate) fn memory(&self) -> (u64, u64) {
+    pub fn memory(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -210,14 +177,14 @@ impl Drop for Daemon {
 
 /// A QMP client that checks nothing.
 #[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
+pub struct Client {
+    pub stream: UnixStream,
     reader: BufReader<UnixStream>,
-    pub(crate) greeting: String,
+    pub greeting: String,
 }
 
 impl Client {
-    pub(crate) fn connect(socket: &Path) -> Client {
+    pub fn connect(socket: &Path) -> Client {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -231,12 +198,12 @@ impl Client {
         client
     }
 
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
     /// The next line, without its end; empty at the end of the stream.
-    pub(crate) fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).unwrap();
         assert_eq!(
@@ -250,13 +217,13 @@ impl Client {
             .to_owned()
     }
 
-    pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
+    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
         self.send(request.as_ref());
         self.line()
     }
 
     /// What still comes until the server hangs up; a reset counts as that, because the server did not read all.
-    pub(crate) fn rest(&mut self) -> String {
+    pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => {}

@@ -1,7 +1,6 @@
 //! A vhost-user driver that writes numbered blocks, many at a time, and remembers which were
 //! acknowledged. Made of the `virtio-driver` crate.
 #![allow(unsafe_code)] // one shared mapping, for the data
-#![allow(dead_code)] // each test program uses a part
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -10,13 +9,13 @@ use memmap2::MmapMut;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_driver::{VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags};
 
-pub(crate) const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 const DEPTH: usize = 32;
 /// Three descriptors for each request.
 const QUEUE_SIZE: u16 = 128;
 
 /// The content of block `number`, which is never that of an empty image.
-pub(crate) fn content(number: usize) -> Vec<u8> {
+pub fn content(number: usize) -> Vec<u8> {
     let word = (number as u64 + 1)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .to_ne_bytes();
@@ -24,18 +23,18 @@ pub(crate) fn content(number: usize) -> Vec<u8> {
 }
 
 /// The driver. Block after block of the disk is written, each once.
-pub(crate) struct Writer {
+pub struct Writer {
     queue: VirtioBlkQueue<'static, (usize, usize)>,
     transport: Box<VirtioBlkTransport>,
     memory: MmapMut,
     next: usize,
     /// The numbers of the blocks whose writes were acknowledged.
-    pub(crate) acknowledged: Vec<usize>,
+    pub acknowledged: Vec<usize>,
 }
 
 impl Writer {
     /// Connects and submits the first writes.
-    pub(crate) fn connect(socket: &Path) -> Writer {
+    pub fn connect(socket: &Path) -> Writer {
         let features = VirtioFeatureFlags::VERSION_1.bits();
         let socket = socket.to_str().unwrap();
         let mut transport: Box<VirtioBlkTransport> =
@@ -77,7 +76,7 @@ impl Writer {
     }
 
     /// Takes the acknowledgements there are; the places that have become free.
-    pub(crate) fn collect(&mut self) -> Vec<usize> {
+    pub fn collect(&mut self) -> Vec<usize> {
         let mut free = Vec::new();
         for completion in self.queue.completions() {
             let (slot, number) = completion.context;
@@ -89,7 +88,7 @@ impl Writer {
     }
 
     /// Waits for the writes that are under way.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         while self.acknowledged.len() < self.next {
             self.collect();
             std::thread::yield_now();
@@ -97,7 +96,7 @@ impl Writer {
     }
 
     /// Goes on writing until so many blocks are acknowledged, and leaves the next writes under way.
-    pub(crate) fn write_until(&mut self, blocks: usize) {
+    pub fn write_until(&mut self, blocks: usize) {
         while self.acknowledged.len() < blocks {
             let free = self.collect();
             if free.is_empty() {

@@ -1,6 +1,5 @@
 //! System calls that the kernel refuses to one thread, by a seccomp filter (seccomp(2), in classic BPF).
 #![allow(unsafe_code)] // prctl(2) and seccomp(2)
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses a part of it
 
 use std::io;
 

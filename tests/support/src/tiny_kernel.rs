@@ -1,6 +1,5 @@
 //! Kernels of a few instructions: one does what is typed, one is busy until the power button is pressed.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // every test program uses a part
 
 /// The kernel: says `A` on the serial port, then obeys letters. `q` powers off, `r` writes to the reset register, `k` pulls
 /// the keyboard controller's reset line, `t` makes a triple fault, anything else comes back.
@@ -67,17 +66,17 @@ const BUSY: [u8; 41] = [
 const START: u64 = 0x20_0000;
 
 /// The kernel that does what is typed.
-pub(crate) fn elf() -> Vec<u8> {
+pub fn elf() -> Vec<u8> {
     file(&CODE)
 }
 
 /// The busy kernel.
-pub(crate) fn busy() -> Vec<u8> {
+pub fn busy() -> Vec<u8> {
     file(&BUSY)
 }
 
 /// An ELF file without a PVH note, so the code starts in 64-bit mode.
-pub(crate) fn file(code: &[u8]) -> Vec<u8> {
+pub fn file(code: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     // Executable, x86-64, version 1, entry, program headers at 64, no sections, flags.

@@ -1,6 +1,5 @@
 //! A Linux guest under a real QEMU, as `tests/guest/boot` starts it.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test file uses a part
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,11 +12,13 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A file or folder of the guest's scripts or of what they have fetched.
 fn place(below: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(below)
 }
 
 /// Why this QEMU cannot be run here, if it cannot.
-pub(crate) fn missing(qemu: u32) -> Option<String> {
+pub fn missing(qemu: u32) -> Option<String> {
     if place("target/guest/kernel").is_dir() && place(&format!("target/guest/qemu-{qemu}")).is_dir()
     {
         return None;
@@ -30,7 +31,7 @@ pub(crate) fn missing(qemu: u32) -> Option<String> {
 
 /// A running guest. Ended with the value.
 #[derive(Debug)]
-pub(crate) struct Guest {
+pub struct Guest {
     child: Child,
     console: BufReader<std::process::ChildStdout>,
     seen: String,
@@ -40,13 +41,7 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots a guest with as many CPUs and queues per disk, which runs these jobs on the disks
     /// behind these sockets of the directory.
-    pub(crate) fn boot(
-        directory: &Path,
-        qemu: u32,
-        cpus: u32,
-        jobs: &str,
-        sockets: &[&str],
-    ) -> Guest {
+    pub fn boot(directory: &Path, qemu: u32, cpus: u32, jobs: &str, sockets: &[&str]) -> Guest {
         let turn = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -70,7 +65,7 @@ impl Guest {
     }
 
     /// The next line of the console, none at the end.
-    pub(crate) fn next_line(&mut self) -> Option<String> {
+    pub fn next_line(&mut self) -> Option<String> {
         let mut line = Vec::new();
         let length = self.console.read_until(b'\n', &mut line).unwrap();
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -81,7 +76,7 @@ impl Guest {
 
     /// Lets the guest do its work, and checks that it found no fault on so many disks.
     /// Returns what it printed.
-    pub(crate) fn finish(mut self, disks: usize) -> String {
+    pub fn finish(mut self, disks: usize) -> String {
         while self.next_line().is_some() {}
         let status = self.child.wait().unwrap();
         let verdict = format!("guest: verdict PASS, {disks} disks");
@@ -107,7 +102,7 @@ impl Drop for Guest {
 }
 
 /// Checks an image against what the guest says it wrote on the disk.
-pub(crate) fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
+pub fn check_image(directory: &Path, image: &str, disk: &str, console: &str) {
     fs::write(directory.join("console"), console).unwrap();
     let output = Command::new(place("tests/guest/check-image"))
         .args([image, disk, "console"])
@@ -123,7 +118,7 @@ pub(crate) fn check_image(directory: &Path, image: &str, disk: &str, console: &s
 }
 
 /// The interrupts that each queue of each disk got, in the guest's order.
-pub(crate) fn interrupts(console: &str) -> Vec<u64> {
+pub fn interrupts(console: &str) -> Vec<u64> {
     let lines = console
         .lines()
         .filter_map(|line| line.strip_prefix("guest: interrupts "));

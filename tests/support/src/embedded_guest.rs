@@ -1,14 +1,12 @@
 //! The embedded guest on disks that contexts of their own serve.
 #![forbid(unsafe_code)]
-#![allow(dead_code, unreachable_pub)] // every test program uses a part
-#![allow(clippy::unwrap_used)] // test support
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use crate::directory::{TestDir, unique};
 use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions, TransportOptions};
@@ -45,14 +43,9 @@ pub struct Rig {
     pub devices: Vec<Arc<Device>>,
     pub contexts: Vec<QContext>,
     images: Vec<PathBuf>,
+    directory: TestDir,
     disks: Vec<Disk>,
     home: QContext,
-}
-
-fn unique(name: &str) -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{name}-{}-{number}", std::process::id())
 }
 
 /// Bytes of an image: the guest's blocks and some room.
@@ -75,6 +68,7 @@ impl Rig {
             devices: Vec::new(),
             contexts: Vec::new(),
             images: Vec::new(),
+            directory: TestDir::new(),
             disks: disks.to_vec(),
             home,
         };
@@ -86,7 +80,7 @@ impl Rig {
 
     fn add(&mut self, builder: &mut dyn Board, disk: &Disk) {
         let context = QContext::new(&unique("ctx"), true).unwrap();
-        let image = std::env::temp_dir().join(unique("kvm-disk"));
+        let image = self.directory.file(&unique("disk"));
         std::fs::File::create(&image)
             .unwrap()
             .set_len(size(disk))
@@ -160,9 +154,6 @@ impl Drop for Rig {
         }
         for context in &self.contexts {
             let _ = QContext::delete(context.id());
-        }
-        for image in &self.images {
-            let _ = std::fs::remove_file(image);
         }
         let _ = self.home.stop();
     }

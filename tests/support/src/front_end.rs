@@ -1,7 +1,6 @@
 //! A guest made of the `virtio-driver` crate: an independent vhost-user front end with its own idea of the protocol and of
 //! virtqueues, sleeping on the completion eventfds as a guest sleeps on interrupts.
 #![allow(unsafe_code)] // memory shared with the device
-#![allow(dead_code)] // each test uses a part of it
 
 use std::io::Error;
 use std::os::fd::AsRawFd;
@@ -10,27 +9,25 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use crate::deadline::DEADLINE;
 use memmap2::MmapMut;
 use virtio_driver::{
     EventFd, QueueNotifier, VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
     iovec,
 };
 
-/// How long anything may take before a test fails.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-
 /// One data request, by slot.
-pub(crate) struct Io {
-    pub(crate) write: bool,
-    pub(crate) offset: u64,
+pub struct Io {
+    pub write: bool,
+    pub offset: u64,
     /// Where the data is in the guest's memory, segment by segment.
-    pub(crate) segments: Vec<(usize, usize)>,
+    pub segments: Vec<(usize, usize)>,
 }
 
 /// A connected guest with running queues and some memory for data.
-pub(crate) struct Guest {
+pub struct Guest {
     queues: Vec<Queue>,
-    pub(crate) memory: Memory,
+    pub memory: Memory,
     // Unmaps the rings when dropped, so it goes last.
     transport: Box<VirtioBlkTransport>,
 }
@@ -42,13 +39,13 @@ struct Queue {
 }
 
 /// Memory shared with the device.
-pub(crate) struct Memory {
+pub struct Memory {
     map: MmapMut,
     file: std::fs::File,
 }
 
 impl Memory {
-    pub(crate) fn new(size: usize) -> Memory {
+    pub fn new(size: usize) -> Memory {
         let fd = rustix::fs::memfd_create("guest-data", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, size as u64).unwrap();
         let file = std::fs::File::from(fd);
@@ -57,14 +54,14 @@ impl Memory {
         Memory { map, file }
     }
 
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.map
     }
 }
 
 impl Guest {
     /// Connects to the socket, with `count` queues of `size` entries.
-    pub(crate) fn connect(
+    pub fn connect(
         path: &Path,
         count: usize,
         size: u16,
@@ -95,17 +92,17 @@ impl Guest {
     }
 
     /// The capacity in bytes.
-    pub(crate) fn capacity(&self) -> u64 {
+    pub fn capacity(&self) -> u64 {
         u64::from(self.transport.get_config().unwrap().capacity) * 512
     }
 
     /// The features that both sides agreed on.
-    pub(crate) fn features(&self) -> u64 {
+    pub fn features(&self) -> u64 {
         self.transport.get_features()
     }
 
     /// Maps more memory while the queues run, and unmaps it again.
-    pub(crate) fn map_and_unmap(&mut self, size: usize) -> Result<(), Error> {
+    pub fn map_and_unmap(&mut self, size: usize) -> Result<(), Error> {
         let more = Memory::new(size);
         let address = more.map.as_ptr() as usize;
         self.transport
@@ -113,12 +110,12 @@ impl Guest {
         self.transport.unmap_mem_region(address, size)
     }
 
-    pub(crate) fn queue_count(&self) -> usize {
+    pub fn queue_count(&self) -> usize {
         self.queues.len()
     }
 
     /// Puts a request into a queue without telling the device.
-    pub(crate) fn submit(&mut self, queue: usize, tag: usize, io: &Io) {
+    pub fn submit(&mut self, queue: usize, tag: usize, io: &Io) {
         let base = self.memory.map.as_mut_ptr();
         let vector: Vec<iovec> = io
             .segments
@@ -143,24 +140,24 @@ impl Guest {
         submitted.unwrap();
     }
 
-    pub(crate) fn submit_flush(&mut self, queue: usize, tag: usize) {
+    pub fn submit_flush(&mut self, queue: usize, tag: usize) {
         self.queues[queue].ring.flush(tag).unwrap();
     }
 
-    pub(crate) fn submit_discard(&mut self, queue: usize, tag: usize, offset: u64, length: u64) {
+    pub fn submit_discard(&mut self, queue: usize, tag: usize, offset: u64, length: u64) {
         self.queues[queue]
             .ring
             .discard(offset, length, tag)
             .unwrap();
     }
 
-    pub(crate) fn submit_zeroes(&mut self, queue: usize, tag: usize, offset: u64, length: u64) {
+    pub fn submit_zeroes(&mut self, queue: usize, tag: usize, offset: u64, length: u64) {
         let ring = &mut self.queues[queue].ring;
         ring.write_zeroes(offset, length, true, tag).unwrap();
     }
 
     /// Tells the device about new requests if it wants to know.
-    pub(crate) fn kick(&mut self, queue: usize) {
+    pub fn kick(&mut self, queue: usize) {
         let queue = &mut self.queues[queue];
         // Without EVENT_IDX the crate does not order its store of avail.idx before its load of used.flags.
         fence(Ordering::SeqCst);
@@ -170,7 +167,7 @@ impl Guest {
     }
 
     /// Tags and results of what is finished on a queue; sleeps until there is something.
-    pub(crate) fn wait(&mut self, queue: usize) -> Vec<(usize, i32)> {
+    pub fn wait(&mut self, queue: usize) -> Vec<(usize, i32)> {
         let start = Instant::now();
         loop {
             let finished = self.try_wait(queue, Duration::from_millis(500));
@@ -182,7 +179,7 @@ impl Guest {
     }
 
     /// As [`Guest::wait`], but gives up after one sleep.
-    pub(crate) fn try_wait(&mut self, queue: usize, timeout: Duration) -> Vec<(usize, i32)> {
+    pub fn try_wait(&mut self, queue: usize, timeout: Duration) -> Vec<(usize, i32)> {
         let queue = &mut self.queues[queue];
         let finished = queue.take();
         if !finished.is_empty() {
@@ -199,25 +196,25 @@ impl Guest {
     }
 
     /// One request from submission to completion.
-    pub(crate) fn run(&mut self, queue: usize, io: &Io) -> i32 {
+    pub fn run(&mut self, queue: usize, io: &Io) -> i32 {
         self.submit(queue, 0, io);
         self.kick(queue);
         self.wait(queue)[0].1
     }
 
-    pub(crate) fn flush(&mut self, queue: usize) -> i32 {
+    pub fn flush(&mut self, queue: usize) -> i32 {
         self.submit_flush(queue, 0);
         self.kick(queue);
         self.wait(queue)[0].1
     }
 
     /// The call fd, for those who want to do harm with it.
-    pub(crate) fn call_fd(&self, queue: usize) -> Arc<EventFd> {
+    pub fn call_fd(&self, queue: usize) -> Arc<EventFd> {
         Arc::clone(&self.queues[queue].call)
     }
 
     /// The memory's file, for those who want to do harm with it.
-    pub(crate) fn memory_file(&self) -> &std::fs::File {
+    pub fn memory_file(&self) -> &std::fs::File {
         &self.memory.file
     }
 }

@@ -1,7 +1,5 @@
 //! Machines for tests that run a few bytes of real-mode code.
 #![deny(unsafe_code)]
-#![allow(dead_code, unreachable_pub)] // every test program uses a part
-#![allow(clippy::unwrap_used)] // test support
 #![allow(clippy::single_range_in_vec_init)] // memory is a list of ranges, often of one
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -2,29 +2,28 @@
 //!
 //! The program is the one under test, or the one that the variable `QCTX` names.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test file uses a part
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::directory::{TestDir, build_directory};
+
 /// How long anything but a guest may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 const QMP: &str = "qmp.sock";
 
 /// The program under test.
-pub(crate) fn qctx() -> OsString {
-    std::env::var_os("QCTX").unwrap_or_else(|| env!("CARGO_BIN_EXE_qctx").into())
+pub fn qctx() -> OsString {
+    std::env::var_os("QCTX").unwrap_or_else(|| build_directory().join("qctx").into())
 }
 
 /// Asks until there is an answer; the pause only saves processor time.
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -35,69 +34,21 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A directory that goes with the test.
-#[derive(Debug)]
-pub(crate) struct WorkDir {
-    path: PathBuf,
-    opened: File,
-}
-
-impl WorkDir {
-    pub(crate) fn new() -> WorkDir {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir_all(&path).unwrap();
-        let opened = File::open(&path).unwrap();
-        WorkDir { path, opened }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// A short name of a socket in the directory: the name of a socket has at most 107 bytes.
-    pub(crate) fn socket(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.opened.as_raw_fd()))
-    }
-
-    /// An image of so many MiB without content, under this name.
-    pub(crate) fn image(&self, name: &str, mebibytes: u64) -> PathBuf {
-        let path = self.path.join(name);
-        File::create(&path)
-            .unwrap()
-            .set_len(mebibytes << 20)
-            .unwrap();
-        path
-    }
-}
-
-impl Drop for WorkDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 /// A started `qctx`, whose working directory is the given one.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
     directory: PathBuf,
 }
 
 impl Server {
     /// Starts `qctx` with these arguments and a monitor, and waits until it is ready.
-    pub(crate) fn start(directory: &WorkDir, arguments: &[&str]) -> Server {
+    pub fn start(directory: &TestDir, arguments: &[&str]) -> Server {
         Self::start_under(directory, &[], arguments)
     }
 
     /// The same with `qctx` started by another program, which must replace itself by it.
-    pub(crate) fn start_under(
-        directory: &WorkDir,
-        launcher: &[&str],
-        arguments: &[&str],
-    ) -> Server {
+    pub fn start_under(directory: &TestDir, launcher: &[&str], arguments: &[&str]) -> Server {
         let mut words: Vec<OsString> = launcher.iter().map(OsString::from).collect();
         words.push(qctx());
         let child = Command::new(&words[0])
@@ -119,12 +70,12 @@ impl Server {
         server
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What a client subcommand prints.
-    pub(crate) fn client(&self, arguments: &[&str]) -> String {
+    pub fn client(&self, arguments: &[&str]) -> String {
         let output = Command::new(qctx())
             .args(arguments)
             .env("QMP_SOCKET", QMP)
@@ -141,26 +92,26 @@ impl Server {
     }
 
     /// An integer property.
-    pub(crate) fn number(&self, path_and_property: &str) -> i64 {
+    pub fn number(&self, path_and_property: &str) -> i64 {
         self.client(&["qom-get", path_and_property])
             .parse()
             .unwrap()
     }
 
     /// Sends SIGTERM.
-    pub(crate) fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
     }
 
     /// Waits for the end of the program.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the end of qctx", || child.try_wait().unwrap())
     }
 
     /// Ends the program as a user would and checks that it leaves no socket behind.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.terminate();
         let status = self.wait();
         assert!(status.success(), "qctx ended with {status}");
@@ -168,7 +119,7 @@ impl Server {
     }
 
     /// The names of the sockets in the working directory.
-    pub(crate) fn sockets(&self) -> Vec<String> {
+    pub fn sockets(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.directory)
             .unwrap()
             .map(|entry| entry.unwrap());

@@ -1,9 +1,9 @@
 //! Random requests whose outcome is known: each slot of each queue owns a part of the disk and a part of the guest's memory,
 //! writes random data to random places of it in oddly cut segments, and reads back what should be there.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test uses a part of it
 
-use crate::guest::{Guest, Io};
+use crate::front_end::{Guest, Io};
+use crate::random::Random;
 
 /// How much of the disk, and of the memory, a slot owns.
 const PART: usize = 32 * 1024;
@@ -12,28 +12,12 @@ const SEGMENTS: usize = 5;
 /// The longest request, so that it fits into a part at any offset within a sector.
 const LONGEST: usize = 24 * 1024;
 
-/// Small deterministic random numbers (xorshift64*).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from((self.next() >> 11) % bound as u64).unwrap()
-    }
-}
-
 /// A number of requests at a queue depth, on every queue of the guest at once.
-pub(crate) struct Workload {
-    pub(crate) depth: usize,
-    pub(crate) requests: usize,
+pub struct Workload {
+    pub depth: usize,
+    pub requests: usize,
     /// False for a disk that forgets: then only the results count.
-    pub(crate) keeps_data: bool,
+    pub keeps_data: bool,
 }
 
 /// A slot's part of the disk as it should be; unknown until first read.
@@ -51,11 +35,11 @@ struct Pending {
 
 impl Workload {
     /// How much memory a guest needs for it.
-    pub(crate) fn memory(&self, queues: usize) -> usize {
+    pub fn memory(&self, queues: usize) -> usize {
         queues * self.depth * PART
     }
 
-    pub(crate) fn run(&self, guest: &mut Guest, random: &mut Random) {
+    pub fn run(&self, guest: &mut Guest, random: &mut Random) {
         let queues = guest.queue_count();
         let count = queues * self.depth;
         let mut slots: Vec<Slot> = (0..count)
@@ -93,17 +77,17 @@ impl Workload {
     /// Submits a request of `slot`: the first reads everything, later ones write or read.
     fn begin(&self, guest: &mut Guest, slots: &mut [Slot], slot: usize, random: &mut Random) {
         let first = slots[slot].known.is_none();
-        let write = !first && random.below(2) == 0;
+        let write = !first && random.index(2) == 0;
         let length = if first {
             PART
         } else {
-            512 * (1 + random.below(LONGEST / 512))
+            512 * (1 + random.index(LONGEST / 512))
         };
-        let at = 512 * random.below((PART - length) / 512 + 1);
+        let at = 512 * random.index((PART - length) / 512 + 1);
         let shift = if first {
             0
         } else {
-            random.below(PART - length + 1)
+            random.index(PART - length + 1)
         };
         let memory = slot * PART + shift;
         let io = Io {
@@ -112,7 +96,7 @@ impl Workload {
             segments: cut(memory, length, random),
         };
         let bytes = &mut guest.memory.bytes()[memory..memory + length];
-        bytes.fill_with(|| random.next().to_le_bytes()[0]);
+        bytes.fill_with(|| random.number().to_le_bytes()[0]);
         let data = bytes.to_vec();
         guest.submit(slot / self.depth, slot, &io);
         slots[slot].pending = Some(Pending { io, data, at });
@@ -138,8 +122,8 @@ impl Workload {
 
 /// Cuts a range into up to [`SEGMENTS`] adjacent pieces at odd places.
 fn cut(start: usize, length: usize, random: &mut Random) -> Vec<(usize, usize)> {
-    let mut cuts: Vec<usize> = (0..random.below(SEGMENTS))
-        .map(|_| 1 + random.below(length - 1))
+    let mut cuts: Vec<usize> = (0..random.index(SEGMENTS))
+        .map(|_| 1 + random.index(length - 1))
         .chain([0, length])
         .collect();
     cuts.sort_unstable();

@@ -1,9 +1,7 @@
 //! Disks for tests: a directory, nodes in it, devices that serve them on contexts.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each test uses a part of it
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use qcontext::block::Node;
@@ -11,61 +9,34 @@ use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::options;
 use qcontext::{QContext, Result};
 
-use crate::guest::DEADLINE;
+use crate::deadline::DEADLINE;
+use crate::directory::{TestDir, unique};
 
 /// What is behind a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
+pub enum Engine {
     Null,
     Uring { direct: bool },
     Threads { direct: bool },
 }
 
-/// A directory on a real disk (files on tmpfs are served inline, past the engines), removed at the end.
-pub(crate) struct Dir(PathBuf);
-
-impl Dir {
-    pub(crate) fn new() -> Dir {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("d"));
-        std::fs::create_dir_all(&path).unwrap();
-        Dir(path)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A name that no other test has.
-pub(crate) fn unique(prefix: &str) -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{prefix}{}-{number}", std::process::id())
-}
-
 /// A device that serves a fresh disk.
-pub(crate) struct Disk {
-    pub(crate) device: Option<Arc<Device>>,
-    pub(crate) node: Arc<Node>,
-    pub(crate) socket: PathBuf,
-    pub(crate) file: PathBuf,
-    dir: Dir,
+pub struct Disk {
+    pub device: Option<Arc<Device>>,
+    pub node: Arc<Node>,
+    pub socket: PathBuf,
+    pub file: PathBuf,
+    _dir: TestDir,
 }
 
 impl Disk {
     /// A disk of `size` bytes, served by `context`.
-    pub(crate) fn new(engine: Engine, size: u64, queues: u16, context: &QContext) -> Disk {
-        let dir = Dir::new();
-        let file = dir.path("disk.raw");
+    pub fn new(engine: Engine, size: u64, queues: u16, context: &QContext) -> Disk {
+        let dir = TestDir::new();
+        let file = dir.file("disk.raw");
         std::fs::File::create(&file).unwrap().set_len(size).unwrap();
         let node = open(engine, size, &file);
-        let socket = socket_path(&dir);
+        let socket = dir.socket("disk.sock");
         let mut options = DeviceOptions::new(unique("disk"), node.name(), &socket);
         options.data_plane = true;
         options.context = Some(context.id().to_string());
@@ -76,16 +47,16 @@ impl Disk {
             node,
             socket,
             file,
-            dir,
+            _dir: dir,
         }
     }
 
-    pub(crate) fn device(&self) -> &Arc<Device> {
+    pub fn device(&self) -> &Arc<Device> {
         self.device.as_ref().unwrap()
     }
 
     /// Shuts the device down and waits for it.
-    pub(crate) fn shutdown(&mut self) -> Result<()> {
+    pub fn shutdown(&mut self) -> Result<()> {
         let Some(device) = self.device.take() else {
             return Ok(());
         };
@@ -104,17 +75,8 @@ impl Drop for Disk {
     }
 }
 
-/// Socket paths are at most 107 bytes long, which a build directory may well exceed.
-fn socket_path(dir: &Dir) -> PathBuf {
-    let path = dir.path("disk.sock");
-    if path.as_os_str().len() < 100 {
-        return path;
-    }
-    std::env::temp_dir().join(unique("qcontext-") + ".sock")
-}
-
 /// Opens a node of its own for `file`.
-pub(crate) fn open(engine: Engine, size: u64, file: &Path) -> Arc<Node> {
+pub fn open(engine: Engine, size: u64, file: &Path) -> Arc<Node> {
     let name = unique("node");
     let text = match engine {
         Engine::Null => format!("driver=null-co,node-name={name},size={size},read-zeroes=on"),

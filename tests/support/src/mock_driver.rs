@@ -2,8 +2,6 @@
 //!
 //! Used by unit tests of the queue and by black-box tests of devices. Knows nothing of the code under test.
 #![allow(unsafe_code)] // memory shared with the device
-#![allow(dead_code, unreachable_pub)] // every test program uses a part, and one of them is a library
-#![allow(missing_docs, clippy::unwrap_used)] // test support
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -290,28 +288,4 @@ fn write_descriptor(ram: &Ram, at: u64, buffer: Buffer, flags: u16, next: u16) {
     bytes[12..14].copy_from_slice(&(flags | write).to_le_bytes());
     bytes[14..].copy_from_slice(&next.to_le_bytes());
     ram.write(at, &bytes);
-}
-
-/// A small deterministic generator of random numbers (splitmix64).
-#[derive(Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.number() % limit
-    }
-
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.number().to_le_bytes()[..chunk.len()]);
-        }
-    }
 }

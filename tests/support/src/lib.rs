@@ -1,0 +1,39 @@
+//! What the tests share. Each file is named for what it gives:
+//!
+//! * everywhere: [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
+//! * the loop: [`loops`]
+//! * the program `qctx`: [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
+//! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
+//!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
+#![deny(unsafe_code)] // each file that needs it says so
+#![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
+#![allow(clippy::unwrap_used)] // a failed call is a failed test
+
+pub mod deadline;
+pub mod directory;
+#[cfg(feature = "devices")]
+pub mod driven_disk;
+#[cfg(feature = "devices")]
+pub mod embedded_guest;
+#[cfg(feature = "devices")]
+pub mod front_end;
+pub mod linux_guest;
+pub mod loops;
+pub mod mock_driver;
+pub mod qmp;
+pub mod random;
+#[cfg(feature = "devices")]
+pub mod raw_front_end;
+#[cfg(feature = "devices")]
+pub mod real_mode;
+pub mod seccomp;
+#[cfg(feature = "devices")]
+pub mod served_disk;
+pub mod server;
+pub mod skip;
+pub mod thread;
+pub mod tiny_kernel;
+#[cfg(feature = "devices")]
+pub mod workload;
+#[cfg(feature = "devices")]
+pub mod writer;

@@ -1,0 +1,35 @@
+//! Notifiers with handlers that count, and fd numbers that are used again.
+#![allow(unsafe_code)] // dup3(2)
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use gsource::{AioContext, EventNotifier, FdHandler};
+
+use super::Count;
+
+/// A notifier and the handler that takes its signal and counts.
+pub fn counting_notifier() -> (Arc<EventNotifier>, Count, FdHandler) {
+    let (notifier, count) = (Arc::new(EventNotifier::new().unwrap()), Count::new());
+    let (taken, hit) = (Arc::clone(&notifier), count.clone());
+    let handler = FdHandler::new().on_read(move || {
+        if taken.take() {
+            hit.hit();
+        }
+    });
+    (notifier, count, handler)
+}
+
+/// A counting notifier that `aio` watches.
+pub fn watched_notifier(aio: &AioContext) -> (Arc<EventNotifier>, Count) {
+    let (notifier, count, handler) = counting_notifier();
+    aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
+    (notifier, count)
+}
+
+/// Closes `number` and opens `file` under it, in one step so that no other test can get the number.
+pub fn reuse_number(number: RawFd, file: &impl AsRawFd) {
+    // SAFETY: the caller owns the number; dup3 takes no pointers.
+    let answer = unsafe { libc::dup3(file.as_raw_fd(), number, libc::O_CLOEXEC) };
+    assert_eq!(answer, number);
+}
