@@ -8,11 +8,11 @@
 mod client;
 mod commands;
 mod demo;
+mod devices;
 mod ending;
 mod failure;
 mod guest;
 mod help;
-mod machine;
 mod main_loop;
 mod output;
 mod plan;
@@ -48,7 +48,7 @@ fn decode(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fail
 }
 
 fn dispatch(arguments: &[String]) -> Result<(), Failure> {
-    qcontext::device::register_type();
+    devices::register_models();
     qcontext::kvm::microvm::register_type();
     if let Some(request) = qom::parse(arguments)? {
         return request.run();

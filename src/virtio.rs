@@ -7,6 +7,7 @@
 //! * [`memory`]: what the guest shares with us
 //! * [`queue`]: the split virtqueue
 //! * [`notify`]: kick and call
+//! * [`model`]: what makes a virtio device a device model, which `-device` finds by name
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
 
@@ -19,6 +20,7 @@ use notify::Signal;
 
 pub mod blk;
 pub mod memory;
+pub mod model;
 pub mod notify;
 pub mod queue;
 

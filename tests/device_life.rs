@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
 use qcontext::device::TransportOptions::VhostUser;
-use qcontext::device::{Device, DeviceOptions};
+use qcontext::device::{self, Device, DeviceOptions};
 use qcontext::object::{Options, Value, tree};
+use qcontext::virtio::blk::{self, BlkOptions};
 use qcontext::{ErrorKind, QContext, Wait};
 use support::deadline::DEADLINE;
 use support::directory::{TestDir, unique};
@@ -28,6 +29,7 @@ struct Plan {
     dir: TestDir,
     context: QContext,
     node: Arc<Node>,
+    disk: BlkOptions,
     options: DeviceOptions,
 }
 
@@ -38,13 +40,15 @@ impl Plan {
         std::fs::File::create(&file).unwrap().set_len(MIB).unwrap();
         let node = open(Engine::Uring { direct: false }, MIB, &file);
         let context = QContext::new(&unique("ctx"), true).unwrap();
-        let mut options = DeviceOptions::new(unique("disk"), node.name(), dir.socket("s"));
+        let disk = BlkOptions::new(node.name());
+        let mut options = DeviceOptions::new(unique("disk"), disk.clone(), dir.socket("s"));
         options.data_plane = true;
         options.context = Some(context.id().to_string());
         Plan {
             dir,
             context,
             node,
+            disk,
             options,
         }
     }
@@ -67,6 +71,13 @@ impl Plan {
         )
     }
 
+    /// As [`Plan::refused`], with the options of the disk changed.
+    fn refused_disk(&self, change: impl FnOnce(&mut BlkOptions)) -> (ErrorKind, String) {
+        let mut disk = self.disk.clone();
+        change(&mut disk);
+        self.refused(|options| options.model = Arc::new(disk))
+    }
+
     fn path(&self) -> String {
         format!("/machine/peripheral/{}", self.options.id)
     }
@@ -79,8 +90,11 @@ fn shutdown(device: &Arc<Device>) {
 }
 
 fn parse(pairs: &[(&str, &str)]) -> qcontext::Result<DeviceOptions> {
-    let dict = pairs
+    device::register(&blk::MODEL);
+    let driver = ("driver", "virtio-blk");
+    let dict = [driver]
         .iter()
+        .chain(pairs)
         .map(|(key, value)| ((*key).to_string(), Value::from(*value)))
         .collect();
     DeviceOptions::from_options(Options::from_dict(dict))
@@ -122,7 +136,7 @@ fn unthreaded_context_is_refused() {
 fn unknown_drive_is_refused() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
-    let (kind, text) = plan.refused(|options| options.drive = "nosuch".into());
+    let (kind, text) = plan.refused_disk(|disk| disk.drive = "nosuch".into());
     assert_eq!(kind, ErrorKind::NotFound);
     assert_eq!(
         text,
@@ -151,7 +165,7 @@ fn numbers_out_of_range_are_refused() {
     let _shared = ALL.read().unwrap();
     let plan = Plan::new();
     for queues in [0, 65, u16::MAX] {
-        let (kind, text) = plan.refused(|options| options.num_queues = queues);
+        let (kind, text) = plan.refused_disk(|disk| disk.num_queues = queues);
         assert_eq!(kind, ErrorKind::InvalidArgument);
         assert!(text.contains("num-queues"), "{text}");
     }
@@ -170,7 +184,7 @@ fn busy_socket_drive_and_id_are_refused() {
     let expected = format!("Duplicate device ID '{}'", plan.options.id);
     assert_eq!(duplicate.to_string(), expected);
     let other = Plan::new();
-    let (kind, text) = other.refused(|options| options.drive = plan.node.name().into());
+    let (kind, text) = other.refused_disk(|disk| disk.drive = plan.node.name().into());
     assert_eq!(kind, ErrorKind::Busy);
     assert!(text.contains("already in use"), "{text}");
     let (socket_kind, socket_text) =
@@ -220,7 +234,8 @@ fn options_that_are_missing_or_unknown_are_refused() {
         assert_eq!(parse(pairs).unwrap_err().to_string(), expected);
     }
     let good = parse(&[("id", "disk0"), ("drive", "d0"), ("vhost-user", "s")]).unwrap();
-    assert_eq!(good, DeviceOptions::new("disk0", "d0", "s"));
+    let expected = DeviceOptions::new("disk0", BlkOptions::new("d0"), "s");
+    assert_eq!(format!("{good:?}"), format!("{expected:?}"));
 }
 
 #[test]

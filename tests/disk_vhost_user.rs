@@ -45,7 +45,7 @@ fn verify_with(poller: Poller, engine: Engine, event_idx: bool) {
                 &mut Random(u64::from(queues) * 1000 + depth as u64),
             );
         }
-        let stats = disk.device().stats();
+        let stats = disk.stats();
         assert!(stats.reads > 0 && stats.writes > 0, "{stats:?}");
         assert_eq!(stats.errors, 0);
     }

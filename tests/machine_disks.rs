@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use qcontext::QContext;
 use qcontext::kvm::guest::{self, Fault, Job, Outcome};
-use support::embedded_guest::{Disk, Rig, run};
+use support::embedded_guest::{Disk, Rig, run, stats};
 use support::skip::skip;
 
 /// Makes tests of functions that need a machine.
@@ -52,7 +52,7 @@ fn two_disks_on_two_contexts() {
         assert!(outcome.interrupts > 0, "{outcome:?}");
         assert!(outcome.latency.min <= outcome.latency.mean, "{outcome:?}");
         assert!(outcome.latency.mean <= outcome.latency.max, "{outcome:?}");
-        let stats = device.stats();
+        let stats = stats(device);
         assert_eq!((stats.reads, stats.writes, stats.flushes), (64, 64, 1));
         assert_eq!((stats.bytes_read, stats.errors), (64 * 4096, 0));
         assert!(device.is_connected());
@@ -75,7 +75,7 @@ fn notifications_may_trap_and_interrupts_may_be_calls() {
         let (rig, outcomes) = run(&disks, 1);
         assert_eq!(outcomes.map_requests(), [65, 65]);
         assert!(outcomes[0].interrupts > 0);
-        let kicks = rig.devices[0].stats().kicks;
+        let kicks = stats(&rig.devices[0]).kicks;
         assert!(kicks > 0, "the trapped doorbell is passed on");
     }
 }
@@ -104,7 +104,7 @@ fn a_doorbell_rung_a_thousand_times_is_one_request() {
         let (rig, outcomes) = run(&two(job), cpus);
         assert_eq!(outcomes.map_requests(), [33, 33]);
         for device in &rig.devices {
-            let stats = device.stats();
+            let stats = stats(device);
             assert_eq!((stats.reads, stats.writes), (16, 16));
         }
     }
@@ -120,7 +120,7 @@ fn every_request_by_itself_is_a_storm_of_interrupts() {
     for (device, outcome) in rig.devices.iter().zip(&outcomes) {
         assert_eq!(outcome.requests, 257);
         let calls = u64::from(outcome.requests);
-        assert_eq!(device.stats().calls, calls);
+        assert_eq!(stats(device).calls, calls);
         // Edges that the guest has not taken yet merge, when it has seen the request's end for itself.
         assert!(
             (1..=calls).contains(&u64::from(outcome.interrupts)),
@@ -182,7 +182,7 @@ fn a_guest_that_stops_in_the_middle_leaves_nothing_in_flight() {
     };
     let (rig, builder) = Rig::new(&two(job), 1);
     let running = rig.start(builder);
-    while rig.devices.iter().any(|device| device.stats().writes < 100) {
+    while rig.devices.iter().any(|device| stats(device).writes < 100) {
         std::thread::yield_now();
     }
     let outcomes = running.outcomes();

@@ -14,7 +14,7 @@ use qcontext::device::Device;
 use qcontext::kvm::guest::Job;
 use qcontext::kvm::microvm::MachineDevice;
 use qcontext::kvm::{self, Machine};
-use support::embedded_guest::{DEADLINE, Disk, Rig, Running};
+use support::embedded_guest::{DEADLINE, Disk, Rig, Running, stats};
 use support::skip::skip;
 
 /// All memory of the embedded guest.
@@ -45,7 +45,7 @@ fn memory(machine: &Machine) -> Vec<u8> {
 }
 
 fn finished(disks: &[Arc<Device>]) -> u64 {
-    let stats = disks.iter().map(|disk| disk.stats());
+    let stats = disks.iter().map(|disk| stats(disk));
     stats.map(|stats| stats.reads + stats.writes).sum()
 }
 

@@ -14,7 +14,7 @@ use qcontext::kvm::driver::Bench;
 use qcontext::kvm::guest::{self, Job};
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{End, Machine};
-use support::embedded_guest::{DEADLINE, Disk, Rig};
+use support::embedded_guest::{DEADLINE, Disk, Rig, stats};
 use support::skip::skip;
 
 global_asm!(
@@ -220,5 +220,5 @@ fn neighbours(seed: u32) {
     assert!(rig.image_is_right(0));
     let rounds = rounds(&machine);
     assert!(rounds > 1000, "{rounds}");
-    println!("{rounds} rounds; disk 1: {:?}", rig.devices[1].stats());
+    println!("{rounds} rounds; disk 1: {:?}", stats(&rig.devices[1]));
 }

@@ -10,8 +10,8 @@ use qcontext::monitor::{self, Commands, Reply};
 use qcontext::object::{Dict, Options, Value};
 use qcontext::{Error, ErrorKind};
 
+use super::devices;
 use super::ending::{Ending, Reason};
-use super::machine;
 
 /// All commands.
 pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
@@ -41,12 +41,12 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
 
 fn add_devices(commands: &mut Commands) {
     commands.add_later("device_add", |arguments, reply| {
-        reply.done(machine::create_device(arguments));
+        reply.done(devices::create(arguments));
     });
     commands.add_later("device_del", |mut arguments, reply| {
         let id = arguments.need_str("id");
         match id.and_then(|id| arguments.finish().map(|()| id)) {
-            Ok(id) => machine::remove_device(&id, move |outcome| reply.done(outcome)),
+            Ok(id) => devices::remove(&id, move |outcome| reply.done(outcome)),
             Err(error) => reply.done(Err(error)),
         }
     });

@@ -15,6 +15,7 @@ use qcontext::kvm::driver::Bench;
 use qcontext::kvm::guest::{self, BLOCK, DISKS_MAX, Job, Outcome};
 use qcontext::kvm::{Board, Builder, End};
 use qcontext::object::options;
+use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
 use qcontext::{Error, ErrorKind, QContext, Result};
 
 use super::failure::Failure;
@@ -308,7 +309,11 @@ impl Devices {
     fn new(stage: &Stage, board: &mut dyn Board) -> Result<Devices> {
         let mut devices = Devices(Vec::new());
         for (number, context) in stage.contexts.iter().enumerate() {
-            let mut wanted = DeviceOptions::new(format!("disk{number}"), format!("d{number}"), "");
+            let mut wanted = DeviceOptions::new(
+                format!("disk{number}"),
+                BlkOptions::new(format!("d{number}")),
+                "",
+            );
             wanted.data_plane = true;
             wanted.context = Some(context.id().to_owned());
             wanted.transport = TransportOptions::Machine {
@@ -323,7 +328,9 @@ impl Devices {
     /// What each device has served.
     fn describe(&self) -> Vec<String> {
         let describe = |device: &Arc<Device>| {
-            let stats = device.stats();
+            let stats = device
+                .model::<Blk>()
+                .map_or_else(QueueStats::default, |disk| disk.total());
             format!(
                 "{} reads, {} writes, {} flushes, {} errors",
                 stats.reads, stats.writes, stats.flushes, stats.errors

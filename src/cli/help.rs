@@ -111,7 +111,7 @@ fn list(parent: Option<&str>) -> String {
 
 fn describe(found: &types::Type) -> String {
     let mut text = format!("{} options:\n", found.name);
-    for (name, type_name) in found.options {
+    for (name, type_name) in &found.options {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name}=<{type_name}>");
     }

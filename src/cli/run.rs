@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use qcontext::block::Node;
 use qcontext::device::Device;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::Monitor;
@@ -16,7 +17,7 @@ use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::warn;
 use super::plan::{Channel, Item, Plan};
 use super::signal;
-use super::{commands, machine};
+use super::{commands, devices};
 
 /// How long clients may take to read the last replies, and the other side of the console to read something.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -74,12 +75,14 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     make(plan.objects, object::object_add)?;
-    make(plan.blockdevs, machine::create_blockdev)?;
-    make(plan.drives, machine::create_drive)?;
+    make(plan.blockdevs, |options| {
+        Node::open_blockdev(options).map(drop)
+    })?;
+    make(plan.drives, |options| Node::open_drive(options).map(drop))?;
     let guest = plan.machine.map(Guest::new).transpose()?;
     make(plan.devices, |options| match &guest {
-        Some(guest) => machine::create_device_on(guest.machine(), options),
-        None => machine::create_device(options),
+        Some(guest) => devices::create_on(guest.machine(), options),
+        None => devices::create(options),
     })?;
     let commands = commands::commands(ending, guest.as_ref().map(Guest::machine));
     let mut monitor = Monitor::new(commands);

@@ -1,44 +1,18 @@
-//! A device on a machine of this process, and its way from one machine to the next when the guest resets itself.
+//! A device on the machine of this process: it pauses with the machine, and goes from one machine to the next when the guest
+//! resets itself.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::options::{DeviceOptions, TransportOptions};
-use super::transport::Transport;
-use super::{Device, Parts};
-use crate::kvm::{Board, Builder, MmioDevice, microvm};
-use crate::virtio::blk::Blk;
-use crate::{ErrorKind, Result};
-
-impl Parts<'_> {
-    /// Puts the device on a machine that has not started yet.
-    pub(super) fn plug(
-        &self,
-        options: &DeviceOptions,
-        machine: &mut dyn Board,
-    ) -> Result<Transport> {
-        let TransportOptions::Machine { ioeventfd, irqfd } = options.transport else {
-            let what = "is served over vhost-user, not by the machine";
-            return Err(options.error(ErrorKind::InvalidArgument, what));
-        };
-        let wanted = MmioDevice {
-            id: options.id.clone(),
-            device: Arc::<Blk>::clone(self.blk),
-            queue_size_max: options.queue_size,
-            control: self.control.clone(),
-            ioeventfd,
-            irqfd,
-        };
-        let (mmio, place) = machine.add_virtio(wanted)?;
-        Ok(Transport::Machine(mmio, place))
-    }
-}
+use super::Device;
+use super::transport::{Transport, TransportSetup};
+use crate::Result;
+use crate::kvm::{Builder, microvm};
 
 impl microvm::MachineDevice for Device {
     /// A device that is gone, or served over vhost-user, has nothing to leave.
     fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
-        let transport = self.lock().as_ref().map(|live| Arc::clone(&live.transport));
-        match transport.filter(|_| self.options.socket().is_none()) {
+        match self.transport().filter(|_| !self.is_beside()) {
             Some(transport) => transport.shutdown(done),
             None => done(),
         }
@@ -58,22 +32,26 @@ impl microvm::MachineDevice for Device {
     }
 
     fn plug(&self, machine: &mut Builder) -> Result<()> {
-        let blk = self.lock().as_ref().map(|live| Arc::clone(&live.blk));
-        let (Some(blk), None) = (blk, self.options.socket()) else {
+        let model = self.parts(|parts| Arc::clone(&parts.model));
+        let Some(model) = model.filter(|_| !self.is_beside()) else {
             return Ok(());
         };
-        let parts = Parts {
-            blk: &blk,
+        let setup = TransportSetup {
+            options: &self.options,
+            model: &model,
             control: &self.control,
         };
-        let transport = Arc::new(parts.plug(&self.options, machine)?);
-        let mut live = self.lock();
-        let before = live
-            .as_mut()
-            .map(|live| std::mem::replace(&mut live.transport, transport));
-        drop(live);
-        // Outside of the lock: the one before frees a machine's memory.
+        let transport = Arc::new(Transport::plug(&setup, machine)?);
+        let before = self.parts(|parts| std::mem::replace(&mut parts.transport, transport));
+        // Outside of the lock: it frees the memory of the machine before.
         drop(before);
         Ok(())
+    }
+}
+
+impl Device {
+    /// True if the device is not on the machine but beside it, served over vhost-user.
+    fn is_beside(&self) -> bool {
+        self.options.socket().is_some()
     }
 }

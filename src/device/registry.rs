@@ -1,4 +1,7 @@
 //! Which devices there are, by id.
+//!
+//! An id is reserved before anything is made for the device and free again when everything of it is gone, so two devices
+//! of one id never exist, not even for a moment.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,72 +9,74 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Device;
 use crate::{Error, ErrorKind, Result};
 
-/// One name, and the device once it is complete.
-struct Entry {
+/// A reserved id, and the device once it is complete.
+struct NamedDevice {
     id: String,
     device: Option<Arc<Device>>,
 }
 
-static REGISTRY: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static REGISTRY: Mutex<Vec<NamedDevice>> = Mutex::new(Vec::new());
 
 /// An id that is taken; free again when dropped.
-pub(super) struct Reservation(String);
+pub(super) struct IdReservation(String);
 
-impl Reservation {
+impl IdReservation {
     /// Takes an id.
     ///
     /// # Errors
     /// It is taken.
-    pub(super) fn new(id: &str) -> Result<Reservation> {
-        let mut entries = lock();
-        if entries.iter().any(|entry| entry.id == id) {
+    pub(super) fn new(id: &str) -> Result<IdReservation> {
+        let mut devices = lock();
+        if devices.iter().any(|named| named.id == id) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
                 format!("Duplicate device ID '{id}'"),
             ));
         }
-        entries.push(Entry {
+        devices.push(NamedDevice {
             id: id.to_string(),
             device: None,
         });
-        drop(entries);
-        Ok(Reservation(id.to_string()))
+        drop(devices);
+        Ok(IdReservation(id.to_string()))
     }
 }
 
-impl Drop for Reservation {
+impl Drop for IdReservation {
     fn drop(&mut self) {
-        let mut entries = lock();
-        let index = entries.iter().position(|entry| entry.id == self.0);
-        let gone = index.map(|index| entries.remove(index));
-        drop(entries);
+        let mut devices = lock();
+        let index = devices.iter().position(|named| named.id == self.0);
+        let removed = index.map(|index| devices.remove(index));
+        drop(devices);
         // Outside of the lock: it may be the last reference.
-        drop(gone);
+        drop(removed);
     }
 }
 
 /// Shows a device under the id that was reserved for it.
 pub(super) fn complete(device: &Arc<Device>) {
-    let mut entries = lock();
-    if let Some(entry) = entries.iter_mut().find(|entry| entry.id == device.id()) {
-        entry.device = Some(Arc::clone(device));
+    let mut devices = lock();
+    if let Some(named) = devices.iter_mut().find(|named| named.id == device.id()) {
+        named.device = Some(Arc::clone(device));
     }
 }
 
+/// The device of that id.
 pub(super) fn find(id: &str) -> Option<Arc<Device>> {
     lock()
         .iter()
-        .find(|entry| entry.id == id)
-        .and_then(|entry| entry.device.clone())
+        .find(|named| named.id == id)
+        .and_then(|named| named.device.clone())
 }
 
+/// All devices, in the order in which they were made.
 pub(super) fn list() -> Vec<Arc<Device>> {
     lock()
         .iter()
-        .filter_map(|entry| entry.device.clone())
+        .filter_map(|named| named.device.clone())
         .collect()
 }
 
-fn lock() -> MutexGuard<'static, Vec<Entry>> {
+fn lock() -> MutexGuard<'static, Vec<NamedDevice>> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }

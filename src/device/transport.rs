@@ -1,25 +1,73 @@
-//! How a device reaches its guest: a socket for other machines, or registers on our own.
+//! How a device reaches its guest.
+//!
+//! * vhost-user: the device listens at a Unix socket, and a virtual machine of another process connects as its front end.
+//! * virtio-mmio: the device has registers and an interrupt line on the machine that this process runs.
+//!
+//! A transport starts and stops the device's queues as the guest's driver asks; from [`Transport::shutdown`] on it starts none.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "kvm")]
+use std::path::Path;
 use std::sync::Arc;
 
+use gsource::AioContext;
+
+use super::DeviceOptions;
 #[cfg(feature = "kvm")]
-use crate::kvm::Announcement;
+use super::TransportOptions;
+use crate::Result;
 #[cfg(feature = "kvm")]
 use crate::kvm::mmio::Mmio;
-use crate::vhost_user::Listener;
+#[cfg(feature = "kvm")]
+use crate::kvm::{Announcement, Board, MmioDevice};
+use crate::vhost_user::{Listener, Served};
+use crate::virtio::model::DeviceModel;
 
 /// A running transport.
 pub(super) enum Transport {
-    /// Front ends connect.
+    /// Front ends connect to a socket.
     VhostUser(Listener),
-    /// On the machine of this process.
+    /// Registers and an interrupt line on the machine of this process.
     #[cfg(feature = "kvm")]
     Machine(Arc<Mmio>, Announcement),
 }
 
+/// What a transport is made for.
+pub(super) struct TransportSetup<'a> {
+    pub(super) options: &'a DeviceOptions,
+    pub(super) model: &'a Arc<dyn DeviceModel>,
+    /// The transport works in the callbacks of this one.
+    pub(super) control: &'a AioContext,
+}
+
 impl Transport {
+    /// Offers the device at the socket `path`; messages are handled in the callbacks of `control`.
+    pub(super) fn listen(setup: &TransportSetup<'_>, path: &Path) -> Result<Transport> {
+        let served = Served {
+            device: Arc::<dyn DeviceModel>::clone(setup.model),
+            queue_size_max: setup.options.queue_size,
+        };
+        let listener = Listener::new(&setup.options.id, path, setup.control, served)?;
+        Ok(Transport::VhostUser(listener))
+    }
+
+    /// Puts the device on a machine that has not started yet, or, if it asks for vhost-user, beside it.
+    #[cfg(feature = "kvm")]
+    pub(super) fn plug(setup: &TransportSetup<'_>, machine: &mut dyn Board) -> Result<Transport> {
+        let (ioeventfd, irqfd) = match &setup.options.transport {
+            TransportOptions::Machine { ioeventfd, irqfd } => (*ioeventfd, *irqfd),
+            TransportOptions::VhostUser(path) => return Transport::listen(setup, path),
+        };
+        let (mmio, place) = machine.add_virtio(MmioDevice {
+            id: setup.options.id.clone(),
+            device: Arc::<dyn DeviceModel>::clone(setup.model),
+            queue_size_max: setup.options.queue_size,
+            control: setup.control.clone(),
+            ioeventfd,
+            irqfd,
+        })?;
+        Ok(Transport::Machine(mmio, place))
+    }
+
     /// Whether a driver is there that can use the device.
     pub(super) fn is_connected(&self) -> bool {
         match self {
@@ -29,7 +77,7 @@ impl Transport {
         }
     }
 
-    /// Serves nobody any more, and calls `done` on the home thread when nothing is in flight.
+    /// Stops all queues for good, and calls `done` on the home thread when no request is in flight.
     pub(super) fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
         match self {
             Transport::VhostUser(listener) => listener.shutdown(done),
@@ -38,7 +86,7 @@ impl Transport {
         }
     }
 
-    /// Holds a device on a machine, and calls `done` when nothing is in flight; other machines are none of its business.
+    /// Takes no more requests of our machine, and calls `done` when none is in flight. Other machines run on.
     #[cfg(feature = "kvm")]
     pub(super) fn hold(&self, done: impl FnOnce() + Send + 'static) {
         match self {
@@ -47,7 +95,7 @@ impl Transport {
         }
     }
 
-    /// Lets a held device go on.
+    /// Takes requests again after [`Transport::hold`].
     #[cfg(feature = "kvm")]
     pub(super) fn release(&self) {
         match self {
@@ -56,7 +104,7 @@ impl Transport {
         }
     }
 
-    /// Where the registers are and which interrupt line the device has; `None` if it is not on a machine.
+    /// The address of the registers and the interrupt line; `None` if the device is not on a machine.
     pub(super) fn place(&self) -> Option<(u64, u32)> {
         match self {
             Transport::VhostUser(_) => None,

@@ -63,7 +63,7 @@ pub(super) fn list_properties(mut arguments: Options) -> Result<Value> {
             format!("Class '{name}' not found"),
         )
     })?;
-    Ok(describe(&(found.properties)()))
+    Ok(describe(&found.properties))
 }
 
 fn describe(properties: &[Property]) -> Value {

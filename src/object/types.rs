@@ -10,35 +10,39 @@ use crate::Result;
 pub type Create = fn(id: &str, options: Options) -> Result<()>;
 
 /// A type of object.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Type {
     /// The type's name.
     pub name: &'static str,
     /// The type it is a kind of; `object` at the top.
     pub parent: &'static str,
     /// The properties its objects have.
-    pub properties: fn() -> Vec<Property>,
+    pub properties: Vec<Property>,
     /// The options that creating one takes besides `id`, with their types.
-    pub options: &'static [(&'static str, &'static str)],
+    pub options: Vec<(&'static str, &'static str)>,
     /// How `-object` and `object-add` make one, if they can.
     pub create: Option<Create>,
 }
 
-const CONTAINER: Type = Type {
-    name: "container",
-    parent: "object",
-    properties: || vec![Property::new("type", "string")],
-    options: &[],
-    create: None,
-};
+fn container() -> Type {
+    Type {
+        name: "container",
+        parent: "object",
+        properties: vec![Property::new("type", "string")],
+        options: Vec::new(),
+        create: None,
+    }
+}
 
-const QCONTEXT: Type = Type {
-    name: qcontext::TYPE,
-    parent: "object",
-    properties: qcontext::properties,
-    options: &qcontext::OPTIONS,
-    create: Some(qcontext::create),
-};
+fn qcontext() -> Type {
+    Type {
+        name: qcontext::TYPE,
+        parent: "object",
+        properties: qcontext::properties(),
+        options: qcontext::OPTIONS.to_vec(),
+        create: Some(qcontext::create),
+    }
+}
 
 static TYPES: Mutex<Vec<Type>> = Mutex::new(Vec::new());
 
@@ -51,7 +55,7 @@ pub fn register(new: Type) {
 
 /// All types.
 pub fn list() -> Vec<Type> {
-    let mut types = vec![CONTAINER, QCONTEXT];
+    let mut types = vec![container(), qcontext()];
     types.extend_from_slice(&TYPES.lock().unwrap_or_else(PoisonError::into_inner));
     types
 }
@@ -64,11 +68,11 @@ pub fn find(name: &str) -> Option<Type> {
 /// The types that are `name` or a kind of it.
 pub fn implementing(name: &str) -> Vec<Type> {
     let types = list();
-    let is_a = |one: &Type| ancestry(&types, *one).any(|ancestor| ancestor == name);
-    types.iter().copied().filter(is_a).collect()
+    let is_a = |one: &&Type| ancestry(&types, one.name).any(|ancestor| ancestor == name);
+    types.iter().filter(is_a).cloned().collect()
 }
 
-fn ancestry(types: &[Type], start: Type) -> impl Iterator<Item = &'static str> {
+fn ancestry(types: &[Type], start: &'static str) -> impl Iterator<Item = &'static str> {
     let parent_of = move |name: &&'static str| {
         types
             .iter()
@@ -76,5 +80,5 @@ fn ancestry(types: &[Type], start: Type) -> impl Iterator<Item = &'static str> {
             .map(|known| known.parent)
     };
     // A registered type may name itself its ancestor; the walk ends all the same.
-    std::iter::successors(Some(start.name), parent_of).take(types.len() + 1)
+    std::iter::successors(Some(start), parent_of).take(types.len() + 1)
 }

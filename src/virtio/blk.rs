@@ -8,6 +8,7 @@
 //! * `request`: what the guest asks for
 //! * `queue`: a queue's life: start, kick, stop
 //! * `batch`: the work of one iteration
+//! * `model`, `options`: the disk as `-device virtio-blk`
 //!
 //! # Threads
 //! Any thread may call the methods; requests are served by the thread that drives the queue's AioContext.
@@ -30,10 +31,14 @@ use crate::{Error, ErrorKind, Result};
 
 mod batch;
 mod config;
+mod model;
+mod options;
 mod queue;
 mod request;
 mod stats;
 
+pub use model::MODEL;
+pub use options::BlkOptions;
 use queue::Queue;
 pub use stats::QueueStats;
 
@@ -90,6 +95,12 @@ impl Blk {
     pub fn stats(&self, index: u16) -> QueueStats {
         let queue = self.queues.get(usize::from(index));
         queue.map(|queue| queue.stats()).unwrap_or_default()
+    }
+
+    /// What all queues together have done so far.
+    pub fn total(&self) -> QueueStats {
+        let queues = self.queues.iter().map(|queue| queue.stats());
+        queues.fold(QueueStats::default(), QueueStats::plus)
     }
 
     /// How the guest broke a queue, if it did.

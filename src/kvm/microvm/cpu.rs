@@ -56,8 +56,8 @@ pub fn register_type() {
     types::register(Type {
         name: TYPE,
         parent: "object",
-        properties,
-        options: &[],
+        properties: properties(),
+        options: Vec::new(),
         create: None,
     });
 }

@@ -55,6 +55,15 @@ impl QueueStats {
         }
     }
 
+    /// The sum of both.
+    pub(super) fn plus(self, other: QueueStats) -> QueueStats {
+        let mut sum = self.to_array();
+        for (value, more) in sum.iter_mut().zip(other.to_array()) {
+            *value += more;
+        }
+        QueueStats::from_array(sum)
+    }
+
     fn to_array(self) -> [u64; Self::FIELDS] {
         [
             self.reads,

@@ -13,6 +13,7 @@ use qcontext::device::{Device, DeviceOptions, TransportOptions};
 use qcontext::kvm::guest::{self, Job, Outcome, Reports};
 use qcontext::kvm::{Board, Builder, End, Machine};
 use qcontext::object::options;
+use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
 
 /// A watchdog of a test, never what orders its events.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -41,6 +42,7 @@ impl Disk {
 /// A machine with disks; everything goes with it.
 pub struct Rig {
     pub devices: Vec<Arc<Device>>,
+    drives: Vec<String>,
     pub contexts: Vec<QContext>,
     images: Vec<PathBuf>,
     directory: TestDir,
@@ -66,6 +68,7 @@ impl Rig {
     pub fn on(board: &mut dyn Board, disks: &[Disk], home: QContext) -> Rig {
         let mut rig = Rig {
             devices: Vec::new(),
+            drives: Vec::new(),
             contexts: Vec::new(),
             images: Vec::new(),
             directory: TestDir::new(),
@@ -89,7 +92,7 @@ impl Rig {
         let path = image.to_str().unwrap();
         let text = format!("if=none,id={name},file={path},format=raw{}", disk.drive);
         Node::open_drive(options::parse(None, &text).unwrap()).unwrap();
-        let mut wanted = DeviceOptions::new(unique("disk"), name, "");
+        let mut wanted = DeviceOptions::new(unique("disk"), BlkOptions::new(&name), "");
         wanted.data_plane = true;
         wanted.context = Some(context.id().to_owned());
         wanted.transport = TransportOptions::Machine {
@@ -97,6 +100,7 @@ impl Rig {
             irqfd: disk.irqfd,
         };
         self.devices.push(Device::add_to(builder, wanted).unwrap());
+        self.drives.push(name);
         self.contexts.push(context);
         self.images.push(image);
     }
@@ -140,6 +144,11 @@ impl Rig {
     }
 }
 
+/// What a disk has done so far.
+pub fn stats(device: &Device) -> QueueStats {
+    device.model::<Blk>().unwrap().total()
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         for device in &self.devices {
@@ -149,8 +158,8 @@ impl Drop for Rig {
                 gone.recv_timeout(DEADLINE).unwrap();
             }
         }
-        for device in &self.devices {
-            let _ = Node::remove(&device.options().drive);
+        for drive in &self.drives {
+            let _ = Node::remove(drive);
         }
         for context in &self.contexts {
             let _ = QContext::delete(context.id());

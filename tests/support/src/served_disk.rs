@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::options;
+use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
 use qcontext::{QContext, Result};
 
 use crate::deadline::DEADLINE;
@@ -37,10 +38,11 @@ impl Disk {
         std::fs::File::create(&file).unwrap().set_len(size).unwrap();
         let node = open(engine, size, &file);
         let socket = dir.socket("disk.sock");
-        let mut options = DeviceOptions::new(unique("disk"), node.name(), &socket);
+        let mut disk = BlkOptions::new(node.name());
+        disk.num_queues = queues;
+        let mut options = DeviceOptions::new(unique("disk"), disk, &socket);
         options.data_plane = true;
         options.context = Some(context.id().to_string());
-        options.num_queues = queues;
         let device = Device::add(options).unwrap();
         Disk {
             device: Some(device),
@@ -53,6 +55,11 @@ impl Disk {
 
     pub fn device(&self) -> &Arc<Device> {
         self.device.as_ref().unwrap()
+    }
+
+    /// What the device has done so far.
+    pub fn stats(&self) -> QueueStats {
+        self.device().model::<Blk>().unwrap().total()
     }
 
     /// Shuts the device down and waits for it.

@@ -1,0 +1,87 @@
+//! The disk as a device model: `-device virtio-blk`.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use gsource::AioContext;
+
+use super::options::OPTIONS;
+use super::{Blk, BlkOptions};
+use crate::block::{self, Node};
+use crate::object::Value;
+use crate::virtio::VirtioDevice;
+use crate::virtio::model::{DeviceModel, FinishCallback, ModelOptions, ModelType};
+use crate::{Error, ErrorKind, Result};
+
+/// The model `virtio-blk`.
+pub static MODEL: ModelType = ModelType {
+    name: "virtio-blk",
+    options: &OPTIONS,
+    properties: &[
+        ("drive", "string"),
+        ("num-queues", "int"),
+        ("read-only", "bool"),
+        ("reads", "int"),
+        ("writes", "int"),
+        ("flushes", "int"),
+        ("read-bytes", "int"),
+        ("write-bytes", "int"),
+        ("errors", "int"),
+    ],
+    parse: |id, options| Ok(Arc::new(BlkOptions::from_options(id, options)?)),
+};
+
+impl ModelOptions for BlkOptions {
+    fn model_type(&self) -> &'static ModelType {
+        &MODEL
+    }
+
+    fn queue_count(&self) -> u16 {
+        self.num_queues
+    }
+
+    fn check(&self, id: &str) -> Result<()> {
+        self.check_numbers(id)
+    }
+
+    fn build(&self, id: &str, queues: Vec<AioContext>) -> Result<Arc<dyn DeviceModel>> {
+        let drive = &self.drive;
+        let node = Node::find(drive).map_err(|_| {
+            let message = format!(
+                "device '{id}': drive '{drive}' not found, expected the id of a -drive or a node-name"
+            );
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        let serial = self.serial.as_deref().unwrap_or(drive);
+        Ok(Arc::new(Blk::new(node, queues, serial)?))
+    }
+}
+
+impl DeviceModel for Blk {
+    fn property(&self, name: &str) -> Option<Value> {
+        let counter = match name {
+            "drive" => return Some(self.node().name().into()),
+            "num-queues" => return Some(i64::from(self.queue_count()).into()),
+            "read-only" => return Some(self.node().is_read_only().into()),
+            "reads" => self.total().reads,
+            "writes" => self.total().writes,
+            "flushes" => self.total().flushes,
+            "read-bytes" => self.total().bytes_read,
+            "write-bytes" => self.total().bytes_written,
+            "errors" => self.total().errors,
+            _ => return None,
+        };
+        Some(counter.into())
+    }
+
+    /// Writes that the guest saw finished may be in the host's page cache; a flush brings them into the file.
+    fn finish(&self, control: &AioContext, done: FinishCallback) {
+        let drive = self.node().name().to_owned();
+        block::flush(self.node(), control, move |outcome| {
+            done(outcome.map_err(|error| {
+                let message = format!("the last flush of drive '{drive}' failed: {error}");
+                Error::new(error.kind(), message)
+            }));
+        });
+    }
+}
