@@ -83,16 +83,26 @@ impl QContext {
     /// # Ok::<(), qcontext::Error>(())
     /// ```
     pub fn with_poller(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
+        let context = QContext::start(id, threaded, poller)?;
+        registry::publish(&context);
+        Ok(context)
+    }
+
+    /// A new context that runs. Its name is taken, but it is found only when it is published.
+    pub(crate) fn start(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
         id::check_id(id, "id")?;
         let context = QContext::wrap(Inner::fresh(id, threaded, poller)?);
-        registry::insert(&context)?;
+        registry::reserve(&context)?;
         if threaded {
-            context
-                .inner()
-                .start()
-                .inspect_err(|_| registry::remove(id))?;
+            context.inner().start()?;
         }
         Ok(context)
+    }
+
+    /// Keeps a context that was made by [`QContext::start`], and lets it be found.
+    pub(crate) fn publish_kept(&self) {
+        registry::keep(self);
+        registry::publish(self);
     }
 
     /// A new context that nobody finds by name; its id is generated and begins with `#`.
@@ -124,7 +134,8 @@ impl QContext {
         inner.foreign.store(true, Ordering::Release);
         let context = QContext::wrap(inner);
         if id.is_some() {
-            registry::insert(&context)?;
+            registry::reserve(&context)?;
+            registry::publish(&context);
         }
         Ok(context)
     }
@@ -160,19 +171,22 @@ impl QContext {
             .or_else(registry::owned_here)
     }
 
-    /// Keeps this context alive without a handle, until [`QContext::delete`].
+    /// Keeps this context alive without a handle, until [`QContext::delete`]. Without effect if it has no name or was deleted.
     pub fn keep(&self) {
         registry::keep(self);
     }
 
     /// Stops the context named `id`, waits for its thread and forgets the name.
     ///
+    /// Of several threads that delete one context, one succeeds; the others are told `NotFound`, and a new context of that
+    /// name is not touched.
+    ///
     /// # Errors
     /// `NotFound`; `Busy` for `qcontext-main` and while a device uses the context; `WouldDeadlock` on the context's own
     /// thread. Nothing has changed then.
     pub fn delete(id: &str) -> Result<()> {
-        let unknown = |_| Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
-        let context = registry::find(id).map_err(unknown)?;
+        let unknown = || Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
+        let context = registry::find(id).map_err(|_| unknown())?;
         if id == MAIN {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -181,7 +195,10 @@ impl QContext {
         }
         context.inner().refuse_own_thread("delete")?;
         context.inner().close_to_users()?;
-        registry::remove(id);
+        // False if another thread has deleted this very context meanwhile.
+        if !registry::remove(&context) {
+            return Err(unknown());
+        }
         context.stop()
     }
 
@@ -361,7 +378,7 @@ impl QContext {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        registry::forget(&self.0);
+        registry::forget(self);
         self.0.request_stop();
     }
 }

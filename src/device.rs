@@ -105,7 +105,10 @@ impl Device {
         let reservation = IdReservation::new(&options.id)?;
         let device = Arc::new(Device::build(options, reservation, connect)?);
         let object: Arc<dyn Object> = Arc::<Device>::clone(&device);
-        tree::add_child(&device.path(), object).inspect_err(|_| drop(device.lock().take()))?;
+        tree::add_child(&device.path(), object).inspect_err(|_| {
+            let live = device.lock().take();
+            drop(live);
+        })?;
         registry::complete(&device);
         Ok(device)
     }

@@ -19,23 +19,28 @@ pub use options::Options;
 pub use property::{Object, Property, expected, not_found, not_writable};
 
 use crate::{Error, ErrorKind, Result};
+use std::sync::Arc;
 
-/// Creates the object that `options` describe: `qom-type` and `id` are mandatory, the rest is the type's.
+/// Creates the object that `options` describe: `qom-type` and `id` are mandatory, the rest is the type's. Answers the object
+/// that was made, also if it was deleted meanwhile.
 ///
 /// # Errors
 /// An unknown type or option, a bad or taken id, or what creating the object answers; nothing is left behind.
-pub fn object_add(mut options: Options) -> Result<()> {
+pub fn object_add(mut options: Options) -> Result<Arc<dyn Object>> {
     let name = options.need_str("qom-type")?;
     let create = types::find(&name)
         .and_then(|found| found.create)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("Parameter 'qom-type' does not accept value '{name}'"),
-            )
-        })?;
+        .ok_or_else(|| unknown_type(&name))?;
     let id = options.need_id()?;
     create(&id, options)
+}
+
+/// `Parameter 'qom-type' does not accept value 'nosuch'`
+fn unknown_type(name: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("Parameter 'qom-type' does not accept value '{name}'"),
+    )
 }
 
 /// Deletes the object `/objects/<id>`.

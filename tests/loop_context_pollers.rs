@@ -21,7 +21,7 @@ fn receive<T>(receiver: &Receiver<T>) -> T {
 }
 
 fn add(text: &str) -> qcontext::Result<()> {
-    object::object_add(options::parse(Some("qom-type"), text)?)
+    object::object_add(options::parse(Some("qom-type"), text)?).map(drop)
 }
 
 /// A context with `poller`, or word that the test cannot run here.
@@ -61,7 +61,7 @@ fn a_wrong_poller_is_refused_with_the_right_ones_and_leaves_nothing() {
         Some("qom-type"),
         r#"{"qom-type":"qcontext","id":"wrong","poller":1}"#,
     );
-    let error = object::object_add(number.unwrap()).unwrap_err();
+    let error = object::object_add(number.unwrap()).map(drop).unwrap_err();
     assert_eq!(
         error.to_string(),
         "Invalid parameter type for 'poller', expected: string"

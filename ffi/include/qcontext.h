@@ -1187,7 +1187,7 @@ int qcontext_notifier_get_wfd(const QContextNotifier *notifier);
  * @optarg: the argument of -object
  * @error: an unknown type or option, a bad or taken id
  *
- * Returns: (transfer full) (nullable): a reference to the context.
+ * Returns: (transfer full) (nullable): a reference to the context that was made, also when another thread deletes it at once.
  *
  * Any thread, any locks held.
  */
@@ -1196,7 +1196,8 @@ QContext *qcontext_object_add(const char *optarg,
 
 /**
  * qcontext_object_del:
- * Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref().
+ * Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref(). When several threads
+ * delete one context, one of them succeeds and the others get NOT_FOUND.
  * @id: the context's name
  * @error: NOT_FOUND; BUSY for qcontext-main and while a device uses the context; WOULD_DEADLOCK on its own thread
  *

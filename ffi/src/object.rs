@@ -19,7 +19,7 @@ use std::ptr;
 /// @optarg: the argument of -object
 /// @error: an unknown type or option, a bad or taken id
 ///
-/// Returns: (transfer full) (nullable): a reference to the context.
+/// Returns: (transfer full) (nullable): a reference to the context that was made, also when another thread deletes it at once.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -31,23 +31,15 @@ pub unsafe extern "C" fn qcontext_object_add(
         // SAFETY: the caller's string.
         let optarg = unsafe { text(optarg, "the option string is NULL") }?;
         let options = object::options::parse(Some("qom-type"), optarg)?;
-        if let Some(other) = options.peek("qom-type").filter(|&name| name != "qcontext") {
-            let message = format!("Parameter 'qom-type' does not accept value '{other}'");
-            return Err(Fault::Error(Error::new(
-                ErrorKind::InvalidArgument,
-                message,
-            )));
-        }
-        let id = options.peek("id").unwrap_or("").to_owned();
-        object::object_add(options)?;
-        Ok(give_context(Context::find(&id)?))
+        Ok(give_context(Context::from_options(options)?))
     };
     // SAFETY: the caller's place for an error.
     unsafe { enter_fallible("qcontext_object_add", ptr::null_mut(), error, body) }
 }
 
 /// qcontext_object_del:
-/// Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref().
+/// Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref(). When several threads
+/// delete one context, one of them succeeds and the others get NOT_FOUND.
 /// @id: the context's name
 /// @error: NOT_FOUND; BUSY for qcontext-main and while a device uses the context; WOULD_DEADLOCK on its own thread
 ///

@@ -174,17 +174,25 @@ impl Node {
     /// # Errors
     /// `NotFound` if there is none, `Busy` if a device uses it.
     pub fn remove(name: &str) -> Result<()> {
-        let Some(node) = registry().get(name).cloned() else {
+        let unknown = || {
             let message = format!("Failed to find node with node-name='{name}'");
-            return Err(Error::new(ErrorKind::NotFound, message));
+            Error::new(ErrorKind::NotFound, message)
         };
+        let node = registry().get(name).cloned().ok_or_else(unknown)?;
         // Claimed for a moment, so that no device takes it meanwhile.
         let _claim = node.claim().map_err(|_| {
             let message = format!("Node {name} is in use");
             Error::new(ErrorKind::Busy, message)
         })?;
-        registry().remove(name);
-        Ok(())
+        let mut nodes = registry();
+        let removed = match nodes.get(name) {
+            Some(found) if Arc::ptr_eq(found, &node) => nodes.remove(name),
+            // Another thread has removed it, and the name may be a new node's.
+            _ => None,
+        };
+        drop(nodes);
+        // Dropped without the lock: it may be the last reference, which closes the image.
+        removed.map(drop).ok_or_else(unknown)
     }
 
     /// Takes the node for one device. A file under several nodes counts as one.

@@ -74,7 +74,9 @@ struct Served {
 fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
-    make(plan.objects, object::object_add)?;
+    make(plan.objects, |options| {
+        object::object_add(options).map(drop)
+    })?;
     make(plan.blockdevs, |options| {
         Node::open_blockdev(options).map(drop)
     })?;

@@ -2,6 +2,12 @@
 //!
 //! A name lasts as long as its context: until the last handle goes, or, for contexts that are kept (those made by `-object`),
 //! until they are deleted.
+//!
+//! # Invariants
+//! 1. An entry belongs to one context, and is found and removed by that context's address, never by the name alone: another
+//!    context may have taken the name meanwhile.
+//! 2. No handle is dropped while [`ENTRIES`] is locked. The last handle of a context runs destructors, also those of users,
+//!    and comes back here to free the name.
 #![forbid(unsafe_code)]
 
 use super::{Handle, Inner, MAIN, QContext, lock};
@@ -12,17 +18,31 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 struct Entry {
     id: String,
     handle: Weak<Handle>,
+    /// False while the context starts: its name is taken, but nobody finds it.
+    runs: bool,
     kept: Option<QContext>,
+}
+
+impl Entry {
+    fn is_of(&self, handle: &Handle) -> bool {
+        // The entry's weak reference keeps the address from being used again.
+        std::ptr::eq(self.handle.as_ptr(), handle)
+    }
 }
 
 static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static MAIN_CONTEXT: OnceLock<QContext> = OnceLock::new();
 
-/// Adds a fresh context under its id.
-pub(super) fn insert(context: &QContext) -> Result<()> {
+/// Takes the name of a context that is about to start. It is free again when the context's last handle goes.
+///
+/// # Errors
+/// `AlreadyExists`.
+pub(super) fn reserve(context: &QContext) -> Result<()> {
     let id = context.id();
     let mut entries = lock(&ENTRIES);
-    if id == MAIN || entries.iter().any(|entry| entry.id == id) {
+    // A context without handles is about to free its name.
+    let is_taken = |entry: &Entry| entry.id == id && entry.handle.strong_count() > 0;
+    if id == MAIN || entries.iter().any(is_taken) {
         let message =
             format!("attempt to add duplicate property '{id}' to object (type 'container')");
         return Err(Error::new(ErrorKind::AlreadyExists, message));
@@ -30,10 +50,26 @@ pub(super) fn insert(context: &QContext) -> Result<()> {
     entries.push(Entry {
         id: id.to_owned(),
         handle: Arc::downgrade(&context.0),
+        runs: false,
         kept: None,
     });
     drop(entries);
     Ok(())
+}
+
+/// Lets a context, which runs now, be found by the name that was reserved for it.
+pub(super) fn publish(context: &QContext) {
+    if let Some(entry) = entry_of(&mut lock(&ENTRIES), context) {
+        entry.runs = true;
+    }
+}
+
+/// Keeps a context until it is deleted. Without effect on one that has no name, or was deleted.
+pub(super) fn keep(context: &QContext) {
+    let mut kept = Some(context.clone());
+    if let Some(entry) = entry_of(&mut lock(&ENTRIES), context) {
+        std::mem::swap(&mut entry.kept, &mut kept);
+    }
 }
 
 pub(super) fn main() -> QContext {
@@ -55,7 +91,7 @@ pub(super) fn find(id: &str) -> Result<QContext> {
     }
     let handle = lock(&ENTRIES)
         .iter()
-        .find(|entry| entry.id == id)
+        .find(|entry| entry.runs && entry.id == id)
         .and_then(|entry| entry.handle.upgrade());
     handle
         .map(QContext)
@@ -83,34 +119,32 @@ pub(super) fn list() -> Vec<QContext> {
 fn named() -> Vec<QContext> {
     lock(&ENTRIES)
         .iter()
+        .filter(|entry| entry.runs)
         .filter_map(|entry| entry.handle.upgrade())
         .map(QContext)
         .collect()
 }
 
-pub(super) fn keep(context: &QContext) {
-    if let Some(entry) = lock(&ENTRIES)
-        .iter_mut()
-        .find(|entry| entry.id == context.id())
-    {
-        entry.kept = Some(context.clone());
-    }
+/// Takes the name away from a context, which lives on with its handles. False if it has none, or not any more.
+pub(super) fn remove(context: &QContext) -> bool {
+    take(&context.0).is_some()
 }
 
-/// Forgets the name; the context itself lives on with its handles.
-pub(super) fn remove(id: &str) {
-    let mut entries = lock(&ENTRIES);
-    let entry = entries
-        .iter()
-        .position(|entry| entry.id == id)
-        .map(|index| entries.remove(index));
-    drop(entries);
-    // Dropped without the lock: the last handle ends the context.
-    drop(entry);
+/// Frees the name of a context whose last handle is going.
+pub(super) fn forget(handle: &Handle) {
+    drop(take(handle));
 }
 
-/// Forgets the name of a context whose last handle is going, unless another context has taken it.
-pub(super) fn forget(inner: &Arc<Inner>) {
-    let mut entries = lock(&ENTRIES);
-    entries.retain(|entry| entry.id != inner.id || entry.handle.strong_count() > 0);
+fn entry_of<'a>(entries: &'a mut [Entry], context: &QContext) -> Option<&'a mut Entry> {
+    entries.iter_mut().find(|entry| entry.is_of(&context.0))
 }
+
+/// Takes the entry out, to be dropped without the lock: its handle may be the last, which ends the context.
+fn take(handle: &Handle) -> Option<Entry> {
+    let mut entries = lock(&ENTRIES);
+    let index = entries.iter().position(|entry| entry.is_of(handle))?;
+    Some(entries.remove(index))
+}
+
+#[cfg(test)]
+mod tests;

@@ -54,12 +54,11 @@ impl Sources {
         }
     }
 
-    fn take_source(&mut self, source: &glib::Source) -> bool {
-        let before = self.0.len();
-        self.0.retain(
-            |(_, attached)| !matches!(attached, Attached::Source(other) if other == source),
-        );
-        self.0.len() < before
+    fn take_source(&mut self, source: &glib::Source) -> Option<Attached> {
+        let is_it =
+            |attached: &Attached| matches!(attached, Attached::Source(other) if other == source);
+        let index = self.0.iter().position(|(_, attached)| is_it(attached))?;
+        Some(self.0.remove(index).1)
     }
 
     /// Detaches the AioContexts and destroys the sources. On the home thread, or where none runs.
@@ -175,11 +174,11 @@ impl QContext {
 
     /// Destroys a source attached with [`QContext::attach_source`]; false when it was not.
     pub fn destroy_source(&self, source: &glib::Source) -> bool {
-        let found = lock(&self.inner().sources).take_source(source);
-        if found {
+        let taken = lock(&self.inner().sources).take_source(source);
+        if taken.is_some() {
             source.destroy();
         }
-        found
+        taken.is_some()
     }
 }
 

@@ -177,7 +177,6 @@ impl Crew {
                     run::run(&crew, member, vcpu, &buses);
                 });
             let thread = spawned.map_err(|error| {
-                lock(&self.ended).take();
                 self.stop();
                 Error::os(format!("cannot start a thread for vcpu {index}"), error)
             })?;
@@ -234,7 +233,9 @@ impl Crew {
 
     /// See [`super::Machine::stop`].
     pub(super) fn stop(&self) {
-        lock(&self.ended).take();
+        let ended = lock(&self.ended).take();
+        // Dropped without the lock, as it is the owner's code.
+        drop(ended);
         self.ask_to_stop();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {

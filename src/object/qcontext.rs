@@ -1,8 +1,9 @@
 //! The context as an object.
 #![forbid(unsafe_code)]
 
-use super::{Object, Options, Property, Value, expected, not_found, not_writable};
+use super::{Object, Options, Property, Value, expected, not_found, not_writable, unknown_type};
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
+use std::sync::Arc;
 
 /// The type's name.
 pub(super) const TYPE: &str = "qcontext";
@@ -43,7 +44,36 @@ pub(super) fn properties() -> Vec<Property> {
 }
 
 /// Creates `/objects/<id>` from what is left of `options`; it lasts until it is deleted.
-pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
+pub(super) fn create(id: &str, options: Options) -> Result<Arc<dyn Object>> {
+    Ok(Arc::new(make(id, options)?))
+}
+
+impl QContext {
+    /// Creates the context that `-object` would create from these options. It lasts until [`QContext::delete`], also without a
+    /// handle.
+    ///
+    /// # Errors
+    /// Another `qom-type` than `qcontext`, an unknown option, a bad or taken id, or as for [`QContext::new`].
+    ///
+    /// ```
+    /// use qcontext::{QContext, object::options};
+    /// let options = options::parse(Some("qom-type"), "qcontext,id=ctx1,threaded=on,poll-max-ns=0")?;
+    /// let ctx = QContext::from_options(options)?;
+    /// assert_eq!((ctx.id(), ctx.is_threaded()), ("ctx1", true));
+    /// QContext::delete("ctx1")?;
+    /// # Ok::<(), qcontext::Error>(())
+    /// ```
+    pub fn from_options(mut options: Options) -> Result<QContext> {
+        let name = options.need_str("qom-type")?;
+        if name != TYPE {
+            return Err(unknown_type(&name));
+        }
+        let id = options.need_id()?;
+        make(&id, options)
+    }
+}
+
+fn make(id: &str, mut options: Options) -> Result<QContext> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
     let poller = take_poller(id, &mut options)?;
     let mut values = Vec::new();
@@ -51,7 +81,7 @@ pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
         values.extend(options.take_int(name)?.map(|value| (name, value)));
     }
     options.finish()?;
-    let context = QContext::with_poller(id, threaded, poller)?;
+    let context = QContext::start(id, threaded, poller)?;
     let mut tuning = Tuning::of(&context);
     for (name, value) in values {
         *tuning.parameter(name) = value;
@@ -59,8 +89,8 @@ pub(super) fn create(id: &str, mut options: Options) -> Result<()> {
     // A refused value ends the context with its only handle.
     context.set_poll_params(tuning.polling)?;
     context.set_pool_limits(tuning.pool)?;
-    context.keep();
-    Ok(())
+    context.publish_kept();
+    Ok(context)
 }
 
 /// The poller that the options name; `auto` and nothing are the default one.

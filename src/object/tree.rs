@@ -29,7 +29,7 @@ struct Child {
     object: Arc<dyn Object>,
 }
 
-/// Works on the added objects under their lock; nothing of an object runs in there.
+/// Works on the added objects under their lock. Nothing of an object runs in there, also no destructor.
 fn with_added<T>(work: impl FnOnce(&mut Vec<Child>) -> T) -> T {
     static ADDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
     work(&mut ADDED.lock().unwrap_or_else(PoisonError::into_inner))
@@ -44,15 +44,21 @@ pub fn add_child(path: &str, object: Arc<dyn Object>) -> Result<()> {
     if child(parent, name).is_some() {
         return Err(duplicate(name));
     }
+    let refused = insert(Child {
+        path: path.to_owned(),
+        object,
+    });
+    refused.map_or(Ok(()), |_| Err(duplicate(name)))
+}
+
+/// Gives the child back if its path is taken. The caller drops it without the lock: it may be the last reference.
+fn insert(new: Child) -> Option<Child> {
     with_added(|added| {
-        if added.iter().any(|known| known.path == path) {
-            return Err(duplicate(name));
+        if added.iter().any(|known| known.path == new.path) {
+            return Some(new);
         }
-        added.push(Child {
-            path: path.to_owned(),
-            object,
-        });
-        Ok(())
+        added.push(new);
+        None
     })
 }
 
@@ -231,3 +237,6 @@ impl Object for Container {
         Err(not_writable(CONTAINER, name))
     }
 }
+
+#[cfg(test)]
+mod tests;

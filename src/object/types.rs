@@ -1,13 +1,13 @@
 //! The types that exist, for `qom-list-types`, `qom-list-properties` and `object-add`.
 #![forbid(unsafe_code)]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Options, Property, qcontext};
+use super::{Object, Options, Property, qcontext};
 use crate::Result;
 
 /// Creates an object of a type from its id and its other options.
-pub type Create = fn(id: &str, options: Options) -> Result<()>;
+pub type Create = fn(id: &str, options: Options) -> Result<Arc<dyn Object>>;
 
 /// A type of object.
 #[derive(Clone, Debug)]

@@ -34,6 +34,73 @@ static void test_object_add(void)
     g_error_free(error);
 }
 
+#define RACE_ROUNDS 1000
+
+static gint adders, added, deleted;
+
+/* Adds one name over and over; each context carries a number that tells whose it is. */
+static gpointer add_repeatedly(gpointer first)
+{
+    for (gint i = 0; i < RACE_ROUNDS; i++) {
+        gint64 mark = GPOINTER_TO_INT(first) + i;
+        g_autofree char *optarg = g_strdup_printf("qcontext,id=race,poll-max-ns=%" G_GINT64_FORMAT, mark);
+        GError *error = NULL;
+        QContext *ctx = qcontext_object_add(optarg, &error);
+
+        if (ctx) {
+            g_autoptr(GVariant) value = qcontext_get_property(ctx, "poll-max-ns", NULL);
+
+            g_assert_cmpint(g_variant_get_int64(value), ==, mark);
+            g_atomic_int_inc(&added);
+            qcontext_unref(ctx);
+        } else {
+            g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_EXISTS);
+            g_error_free(error);
+        }
+    }
+    g_atomic_int_add(&adders, -1);
+    return NULL;
+}
+
+static void delete_once(void)
+{
+    GError *error = NULL;
+
+    if (qcontext_object_del("race", &error)) {
+        g_atomic_int_inc(&deleted);
+    } else {
+        g_assert_error(error, QCONTEXT_ERROR, QCONTEXT_ERROR_NOT_FOUND);
+        g_error_free(error);
+    }
+}
+
+static gpointer delete_repeatedly(gpointer data)
+{
+    (void)data;
+    while (g_atomic_int_get(&adders) > 0) {
+        delete_once();
+    }
+    return NULL;
+}
+
+static void test_object_add_races_with_del(void)
+{
+    GThread *threads[12];
+
+    g_atomic_int_set(&adders, 6);
+    for (gint i = 0; i < 6; i++) {
+        threads[2 * i] = g_thread_new("add", add_repeatedly, GINT_TO_POINTER(i * RACE_ROUNDS));
+        threads[2 * i + 1] = g_thread_new("delete", delete_repeatedly, NULL);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(threads); i++) {
+        g_thread_join(threads[i]);
+    }
+    delete_once();
+    g_assert_cmpint(added, >, 0);
+    g_assert_cmpint(added, ==, deleted);
+    g_assert_null(qcontext_find_by_name("race", NULL));
+}
+
 static void test_object_add_errors(void)
 {
     static const struct {
@@ -244,6 +311,7 @@ int main(int argc, char **argv)
     alarm(TEST_DEADLINE_S);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/object/add", test_object_add);
+    g_test_add_func("/object/add-races-with-del", test_object_add_races_with_del);
     g_test_add_func("/object/add-errors", test_object_add_errors);
     g_test_add_func("/object/properties", test_properties);
     g_test_add_func("/object/device-opts", test_device_opts);

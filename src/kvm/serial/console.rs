@@ -87,7 +87,9 @@ impl Console {
     pub(super) fn connect(&self, interrupt: &Interrupt) -> Arc<Wire> {
         let wire = &self.0.wire;
         wire.reset();
-        *lock(&self.0.interrupt) = Some(Arc::clone(interrupt));
+        let old = lock(&self.0.interrupt).replace(Arc::clone(interrupt));
+        // Dropped without the lock: it may be the last user of the machine before.
+        drop(old);
         Arc::clone(wire)
     }
 
