@@ -7,25 +7,10 @@ use qcontext::object::{options, tree};
 use qcontext::{ErrorKind, QContext};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use support::deadline::deadline;
 
 /// How often each thread of a race does its part.
 const ROUNDS: usize = 2_000;
-
-/// Ends the process with a message when a test hangs.
-struct Deadline(#[allow(dead_code)] Sender<()>);
-
-fn deadline(test: &'static str) -> Deadline {
-    let (alive, gone) = channel();
-    std::thread::spawn(move || {
-        if gone.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test} hangs");
-            std::process::abort();
-        }
-    });
-    Deadline(alive)
-}
 
 /// Takes the locks of every registry when it is dropped.
 struct Busybody(Arc<AtomicUsize>);
