@@ -1,7 +1,7 @@
 //! What `-device` makes: a model and a transport, tied together under one id and served by one context.
 //!
 //! Made by the command line and by `device_add`, found again by id, and an object under `/machine/peripheral`. The model says
-//! what the device is; this module knows it by [`crate::virtio::model`] alone. The transport is how the guest reaches it.
+//! what the device is; this module knows it by [`crate::virtio::pluggable`] alone. The transport is how the guest reaches it.
 //! Each queue has an AioContext of its own and the transport another, the control context; all of them are attached to the
 //! context that the device is assigned to, which the device claims, so that the context is not deleted under it.
 //!
@@ -32,7 +32,7 @@ use crate::context::Claim;
 use crate::kvm::Board;
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
-use crate::virtio::model::DeviceModel;
+use crate::virtio::pluggable::PluggableDevice;
 use crate::{Error, ErrorKind, QContext, Result};
 
 mod contexts;
@@ -65,7 +65,7 @@ pub struct Device {
 /// What a device has while it exists. The fields are dropped in this order.
 struct DeviceParts {
     transport: Arc<Transport>,
-    model: Arc<dyn DeviceModel>,
+    model: Arc<dyn PluggableDevice>,
     _contexts: AttachedContexts,
     _claim: Claim,
     _reservation: IdReservation,
@@ -180,7 +180,7 @@ impl Device {
     }
 
     /// The device as its model knows it, if it is of the model `M` and not gone.
-    pub fn model<M: DeviceModel>(&self) -> Option<Arc<M>> {
+    pub fn model<M: PluggableDevice>(&self) -> Option<Arc<M>> {
         let model: Arc<dyn Any + Send + Sync> = self.parts(|parts| Arc::clone(&parts.model))?;
         model.downcast().ok()
     }

@@ -7,7 +7,7 @@
 //! * [`memory`]: what the guest shares with us
 //! * [`queue`]: the split virtqueue
 //! * [`notify`]: kick and call
-//! * [`model`]: what makes a virtio device a device model, which `-device` finds by name
+//! * [`pluggable`]: what `-device` needs to know of a device model
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
 
@@ -20,8 +20,8 @@ use notify::Signal;
 
 pub mod blk;
 pub mod memory;
-pub mod model;
 pub mod notify;
+pub mod pluggable;
 pub mod queue;
 
 /// Feature bit: chains may live in tables of their own.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{object, options};
 use crate::object::types::{self, Type};
-use crate::virtio::model::ModelType;
+use crate::virtio::pluggable::ModelType;
 use crate::{Error, ErrorKind, Result};
 
 static MODELS: Mutex<Vec<&'static ModelType>> = Mutex::new(Vec::new());

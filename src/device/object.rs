@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::TransportOptions::Machine;
 use super::{Device, Transport};
 use crate::object::{Object, Property, Value, not_found, not_writable};
-use crate::virtio::model::{ModelType, Named};
+use crate::virtio::pluggable::{ModelType, Named};
 use crate::{Error, ErrorKind, Result};
 
 /// The properties of every device with their types, in the order of the listing.

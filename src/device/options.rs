@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::models;
 use crate::object::Options;
-use crate::virtio::model::{ModelOptions, ModelType, Named};
+use crate::virtio::pluggable::{ModelOptions, ModelType, Named};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest queue; a front end may ask for any power of two up to the device's.

@@ -20,7 +20,7 @@ use crate::kvm::mmio::Mmio;
 #[cfg(feature = "kvm")]
 use crate::kvm::{Announcement, Board, MmioDevice};
 use crate::vhost_user::{Listener, Served};
-use crate::virtio::model::DeviceModel;
+use crate::virtio::pluggable::PluggableDevice;
 
 /// A running transport.
 pub(super) enum Transport {
@@ -34,7 +34,7 @@ pub(super) enum Transport {
 /// What a transport is made for.
 pub(super) struct TransportSetup<'a> {
     pub(super) options: &'a DeviceOptions,
-    pub(super) model: &'a Arc<dyn DeviceModel>,
+    pub(super) model: &'a Arc<dyn PluggableDevice>,
     /// The transport works in the callbacks of this one.
     pub(super) control: &'a AioContext,
 }
@@ -43,7 +43,7 @@ impl Transport {
     /// Offers the device at the socket `path`; messages are handled in the callbacks of `control`.
     pub(super) fn listen(setup: &TransportSetup<'_>, path: &Path) -> Result<Transport> {
         let served = Served {
-            device: Arc::<dyn DeviceModel>::clone(setup.model),
+            device: Arc::<dyn PluggableDevice>::clone(setup.model),
             queue_size_max: setup.options.queue_size,
         };
         let listener = Listener::new(&setup.options.id, path, setup.control, served)?;
@@ -59,7 +59,7 @@ impl Transport {
         };
         let (mmio, place) = machine.add_virtio(MmioDevice {
             id: setup.options.id.clone(),
-            device: Arc::<dyn DeviceModel>::clone(setup.model),
+            device: Arc::<dyn PluggableDevice>::clone(setup.model),
             queue_size_max: setup.options.queue_size,
             control: setup.control.clone(),
             ioeventfd,

@@ -8,7 +8,7 @@
 //! * `request`: what the guest asks for
 //! * `queue`: a queue's life: start, kick, stop
 //! * `batch`: the work of one iteration
-//! * `model`, `options`: the disk as `-device virtio-blk`
+//! * `pluggable`, `options`: the disk as `-device virtio-blk`
 //!
 //! # Threads
 //! Any thread may call the methods; requests are served by the thread that drives the queue's AioContext.
@@ -31,14 +31,14 @@ use crate::{Error, ErrorKind, Result};
 
 mod batch;
 mod config;
-mod model;
 mod options;
+mod pluggable;
 mod queue;
 mod request;
 mod stats;
 
-pub use model::MODEL;
 pub use options::BlkOptions;
+pub use pluggable::MODEL;
 use queue::Queue;
 pub use stats::QueueStats;
 

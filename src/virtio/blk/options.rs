@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::object::Options;
-use crate::virtio::model::Named;
+use crate::virtio::pluggable::Named;
 use crate::{Error, ErrorKind, Result};
 
 /// The most queues that `num-queues` asks for.

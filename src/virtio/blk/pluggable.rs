@@ -10,7 +10,7 @@ use super::{Blk, BlkOptions};
 use crate::block::{self, Node};
 use crate::object::Value;
 use crate::virtio::VirtioDevice;
-use crate::virtio::model::{DeviceModel, FinishCallback, ModelOptions, ModelType};
+use crate::virtio::pluggable::{FinishCallback, ModelOptions, ModelType, PluggableDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// The model `virtio-blk`.
@@ -44,7 +44,7 @@ impl ModelOptions for BlkOptions {
         self.check_numbers(id)
     }
 
-    fn build(&self, id: &str, queues: Vec<AioContext>) -> Result<Arc<dyn DeviceModel>> {
+    fn build(&self, id: &str, queues: Vec<AioContext>) -> Result<Arc<dyn PluggableDevice>> {
         let drive = &self.drive;
         let node = Node::find(drive).map_err(|_| {
             let message = format!(
@@ -57,7 +57,7 @@ impl ModelOptions for BlkOptions {
     }
 }
 
-impl DeviceModel for Blk {
+impl PluggableDevice for Blk {
     fn property(&self, name: &str) -> Option<Value> {
         let counter = match name {
             "drive" => return Some(self.node().name().into()),

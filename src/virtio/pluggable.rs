@@ -1,4 +1,4 @@
-//! What a device model brings to `-device`: its options, how a device of it is built, what it shows and how it ends.
+//! What `-device` needs to know of a device model: its options, how a device of it is made, what it shows and how it ends.
 //!
 //! `crate::device` gives a device its id, its context, its transport and its place in the object tree, and knows models
 //! by what stands here alone. A new model (a disk, a network card) implements the two traits, describes itself in a
@@ -6,7 +6,7 @@
 //!
 //! * [`ModelType`]: the model, as `-device NAME` finds it
 //! * [`ModelOptions`]: what one device of the model is asked to be
-//! * [`DeviceModel`]: the device that was made from it
+//! * [`PluggableDevice`]: the device that was made from it
 #![forbid(unsafe_code)]
 
 use std::any::Any;
@@ -52,11 +52,11 @@ pub trait ModelOptions: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// What the options name does not exist or is in use. Nothing is left behind then.
-    fn build(&self, id: &str, queues: Vec<AioContext>) -> Result<Arc<dyn DeviceModel>>;
+    fn build(&self, id: &str, queues: Vec<AioContext>) -> Result<Arc<dyn PluggableDevice>>;
 }
 
 /// A device of a model, free of any transport.
-pub trait DeviceModel: super::VirtioDevice + Any {
+pub trait PluggableDevice: super::VirtioDevice + Any {
     /// The value of one of [`ModelType::properties`]; `None` for any other name. Any thread may ask.
     fn property(&self, name: &str) -> Option<Value>;
 
@@ -65,5 +65,5 @@ pub trait DeviceModel: super::VirtioDevice + Any {
     fn finish(&self, control: &AioContext, done: FinishCallback);
 }
 
-/// Takes what [`DeviceModel::finish`] has come to.
+/// Takes what [`PluggableDevice::finish`] has come to.
 pub type FinishCallback = Box<dyn FnOnce(Result<()>) + Send>;
