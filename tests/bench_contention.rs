@@ -4,7 +4,7 @@
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-#[path = "bench/contention.rs"]
+#[path = "bench/contention/main.rs"]
 #[allow(dead_code)] // its main function
 mod contention;
 

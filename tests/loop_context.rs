@@ -1,55 +1,16 @@
-//! The context: names, foreign sources, attaching, invoking, stopping, and what its predecessors got wrong.
+//! The context: names, foreign sources, attaching, invoking, and what its predecessors got wrong.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "loop_context/stop.rs"]
-mod stop;
-
 use qcontext::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, QContext, Wait};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Duration;
-
-/// Ends the process with a message when a test hangs.
-struct Deadline(#[allow(dead_code)] Sender<()>);
-
-fn deadline(test: &'static str) -> Deadline {
-    let (alive, gone) = channel();
-    std::thread::spawn(move || {
-        if gone.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test} hangs");
-            std::process::abort();
-        }
-    });
-    Deadline(alive)
-}
-
-/// Tells the thread of its drop.
-struct Mourned(Sender<ThreadId>);
-
-impl Drop for Mourned {
-    fn drop(&mut self) {
-        let _ = self.0.send(std::thread::current().id());
-    }
-}
-
-fn home_of(context: &QContext) -> ThreadId {
-    context.invoke_sync(|| std::thread::current().id()).unwrap()
-}
-
-fn idle_source(hits: &Arc<AtomicUsize>, last: usize) -> glib::Source {
-    let hits = Arc::clone(hits);
-    glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
-        if hits.fetch_add(1, Ordering::SeqCst) + 1 == last {
-            glib::ControlFlow::Break
-        } else {
-            glib::ControlFlow::Continue
-        }
-    })
-}
+use support::context::{home_of, idle_source};
+use support::deadline::deadline;
 
 // Predecessor hazard 11: a source whose prepare says yes is dispatched without check, that is never.
 #[test]

@@ -2,29 +2,15 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "loop_fd_handlers/panic.rs"]
-mod panic;
-#[path = "loop_fd_handlers/pausing.rs"]
-mod pausing;
-
 use gsource::{AioContext, EventNotifier, FdHandler, Reactor, Wait};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use support::both_loops;
 use support::loops::{
-    Count, Driven, Journal, Loop, Slot, counting_notifier, mourned, watched_notifier,
+    Count, Driven, Journal, Loop, Slot, counting_notifier, mourned, stream_pair, watched_notifier,
 };
 use support::thread::{gettid, wait_asleep};
-
-fn stream_pair() -> (UnixStream, UnixStream) {
-    let (a, b) = UnixStream::pair().unwrap();
-    a.set_nonblocking(true).unwrap();
-    b.set_nonblocking(true).unwrap();
-    (a, b)
-}
 
 both_loops! {
     fn notifier_signalled_twice_is_one_call(driven) {

@@ -2,27 +2,13 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "loop_lifetime/moves.rs"]
-mod moves;
-
 use gsource::{AioContext, Bh, Clock, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use support::deadline::deadline;
-use support::loops::{Count, Journal, Slot, Witness, counting_notifier, mourned, watched_notifier};
+use support::loops::{Count, Slot, mourned, mourned_handler};
 use support::{both_loops, both_threads};
-
-/// A handler whose captured value tells of its end.
-fn mourned_handler() -> (Arc<EventNotifier>, FdHandler, Witness) {
-    let (notifier, (mourned, witness)) = (Arc::new(EventNotifier::new().unwrap()), mourned());
-    let taken = Arc::clone(&notifier);
-    let handler = FdHandler::new().on_read(move || {
-        mourned.here();
-        taken.take();
-    });
-    (notifier, handler, witness)
-}
 
 both_loops! {
     fn removed_handler_is_destroyed_once_by_the_loop(driven) {

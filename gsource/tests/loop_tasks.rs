@@ -1,88 +1,15 @@
-//! Tasks: when and where they run, how they are woken and end, what they can wait for, and what binds them to their thread.
+//! Tasks: when and where they run, how they are woken, and how they end.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-#[path = "loop_tasks/thread.rs"]
-mod thread;
-#[path = "loop_tasks/waits.rs"]
-mod waits;
-
-use gsource::{
-    AioContext, Clock, ErrorKind, EventNotifier, FdHandler, JoinHandle, PoolLimits, Reactor, Wait,
-};
+use gsource::{AioContext, Clock, ErrorKind, EventNotifier, JoinHandle, Wait};
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{Read, Write, pipe};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-use support::deadline::deadline;
-use support::loops::{Count, Driven, Journal, Slot, mourned};
+use std::task::Poll;
+use support::loops::{Count, Journal, Yield, finish, mourned, never};
 use support::{both_loops, both_threads};
-
-/// Iterates until the task is over; its outcome.
-fn finish<T>(driven: &Driven, task: &JoinHandle<T>) -> gsource::Result<T> {
-    driven.until(|| task.is_finished());
-    task.try_take().unwrap()
-}
-
-/// Is pending once, and wakes its task at once.
-#[derive(Default)]
-struct Yield(bool);
-
-impl Future for Yield {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.0, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-/// Is never ready; counts its polls and shows its waker.
-struct Never(Count, Arc<Mutex<Option<Waker>>>);
-
-impl Future for Never {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.hit();
-        let earlier = self.1.lock().unwrap().replace(context.waker().clone());
-        drop(earlier);
-        Poll::Pending
-    }
-}
-
-fn never() -> (Never, Count, Arc<Mutex<Option<Waker>>>) {
-    let (polls, waker) = (Count::new(), Arc::default());
-    (Never(polls.clone(), Arc::clone(&waker)), polls, waker)
-}
-
-/// A file without a name.
-fn scratch() -> File {
-    let path = format!(
-        "{}/task-{:?}",
-        env!("CARGO_TARGET_TMPDIR"),
-        std::thread::current().id()
-    );
-    let mut options = File::options();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .unwrap();
-    std::fs::remove_file(&path).unwrap();
-    file
-}
 
 both_loops! {
     fn a_task_begins_in_an_iteration_and_its_output_is_the_handles(driven) {

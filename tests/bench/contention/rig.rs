@@ -13,12 +13,13 @@ use qcontext::object::options;
 use qcontext::virtio::VirtioDevice;
 use qcontext::virtio::blk::Blk;
 
+use super::Result;
 use super::case::{Arrangement, Case, Effort};
 use super::driver::Driver;
 use super::figures::Slice;
 use super::lock::BigLock;
 use super::work::{Crew, Worker};
-use super::{Result, cpu};
+use support::cpu;
 
 /// How long a disk may take to stop.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -69,6 +69,14 @@ impl TestDir {
     }
 }
 
+/// A file without a name, on a real disk.
+pub fn scratch_file() -> File {
+    let directory = TestDir::new();
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    options.open(directory.file("scratch")).unwrap()
+}
+
 impl Default for TestDir {
     fn default() -> Self {
         Self::new()

@@ -9,6 +9,9 @@
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 
+#[cfg(feature = "devices")]
+pub mod context;
+pub mod cpu;
 pub mod deadline;
 pub mod directory;
 #[cfg(feature = "devices")]

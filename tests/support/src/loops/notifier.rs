@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gsource::{AioContext, EventNotifier, FdHandler};
 
-use super::Count;
+use super::{Count, Witness, mourned};
 
 /// A notifier and the handler that takes its signal and counts.
 pub fn counting_notifier() -> (Arc<EventNotifier>, Count, FdHandler) {
@@ -25,6 +25,17 @@ pub fn watched_notifier(aio: &AioContext) -> (Arc<EventNotifier>, Count) {
     let (notifier, count, handler) = counting_notifier();
     aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
     (notifier, count)
+}
+
+/// A handler whose captured value tells of its end.
+pub fn mourned_handler() -> (Arc<EventNotifier>, FdHandler, Witness) {
+    let (notifier, (mourned, witness)) = (Arc::new(EventNotifier::new().unwrap()), mourned());
+    let taken = Arc::clone(&notifier);
+    let handler = FdHandler::new().on_read(move || {
+        mourned.here();
+        taken.take();
+    });
+    (notifier, handler, witness)
 }
 
 /// Closes `number` and opens `file` under it, in one step so that no other test can get the number.

@@ -1,4 +1,4 @@
-//! Files without io_uring. The usual way is tested from outside, in `tests/loop_tasks.rs`.
+//! Files without io_uring. The usual way is tested from outside, in `tests/loop_task_waits.rs`.
 #![forbid(unsafe_code)]
 
 use super::{AsyncFile, Way};

@@ -1,7 +1,15 @@
 //! The end of a context: who may ask for it, who waits, and what is given back.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use qcontext::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, QContext, Wait};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use support::context::{home_of, idle_source};
+use support::deadline::deadline;
+use support::loops::mourned;
 
 // Predecessor hazard 21: a context that joins itself.
 #[test]
@@ -54,11 +62,10 @@ fn stop_by_many_threads_returns_to_each_after_the_end() {
 fn last_handle_dropped_on_its_own_thread_ends_the_context() {
     let _deadline = deadline("last_handle_dropped_on_its_own_thread_ends_the_context");
     let context = QContext::new("own-end", true).unwrap();
-    let (ended, end) = channel();
-    let mourned = Mourned(ended);
+    let (mourned, witness) = mourned();
     let notifier = EventNotifier::new().unwrap();
     let handler = FdHandler::new().on_read(move || {
-        let _ = &mourned;
+        mourned.here();
     });
     context
         .set_fd_handler(notifier.as_raw_fd(), handler)
@@ -67,7 +74,7 @@ fn last_handle_dropped_on_its_own_thread_ends_the_context() {
     let same = context.clone();
     context.invoke(move || drop(same)).unwrap();
     drop(context);
-    assert_eq!(end.recv().unwrap(), home);
+    assert_eq!(witness.wait(), home);
     assert!(QContext::find("own-end").is_err());
 }
 

@@ -20,9 +20,10 @@ use virtio_driver::{
     EventFd, QueueNotifier, VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
 };
 
+use super::Result;
 use super::case::{BLOCK, Case, DISK_SIZE, random};
 use super::servers::Server;
-use super::{Result, cpu};
+use support::cpu;
 
 /// Three descriptors for each of 128 requests.
 const QUEUE_SIZE: u16 = 512;

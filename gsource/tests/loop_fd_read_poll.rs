@@ -1,7 +1,14 @@
 //! Readers that are asked whether they want to read.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use gsource::{FdHandler, Wait};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use support::both_loops;
+use support::loops::{Count, counting_notifier, mourned, stream_pair};
 
 both_loops! {
     fn read_poll_pauses_and_resumes_reading(driven) {

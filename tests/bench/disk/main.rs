@@ -6,7 +6,6 @@
 #![deny(unsafe_code)] // load.rs allows itself one mapping
 
 mod case;
-mod cpu;
 mod load;
 mod servers;
 mod table;

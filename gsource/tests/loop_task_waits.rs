@@ -1,7 +1,21 @@
 //! What a task can wait for: time, fds, notifiers, files and jobs.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use gsource::{
+    AioContext, Clock, ErrorKind, EventNotifier, FdHandler, JoinHandle, PoolLimits, Wait,
+};
+use std::fs::File;
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::task::Poll;
+use support::both_loops;
+use support::deadline::deadline;
+use support::directory::scratch_file;
+use support::loops::{Count, finish};
 
 both_loops! {
     fn a_dropped_sleep_wakes_nobody(driven) {
@@ -85,7 +99,7 @@ both_loops! {
     }
 
     fn a_regular_file_is_readable_at_once(driven) {
-        let (aio, file) = (driven.aio.clone(), scratch());
+        let (aio, file) = (driven.aio.clone(), scratch_file());
         let task = driven.aio.spawn_local(async move { aio.readable(file.as_raw_fd()).await });
         finish(driven, &task.unwrap()).unwrap().unwrap();
     }
@@ -110,7 +124,7 @@ both_loops! {
     }
 
     fn a_file_is_written_synced_and_read(driven) {
-        let file = driven.aio.file(scratch());
+        let file = driven.aio.file(scratch_file());
         let task = driven.aio.spawn_local(async move {
             let (written, buffer) = file.write_at(vec![5; 4096], 4096).await;
             assert_eq!((written.unwrap(), buffer.len()), (4096, 4096));
@@ -134,7 +148,7 @@ both_loops! {
     }
 
     fn many_requests_are_in_flight_at_once(driven) {
-        let file = driven.aio.file(scratch());
+        let file = driven.aio.file(scratch_file());
         let tasks: Vec<_> = (0..300u64).map(|index| {
             let file = file.clone();
             driven.aio.spawn_local(async move {

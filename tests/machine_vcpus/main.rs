@@ -4,7 +4,6 @@
 #![deny(unsafe_code)] // one test blocks a signal
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "machine_vcpus/clock.rs"]
 mod clock;
 
 use std::collections::BTreeSet;

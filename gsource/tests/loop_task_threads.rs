@@ -1,7 +1,13 @@
 //! What binds a task to its thread, and how both end.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use gsource::{AioContext, ErrorKind, Reactor, Wait};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::mpsc::channel;
+use support::deadline::deadline;
+use support::loops::{Count, Slot, Yield, mourned, never};
 
 #[test]
 fn the_tasks_of_a_context_that_is_torn_down_are_dropped_at_home() {

@@ -5,7 +5,6 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-#[path = "machine_microvm/high_memory.rs"]
 mod high_memory;
 
 use std::fs;

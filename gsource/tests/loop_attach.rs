@@ -1,7 +1,13 @@
 //! Attaching, detaching and moving: nothing is lost, and what was removed is destroyed by the right home.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use gsource::{AioContext, Clock, EventNotifier, FdHandler, Reactor, Wait};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use support::deadline::deadline;
+use support::loops::{Count, Journal, Slot, counting_notifier, mourned_handler, watched_notifier};
 
 #[test]
 fn attaching_and_detaching_loses_nothing_that_is_pending() {

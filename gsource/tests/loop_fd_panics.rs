@@ -1,7 +1,11 @@
 //! Callbacks and destructors that panic.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use super::*;
+use gsource::{AioContext, EventNotifier, FdHandler, Wait};
+use std::os::fd::AsRawFd;
+use support::both_loops;
+use support::loops::{Count, Slot, mourned, watched_notifier};
 
 both_loops! {
     fn panicking_handler_is_removed_and_others_go_on(driven) {

@@ -1,46 +1,48 @@
 //! Processor time of processes, threads and the machine, from /proc.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // each benchmark uses a part
 
-use std::fs;
+use std::{fs, io};
 
-use super::Result;
+fn first_number(text: &str) -> io::Result<u64> {
+    let word = text.split_whitespace().next().unwrap_or("");
+    word.parse().map_err(io::Error::other)
+}
 
 /// Nanoseconds that all the threads of a process have run, its io_uring workers included.
-pub(crate) fn of_process(pid: u32) -> Result<u64> {
+pub fn of_process(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may end while we look.
         let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
             continue;
         };
-        sum += text.split(' ').next().unwrap_or("").parse::<u64>()?;
+        sum += first_number(&text)?;
     }
     Ok(sum)
 }
 
 /// Nanoseconds that a thread of this process has run.
-pub(crate) fn of_thread(id: i64) -> Result<u64> {
+pub fn of_thread(id: i64) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/task/{id}/schedstat"))?;
-    Ok(text.split(' ').next().unwrap_or("").parse()?)
+    first_number(&text)
 }
 
 /// How often a thread of this process has left its processor, of its own will or not.
-pub(crate) fn switches_of_thread(id: i64) -> Result<u64> {
+pub fn switches_of_thread(id: i64) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/task/{id}/status"))?;
     let mut sum = 0;
     for line in text.lines() {
         if let Some((name, number)) = line.split_once(':')
             && name.ends_with("voluntary_ctxt_switches")
         {
-            sum += number.trim().parse::<u64>()?;
+            sum += first_number(number)?;
         }
     }
     Ok(sum)
 }
 
 /// Nanoseconds that all the processors were busy, in steps of 10 ms.
-pub(crate) fn of_machine() -> Result<u64> {
+pub fn of_machine() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/stat")?;
     let first = text.lines().next().unwrap_or("");
     let ticks: Vec<u64> = first

@@ -6,24 +6,14 @@
 //! them; the figures are medians of the slices.
 #![deny(unsafe_code)] // each file that needs it says so
 
-#[path = "contention/case.rs"]
 mod case;
-mod cpu;
-#[path = "contention/driver.rs"]
 mod driver;
-#[path = "contention/figures.rs"]
 mod figures;
-#[path = "contention/lock.rs"]
 mod lock;
-#[path = "contention/plot.rs"]
 mod plot;
-#[path = "contention/priority.rs"]
 mod priority;
-#[path = "contention/report.rs"]
 mod report;
-#[path = "contention/rig.rs"]
 mod rig;
-#[path = "contention/work.rs"]
 mod work;
 
 use std::error::Error;

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the measurement
 
-#[path = "machine/interrupts.rs"]
 mod interrupts;
 
 use std::fmt::Write;
