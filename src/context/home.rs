@@ -63,23 +63,15 @@ struct Prepared {
 }
 
 impl Home {
-    pub(super) fn new(
-        gmain: &glib::MainContext,
-        reactor: &Arc<Reactor>,
-        aio: &AioContext,
-    ) -> Result<Home> {
-        let mut home = Home {
+    /// Asks GLib nothing yet: that would run foreign prepare functions while the context is being made.
+    pub(super) fn new(reactor: &Reactor, aio: &AioContext) -> Result<Home> {
+        Ok(Home {
             glib: GlibFds::new(aio, reactor.poll_fd()?)?,
             fds: Vec::new(),
             put_offs: 0,
             asked_at: 0,
             glib_turns: reactor.glib_turns(),
-        };
-        let driving = reactor.drive()?;
-        if let Ok(_owner) = gmain.acquire() {
-            reactor.ask_glib(&driving, || home.prepare(gmain));
-        }
-        Ok(home)
+        })
     }
 
     /// Asks GLib what it waits for, and watches that.

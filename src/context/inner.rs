@@ -60,7 +60,7 @@ impl Inner {
         handlers.aio().attach_to(&reactor)?;
         let source = reactor.g_source()?;
         source.attach(Some(&gmain));
-        let home = Home::new(&gmain, &reactor, &aio)?;
+        let home = Home::new(&reactor, &aio)?;
         Ok(Arc::new(Inner {
             id: id.to_owned(),
             c_id: CString::new(id).unwrap_or_default(),

@@ -231,8 +231,10 @@ impl Core {
         Reactor::move_timers(old, new, self, rebind);
         drop(handlers);
         // The caller may hold any lock, so what is left to destroy and to tell is left to the next home.
-        let removed = unseen.into_iter().filter(|record| record.is_removed());
-        new.retire(removed.map(Retired::Handler));
+        let is_removed = |record: &Arc<FdRecord>| record.is_removed();
+        // Collected here, so that the others are not dropped under the lock that `retire` takes.
+        let removed: Vec<_> = unseen.into_iter().filter(is_removed).collect();
+        new.retire(removed.into_iter().map(Retired::Handler));
         new.retire(closed.into_iter().map(Retired::Trouble));
         old.hand_over_retired(self, new, &driving);
         // What was kicked there is held by that list, and nobody may ever drive it again.
