@@ -185,8 +185,8 @@ pub struct Reactor {
     driver: AtomicUsize,
     /// How many tokens that thread has; written by it only.
     tokens: AtomicUsize,
-    /// GLib wanted to look while another thread drove, and sleeps without having announced it.
-    missed: AtomicBool,
+    /// The thread whose GLib waits, from the source's prepare to its check; 0 when none does.
+    glib_waiter: AtomicUsize,
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
@@ -233,7 +233,7 @@ impl Reactor {
             has_retired: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
-            missed: AtomicBool::new(false),
+            glib_waiter: AtomicUsize::new(0),
             home: HomeCell::new(Home {
                 batch: Batch::new(),
                 paused: Vec::new(),

@@ -16,6 +16,7 @@
 
 mod bottom_halves;
 mod fds;
+mod glib;
 mod stop;
 mod timers;
 

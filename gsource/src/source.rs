@@ -118,6 +118,9 @@ unsafe extern "C" fn prepare(
             reactor.residents.note_glib();
             let wait = reactor.prepare(&driving);
             state.shown.borrow_mut().update(source, reactor, &driving);
+            if wait.is_some() {
+                driving.leave_to_glib();
+            }
             wait
         }
         Err(_) => Some(-1),
@@ -134,6 +137,7 @@ unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean
     let ready = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) };
     let reactor = &state.reactor;
     let due = reactor.drive().is_ok_and(|driving| {
+        reactor.end_glib_wait();
         let ready = ready != 0 || state.shown.borrow().is_ready(source);
         reactor.check(&driving, ready)
     });
@@ -164,6 +168,7 @@ unsafe extern "C" fn finalize(source: *mut glib_sys::GSource) {
         // SAFETY: the box was made by `new`, and finalize runs once.
         let state = unsafe { Box::from_raw(state) };
         state.reactor.residents.forget_glib();
+        state.reactor.end_glib_wait();
         crate::unwind::drop_guarded(&"destructor of a source", state);
     }
 }

@@ -28,19 +28,43 @@ impl Driving<'_> {
 
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
+        if self.is_last() {
+            let reactor = self.reactor;
+            let awaited = reactor.is_glib_waiting();
+            if awaited {
+                // The ring must not take the events that GLib waits for.
+                reactor.give_way(self);
+            }
+            reactor.give_back();
+            reactor.wake_glib(awaited);
+        }
+    }
+}
+
+impl Driving<'_> {
+    /// Counts this token out; true when no other one is left.
+    fn is_last(&self) -> bool {
         let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
         self.reactor.tokens.store(left, Ordering::Relaxed);
-        if left == 0 {
-            bhs::leave(self.reactor);
-            self.reactor.driver.store(0, Ordering::SeqCst);
-            // Another thread may have retired something after the last look here, and found us driving.
-            if self.reactor.has_retired() {
-                self.reactor.leave_to_home();
-            }
-            let missed = &self.reactor.missed;
-            if missed.load(Ordering::SeqCst) && missed.swap(false, Ordering::SeqCst) {
-                self.reactor.wake();
-            }
+        left == 0
+    }
+
+    /// Gives the right back at the end of a prepare that found nothing ready: until the source's check, GLib sleeps without it.
+    /// A home that asks GLib itself does the waiting.
+    pub(crate) fn leave_to_glib(self) {
+        let reactor = self.reactor;
+        if reactor.home.get(&self).served {
+            return;
+        }
+        let other = reactor.glib_waiter.swap(thread_token(), Ordering::SeqCst);
+        let is_last = self.is_last();
+        std::mem::forget(self);
+        if is_last {
+            reactor.give_back();
+        }
+        if other != 0 && other != thread_token() {
+            // A second GMainContext has a source of this reactor, and was refused.
+            reactor.wake();
         }
     }
 }
@@ -88,13 +112,52 @@ impl Reactor {
         is_mine
     }
 
-    /// As [`Reactor::drive`], for a GLib loop that will sleep if it cannot: who drives now wakes it afterwards.
+    /// Ends the calling thread's right to drive.
+    fn give_back(&self) {
+        bhs::leave(self);
+        self.driver.store(0, Ordering::SeqCst);
+        // Another thread may have retired something after the last look here, and found us driving.
+        if self.has_retired() {
+            self.leave_to_home();
+        }
+    }
+
+    /// As [`Reactor::drive`], for the source's prepare. If that is refused, GLib sleeps all the same, and the thread that drives
+    /// now wakes it when it leaves.
     pub(crate) fn drive_or_be_woken(&self) -> Result<Driving<'_>> {
         self.drive().or_else(|_| {
-            self.missed.store(true, Ordering::SeqCst);
-            // Who drove may have ended before that.
+            self.glib_waiter.store(thread_token(), Ordering::SeqCst);
+            // The other thread may have left before that.
             self.drive()
         })
+    }
+
+    /// True when GLib may be asleep between the source's prepare and check, without the right to drive.
+    #[inline]
+    pub(super) fn is_glib_waiting(&self) -> bool {
+        self.glib_waiter.load(Ordering::SeqCst) != 0
+    }
+
+    /// GLib has waited, or its source is gone, or the thread that iterates it waits by itself.
+    pub(crate) fn end_glib_wait(&self) {
+        if self.is_glib_waiting() {
+            self.glib_waiter.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Wakes GLib when it waits, after another thread has driven: that one may have ended the announced sleep, and taken a
+    /// wake-up, a timer's event or a deadline that GLib was to see. GLib prepares anew then. `gave_way` says that the ring
+    /// does not take events meanwhile.
+    fn wake_glib(&self, gave_way: bool) {
+        if !self.is_glib_waiting() {
+            return;
+        }
+        if gave_way {
+            self.wake();
+        } else {
+            // GLib has begun to wait just now. If another thread drives by now, that one wakes GLib.
+            drop(self.drive());
+        }
     }
 
     /// True on the thread that drives this reactor.
@@ -107,4 +170,27 @@ impl Reactor {
 pub(crate) fn thread_token() -> usize {
     crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use crate::Reactor;
+
+    /// A home without this would look twice and wake itself in each turn that asks GLib.
+    #[test]
+    fn glib_waits_between_its_own_steps_only() {
+        let reactor = Reactor::new().unwrap();
+        let (gmain, source) = (glib::MainContext::new(), reactor.g_source().unwrap());
+        source.attach(Some(&gmain));
+        while gmain.iteration(false) {}
+        assert!(!reactor.is_glib_waiting(), "it has checked");
+        let driving = reactor.drive().unwrap();
+        reactor.drive_or_be_woken().unwrap().leave_to_glib();
+        assert!(reactor.is_glib_waiting(), "it has prepared");
+        reactor.ask_glib(&driving, || {
+            reactor.drive_or_be_woken().unwrap().leave_to_glib();
+        });
+        assert!(!reactor.is_glib_waiting(), "the home waits by itself");
+        source.destroy();
+    }
 }

@@ -46,6 +46,10 @@ impl Reactor {
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
         self.prepare_turn(&driving)?;
+        if self.is_glib_waiting() {
+            // The wake-up that the last turn has left for GLib must not end this wait.
+            self.collect(&driving, 0);
+        }
         if self.home.get(&driving).batch.is_empty() {
             self.wait(&driving, wait, limit_ns);
         } else {
@@ -316,6 +320,8 @@ impl Reactor {
     /// The token is another reactor's.
     pub fn ask_glib<T>(&self, driving: &Driving<'_>, ask: impl FnOnce() -> T) -> T {
         driving.check(self);
+        // What a nested GLib loop has left: its wait is over, though no check may have followed its last prepare.
+        self.end_glib_wait();
         self.home.get(driving).served = true;
         let answer = ask();
         self.home.get(driving).served = false;
