@@ -1,16 +1,30 @@
 # The two commands: `make run` shows it working, `make test` proves it. Both install what they need.
 CARGO ?= cargo
 
-run: ready
-	$(CARGO) build --locked --release --bin qctx
-	target/release/qctx
-	tests/guest/run
+# The QEMU of `make run`: 7 or 10.
+export QEMU ?= 7
 
-test: ready
+run:
+	@echo "== 1 of 5: installing the Debian packages that are missing: a C linker, GLib, busybox, e2fsprogs"
+	@tests/guest/packages run
+	@echo "== 2 of 5: fetching a Linux kernel and QEMU into target/guest, once"
+	@tests/guest/fetch $(QEMU)
+	@echo "== 3 of 5: building qctx"
+	@$(CARGO) build --locked --release --bin qctx
+	@echo "== 4 of 5: a guest of a few hundred instructions drives two disks on two contexts"
+	@target/release/qctx
+	@echo "== 5 of 5: Linux, in a virtual machine of QEMU's, uses two disks that qctx serves over vhost-user"
+	@tests/guest/run
+	@cat docs/try-next.txt
+
+test:
+	tests/guest/packages test
+	tests/guest/fetch
 	CARGO="$(CARGO)" tests/all
 
-bench: ready
-	tests/guest/packages libuv1-dev libevent-dev
+bench:
+	tests/guest/packages bench
+	tests/guest/fetch 10
 	$(CARGO) bench --locked --bench disk
 	$(CARGO) bench --locked --bench machine -- --out target/bench
 	$(CARGO) bench --locked --bench contention -- --out target/bench
@@ -22,7 +36,9 @@ bench: ready
 SOAK_SECONDS ?= 600
 MODEL_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
-soak: ready
+soak:
+	tests/guest/packages test
+	tests/guest/fetch
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
 	RUSTFLAGS="--cfg loom" SOAK_SECONDS=$(MODEL_SECONDS) $(CARGO) test --locked --release --target-dir target/loom \
 	    -p gsource --lib loom_
@@ -32,13 +48,13 @@ soak: ready
 	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 
 fuzz:
-	tests/guest/packages
+	tests/guest/packages build
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test fuzz -- --nocapture
 
 # The program, the C library with its headers and pkg-config file. DESTDIR is for packagers.
 PREFIX ?= /usr/local
 install:
-	tests/guest/packages
+	tests/guest/packages install
 	$(CARGO) build --locked --release --bin qctx
 	[ -d target/install/meson-private ] || \
 	    meson setup target/install --prefix=$(PREFIX) --libdir=lib --buildtype=release
@@ -49,15 +65,11 @@ install:
 
 # Debian packages in target/deb, and their test on a minimal system made for it (as root).
 deb:
-	tests/guest/packages
+	tests/guest/packages deb
 	tests/deb/build
 
 deb-test:
-	tests/guest/packages mmdebstrap
+	tests/guest/packages deb-test
 	tests/deb/clean-system
 
-ready:
-	tests/guest/packages
-	tests/guest/fetch
-
-.PHONY: run test bench soak fuzz install deb deb-test ready
+.PHONY: run test bench soak fuzz install deb deb-test
