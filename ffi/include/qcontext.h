@@ -684,6 +684,27 @@ gboolean qcontext_bh_oneshot(QContextAio *aio,
                              GDestroyNotify destroy);
 
 /**
+ * qcontext_clock_get_ns:
+ * @clock: a QContextClock
+ *
+ * Returns: the time now.
+ *
+ * Any thread, any locks held, also from a signal handler.
+ */
+int64_t qcontext_clock_get_ns(uint32_t clock);
+
+/**
+ * qcontext_clock_enable:
+ * Lets the virtual clock run, or stand still; its timers neither fire nor bound a wait then. The other clocks always run.
+ * @clock: QCONTEXT_CLOCK_VIRTUAL
+ * @enabled: whether it runs
+ *
+ * Any thread, any locks held.
+ */
+void qcontext_clock_enable(uint32_t clock,
+                           gboolean enabled);
+
+/**
  * qcontext_new:
  * Creates a context. A threaded one runs when this returns; an unthreaded one is run by whoever iterates it.
  * @id: (nullable): a letter, then letters, digits, '-', '.', '_'; NULL for a generated name that nobody finds
@@ -1547,15 +1568,15 @@ gboolean qcontext_destroy_source(QContext *context,
 
 /**
  * qcontext_timer_init:
- * Initialises a timer in the caller's storage. Once deleted and not armed again, the storage may be freed.
- * @timer: the storage, whatever is in it
+ * Initialises a timer in the caller's storage. The storage may be freed once the timer is deleted and not armed again.
+ * @timer: the storage, with any content
  * @aio: the AioContext it fires on, which outlives it
  * @clock: a QContextClock
  * @scale: nanoseconds per unit of qcontext_timer_mod()
  * @func: the callback
  * @user_data: its data
  *
- * Any thread, any locks held; nobody else uses @timer meanwhile.
+ * Any thread, any locks held; no other call uses @timer at the same time.
  */
 void qcontext_timer_init(QContextTimer *timer,
                          QContextAio *aio,
@@ -1590,7 +1611,7 @@ QContextTimer *qcontext_timer_new(QContextAio *aio,
  * Deletes and frees a timer on the heap, also from inside its callback.
  * @timer: (nullable) (transfer full): a timer of qcontext_timer_new(); NULL is ignored
  *
- * Any thread, any locks held; never waits. Nobody else uses @timer meanwhile.
+ * Any thread, any locks held; never waits. No other call uses @timer at the same time.
  */
 void qcontext_timer_free(QContextTimer *timer);
 
@@ -1617,7 +1638,7 @@ void qcontext_timer_mod_ns(QContextTimer *timer, int64_t expire_time);
 
 /**
  * qcontext_timer_anticipate:
- * As qcontext_timer_mod(), unless the timer fires before that anyway.
+ * As qcontext_timer_mod(), unless the timer is armed for an earlier time.
  * @timer: a timer
  * @expire_time: the time, in the timer's scale
  *
@@ -1637,7 +1658,7 @@ void qcontext_timer_anticipate_ns(QContextTimer *timer, int64_t expire_time);
 
 /**
  * qcontext_timer_del:
- * Fires no more until armed again. A call that has begun on another thread may still run.
+ * Does not fire any more until it is armed again. A call that has begun on another thread may still run.
  * @timer: a timer; one that is all-zero or not armed stays so
  *
  * Any thread, any locks held; never waits.
@@ -1646,8 +1667,8 @@ void qcontext_timer_del(QContextTimer *timer);
 
 /**
  * qcontext_timer_del_sync:
- * As qcontext_timer_del(), and waits until a running call has returned. A timer on the heap does not fire again, however it is
- * armed, and is only good to be freed.
+ * As qcontext_timer_del(), and waits until a running call has returned. A timer on the heap never fires again, even if it
+ * is armed; the only use left for it is qcontext_timer_free().
  * @timer: a timer
  * @error: WOULD_DEADLOCK inside its own callback; nothing has changed then
  *
@@ -1677,27 +1698,6 @@ gboolean qcontext_timer_pending(const QContextTimer *timer);
  * Any thread, any locks held.
  */
 int64_t qcontext_timer_expire_time_ns(const QContextTimer *timer);
-
-/**
- * qcontext_clock_get_ns:
- * @clock: a QContextClock
- *
- * Returns: the time now.
- *
- * Any thread, any locks held, also from a signal handler.
- */
-int64_t qcontext_clock_get_ns(uint32_t clock);
-
-/**
- * qcontext_clock_enable:
- * Lets the virtual clock run, or stand still; its timers neither fire nor bound a wait then. The other clocks always run.
- * @clock: QCONTEXT_CLOCK_VIRTUAL
- * @enabled: whether it runs
- *
- * Any thread, any locks held.
- */
-void qcontext_clock_enable(uint32_t clock,
-                           gboolean enabled);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,8 +1,8 @@
 //! AioContexts: life, who drives them, and the calling thread's own.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible, optional_text, text};
-use crate::handle::{self, QContext, QContextAio, give_aio};
+use crate::argument::{Given, entry};
+use crate::handle::{QContext, QContextAio, give_aio};
 use glib::translate::IntoGlibPtr;
 use glib_sys::{GError, GSource, gboolean};
 use qcontext::QContext as Context;
@@ -26,9 +26,9 @@ thread_local! {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_new(error: *mut *mut GError) -> *mut QContextAio {
-    let body = || Ok(give_aio(AioContext::new()?));
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_new", ptr::null_mut(), error, body) }
+    entry!(qcontext_aio_new, ptr::null_mut(), error, || {
+        Ok(give_aio(AioContext::new()?))
+    })
 }
 
 /// qcontext_aio_ref:
@@ -40,9 +40,8 @@ pub unsafe extern "C" fn qcontext_aio_new(error: *mut *mut GError) -> *mut QCont
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_ref(aio: *mut QContextAio) -> *mut QContextAio {
-    enter("qcontext_aio_ref", ptr::null_mut(), || {
-        // SAFETY: the caller's AioContext.
-        unsafe { handle::aio(aio) }.map(give_aio)
+    entry!(qcontext_aio_ref, ptr::null_mut(), |aio: AioContext| {
+        Ok(give_aio(aio))
     })
 }
 
@@ -54,12 +53,8 @@ pub unsafe extern "C" fn qcontext_aio_ref(aio: *mut QContextAio) -> *mut QContex
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_unref(aio: *mut QContextAio) {
-    if aio.is_null() {
-        return;
-    }
-    enter("qcontext_aio_unref", (), || {
-        // SAFETY: the reference that the caller gives back.
-        drop(unsafe { AioContext::from_raw(aio.cast()) });
+    entry!(qcontext_aio_unref, (), |aio: Given<AioContext>| {
+        drop(aio);
         Ok(())
     });
 }
@@ -82,39 +77,26 @@ pub unsafe extern "C" fn qcontext_aio_attach(
     name: *const c_char,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        context.attach(&aio, unsafe { optional_text(name) }?)?;
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_attach", 0, error, body) }
+    entry!(
+        qcontext_aio_attach,
+        0,
+        error,
+        |aio: AioContext, context: Context, name: Option<&str>| {
+            context.attach(&aio, name)?;
+            Ok(1)
+        }
+    )
 }
 
-/// Both, if the one is attached to the other.
-///
-/// # Safety
-/// The caller's pointers.
-unsafe fn attached(
-    aio: *mut QContextAio,
-    context: *mut QContext,
-) -> Result<(AioContext, Context), Fault> {
-    // SAFETY: the caller's AioContext.
-    let aio = unsafe { handle::aio(aio) }?;
-    // SAFETY: the caller's context.
-    let context = unsafe { handle::context(context) }?;
-    if !context.has_aio(&aio) {
-        let message = format!(
-            "the AioContext is not attached to context '{}'",
-            context.id()
-        );
-        return Err(Fault::Error(Error::new(ErrorKind::NotFound, message)));
+fn check_attached(aio: &AioContext, context: &Context) -> Result<(), Error> {
+    if context.has_aio(aio) {
+        return Ok(());
     }
-    Ok((aio, context))
+    let message = format!(
+        "the AioContext is not attached to context '{}'",
+        context.id()
+    );
+    Err(Error::new(ErrorKind::NotFound, message))
 }
 
 /// qcontext_aio_detach:
@@ -131,12 +113,15 @@ pub unsafe extern "C" fn qcontext_aio_detach(
     aio: *mut QContextAio,
     context: *mut QContext,
 ) -> gboolean {
-    enter("qcontext_aio_detach", 0, || {
-        // SAFETY: the caller's pointers.
-        let (aio, context) = unsafe { attached(aio, context) }?;
-        context.detach(&aio);
-        Ok(1)
-    })
+    entry!(
+        qcontext_aio_detach,
+        0,
+        |aio: AioContext, context: Context| {
+            check_attached(&aio, &context)?;
+            context.detach(&aio);
+            Ok(1)
+        }
+    )
 }
 
 /// qcontext_aio_detach_sync:
@@ -154,17 +139,19 @@ pub unsafe extern "C" fn qcontext_aio_detach_sync(
     context: *mut QContext,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's pointers.
-        let (aio, context) = unsafe { attached(aio, context) }?;
-        detach_and_wait(&aio, &context)?;
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_detach_sync", 0, error, body) }
+    entry!(
+        qcontext_aio_detach_sync,
+        0,
+        error,
+        |aio: AioContext, context: Context| {
+            check_attached(&aio, &context)?;
+            detach_and_wait(&aio, &context)?;
+            Ok(1)
+        }
+    )
 }
 
-/// Nobody may run an unthreaded context, and then nobody is there to wait for.
+/// Detaches, and waits only if it is not done at once: an unthreaded context may have no thread to wait for.
 fn detach_and_wait(aio: &AioContext, context: &Context) -> Result<(), Error> {
     context.detach(aio);
     if context.has_aio(aio) {
@@ -192,19 +179,17 @@ pub unsafe extern "C" fn qcontext_aio_move(
     name: *const c_char,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let to = unsafe { handle::context(to) }?;
-        // SAFETY: the caller's string.
-        let name = unsafe { optional_text(name) }?;
-        // SAFETY: the caller's pointers.
-        let (aio, from) = unsafe { attached(aio, from) }?;
-        detach_and_wait(&aio, &from)?;
-        to.attach(&aio, name)?;
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_move", 0, error, body) }
+    entry!(
+        qcontext_aio_move,
+        0,
+        error,
+        |aio: AioContext, from: Context, to: Context, name: Option<&str>| {
+            check_attached(&aio, &from)?;
+            detach_and_wait(&aio, &from)?;
+            to.attach(&aio, name)?;
+            Ok(1)
+        }
+    )
 }
 
 /// qcontext_find_aio_by_name:
@@ -219,13 +204,13 @@ pub unsafe extern "C" fn qcontext_find_aio_by_name(
     context: *mut QContext,
     name: *const c_char,
 ) -> *mut QContextAio {
-    enter("qcontext_find_aio_by_name", ptr::null_mut(), || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        let name = unsafe { text(name, "the name is NULL") }?;
-        Ok(context.find_aio(name).map_or(ptr::null_mut(), give_aio))
-    })
+    entry!(
+        qcontext_find_aio_by_name,
+        ptr::null_mut(),
+        |context: Context, name: &str| {
+            Ok(context.find_aio(name).map_or(ptr::null_mut(), give_aio))
+        }
+    )
 }
 
 /// qcontext_aio_get_g_source:
@@ -241,13 +226,15 @@ pub unsafe extern "C" fn qcontext_aio_get_g_source(
     aio: *mut QContextAio,
     error: *mut *mut GError,
 ) -> *mut GSource {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let source = unsafe { handle::aio(aio) }?.g_source()?;
-        Ok(source.into_glib_ptr())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_get_g_source", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_aio_get_g_source,
+        ptr::null_mut(),
+        error,
+        |aio: AioContext| {
+            let source = aio.g_source()?;
+            Ok(source.into_glib_ptr())
+        }
+    )
 }
 
 /// qcontext_aio_set_current:
@@ -257,14 +244,8 @@ pub unsafe extern "C" fn qcontext_aio_get_g_source(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_set_current(aio: *mut QContextAio) {
-    enter("qcontext_aio_set_current", (), || {
-        let new = if aio.is_null() {
-            None
-        } else {
-            // SAFETY: the caller's AioContext.
-            Some(unsafe { handle::aio(aio) }?)
-        };
-        let old = CURRENT.with(|current| current.replace(new));
+    entry!(qcontext_aio_set_current, (), |aio: Option<AioContext>| {
+        let old = CURRENT.with(|current| current.replace(aio));
         drop(old);
         Ok(())
     });
@@ -277,7 +258,7 @@ pub unsafe extern "C" fn qcontext_aio_set_current(aio: *mut QContextAio) {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_aio_get_current() -> *mut QContextAio {
-    enter("qcontext_aio_get_current", ptr::null_mut(), || {
+    entry!(qcontext_aio_get_current, ptr::null_mut(), || {
         let set = CURRENT
             .try_with(|current| current.borrow().clone())
             .ok()

@@ -1,14 +1,15 @@
 //! Fd handlers of an AioContext.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible};
+use crate::argument::{Pointee, entry};
+use crate::boundary::Fault;
 use crate::callback::{QContextBoolFunc, QContextFunc};
 use crate::fd::{check_fd, handler, remove_sync};
-use crate::handle::{self, QContextAio};
-use crate::notifier::{QContextNotifier, notifier_fd};
+use crate::handle::QContextAio;
+use crate::notifier::QContextNotifier;
 use crate::user::{User, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::{Error, ErrorKind, FdHandler};
+use qcontext::{AioContext, Error, ErrorKind, FdHandler};
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub struct QContextFdOps {
     /// 0.
     pub reserved: [usize; 3],
 }
+
+impl Pointee for QContextFdOps {}
 
 impl QContextFdOps {
     fn handler(&self, user: &Arc<User>) -> FdHandler {
@@ -81,26 +84,24 @@ pub unsafe extern "C" fn qcontext_aio_set_fd_handler(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
+    entry!(qcontext_aio_set_fd_handler, 0, error, |aio: AioContext,
+                                                   ops: Option<
+        &QContextFdOps,
+    >| {
         check_fd(fd)?;
-        // SAFETY: the caller's callbacks.
-        let ops = unsafe { ops.as_ref() }.filter(|ops| ops.read.is_some() || ops.write.is_some());
-        let Some(ops) = ops else {
+        let given = ops.filter(|given| given.read.is_some() || given.write.is_some());
+        let Some(given) = given else {
             aio.remove_fd_handler(fd);
             return Ok(1);
         };
-        if ops.flags & !QCONTEXT_FD_EDGE_TRIGGERED != 0 {
+        if given.flags & !QCONTEXT_FD_EDGE_TRIGGERED != 0 {
             return Err(Fault::Misuse("the flags are unknown"));
         }
         register(user_data, destroy, send_to_aio(&aio), |user, _| {
-            aio.set_fd_handler(fd, ops.handler(&user))
+            aio.set_fd_handler(fd, given.handler(&user))
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_set_fd_handler", 0, error, body) }
+    })
 }
 
 /// qcontext_aio_set_notifier_poll_cbs:
@@ -128,29 +129,29 @@ pub unsafe extern "C" fn qcontext_aio_set_notifier_poll_cbs(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
-        // SAFETY: the caller's notifier.
-        let fd = unsafe { notifier_fd(notifier) }?;
-        check_fd(fd)?;
-        let not_found = || Error::new(ErrorKind::NotFound, format!("fd {fd} has no handler"));
-        if begin.is_none() && end.is_none() {
-            return match aio.remove_io_poll_switch(fd) {
-                true => Ok(1),
-                false => Err(not_found().into()),
-            };
-        }
-        register(user_data, destroy, send_to_aio(&aio), |user, _| {
-            let switch = move |polling| user.call(if polling { begin } else { end });
-            match aio.set_io_poll_switch(fd, switch) {
-                true => Ok(1),
-                false => Err(not_found()),
+    entry!(
+        qcontext_aio_set_notifier_poll_cbs,
+        0,
+        error,
+        |aio: AioContext, notifier: &QContextNotifier| {
+            let fd = notifier.read_fd();
+            check_fd(fd)?;
+            let not_found = || Error::new(ErrorKind::NotFound, format!("fd {fd} has no handler"));
+            if begin.is_none() && end.is_none() {
+                return match aio.remove_io_poll_switch(fd) {
+                    true => Ok(1),
+                    false => Err(not_found().into()),
+                };
             }
-        })
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_set_notifier_poll_cbs", 0, error, body) }
+            register(user_data, destroy, send_to_aio(&aio), |user, _| {
+                let switch = move |polling| user.call(if polling { begin } else { end });
+                match aio.set_io_poll_switch(fd, switch) {
+                    true => Ok(1),
+                    false => Err(not_found()),
+                }
+            })
+        }
+    )
 }
 
 /// qcontext_aio_remove_fd:
@@ -163,9 +164,8 @@ pub unsafe extern "C" fn qcontext_aio_set_notifier_poll_cbs(
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_remove_fd(aio: *mut QContextAio, fd: c_int) -> gboolean {
-    enter("qcontext_aio_remove_fd", 0, || {
-        // SAFETY: the caller's AioContext.
-        Ok(unsafe { handle::aio(aio) }?.remove_fd_handler(fd).into())
+    entry!(qcontext_aio_remove_fd, 0, |aio: AioContext| {
+        Ok(aio.remove_fd_handler(fd).into())
     })
 }
 
@@ -184,12 +184,8 @@ pub unsafe extern "C" fn qcontext_aio_remove_fd_sync(
     fd: c_int,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
+    entry!(qcontext_aio_remove_fd_sync, 0, error, |aio: AioContext| {
         let remove = |done| aio.remove_fd_handler_then(fd, done);
         remove_sync(fd, aio.is_home(), remove, || aio.reap())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_remove_fd_sync", 0, error, body) }
+    })
 }

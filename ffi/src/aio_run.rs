@@ -1,11 +1,12 @@
 //! Driving an AioContext by hand, and what the thread that does may ask.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible};
-use crate::handle::{self, QContextAio};
+use crate::argument::entry;
+use crate::boundary::Fault;
+use crate::handle::{Borrowed, QContextAio};
 use crate::run::wait;
 use glib_sys::{GError, gboolean};
-use qcontext::{ErrorKind, PollParams};
+use qcontext::{AioContext, ErrorKind, PollParams};
 
 /// qcontext_aio_poll:
 /// Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
@@ -22,10 +23,9 @@ pub unsafe extern "C" fn qcontext_aio_poll(
     may_block: gboolean,
     error: *mut *mut GError,
 ) -> gboolean {
-    // SAFETY: the caller's AioContext.
-    let body = || Ok(unsafe { handle::aio(aio) }?.poll(wait(may_block))?.into());
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_poll", 0, error, body) }
+    entry!(qcontext_aio_poll, 0, error, |aio: AioContext| {
+        Ok(aio.poll(wait(may_block))?.into())
+    })
 }
 
 /// qcontext_aio_bh_poll:
@@ -41,10 +41,9 @@ pub unsafe extern "C" fn qcontext_aio_bh_poll(
     aio: *mut QContextAio,
     error: *mut *mut GError,
 ) -> gboolean {
-    // SAFETY: the caller's AioContext.
-    let body = || Ok(unsafe { handle::aio(aio) }?.poll_bhs()?.into());
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_bh_poll", 0, error, body) }
+    entry!(qcontext_aio_bh_poll, 0, error, |aio: AioContext| {
+        Ok(aio.poll_bhs()?.into())
+    })
 }
 
 /// qcontext_aio_compute_timeout:
@@ -57,9 +56,8 @@ pub unsafe extern "C" fn qcontext_aio_bh_poll(
 /// One thread at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_compute_timeout(aio: *mut QContextAio) -> i64 {
-    enter("qcontext_aio_compute_timeout", 0, || {
-        // SAFETY: the caller's AioContext.
-        let bound = unsafe { handle::aio(aio) }?.timeout_ns();
+    entry!(qcontext_aio_compute_timeout, 0, |aio: AioContext| {
+        let bound = aio.timeout_ns();
         let bound = bound.map_err(|error| match error.kind() {
             ErrorKind::WrongThread => Fault::Misuse("another thread drives the AioContext"),
             _ => Fault::Error(error),
@@ -75,9 +73,8 @@ pub unsafe extern "C" fn qcontext_aio_compute_timeout(aio: *mut QContextAio) -> 
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
-    enter("qcontext_aio_notify", (), || {
-        // SAFETY: the caller's AioContext.
-        unsafe { handle::borrowed_aio(aio) }?.notify();
+    entry!(qcontext_aio_notify, (), |aio: Borrowed<AioContext>| {
+        aio.notify();
         Ok(())
     });
 }
@@ -90,9 +87,8 @@ pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_aio_is_home(aio: *mut QContextAio) -> gboolean {
-    enter("qcontext_aio_is_home", 0, || {
-        // SAFETY: the caller's AioContext.
-        Ok(unsafe { handle::borrowed_aio(aio) }?.is_home().into())
+    entry!(qcontext_aio_is_home, 0, |aio: Borrowed<AioContext>| {
+        Ok(aio.is_home().into())
     })
 }
 
@@ -115,16 +111,12 @@ pub unsafe extern "C" fn qcontext_aio_set_poll_params(
     shrink: i64,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
+    entry!(qcontext_aio_set_poll_params, 0, error, |aio: AioContext| {
         aio.set_poll_params(PollParams {
             max_ns,
             grow,
             shrink,
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_set_poll_params", 0, error, body) }
+    })
 }

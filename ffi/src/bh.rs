@@ -1,12 +1,13 @@
 //! Bottom halves.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points, interned strings
 
-use crate::boundary::{Fault, enter, enter_fallible, free};
+use crate::argument::{FromC, Given, Pointee, entry, give};
+use crate::boundary::Fault;
 use crate::callback::QContextFunc;
-use crate::handle::{self, QContextAio};
+use crate::handle::QContextAio;
 use crate::user::{Fate, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::Bh;
+use qcontext::{AioContext, Bh};
 use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::sync::Arc;
@@ -18,24 +19,30 @@ pub struct QContextBh {
     fate: Arc<Fate>,
 }
 
+impl Pointee for QContextBh {}
+
 impl std::fmt::Debug for QContextBh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.bh.fmt(f)
     }
 }
 
-/// The name of a bottom half, kept for ever: they are few.
-///
-/// # Safety
-/// `name` is NULL or a C string.
-unsafe fn interned(name: *const c_char) -> &'static str {
-    if name.is_null() {
-        return "bh";
+/// The name of a bottom half. GLib keeps each different name for ever.
+struct Interned(&'static str);
+
+impl FromC for Interned {
+    type Pointer = *const c_char;
+
+    unsafe fn from_c(name: *const c_char, _: &'static str) -> Result<Self, Fault> {
+        if name.is_null() {
+            return Ok(Interned("bh"));
+        }
+        // SAFETY: promise 3.
+        let kept = unsafe { glib_sys::g_intern_string(name) };
+        // SAFETY: GLib keeps interned strings for ever.
+        let kept = unsafe { CStr::from_ptr(kept) };
+        Ok(Interned(kept.to_str().unwrap_or("bh")))
     }
-    // SAFETY: the caller's string.
-    let kept = unsafe { glib_sys::g_intern_string(name) };
-    // SAFETY: GLib keeps interned strings for ever.
-    unsafe { CStr::from_ptr(kept) }.to_str().unwrap_or("bh")
 }
 
 /// qcontext_bh_new:
@@ -57,29 +64,22 @@ pub unsafe extern "C" fn qcontext_bh_new(
     user_data: gpointer,
     destroy: GDestroyNotify,
 ) -> *mut QContextBh {
-    enter("qcontext_bh_new", ptr::null_mut(), || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
-        if func.is_none() {
-            return Err(Fault::Misuse("the callback is NULL"));
+    entry!(
+        qcontext_bh_new,
+        ptr::null_mut(),
+        |aio: AioContext, name: Interned| {
+            if func.is_none() {
+                return Err(Fault::Misuse("the callback is NULL"));
+            }
+            let (bh, fate) = register(user_data, destroy, send_to_aio(&aio), |user, fate| {
+                Ok((
+                    aio.bh(name.0, move || user.call_counted(func)),
+                    Arc::clone(fate),
+                ))
+            })?;
+            Ok(give(QContextBh { bh, fate }))
         }
-        // SAFETY: the caller's string.
-        let name = unsafe { interned(name) };
-        let (bh, fate) = register(user_data, destroy, send_to_aio(&aio), |user, fate| {
-            Ok((
-                aio.bh(name, move || user.call_counted(func)),
-                Arc::clone(fate),
-            ))
-        })?;
-        Ok(Box::into_raw(Box::new(QContextBh { bh, fate })))
-    })
-}
-
-/// # Safety
-/// `bh` is NULL or a bottom half of the caller's.
-unsafe fn borrow<'a>(bh: *const QContextBh) -> Result<&'a QContextBh, Fault> {
-    // SAFETY: the caller's word.
-    unsafe { bh.as_ref() }.ok_or(Fault::Misuse("the bottom half is NULL"))
+    )
 }
 
 /// qcontext_bh_schedule:
@@ -89,9 +89,8 @@ unsafe fn borrow<'a>(bh: *const QContextBh) -> Result<&'a QContextBh, Fault> {
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_bh_schedule(bh: *mut QContextBh) {
-    enter("qcontext_bh_schedule", (), || {
-        // SAFETY: the caller's bottom half.
-        unsafe { borrow(bh) }?.bh.schedule();
+    entry!(qcontext_bh_schedule, (), |bh: &QContextBh| {
+        bh.bh.schedule();
         Ok(())
     });
 }
@@ -103,9 +102,8 @@ pub unsafe extern "C" fn qcontext_bh_schedule(bh: *mut QContextBh) {
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_bh_schedule_idle(bh: *mut QContextBh) {
-    enter("qcontext_bh_schedule_idle", (), || {
-        // SAFETY: the caller's bottom half.
-        unsafe { borrow(bh) }?.bh.schedule_idle();
+    entry!(qcontext_bh_schedule_idle, (), |bh: &QContextBh| {
+        bh.bh.schedule_idle();
         Ok(())
     });
 }
@@ -117,9 +115,8 @@ pub unsafe extern "C" fn qcontext_bh_schedule_idle(bh: *mut QContextBh) {
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_bh_cancel(bh: *mut QContextBh) {
-    enter("qcontext_bh_cancel", (), || {
-        // SAFETY: the caller's bottom half.
-        unsafe { borrow(bh) }?.bh.cancel();
+    entry!(qcontext_bh_cancel, (), |bh: &QContextBh| {
+        bh.bh.cancel();
         Ok(())
     });
 }
@@ -132,8 +129,10 @@ pub unsafe extern "C" fn qcontext_bh_cancel(bh: *mut QContextBh) {
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_bh_delete(bh: *mut QContextBh) {
-    // SAFETY: the bottom half that the caller gives back.
-    unsafe { free("qcontext_bh_delete", bh) };
+    entry!(qcontext_bh_delete, (), |bh: Given<Box<QContextBh>>| {
+        drop(bh);
+        Ok(())
+    });
 }
 
 /// qcontext_bh_delete_sync:
@@ -150,16 +149,15 @@ pub unsafe extern "C" fn qcontext_bh_delete_sync(
     bh: *mut QContextBh,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's bottom half.
-        let held = unsafe { borrow(bh) }?;
-        held.fate.close()?;
-        // SAFETY: the bottom half that the caller gives back.
-        drop(unsafe { Box::from_raw(bh) });
+    let closed = entry!(qcontext_bh_delete_sync, 0, error, |bh: &QContextBh| {
+        bh.fate.close()?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_bh_delete_sync", 0, error, body) }
+    });
+    if closed != 0 {
+        // SAFETY: the caller of this function promises the same.
+        unsafe { qcontext_bh_delete(bh) };
+    }
+    closed
 }
 
 /// qcontext_bh_oneshot:
@@ -181,16 +179,12 @@ pub unsafe extern "C" fn qcontext_bh_oneshot(
     user_data: gpointer,
     destroy: GDestroyNotify,
 ) -> gboolean {
-    enter("qcontext_bh_oneshot", 0, || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
+    entry!(qcontext_bh_oneshot, 0, |aio: AioContext, name: Interned| {
         if func.is_none() {
             return Err(Fault::Misuse("the callback is NULL"));
         }
-        // SAFETY: the caller's string.
-        let name = unsafe { interned(name) };
         register(user_data, destroy, send_to_aio(&aio), |user, _| {
-            aio.schedule_oneshot(name, move || user.call(func));
+            aio.schedule_oneshot(name.0, move || user.call(func));
             Ok(())
         })?;
         Ok(1)

@@ -1,9 +1,10 @@
 //! Contexts: life, names, and what they say of themselves.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible, free, optional_text, text};
-use crate::handle::{self, QContext, QContextAio, give_aio, give_context};
-use glib::translate::{ToGlibPtr, from_glib_none};
+use crate::argument::{Given, Pointee, entry, give};
+use crate::handle::{Borrowed, QContext, QContextAio, give_aio, give_context};
+use glib::MainContext;
+use glib::translate::ToGlibPtr;
 use glib_sys::{GError, GMainContext, gboolean};
 use qcontext::QContext as Context;
 use qcontext::context::Claim;
@@ -14,6 +15,8 @@ use std::ptr;
 /// Proof that a device uses a context, which can not be deleted meanwhile.
 #[derive(Debug)]
 pub struct QContextClaim(#[expect(dead_code, reason = "held for its drop")] Claim);
+
+impl Pointee for QContextClaim {}
 
 /// qcontext_new:
 /// Creates a context. A threaded one runs when this returns; an unthreaded one is run by whoever iterates it.
@@ -30,16 +33,13 @@ pub unsafe extern "C" fn qcontext_new(
     threaded: gboolean,
     error: *mut *mut GError,
 ) -> *mut QContext {
-    let body = || {
-        // SAFETY: the caller's string.
-        let context = match unsafe { optional_text(id) }? {
-            Some(id) => Context::new(id, threaded != 0)?,
+    entry!(qcontext_new, ptr::null_mut(), error, |id: Option<&str>| {
+        let context = match id {
+            Some(name) => Context::new(name, threaded != 0)?,
             None => Context::anonymous(threaded != 0)?,
         };
         Ok(give_context(context))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_new", ptr::null_mut(), error, body) }
+    })
 }
 
 /// qcontext_new_for_main_context:
@@ -57,25 +57,14 @@ pub unsafe extern "C" fn qcontext_new_for_main_context(
     main_context: *mut GMainContext,
     error: *mut *mut GError,
 ) -> *mut QContext {
-    let body = || {
-        if main_context.is_null() {
-            return Err(Fault::Misuse("the GMainContext is NULL"));
+    entry!(
+        qcontext_new_for_main_context,
+        ptr::null_mut(),
+        error,
+        |id: Option<&str>, main_context: MainContext| {
+            Ok(give_context(Context::for_main_context(id, &main_context)?))
         }
-        // SAFETY: the caller's string.
-        let id = unsafe { optional_text(id) }?;
-        // SAFETY: the caller's GMainContext, which this references.
-        let gmain: glib::MainContext = unsafe { from_glib_none(main_context) };
-        Ok(give_context(Context::for_main_context(id, &gmain)?))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe {
-        enter_fallible(
-            "qcontext_new_for_main_context",
-            ptr::null_mut(),
-            error,
-            body,
-        )
-    }
+    )
 }
 
 /// qcontext_ref:
@@ -87,9 +76,8 @@ pub unsafe extern "C" fn qcontext_new_for_main_context(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_ref(context: *mut QContext) -> *mut QContext {
-    enter("qcontext_ref", ptr::null_mut(), || {
-        // SAFETY: the caller's context.
-        unsafe { handle::context(context) }.map(give_context)
+    entry!(qcontext_ref, ptr::null_mut(), |context: Context| {
+        Ok(give_context(context))
     })
 }
 
@@ -100,12 +88,8 @@ pub unsafe extern "C" fn qcontext_ref(context: *mut QContext) -> *mut QContext {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_unref(context: *mut QContext) {
-    if context.is_null() {
-        return;
-    }
-    enter("qcontext_unref", (), || {
-        // SAFETY: the reference that the caller gives back.
-        drop(unsafe { Context::from_raw(context.cast()) });
+    entry!(qcontext_unref, (), |context: Given<Context>| {
+        drop(context);
         Ok(())
     });
 }
@@ -123,13 +107,9 @@ pub unsafe extern "C" fn qcontext_find_by_name(
     id: *const c_char,
     error: *mut *mut GError,
 ) -> *mut QContext {
-    let body = || {
-        // SAFETY: the caller's string.
-        let id = unsafe { text(id, "the id is NULL") }?;
+    entry!(qcontext_find_by_name, ptr::null_mut(), error, |id: &str| {
         Ok(give_context(Context::find(id)?))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_find_by_name", ptr::null_mut(), error, body) }
+    })
 }
 
 /// qcontext_get_main:
@@ -138,8 +118,9 @@ pub unsafe extern "C" fn qcontext_find_by_name(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_get_main() -> *mut QContext {
-    let body = || Ok(Context::main().as_raw().cast::<QContext>().cast_mut());
-    enter("qcontext_get_main", ptr::null_mut(), body)
+    entry!(qcontext_get_main, ptr::null_mut(), || {
+        Ok(Context::main().as_raw().cast::<QContext>().cast_mut())
+    })
 }
 
 /// qcontext_get_current:
@@ -148,8 +129,9 @@ pub extern "C" fn qcontext_get_main() -> *mut QContext {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_get_current() -> *mut QContext {
-    let body = || Ok(Context::current().map_or(ptr::null_mut(), give_context));
-    enter("qcontext_get_current", ptr::null_mut(), body)
+    entry!(qcontext_get_current, ptr::null_mut(), || {
+        Ok(Context::current().map_or(ptr::null_mut(), give_context))
+    })
 }
 
 /// qcontext_list_names:
@@ -158,7 +140,7 @@ pub extern "C" fn qcontext_get_current() -> *mut QContext {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_list_names() -> *mut *mut c_char {
-    enter("qcontext_list_names", ptr::null_mut(), || {
+    entry!(qcontext_list_names, ptr::null_mut(), || {
         let names: Vec<String> = Context::list()
             .iter()
             .map(|context| context.id().to_owned())
@@ -175,9 +157,8 @@ pub extern "C" fn qcontext_list_names() -> *mut *mut c_char {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_get_id(context: *const QContext) -> *const c_char {
-    enter("qcontext_get_id", ptr::null(), || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?.c_id().as_ptr())
+    entry!(qcontext_get_id, ptr::null(), |context: Context| {
+        Ok(context.c_id().as_ptr())
     })
 }
 
@@ -189,9 +170,8 @@ pub unsafe extern "C" fn qcontext_get_id(context: *const QContext) -> *const c_c
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_get_threaded(context: *const QContext) -> gboolean {
-    enter("qcontext_get_threaded", 0, || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?.is_threaded().into())
+    entry!(qcontext_get_threaded, 0, |context: Context| {
+        Ok(context.is_threaded().into())
     })
 }
 
@@ -203,9 +183,8 @@ pub unsafe extern "C" fn qcontext_get_threaded(context: *const QContext) -> gboo
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_get_thread_id(context: *const QContext) -> i64 {
-    enter("qcontext_get_thread_id", -1, || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?.thread_id())
+    entry!(qcontext_get_thread_id, -1, |context: Context| {
+        Ok(context.thread_id())
     })
 }
 
@@ -218,12 +197,8 @@ pub unsafe extern "C" fn qcontext_get_thread_id(context: *const QContext) -> i64
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_get_context(context: *const QContext) -> *mut GMainContext {
-    enter("qcontext_get_context", ptr::null_mut(), || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?
-            .main_context()
-            .to_glib_none()
-            .0)
+    entry!(qcontext_get_context, ptr::null_mut(), |context: Context| {
+        Ok(context.main_context().to_glib_none().0)
     })
 }
 
@@ -240,10 +215,12 @@ pub unsafe extern "C" fn qcontext_get_aio(
     context: *mut QContext,
     error: *mut *mut GError,
 ) -> *mut QContextAio {
-    // SAFETY: the caller's context.
-    let body = || Ok(give_aio(unsafe { handle::context(context) }?.aio()?));
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_get_aio", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_get_aio,
+        ptr::null_mut(),
+        error,
+        |context: Context| { Ok(give_aio(context.aio()?)) }
+    )
 }
 
 /// qcontext_get_iohandler_aio:
@@ -259,10 +236,12 @@ pub unsafe extern "C" fn qcontext_get_iohandler_aio(
     context: *mut QContext,
     error: *mut *mut GError,
 ) -> *mut QContextAio {
-    // SAFETY: the caller's context.
-    let body = || Ok(give_aio(unsafe { handle::context(context) }?.iohandlers()?));
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_get_iohandler_aio", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_get_iohandler_aio,
+        ptr::null_mut(),
+        error,
+        |context: Context| { Ok(give_aio(context.iohandlers()?)) }
+    )
 }
 
 /// qcontext_is_current:
@@ -273,9 +252,8 @@ pub unsafe extern "C" fn qcontext_get_iohandler_aio(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_is_current(context: *const QContext) -> gboolean {
-    enter("qcontext_is_current", 0, || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?.is_current().into())
+    entry!(qcontext_is_current, 0, |context: Context| {
+        Ok(context.is_current().into())
     })
 }
 
@@ -293,10 +271,9 @@ pub unsafe extern "C" fn qcontext_stop(
     context: *mut QContext,
     error: *mut *mut GError,
 ) -> gboolean {
-    // SAFETY: the caller's context.
-    let body = || Ok(unsafe { handle::context(context) }?.stop().map(|()| 1)?);
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_stop", 0, error, body) }
+    entry!(qcontext_stop, 0, error, |context: Context| {
+        Ok(context.stop().map(|()| 1)?)
+    })
 }
 
 /// qcontext_notify:
@@ -306,9 +283,8 @@ pub unsafe extern "C" fn qcontext_stop(
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notify(context: *mut QContext) {
-    enter("qcontext_notify", (), || {
-        // SAFETY: the caller's context.
-        unsafe { handle::borrowed_context(context) }?.notify();
+    entry!(qcontext_notify, (), |context: Borrowed<Context>| {
+        context.notify();
         Ok(())
     });
 }
@@ -328,15 +304,15 @@ pub unsafe extern "C" fn qcontext_claim(
     device: *const c_char,
     error: *mut *mut GError,
 ) -> *mut QContextClaim {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        let claim = context.claim(unsafe { text(device, "the device's name is NULL") }?)?;
-        Ok(Box::into_raw(Box::new(QContextClaim(claim))))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_claim", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_claim,
+        ptr::null_mut(),
+        error,
+        |context: Context, device: &str| {
+            let claim = context.claim(device)?;
+            Ok(give(QContextClaim(claim)))
+        }
+    )
 }
 
 /// qcontext_claim_release:
@@ -346,6 +322,10 @@ pub unsafe extern "C" fn qcontext_claim(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_claim_release(claim: *mut QContextClaim) {
-    // SAFETY: the claim that the caller gives back.
-    unsafe { free("qcontext_claim_release", claim) };
+    entry!(qcontext_claim_release, (), |claim: Given<
+        Box<QContextClaim>,
+    >| {
+        drop(claim);
+        Ok(())
+    });
 }

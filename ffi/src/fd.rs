@@ -1,12 +1,14 @@
 //! Fd handlers of a context: the classic table keyed by fd.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible};
+use crate::argument::entry;
+use crate::boundary::Fault;
 use crate::callback::{QContextBoolFunc, QContextFunc};
-use crate::handle::{self, QContext};
+use crate::handle::QContext;
 use crate::invoke::Completion;
 use crate::user::{User, register, send_to};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
+use qcontext::QContext as Context;
 use qcontext::{Error, ErrorKind, FdHandler};
 use std::ffi::c_int;
 use std::sync::{Arc, mpsc};
@@ -69,17 +71,13 @@ pub unsafe extern "C" fn qcontext_add_fd(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_add_fd, 0, error, |context: Context| {
         check_fd(fd)?;
         register(user_data, destroy, send_to(&context), |user, _| {
             context.add_fd_handler(fd, handler(&user, can_read, read, write))
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_add_fd", 0, error, body) }
+    })
 }
 
 /// qcontext_set_fd_handler:
@@ -108,9 +106,7 @@ pub unsafe extern "C" fn qcontext_set_fd_handler(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_set_fd_handler, 0, error, |context: Context| {
         check_fd(fd)?;
         if read.is_none() && write.is_none() {
             context.remove_fd_handler(fd);
@@ -120,9 +116,7 @@ pub unsafe extern "C" fn qcontext_set_fd_handler(
             context.set_fd_handler(fd, handler(&user, can_read, read, write))
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_set_fd_handler", 0, error, body) }
+    })
 }
 
 /// qcontext_remove_fd:
@@ -136,11 +130,8 @@ pub unsafe extern "C" fn qcontext_set_fd_handler(
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_remove_fd(context: *mut QContext, fd: c_int) -> gboolean {
-    enter("qcontext_remove_fd", 0, || {
-        // SAFETY: the caller's context.
-        Ok(unsafe { handle::context(context) }?
-            .remove_fd_handler(fd)
-            .into())
+    entry!(qcontext_remove_fd, 0, |context: Context| {
+        Ok(context.remove_fd_handler(fd).into())
     })
 }
 
@@ -160,14 +151,10 @@ pub unsafe extern "C" fn qcontext_remove_fd_sync(
     fd: c_int,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_remove_fd_sync, 0, error, |context: Context| {
         let remove = |done| context.remove_fd_handler_then(fd, done);
         remove_sync(fd, context.is_current(), remove, || context.reap())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_remove_fd_sync", 0, error, body) }
+    })
 }
 
 type Done = Box<dyn FnOnce() + Send>;
@@ -216,11 +203,11 @@ pub unsafe extern "C" fn qcontext_remove_fd_async(
     user_data: gpointer,
     done_context: *mut QContext,
 ) -> gboolean {
-    enter("qcontext_remove_fd_async", 0, || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's context.
-        let completion = unsafe { Completion::new(done, user_data, done_context) }?;
+    entry!(qcontext_remove_fd_async, 0, |context: Context,
+                                         done_context: Option<
+        Context,
+    >| {
+        let completion = Completion::new(done, user_data, done_context);
         Ok(context
             .remove_fd_handler_then(fd, move || completion.tell())
             .into())

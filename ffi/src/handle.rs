@@ -1,10 +1,12 @@
-//! The opaque types, and how a pointer from C becomes a Rust handle.
+//! The counted opaque types, and how their pointers become Rust handles.
 #![allow(unsafe_code)] // pointers from C
 
+use crate::argument::{FromC, Given};
 use crate::boundary::Fault;
 use qcontext::AioContext;
 use qcontext::QContext as Context;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 
 /// QContext:
 /// A named event loop, run by at most one thread, usually its own. Counted; the same context is always the same pointer.
@@ -16,59 +18,78 @@ pub struct QContext(());
 #[derive(Debug)]
 pub struct QContextAio(());
 
-/// A handle that counts while it is used.
-///
-/// # Safety
-/// `context` is NULL or a context to which the caller holds a reference.
-pub(crate) unsafe fn context(context: *const QContext) -> Result<Context, Fault> {
-    // SAFETY: the caller's word.
-    unsafe { borrowed_context(context) }.map(|borrowed| Context::clone(&borrowed))
+/// A handle that does not count. A signal handler may use it, because it never drops the last reference.
+#[derive(Debug)]
+pub(crate) struct Borrowed<T>(ManuallyDrop<T>);
+
+impl<T> Deref for Borrowed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
-/// A handle that does not count: for calls from signal handlers, which must not be the last to let go.
-///
-/// # Safety
-/// As for [`context`]; the caller's reference outlives the result.
-pub(crate) unsafe fn borrowed_context(
-    context: *const QContext,
-) -> Result<ManuallyDrop<Context>, Fault> {
-    if context.is_null() {
-        return Err(Fault::Misuse("the context is NULL"));
-    }
-    // SAFETY: contexts are given to C by `give_context` only, and `ManuallyDrop` keeps the count.
-    Ok(ManuallyDrop::new(unsafe {
-        Context::from_raw(context.cast())
-    }))
+/// The four ways in which a call takes a handle.
+macro_rules! from_handle {
+    ($($handle:ty, $opaque:ty, $null:literal);+) => {$(
+        impl FromC for Given<$handle> {
+            type Pointer = *mut $opaque;
+
+            unsafe fn from_c(pointer: *mut $opaque, _: &'static str) -> Result<Self, Fault> {
+                if pointer.is_null() {
+                    return Ok(Given(None));
+                }
+                // SAFETY: promises 2 and 4: the reference was given by `give_context` or `give_aio`.
+                Ok(Given(Some(unsafe { <$handle>::from_raw(pointer.cast()) })))
+            }
+        }
+
+        impl FromC for Borrowed<$handle> {
+            type Pointer = *const $opaque;
+
+            unsafe fn from_c(pointer: *const $opaque, _: &'static str) -> Result<Self, Fault> {
+                if pointer.is_null() {
+                    return Err(Fault::Misuse($null));
+                }
+                // SAFETY: promise 2: the caller's reference outlives this, which never drops it.
+                let handle = unsafe { <$handle>::from_raw(pointer.cast()) };
+                Ok(Borrowed(ManuallyDrop::new(handle)))
+            }
+        }
+
+        impl FromC for $handle {
+            type Pointer = *const $opaque;
+
+            unsafe fn from_c(pointer: *const $opaque, null: &'static str) -> Result<Self, Fault> {
+                // SAFETY: as the caller of this function promises.
+                let borrowed = unsafe { Borrowed::<$handle>::from_c(pointer, null) }?;
+                Ok((*borrowed).clone())
+            }
+        }
+
+        impl FromC for Option<$handle> {
+            type Pointer = *const $opaque;
+
+            unsafe fn from_c(pointer: *const $opaque, null: &'static str) -> Result<Self, Fault> {
+                if pointer.is_null() {
+                    return Ok(None);
+                }
+                // SAFETY: as the caller of this function promises.
+                unsafe { <$handle>::from_c(pointer, null) }.map(Some)
+            }
+        }
+    )+};
+}
+
+from_handle! {
+    Context, QContext, "the context is NULL";
+    AioContext, QContextAio, "the AioContext is NULL"
 }
 
 /// Gives a reference to C.
 pub(crate) fn give_context(context: Context) -> *mut QContext {
     context.into_raw().cast::<QContext>().cast_mut()
-}
-
-/// A handle that counts while it is used.
-///
-/// # Safety
-/// `aio` is NULL or an AioContext to which the caller holds a reference.
-pub(crate) unsafe fn aio(aio: *const QContextAio) -> Result<AioContext, Fault> {
-    // SAFETY: the caller's word.
-    unsafe { borrowed_aio(aio) }.map(|borrowed| AioContext::clone(&borrowed))
-}
-
-/// A handle that does not count.
-///
-/// # Safety
-/// As for [`aio`]; the caller's reference outlives the result.
-pub(crate) unsafe fn borrowed_aio(
-    aio: *const QContextAio,
-) -> Result<ManuallyDrop<AioContext>, Fault> {
-    if aio.is_null() {
-        return Err(Fault::Misuse("the AioContext is NULL"));
-    }
-    // SAFETY: AioContexts are given to C by `give_aio` only, and `ManuallyDrop` keeps the count.
-    Ok(ManuallyDrop::new(unsafe {
-        AioContext::from_raw(aio.cast())
-    }))
 }
 
 /// Gives a reference to C.

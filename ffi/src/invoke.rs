@@ -1,13 +1,13 @@
 //! Running a function on a context.
 #![allow(unsafe_code)] // pointers from C
 
-use crate::boundary::{Fault, enter_fallible};
+use crate::argument::entry;
+use crate::boundary::Fault;
 use crate::callback::QContextFunc;
-use crate::handle::{self, QContext};
+use crate::handle::QContext;
 use crate::user::{register, send_to};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::QContext as Context;
-use std::ptr;
 
 /// qcontext_invoke:
 /// Runs a function once on the context: always queued, in the order of the calls.
@@ -28,9 +28,7 @@ pub unsafe extern "C" fn qcontext_invoke(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_invoke, 0, error, |context: Context| {
         if func.is_none() {
             return Err(Fault::Misuse("the function is NULL"));
         }
@@ -38,9 +36,7 @@ pub unsafe extern "C" fn qcontext_invoke(
             context.invoke(move || user.call(func))
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_invoke", 0, error, body) }
+    })
 }
 
 /// qcontext_invoke_sync:
@@ -60,9 +56,7 @@ pub unsafe extern "C" fn qcontext_invoke_sync(
     user_data: gpointer,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_invoke_sync, 0, error, |context: Context| {
         if func.is_none() {
             return Err(Fault::Misuse("the function is NULL"));
         }
@@ -71,9 +65,7 @@ pub unsafe extern "C" fn qcontext_invoke_sync(
             context.invoke_sync(move || user.call(func))
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_invoke_sync", 0, error, body) }
+    })
 }
 
 /// Runs `func` on `context`, or here when that has stopped.
@@ -110,24 +102,12 @@ pub(crate) struct Completion {
 unsafe impl Send for Completion {}
 
 impl Completion {
-    /// # Safety
-    /// `context` is NULL or a context of the caller's.
-    pub(crate) unsafe fn new(
-        func: QContextFunc,
-        data: gpointer,
-        context: *mut QContext,
-    ) -> Result<Completion, Fault> {
-        let context = if ptr::eq(context, ptr::null()) {
-            None
-        } else {
-            // SAFETY: the caller's context.
-            Some(unsafe { handle::context(context) }?)
-        };
-        Ok(Completion {
+    pub(crate) fn new(func: QContextFunc, data: gpointer, context: Option<Context>) -> Completion {
+        Completion {
             context,
             func,
             data,
-        })
+        }
     }
 
     pub(crate) fn tell(self) {

@@ -2,7 +2,8 @@
 //! dropped while they wait, and with fds of loops that know only poll(2).
 #![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
 
-use crate::boundary::{Fault, enter, enter_fallible};
+use crate::argument::entry;
+use crate::boundary::Fault;
 use crate::callback::{QContextFillFunc, QContextFunc, QContextPolledFunc};
 use crate::run::append_query;
 use crate::user::{User, register};
@@ -58,14 +59,12 @@ fn hooks() -> MutexGuard<'static, Option<Hooks>> {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean {
-    let body = || {
+    entry!(qcontext_main_init, 0, error, || {
         // The attempt of `new` takes as many fds, and gives them back.
         drop(Context::anonymous(false)?);
         Context::main();
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_main_init", 0, error, body) }
+    })
 }
 
 /// qcontext_main_iterate:
@@ -77,7 +76,7 @@ pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean
 /// Any one thread that can acquire the default GMainContext.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
-    enter("qcontext_main_iterate", 0, || {
+    entry!(qcontext_main_iterate, 0, || {
         let main = Context::main().main_context();
         let gmain: *mut GMainContext = main.to_glib_none().0;
         // SAFETY: the default GMainContext lives for ever.
@@ -169,7 +168,7 @@ pub extern "C" fn qcontext_main_set_lock_hooks(
     unlock: QContextFunc,
     user_data: gpointer,
 ) {
-    enter("qcontext_main_set_lock_hooks", (), || {
+    entry!(qcontext_main_set_lock_hooks, (), || {
         let mut guard = hooks();
         let hooks = guard.get_or_insert_default();
         (hooks.lock, hooks.unlock, hooks.data) = (lock, unlock, Data(user_data));
@@ -195,7 +194,7 @@ pub extern "C" fn qcontext_main_add_poll_hook(
     user_data: gpointer,
     destroy: GDestroyNotify,
 ) -> u32 {
-    enter("qcontext_main_add_poll_hook", 0, || {
+    entry!(qcontext_main_add_poll_hook, 0, || {
         let send_home = |late: Box<dyn FnOnce() + Send>| late();
         let id = register(user_data, destroy, send_home, |user, _| {
             let mut guard = hooks();
@@ -228,7 +227,7 @@ pub unsafe extern "C" fn qcontext_main_remove_poll_hook(
     id: u32,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
+    entry!(qcontext_main_remove_poll_hook, 0, error, || {
         let mut guard = hooks();
         let polls = &mut guard.get_or_insert_default().polls;
         let found = polls.iter().position(|hook| hook.id == id);
@@ -242,7 +241,5 @@ pub unsafe extern "C" fn qcontext_main_remove_poll_hook(
                 format!("there is no poll hook {id}"),
             ))),
         }
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_main_remove_poll_hook", 0, error, body) }
+    })
 }

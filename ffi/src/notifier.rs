@@ -1,11 +1,12 @@
 //! Event notifiers: eventfds in the caller's storage, which may be copied bit by bit.
-#![allow(unsafe_code)] // pointers from C, fds as numbers
+#![allow(unsafe_code)] // entry points, fds as numbers
 
-use crate::boundary::{Fault, enter, enter_fallible};
+use crate::argument::{Out, Pointee, entry};
+use crate::boundary::Fault;
 use glib_sys::{GError, gboolean};
 use qcontext::EventNotifier;
 use std::ffi::c_int;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// QContextNotifier:
@@ -21,28 +22,18 @@ pub struct QContextNotifier {
     pub initialized: gboolean,
 }
 
-/// # Safety
-/// `notifier` is NULL or a notifier of the caller's.
-unsafe fn read(notifier: *const QContextNotifier) -> Result<QContextNotifier, Fault> {
-    if notifier.is_null() {
-        return Err(Fault::Misuse("the notifier is NULL"));
-    }
-    // SAFETY: the caller's word.
-    Ok(unsafe { *notifier })
-}
+impl Pointee for QContextNotifier {}
 
-/// The fd that becomes readable, -1 when the notifier is not initialised.
-///
-/// # Safety
-/// As for `read`.
-pub(crate) unsafe fn notifier_fd(notifier: *const QContextNotifier) -> Result<c_int, Fault> {
-    // SAFETY: the caller's word.
-    let notifier = unsafe { read(notifier) }?;
-    Ok(if notifier.initialized != 0 {
-        notifier.rfd
-    } else {
-        -1
-    })
+impl QContextNotifier {
+    /// The fd that becomes readable, -1 when the notifier is not initialised.
+    pub(crate) fn read_fd(&self) -> c_int {
+        if self.initialized != 0 { self.rfd } else { -1 }
+    }
+
+    /// The fd that a signal writes to, -1 when the notifier is not initialised.
+    fn write_fd(&self) -> c_int {
+        if self.initialized != 0 { self.wfd } else { -1 }
+    }
 }
 
 /// A notifier with one eventfd for both directions.
@@ -76,23 +67,18 @@ pub unsafe extern "C" fn qcontext_notifier_init(
     active: gboolean,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        if notifier.is_null() {
-            return Err(Fault::Misuse("the notifier is NULL"));
-        }
-        // SAFETY: the caller's storage.
-        unsafe { notifier.write(both(-1, 0)) };
+    entry!(qcontext_notifier_init, 0, error, |notifier: Out<
+        QContextNotifier,
+    >| {
+        notifier.set(both(-1, 0));
         let fresh = EventNotifier::new()?;
         if active != 0 {
             fresh.signal();
         }
         let fd = ManuallyDrop::new(fresh).as_raw_fd();
-        // SAFETY: the caller's storage.
-        unsafe { notifier.write(both(fd, 1)) };
+        notifier.set(both(fd, 1));
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_notifier_init", 0, error, body) }
+    })
 }
 
 /// qcontext_notifier_init_fd:
@@ -103,12 +89,13 @@ pub unsafe extern "C" fn qcontext_notifier_init(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_init_fd(notifier: *mut QContextNotifier, fd: c_int) {
-    enter("qcontext_notifier_init_fd", (), || {
-        if notifier.is_null() || fd < 0 {
-            return Err(Fault::Misuse("the notifier is NULL or the fd is negative"));
+    entry!(qcontext_notifier_init_fd, (), |notifier: Out<
+        QContextNotifier,
+    >| {
+        if fd < 0 {
+            return Err(Fault::Misuse("the fd is negative"));
         }
-        // SAFETY: the caller's storage.
-        unsafe { notifier.write(both(fd, 1)) };
+        notifier.set(both(fd, 1));
         Ok(())
     });
 }
@@ -120,20 +107,21 @@ pub unsafe extern "C" fn qcontext_notifier_init_fd(notifier: *mut QContextNotifi
 /// Any thread, any locks held; nobody else uses @notifier meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_cleanup(notifier: *mut QContextNotifier) {
-    enter("qcontext_notifier_cleanup", (), || {
-        // SAFETY: the caller's notifier.
-        let old = unsafe { read(notifier) }?;
-        if old.initialized == 0 {
-            return Ok(());
+    entry!(
+        qcontext_notifier_cleanup,
+        (),
+        |notifier: &mut QContextNotifier| {
+            if notifier.initialized == 0 {
+                return Ok(());
+            }
+            let old = mem::replace(notifier, both(-1, 0));
+            drop(ManuallyDrop::into_inner(borrow(old.rfd)));
+            if old.wfd != old.rfd {
+                drop(ManuallyDrop::into_inner(borrow(old.wfd)));
+            }
+            Ok(())
         }
-        // SAFETY: the caller's notifier.
-        unsafe { notifier.write(both(-1, 0)) };
-        drop(ManuallyDrop::into_inner(borrow(old.rfd)));
-        if old.wfd != old.rfd {
-            drop(ManuallyDrop::into_inner(borrow(old.wfd)));
-        }
-        Ok(())
-    });
+    );
 }
 
 /// qcontext_notifier_set:
@@ -145,9 +133,7 @@ pub unsafe extern "C" fn qcontext_notifier_cleanup(notifier: *mut QContextNotifi
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_set(notifier: *const QContextNotifier) -> gboolean {
-    enter("qcontext_notifier_set", 0, || {
-        // SAFETY: the caller's notifier.
-        let notifier = unsafe { read(notifier) }?;
+    entry!(qcontext_notifier_set, 0, |notifier: &QContextNotifier| {
         if notifier.initialized != 0 {
             borrow(notifier.wfd).signal();
         }
@@ -166,11 +152,13 @@ pub unsafe extern "C" fn qcontext_notifier_set(notifier: *const QContextNotifier
 pub unsafe extern "C" fn qcontext_notifier_test_and_clear(
     notifier: *const QContextNotifier,
 ) -> gboolean {
-    enter("qcontext_notifier_test_and_clear", 0, || {
-        // SAFETY: the caller's notifier.
-        let notifier = unsafe { read(notifier) }?;
-        Ok((notifier.initialized != 0 && borrow(notifier.rfd).take()).into())
-    })
+    entry!(
+        qcontext_notifier_test_and_clear,
+        0,
+        |notifier: &QContextNotifier| {
+            Ok((notifier.initialized != 0 && borrow(notifier.rfd).take()).into())
+        }
+    )
 }
 
 /// qcontext_notifier_get_fd:
@@ -181,10 +169,11 @@ pub unsafe extern "C" fn qcontext_notifier_test_and_clear(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_get_fd(notifier: *const QContextNotifier) -> c_int {
-    enter("qcontext_notifier_get_fd", -1, || {
-        // SAFETY: the caller's notifier.
-        unsafe { notifier_fd(notifier) }
-    })
+    entry!(
+        qcontext_notifier_get_fd,
+        -1,
+        |notifier: &QContextNotifier| { Ok(notifier.read_fd()) }
+    )
 }
 
 /// qcontext_notifier_get_wfd:
@@ -195,13 +184,9 @@ pub unsafe extern "C" fn qcontext_notifier_get_fd(notifier: *const QContextNotif
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_get_wfd(notifier: *const QContextNotifier) -> c_int {
-    enter("qcontext_notifier_get_wfd", -1, || {
-        // SAFETY: the caller's notifier.
-        let notifier = unsafe { read(notifier) }?;
-        Ok(if notifier.initialized != 0 {
-            notifier.wfd
-        } else {
-            -1
-        })
-    })
+    entry!(
+        qcontext_notifier_get_wfd,
+        -1,
+        |notifier: &QContextNotifier| { Ok(notifier.write_fd()) }
+    )
 }

@@ -1,11 +1,11 @@
 //! Objects and properties: `-object`, `object-del`, `qom-list`, `qom-get`.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter_fallible, text};
-use crate::handle::{self, QContext, give_context};
+use crate::argument::entry;
+use crate::handle::{QContext, give_context};
 use crate::variant::{from_variant, to_text, to_variant};
 use glib::Variant;
-use glib::translate::{IntoGlibPtr, ToGlibPtr, from_glib_none};
+use glib::translate::{IntoGlibPtr, ToGlibPtr};
 use glib_sys::{GError, GVariant, gboolean};
 use qcontext::QContext as Context;
 use qcontext::object::{self, Object, Value, tree};
@@ -27,14 +27,15 @@ pub unsafe extern "C" fn qcontext_object_add(
     optarg: *const c_char,
     error: *mut *mut GError,
 ) -> *mut QContext {
-    let body = || {
-        // SAFETY: the caller's string.
-        let optarg = unsafe { text(optarg, "the option string is NULL") }?;
-        let options = object::options::parse(Some("qom-type"), optarg)?;
-        Ok(give_context(Context::from_options(options)?))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_object_add", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_object_add,
+        ptr::null_mut(),
+        error,
+        |optarg: &str| {
+            let options = object::options::parse(Some("qom-type"), optarg)?;
+            Ok(give_context(Context::from_options(options)?))
+        }
+    )
 }
 
 /// qcontext_object_del:
@@ -51,10 +52,9 @@ pub unsafe extern "C" fn qcontext_object_del(
     id: *const c_char,
     error: *mut *mut GError,
 ) -> gboolean {
-    // SAFETY: the caller's string.
-    let body = || Ok(object::object_del(unsafe { text(id, "the id is NULL") }?).map(|()| 1)?);
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_object_del", 0, error, body) }
+    entry!(qcontext_object_del, 0, error, |id: &str| {
+        Ok(object::object_del(id).map(|()| 1)?)
+    })
 }
 
 /// qcontext_qom_list:
@@ -69,17 +69,14 @@ pub unsafe extern "C" fn qcontext_qom_list(
     path: *const c_char,
     error: *mut *mut GError,
 ) -> *mut *mut c_char {
-    let body = || {
-        // SAFETY: the caller's string.
-        let properties = tree::list(unsafe { text(path, "the path is NULL") }?)?;
+    entry!(qcontext_qom_list, ptr::null_mut(), error, |path: &str| {
+        let properties = tree::list(path)?;
         let names: Vec<String> = properties
             .into_iter()
             .map(|property| property.name.into_owned())
             .collect();
         Ok(names.to_glib_full())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_qom_list", ptr::null_mut(), error, body) }
+    })
 }
 
 /// qcontext_qom_get:
@@ -94,19 +91,21 @@ pub unsafe extern "C" fn qcontext_qom_get(
     path_and_property: *const c_char,
     error: *mut *mut GError,
 ) -> *mut c_char {
-    let body = || {
-        // SAFETY: the caller's string.
-        let both = unsafe { text(path_and_property, "the path is NULL") }?;
-        let (path, property) = both.rsplit_once('.').ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("'{both}' is not a path, a dot and a property"),
-            )
-        })?;
-        Ok(to_text(&tree::get(path, property)?).to_glib_full())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_qom_get", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_qom_get,
+        ptr::null_mut(),
+        error,
+        |path_and_property: &str| {
+            let both = path_and_property;
+            let (path, property) = both.rsplit_once('.').ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidArgument,
+                    format!("'{both}' is not a path, a dot and a property"),
+                )
+            })?;
+            Ok(to_text(&tree::get(path, property)?).to_glib_full())
+        }
+    )
 }
 
 /// qcontext_get_property:
@@ -123,15 +122,15 @@ pub unsafe extern "C" fn qcontext_get_property(
     name: *const c_char,
     error: *mut *mut GError,
 ) -> *mut GVariant {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        let value = context.get(unsafe { text(name, "the property's name is NULL") }?)?;
-        Ok(to_variant(&value).into_glib_ptr())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_get_property", ptr::null_mut(), error, body) }
+    entry!(
+        qcontext_get_property,
+        ptr::null_mut(),
+        error,
+        |context: Context, name: &str| {
+            let value = context.get(name)?;
+            Ok(to_variant(&value).into_glib_ptr())
+        }
+    )
 }
 
 /// qcontext_set_property:
@@ -150,21 +149,15 @@ pub unsafe extern "C" fn qcontext_set_property(
     value: *mut GVariant,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        if value.is_null() {
-            return Err(Fault::Misuse("the value is NULL"));
+    entry!(
+        qcontext_set_property,
+        0,
+        error,
+        |value: Variant, context: Context, name: &str| {
+            let wanted: Value = from_variant(&value)
+                .ok_or_else(|| object::expected(name, "boolean, number or string"))?;
+            context.set(name, wanted)?;
+            Ok(1)
         }
-        // SAFETY: the caller's value, whose floating reference this sinks.
-        let value: Variant = unsafe { from_glib_none(value) };
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        let name = unsafe { text(name, "the property's name is NULL") }?;
-        let value: Value = from_variant(&value)
-            .ok_or_else(|| object::expected(name, "boolean, number or string"))?;
-        context.set(name, value)?;
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_set_property", 0, error, body) }
+    )
 }

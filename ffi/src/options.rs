@@ -1,7 +1,7 @@
 //! The options of a device that a C program models.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible, free, text};
+use crate::argument::{Given, Out, Pointee, entry, give};
 use crate::handle::{QContext, give_context};
 use crate::variant::to_text;
 use glib::translate::ToGlibPtr;
@@ -17,14 +17,7 @@ use std::ptr;
 #[derive(Debug)]
 pub struct QContextDeviceOpts(Options);
 
-/// # Safety
-/// `opts` is NULL or options of the caller's, which nobody else uses meanwhile.
-unsafe fn borrow<'a>(opts: *mut QContextDeviceOpts) -> Result<&'a mut Options, Fault> {
-    // SAFETY: the caller's word.
-    unsafe { opts.as_mut() }
-        .map(|opts| &mut opts.0)
-        .ok_or(Fault::Misuse("the options are NULL"))
-}
+impl Pointee for QContextDeviceOpts {}
 
 /// qcontext_device_opts_parse:
 /// Parses the argument of -device: "virtio-blk,drive=d0,context=ctx1", or a JSON object. The first bare word is the driver.
@@ -39,21 +32,21 @@ pub unsafe extern "C" fn qcontext_device_opts_parse(
     optarg: *const c_char,
     error: *mut *mut GError,
 ) -> *mut QContextDeviceOpts {
-    let body = || {
-        // SAFETY: the caller's string.
-        let parsed = options::parse(Some("driver"), unsafe {
-            text(optarg, "the option string is NULL")
-        }?)?;
-        if let Some(id) = parsed
-            .peek("id")
-            .filter(|_| parsed.form() == options::Form::Opts)
-        {
-            options::check_id(id, "id")?;
+    entry!(
+        qcontext_device_opts_parse,
+        ptr::null_mut(),
+        error,
+        |optarg: &str| {
+            let parsed = options::parse(Some("driver"), optarg)?;
+            if let Some(id) = parsed
+                .peek("id")
+                .filter(|_| parsed.form() == options::Form::Opts)
+            {
+                options::check_id(id, "id")?;
+            }
+            Ok(give(QContextDeviceOpts(parsed)))
         }
-        Ok(Box::into_raw(Box::new(QContextDeviceOpts(parsed))))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_device_opts_parse", ptr::null_mut(), error, body) }
+    )
 }
 
 /// qcontext_device_opts_free:
@@ -62,8 +55,12 @@ pub unsafe extern "C" fn qcontext_device_opts_parse(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_device_opts_free(opts: *mut QContextDeviceOpts) {
-    // SAFETY: the options that the caller gives back.
-    unsafe { free("qcontext_device_opts_free", opts) };
+    entry!(qcontext_device_opts_free, (), |opts: Given<
+        Box<QContextDeviceOpts>,
+    >| {
+        drop(opts);
+        Ok(())
+    });
 }
 
 /// qcontext_device_opts_take:
@@ -79,13 +76,14 @@ pub unsafe extern "C" fn qcontext_device_opts_take(
     opts: *mut QContextDeviceOpts,
     name: *const c_char,
 ) -> *mut c_char {
-    enter("qcontext_device_opts_take", ptr::null_mut(), || {
-        // SAFETY: the caller's options.
-        let opts = unsafe { borrow(opts) }?;
-        // SAFETY: the caller's string.
-        let value = opts.take(unsafe { text(name, "the option's name is NULL") }?);
-        Ok(value.map_or(ptr::null_mut(), |value| to_text(&value).to_glib_full()))
-    })
+    entry!(
+        qcontext_device_opts_take,
+        ptr::null_mut(),
+        |opts: &mut QContextDeviceOpts, name: &str| {
+            let value = opts.0.take(name);
+            Ok(value.map_or(ptr::null_mut(), |value| to_text(&value).to_glib_full()))
+        }
+    )
 }
 
 /// qcontext_device_opts_take_bool:
@@ -105,21 +103,17 @@ pub unsafe extern "C" fn qcontext_device_opts_take_bool(
     value: *mut gboolean,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        if value.is_null() {
-            return Err(Fault::Misuse("the place for the value is NULL"));
+    entry!(
+        qcontext_device_opts_take_bool,
+        0,
+        error,
+        |opts: &mut QContextDeviceOpts, name: &str, value: Out<gboolean>| {
+            if let Some(taken) = opts.0.take_bool(name)? {
+                value.set(taken.into());
+            }
+            Ok(1)
         }
-        // SAFETY: the caller's options.
-        let opts = unsafe { borrow(opts) }?;
-        // SAFETY: the caller's string.
-        if let Some(taken) = opts.take_bool(unsafe { text(name, "the option's name is NULL") }?)? {
-            // SAFETY: the caller's place.
-            unsafe { *value = taken.into() };
-        }
-        Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_device_opts_take_bool", 0, error, body) }
+    )
 }
 
 /// qcontext_device_opts_take_context:
@@ -137,25 +131,18 @@ pub unsafe extern "C" fn qcontext_device_opts_take_context(
     name: *const c_char,
     error: *mut *mut GError,
 ) -> *mut QContext {
-    let body = || {
-        // SAFETY: the caller's options.
-        let opts = unsafe { borrow(opts) }?;
-        // SAFETY: the caller's string.
-        let context = match opts.take_str(unsafe { text(name, "the option's name is NULL") }?)? {
-            Some(id) => Context::find(&id)?,
-            None => Context::main(),
-        };
-        Ok(give_context(context))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe {
-        enter_fallible(
-            "qcontext_device_opts_take_context",
-            ptr::null_mut(),
-            error,
-            body,
-        )
-    }
+    entry!(
+        qcontext_device_opts_take_context,
+        ptr::null_mut(),
+        error,
+        |opts: &mut QContextDeviceOpts, name: &str| {
+            let context = match opts.0.take_str(name)? {
+                Some(id) => Context::find(&id)?,
+                None => Context::main(),
+            };
+            Ok(give_context(context))
+        }
+    )
 }
 
 /// qcontext_device_opts_finish:
@@ -171,8 +158,10 @@ pub unsafe extern "C" fn qcontext_device_opts_finish(
     opts: *mut QContextDeviceOpts,
     error: *mut *mut GError,
 ) -> gboolean {
-    // SAFETY: the caller's options.
-    let body = || Ok(unsafe { borrow(opts) }?.finish().map(|()| 1)?);
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_device_opts_finish", 0, error, body) }
+    entry!(
+        qcontext_device_opts_finish,
+        0,
+        error,
+        |opts: &mut QContextDeviceOpts| { Ok(opts.0.finish().map(|()| 1)?) }
+    )
 }

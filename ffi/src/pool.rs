@@ -1,9 +1,10 @@
 //! Jobs for worker threads.
 #![allow(unsafe_code)] // pointers from C
 
-use crate::boundary::{Fault, enter, enter_fallible, free};
+use crate::argument::{Given, Pointee, entry, give};
+use crate::boundary::Fault;
 use crate::callback::{QContextJobDoneFunc, QContextJobFunc};
-use crate::handle::{self, QContextAio};
+use crate::handle::QContextAio;
 use crate::user::{register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Job, PoolLimits, Result, Wait};
@@ -21,6 +22,8 @@ pub struct QContextJob {
     /// The completion has run.
     complete: Arc<AtomicBool>,
 }
+
+impl Pointee for QContextJob {}
 
 /// A job's result for C.
 fn result_of(outcome: Result<c_int>) -> c_int {
@@ -63,31 +66,25 @@ pub unsafe extern "C" fn qcontext_pool_submit(
     destroy: GDestroyNotify,
     error: *mut *mut GError,
 ) -> *mut QContextJob {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
-        let func = func.ok_or(Fault::Misuse("the job is NULL"))?;
-        let argument = Argument(arg);
-        let complete = Arc::new(AtomicBool::new(false));
-        let completed = Arc::clone(&complete);
-        let job = register(user_data, destroy, send_to_aio(&aio), |user, _| {
-            let told = move |outcome| {
-                user.tell(done, result_of(outcome));
-                completed.store(true, Ordering::Release);
-            };
-            Ok(aio.submit(move || argument.give_to(func), told))
-        })?;
-        Ok(Box::into_raw(Box::new(QContextJob { job, aio, complete })))
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_pool_submit", ptr::null_mut(), error, body) }
-}
-
-/// # Safety
-/// `job` is NULL or a job of the caller's.
-unsafe fn borrow<'a>(job: *const QContextJob) -> Result<&'a QContextJob, Fault> {
-    // SAFETY: the caller's word.
-    unsafe { job.as_ref() }.ok_or(Fault::Misuse("the job is NULL"))
+    entry!(
+        qcontext_pool_submit,
+        ptr::null_mut(),
+        error,
+        |aio: AioContext| {
+            let func = func.ok_or(Fault::Misuse("the job is NULL"))?;
+            let argument = Argument(arg);
+            let complete = Arc::new(AtomicBool::new(false));
+            let completed = Arc::clone(&complete);
+            let job = register(user_data, destroy, send_to_aio(&aio), |user, _| {
+                let told = move |outcome| {
+                    user.tell(done, result_of(outcome));
+                    completed.store(true, Ordering::Release);
+                };
+                Ok(aio.submit(move || argument.give_to(func), told))
+            })?;
+            Ok(give(QContextJob { job, aio, complete }))
+        }
+    )
 }
 
 /// qcontext_job_cancel:
@@ -97,9 +94,8 @@ unsafe fn borrow<'a>(job: *const QContextJob) -> Result<&'a QContextJob, Fault> 
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_job_cancel(job: *mut QContextJob) {
-    enter("qcontext_job_cancel", (), || {
-        // SAFETY: the caller's job.
-        unsafe { borrow(job) }?.job.cancel();
+    entry!(qcontext_job_cancel, (), |job: &QContextJob| {
+        job.job.cancel();
         Ok(())
     });
 }
@@ -117,17 +113,13 @@ pub unsafe extern "C" fn qcontext_job_cancel_sync(
     job: *mut QContextJob,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's job.
-        let QContextJob { job, aio, complete } = unsafe { borrow(job) }?;
-        job.cancel();
-        while !complete.load(Ordering::Acquire) {
-            aio.poll(Wait::Block)?;
+    entry!(qcontext_job_cancel_sync, 0, error, |job: &QContextJob| {
+        job.job.cancel();
+        while !job.complete.load(Ordering::Acquire) {
+            job.aio.poll(Wait::Block)?;
         }
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_job_cancel_sync", 0, error, body) }
+    })
 }
 
 /// qcontext_job_is_complete:
@@ -138,12 +130,8 @@ pub unsafe extern "C" fn qcontext_job_cancel_sync(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_job_is_complete(job: *mut QContextJob) -> gboolean {
-    enter("qcontext_job_is_complete", 0, || {
-        // SAFETY: the caller's job.
-        Ok(unsafe { borrow(job) }?
-            .complete
-            .load(Ordering::Acquire)
-            .into())
+    entry!(qcontext_job_is_complete, 0, |job: &QContextJob| {
+        Ok(job.complete.load(Ordering::Acquire).into())
     })
 }
 
@@ -154,8 +142,10 @@ pub unsafe extern "C" fn qcontext_job_is_complete(job: *mut QContextJob) -> gboo
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_job_free(job: *mut QContextJob) {
-    // SAFETY: the job that the caller gives back.
-    unsafe { free("qcontext_job_free", job) };
+    entry!(qcontext_job_free, (), |job: Given<Box<QContextJob>>| {
+        drop(job);
+        Ok(())
+    });
 }
 
 /// qcontext_aio_set_pool_limits:
@@ -175,15 +165,11 @@ pub unsafe extern "C" fn qcontext_aio_set_pool_limits(
     max: u32,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::aio(aio) }?;
+    entry!(qcontext_aio_set_pool_limits, 0, error, |aio: AioContext| {
         aio.set_pool_limits(PoolLimits {
             min: min.into(),
             max: max.into(),
         })?;
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_aio_set_pool_limits", 0, error, body) }
+    })
 }

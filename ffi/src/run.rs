@@ -1,12 +1,14 @@
 //! Running an unthreaded context: whole iterations, or the four steps for programs with a poll loop of their own.
-#![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
+#![allow(unsafe_code)] // entry points; the steps of an iteration exist in C only
 
-use crate::boundary::{Fault, enter, enter_fallible};
-use crate::handle::{self, QContext};
+use crate::argument::{FromC, Out, entry};
+use crate::boundary::Fault;
+use crate::handle::QContext;
 use glib::translate::ToGlibPtr;
 use glib_sys::{GArray, GError, GMainContext, GPollFD, gboolean};
+use qcontext::QContext as Context;
 use qcontext::Wait;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 pub(crate) fn wait(may_block: gboolean) -> Wait {
     if may_block != 0 {
@@ -17,18 +19,43 @@ pub(crate) fn wait(may_block: gboolean) -> Wait {
 }
 
 /// The GMainContext of a context that the calling thread has acquired.
-///
-/// # Safety
-/// As for `handle::context`.
-unsafe fn acquired(context: *const QContext) -> Result<glib::MainContext, Fault> {
-    // SAFETY: the caller's context.
-    let gmain = unsafe { handle::context(context) }?.main_context();
-    if gmain.is_owner() {
-        Ok(gmain)
-    } else {
+struct Acquired(glib::MainContext);
+
+impl FromC for Acquired {
+    type Pointer = *const QContext;
+
+    unsafe fn from_c(context: *const QContext, null: &'static str) -> Result<Self, Fault> {
+        // SAFETY: as the caller of this function promises.
+        let gmain = unsafe { Context::from_c(context, null) }?.main_context();
+        if gmain.is_owner() {
+            return Ok(Acquired(gmain));
+        }
         Err(Fault::Misuse(
             "the calling thread has not acquired the context",
         ))
+    }
+}
+
+impl Acquired {
+    fn as_ptr(&self) -> *mut GMainContext {
+        self.0.to_glib_none().0
+    }
+}
+
+/// An array of GPollFD.
+struct PollFds(NonNull<GArray>);
+
+impl FromC for PollFds {
+    type Pointer = *mut GArray;
+
+    unsafe fn from_c(array: *mut GArray, null: &'static str) -> Result<Self, Fault> {
+        let array = NonNull::new(array).ok_or(Fault::Misuse(null))?;
+        // SAFETY: promise 1.
+        let element = unsafe { glib_sys::g_array_get_element_size(array.as_ptr()) };
+        if usize::try_from(element) == Ok(size_of::<GPollFD>()) {
+            return Ok(PollFds(array));
+        }
+        Err(Fault::Misuse("the array is not one of GPollFD"))
     }
 }
 
@@ -47,13 +74,9 @@ pub unsafe extern "C" fn qcontext_iterate(
     may_block: gboolean,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
+    entry!(qcontext_iterate, 0, error, |context: Context| {
         Ok(context.iterate(wait(may_block))?.into())
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_iterate", 0, error, body) }
+    })
 }
 
 /// qcontext_acquire:
@@ -65,9 +88,8 @@ pub unsafe extern "C" fn qcontext_iterate(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_acquire(context: *mut QContext) -> gboolean {
-    enter("qcontext_acquire", 0, || {
-        // SAFETY: the caller's context.
-        let gmain = unsafe { handle::context(context) }?.main_context();
+    entry!(qcontext_acquire, 0, |context: Context| {
+        let gmain = context.main_context();
         // SAFETY: the GMainContext is alive.
         Ok(unsafe { glib_sys::g_main_context_acquire(gmain.to_glib_none().0) })
     })
@@ -80,11 +102,9 @@ pub unsafe extern "C" fn qcontext_acquire(context: *mut QContext) -> gboolean {
 /// The thread that acquired it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_release(context: *mut QContext) {
-    enter("qcontext_release", (), || {
-        // SAFETY: the caller's context.
-        let gmain = unsafe { acquired(context) }?;
+    entry!(qcontext_release, (), |context: Acquired| {
         // SAFETY: the GMainContext is alive and the thread owns it.
-        unsafe { glib_sys::g_main_context_release(gmain.to_glib_none().0) };
+        unsafe { glib_sys::g_main_context_release(context.as_ptr()) };
         Ok(())
     });
 }
@@ -99,11 +119,9 @@ pub unsafe extern "C" fn qcontext_release(context: *mut QContext) {
 /// The thread that acquired the context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_prepare(context: *mut QContext, priority: *mut i32) -> gboolean {
-    enter("qcontext_prepare", 0, || {
-        // SAFETY: the caller's context.
-        let gmain = unsafe { acquired(context) }?;
+    entry!(qcontext_prepare, 0, |context: Acquired| {
         // SAFETY: the thread owns the GMainContext; GLib takes a NULL priority.
-        Ok(unsafe { glib_sys::g_main_context_prepare(gmain.to_glib_none().0, priority) })
+        Ok(unsafe { glib_sys::g_main_context_prepare(context.as_ptr(), priority) })
     })
 }
 
@@ -124,22 +142,15 @@ pub unsafe extern "C" fn qcontext_append_query(
     timeout_ms: *mut i32,
     pollfds: *mut GArray,
 ) -> i32 {
-    enter("qcontext_append_query", 0, || {
-        if pollfds.is_null() || timeout_ms.is_null() {
-            return Err(Fault::Misuse(
-                "the array or the place for the timeout is NULL",
-            ));
+    entry!(
+        qcontext_append_query,
+        0,
+        |context: Acquired, timeout_ms: Out<i32>, pollfds: PollFds| {
+            let (gmain, timeout, fds) = (context.as_ptr(), timeout_ms.as_ptr(), pollfds.0.as_ptr());
+            // SAFETY: the thread owns the GMainContext; the array and the place for the timeout are checked.
+            Ok(unsafe { append_query(gmain, max_priority, timeout, fds) })
         }
-        // SAFETY: the caller's array.
-        let element = unsafe { glib_sys::g_array_get_element_size(pollfds) };
-        if usize::try_from(element) != Ok(size_of::<GPollFD>()) {
-            return Err(Fault::Misuse("the array is not one of GPollFD"));
-        }
-        // SAFETY: the caller's context.
-        let gmain = unsafe { acquired(context) }?;
-        // SAFETY: the thread owns the GMainContext; array and timeout were checked.
-        Ok(unsafe { append_query(gmain.to_glib_none().0, max_priority, timeout_ms, pollfds) })
-    })
+    )
 }
 
 /// # Safety
@@ -191,21 +202,19 @@ pub unsafe extern "C" fn qcontext_check(
     pollfds: *mut GPollFD,
     count: i32,
 ) -> gboolean {
-    enter("qcontext_check", 0, || {
+    entry!(qcontext_check, 0, |context: Acquired| {
         if count < 0 || (pollfds.is_null() && count > 0) {
             return Err(Fault::Misuse("the entries are NULL"));
         }
+        // GLib wants a pointer that is not NULL, also for no entries.
         let fds = if pollfds.is_null() {
             ptr::dangling_mut()
         } else {
             pollfds
         };
-        // SAFETY: the caller's context.
-        let gmain = unsafe { acquired(context) }?;
-        // SAFETY: the thread owns the GMainContext; the caller's entries.
-        Ok(unsafe {
-            glib_sys::g_main_context_check(gmain.to_glib_none().0, max_priority, fds, count)
-        })
+        let gmain = context.as_ptr();
+        // SAFETY: the thread owns the GMainContext, and promise 1 holds for `count` entries.
+        Ok(unsafe { glib_sys::g_main_context_check(gmain, max_priority, fds, count) })
     })
 }
 
@@ -216,11 +225,9 @@ pub unsafe extern "C" fn qcontext_check(
 /// The thread that acquired the context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_dispatch(context: *mut QContext) {
-    enter("qcontext_dispatch", (), || {
-        // SAFETY: the caller's context.
-        let gmain = unsafe { acquired(context) }?;
+    entry!(qcontext_dispatch, (), |context: Acquired| {
         // SAFETY: the thread owns the GMainContext.
-        unsafe { glib_sys::g_main_context_dispatch(gmain.to_glib_none().0) };
+        unsafe { glib_sys::g_main_context_dispatch(context.as_ptr()) };
         Ok(())
     });
 }

@@ -1,23 +1,14 @@
 //! GSources on a context, some of them by name.
-#![allow(unsafe_code)] // pointers from C
+#![allow(unsafe_code)] // entry points, a GLib call
 
-use crate::boundary::{Fault, enter, enter_fallible, optional_text, text};
-use crate::handle::{self, QContext};
+use crate::argument::entry;
+use crate::handle::QContext;
 use glib::Source;
-use glib::translate::{IntoGlibPtr, from_glib_none};
+use glib::translate::{IntoGlibPtr, ToGlibPtr};
 use glib_sys::{GError, GSource, gboolean};
+use qcontext::QContext as Context;
 use std::ffi::c_char;
 use std::ptr;
-
-/// # Safety
-/// `source` is NULL or a source that the caller holds.
-unsafe fn source(source: *mut GSource) -> Result<Source, Fault> {
-    if source.is_null() {
-        return Err(Fault::Misuse("the source is NULL"));
-    }
-    // SAFETY: the caller's word.
-    Ok(unsafe { from_glib_none(source) })
-}
 
 /// qcontext_attach_source:
 /// Lets the context drive any GSource, and takes a reference to it. It is destroyed when the context stops.
@@ -36,18 +27,16 @@ pub unsafe extern "C" fn qcontext_attach_source(
     name: *const c_char,
     error: *mut *mut GError,
 ) -> u32 {
-    let body = || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's source.
-        let held = unsafe { self::source(source) }?;
-        // SAFETY: the caller's string.
-        context.attach_source(&held, unsafe { optional_text(name) }?)?;
-        // SAFETY: the source was attached.
-        Ok(unsafe { glib_sys::g_source_get_id(source) })
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_attach_source", 0, error, body) }
+    entry!(
+        qcontext_attach_source,
+        0,
+        error,
+        |context: Context, source: Source, name: Option<&str>| {
+            context.attach_source(&source, name)?;
+            // SAFETY: the source is attached.
+            Ok(unsafe { glib_sys::g_source_get_id(source.to_glib_none().0) })
+        }
+    )
 }
 
 /// qcontext_find_source_by_name:
@@ -62,15 +51,15 @@ pub unsafe extern "C" fn qcontext_find_source_by_name(
     context: *mut QContext,
     name: *const c_char,
 ) -> *mut GSource {
-    enter("qcontext_find_source_by_name", ptr::null_mut(), || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's string.
-        let name = unsafe { text(name, "the name is NULL") }?;
-        Ok(context
-            .find_source(name)
-            .map_or(ptr::null_mut(), |source| source.into_glib_ptr()))
-    })
+    entry!(
+        qcontext_find_source_by_name,
+        ptr::null_mut(),
+        |context: Context, name: &str| {
+            Ok(context
+                .find_source(name)
+                .map_or(ptr::null_mut(), |source| source.into_glib_ptr()))
+        }
+    )
 }
 
 /// qcontext_destroy_source:
@@ -87,12 +76,9 @@ pub unsafe extern "C" fn qcontext_destroy_source(
     context: *mut QContext,
     source: *mut GSource,
 ) -> gboolean {
-    enter("qcontext_destroy_source", 0, || {
-        // SAFETY: the caller's context.
-        let context = unsafe { handle::context(context) }?;
-        // SAFETY: the caller's source.
-        Ok(context
-            .destroy_source(&unsafe { self::source(source) }?)
-            .into())
-    })
+    entry!(
+        qcontext_destroy_source,
+        0,
+        |context: Context, source: Source| { Ok(context.destroy_source(&source).into()) }
+    )
 }

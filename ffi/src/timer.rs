@@ -1,195 +1,28 @@
-//! Timers, in the caller's storage or on the heap, and the clocks they run on.
-//!
-//! # Invariants
-//! 1. `node` of a timer is NULL or an `Arc<Node>` given away; it is read and written under the lock of the timer's stripe.
-//! 2. A timer in the caller's storage has a node only from arming until deletion, so storage whose timer is deleted may be
-//!    freed without another call. One on the heap has its node for life.
-#![allow(unsafe_code)] // pointers from C
-#![allow(non_camel_case_types)] // the constants are C's
+//! Timers, in the caller's storage or on the heap.
+#![allow(unsafe_code)] // entry points
 
-use crate::boundary::{Fault, enter, enter_fallible};
+mod cell;
+
+use crate::argument::{Out, entry};
+use crate::boundary::Fault;
 use crate::callback::QContextFunc;
-use crate::handle::{self, QContextAio};
-use crate::user::{Fate, register, send_to_aio};
+use crate::clock;
+use crate::handle::QContextAio;
+pub use cell::QContextTimer;
+use cell::{Arming, TimerRef};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
-use qcontext::{Clock, Timer};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// QContextClock:
-/// The time bases, all in nanoseconds.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QContextClock {
-    /// Monotonic time since boot.
-    QCONTEXT_CLOCK_REALTIME = 0,
-    /// Monotonic time that stands still while the machine is stopped.
-    QCONTEXT_CLOCK_VIRTUAL = 1,
-    /// The wall clock, which can jump.
-    QCONTEXT_CLOCK_HOST = 2,
-    /// Monotonic time, for those who drive virtual time.
-    QCONTEXT_CLOCK_VIRTUAL_RT = 3,
-}
-
-fn clock(number: u32) -> Result<Clock, Fault> {
-    match number {
-        0 => Ok(Clock::Realtime),
-        1 => Ok(Clock::Virtual),
-        2 => Ok(Clock::Host),
-        3 => Ok(Clock::VirtualRt),
-        _ => Err(Fault::Misuse("there is no such clock")),
-    }
-}
-
-/// QContextTimer:
-/// A one-shot timer. The fields are private; an all-zero timer is one that is not armed.
-#[repr(C)]
-#[derive(Debug)]
-pub struct QContextTimer {
-    /// Private.
-    pub node: gpointer,
-    /// Private.
-    pub aio: *mut QContextAio,
-    /// Private.
-    pub func: QContextFunc,
-    /// Private.
-    pub user_data: gpointer,
-    /// Private.
-    pub scale: i64,
-    /// Private.
-    pub clock: u32,
-    /// Private.
-    pub on_heap: u32,
-}
-
-struct Node {
-    timer: Timer,
-    fate: Arc<Fate>,
-}
-
-/// Guards `node` of the timers whose addresses fall on it. No callback runs under it.
-fn stripe(timer: *const QContextTimer) -> MutexGuard<'static, ()> {
-    static STRIPES: [Mutex<()>; 16] = [const { Mutex::new(()) }; 16];
-    let index = timer.addr() / size_of::<QContextTimer>() % STRIPES.len();
-    STRIPES[index]
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What to do with the node under the lock.
-type Change<T> = fn(&Arc<Node>, T);
-
-/// A timer of the caller's, checked.
-#[derive(Clone, Copy)]
-struct Place(*mut QContextTimer);
-
-impl Place {
-    /// # Safety
-    /// `timer` is NULL or a timer of the caller's.
-    unsafe fn new(timer: *const QContextTimer) -> Result<Place, Fault> {
-        if timer.is_null() {
-            return Err(Fault::Misuse("the timer is NULL"));
-        }
-        Ok(Place(timer.cast_mut()))
-    }
-
-    /// The node; under the lock.
-    fn node(self) -> Option<Arc<Node>> {
-        // SAFETY: the timer was checked.
-        let raw = unsafe { (*self.0).node }.cast::<Node>().cast_const();
-        if raw.is_null() {
-            return None;
-        }
-        // SAFETY: invariant 1: the count that the timer holds keeps the node.
-        unsafe { Arc::increment_strong_count(raw) };
-        // SAFETY: the count just made.
-        Some(unsafe { Arc::from_raw(raw) })
-    }
-
-    /// Takes the node out; under the lock, to be dropped without it.
-    fn take(self) -> Option<Arc<Node>> {
-        // SAFETY: the timer was checked.
-        let place = unsafe { &raw mut (*self.0).node };
-        // SAFETY: as above; the lock is held.
-        let raw = unsafe { ptr::replace(place, ptr::null_mut()) }
-            .cast::<Node>()
-            .cast_const();
-        // SAFETY: invariant 1: the timer's own count.
-        (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw) })
-    }
-
-    /// Makes the node of a timer that has none; under the lock.
-    fn make(self, destroy: GDestroyNotify) -> Result<Arc<Node>, Fault> {
-        // SAFETY: the timer was checked, and initialised by the caller.
-        let set = unsafe { &*self.0 };
-        let (aio, func, data, number) = (set.aio, set.func, set.user_data, set.clock);
-        if func.is_none() {
-            return Err(Fault::Misuse("the timer is not initialised"));
-        }
-        let clock = clock(number)?;
-        // SAFETY: the caller's AioContext.
-        let aio = unsafe { handle::borrowed_aio(aio) }?;
-        let node = register(data, destroy, send_to_aio(&aio), |user, fate| {
-            let timer = aio.timer(clock, move || user.call_counted(func));
-            Ok(Arc::new(Node {
-                timer,
-                fate: Arc::clone(fate),
-            }))
-        })?;
-        let raw = Arc::into_raw(Arc::clone(&node));
-        // SAFETY: the timer was checked; the lock is held.
-        unsafe { (*self.0).node = raw.cast_mut().cast() };
-        Ok(node)
-    }
-
-    fn is_on_heap(self) -> bool {
-        // SAFETY: the timer was checked.
-        unsafe { (*self.0).on_heap == 1 }
-    }
-
-    fn scaled(self, time: i64) -> i64 {
-        // SAFETY: the timer was checked.
-        time.saturating_mul(unsafe { (*self.0).scale })
-    }
-
-    /// Does `change` to the node under the lock, which is made if there is none.
-    fn change<T>(self, value: T, change: Change<T>) -> Result<(), Fault> {
-        let guard = stripe(self.0);
-        let node = match self.node() {
-            Some(node) => Ok(node),
-            None => self.make(None),
-        };
-        let changed = node.as_ref().map(|node| change(node, value)).is_ok();
-        drop(guard);
-        if changed { Ok(()) } else { node.map(drop) }
-    }
-
-    /// Cancels; what is left of a timer in the caller's storage goes.
-    fn delete(self) {
-        let guard = stripe(self.0);
-        let node = if self.is_on_heap() {
-            self.node()
-        } else {
-            self.take()
-        };
-        if let Some(node) = &node {
-            node.timer.cancel();
-        }
-        drop(guard);
-        drop(node);
-    }
-}
 
 /// qcontext_timer_init:
-/// Initialises a timer in the caller's storage. Once deleted and not armed again, the storage may be freed.
-/// @timer: the storage, whatever is in it
+/// Initialises a timer in the caller's storage. The storage may be freed once the timer is deleted and not armed again.
+/// @timer: the storage, with any content
 /// @aio: the AioContext it fires on, which outlives it
 /// @clock: a QContextClock
 /// @scale: nanoseconds per unit of qcontext_timer_mod()
 /// @func: the callback
 /// @user_data: its data
 ///
-/// Any thread, any locks held; nobody else uses @timer meanwhile.
+/// Any thread, any locks held; no other call uses @timer at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_init(
     timer: *mut QContextTimer,
@@ -199,17 +32,14 @@ pub unsafe extern "C" fn qcontext_timer_init(
     func: QContextFunc,
     user_data: gpointer,
 ) {
-    enter("qcontext_timer_init", (), || {
-        // SAFETY: the caller's storage.
-        let place = unsafe { Place::new(timer) }?;
-        let fresh = fresh(aio, clock, scale, func, user_data)?;
-        // SAFETY: the storage may be uninitialised, so it is not read.
-        unsafe { ptr::write(place.0, fresh) };
+    entry!(qcontext_timer_init, (), |timer: Out<QContextTimer>| {
+        timer.set(unarmed(aio, clock, scale, func, user_data)?);
         Ok(())
     });
 }
 
-fn fresh(
+/// An initialised timer.
+fn unarmed(
     aio: *mut QContextAio,
     number: u32,
     scale: i64,
@@ -225,7 +55,7 @@ fn fresh(
     if scale < 1 {
         return Err(Fault::Misuse("the scale is not positive"));
     }
-    clock(number)?;
+    clock::by_number(number)?;
     Ok(QContextTimer {
         node: ptr::null_mut(),
         aio,
@@ -258,11 +88,11 @@ pub unsafe extern "C" fn qcontext_timer_new(
     user_data: gpointer,
     destroy: GDestroyNotify,
 ) -> *mut QContextTimer {
-    enter("qcontext_timer_new", ptr::null_mut(), || {
-        let mut timer = Box::new(fresh(aio, clock, scale, func, user_data)?);
+    entry!(qcontext_timer_new, ptr::null_mut(), || {
+        let mut timer = Box::new(unarmed(aio, clock, scale, func, user_data)?);
         timer.on_heap = 1;
-        let place = Place(&raw mut *timer);
-        drop(place.make(destroy)?);
+        // No other thread knows the timer yet, so no lock is needed.
+        drop(TimerRef::of(&mut timer).make_locked(destroy)?);
         Ok(Box::into_raw(timer))
     })
 }
@@ -271,26 +101,22 @@ pub unsafe extern "C" fn qcontext_timer_new(
 /// Deletes and frees a timer on the heap, also from inside its callback.
 /// @timer: (nullable) (transfer full): a timer of qcontext_timer_new(); NULL is ignored
 ///
-/// Any thread, any locks held; never waits. Nobody else uses @timer meanwhile.
+/// Any thread, any locks held; never waits. No other call uses @timer at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_free(timer: *mut QContextTimer) {
     if timer.is_null() {
         return;
     }
-    enter("qcontext_timer_free", (), || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        if !place.is_on_heap() {
+    let given = timer;
+    entry!(qcontext_timer_free, (), |timer: TimerRef| {
+        if !timer.is_on_heap() {
             return Err(Fault::Misuse(
                 "the timer is not one of qcontext_timer_new()",
             ));
         }
-        let guard = stripe(timer);
-        let node = place.take();
-        drop(guard);
-        drop(node);
-        // SAFETY: the timer that the caller gives back.
-        drop(unsafe { Box::from_raw(timer) });
+        drop(timer.take());
+        // SAFETY: promise 4: the timer was made by qcontext_timer_new() and is given back.
+        drop(unsafe { Box::from_raw(given) });
         Ok(())
     });
 }
@@ -303,10 +129,8 @@ pub unsafe extern "C" fn qcontext_timer_free(timer: *mut QContextTimer) {
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_mod(timer: *mut QContextTimer, expire_time: i64) {
-    enter("qcontext_timer_mod", (), || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        place.change(place.scaled(expire_time), arm)
+    entry!(qcontext_timer_mod, (), |timer: TimerRef| {
+        timer.arm(timer.scaled(expire_time), Arming::Replace)
     });
 }
 
@@ -318,24 +142,21 @@ pub unsafe extern "C" fn qcontext_timer_mod(timer: *mut QContextTimer, expire_ti
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_mod_ns(timer: *mut QContextTimer, expire_time: i64) {
-    enter("qcontext_timer_mod_ns", (), || {
-        // SAFETY: the caller's timer.
-        unsafe { Place::new(timer) }?.change(expire_time, arm)
+    entry!(qcontext_timer_mod_ns, (), |timer: TimerRef| {
+        timer.arm(expire_time, Arming::Replace)
     });
 }
 
 /// qcontext_timer_anticipate:
-/// As qcontext_timer_mod(), unless the timer fires before that anyway.
+/// As qcontext_timer_mod(), unless the timer is armed for an earlier time.
 /// @timer: a timer
 /// @expire_time: the time, in the timer's scale
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_anticipate(timer: *mut QContextTimer, expire_time: i64) {
-    enter("qcontext_timer_anticipate", (), || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        place.change(place.scaled(expire_time), anticipate)
+    entry!(qcontext_timer_anticipate, (), |timer: TimerRef| {
+        timer.arm(timer.scaled(expire_time), Arming::Anticipate)
     });
 }
 
@@ -347,43 +168,27 @@ pub unsafe extern "C" fn qcontext_timer_anticipate(timer: *mut QContextTimer, ex
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_anticipate_ns(timer: *mut QContextTimer, expire_time: i64) {
-    enter("qcontext_timer_anticipate_ns", (), || {
-        // SAFETY: the caller's timer.
-        unsafe { Place::new(timer) }?.change(expire_time, anticipate)
+    entry!(qcontext_timer_anticipate_ns, (), |timer: TimerRef| {
+        timer.arm(expire_time, Arming::Anticipate)
     });
 }
 
-fn arm(node: &Arc<Node>, time: i64) {
-    node.timer.arm_at_ns(time);
-}
-
-fn anticipate(node: &Arc<Node>, time: i64) {
-    if node
-        .timer
-        .deadline_ns()
-        .is_none_or(|armed| time.max(0) < armed)
-    {
-        arm(node, time);
-    }
-}
-
 /// qcontext_timer_del:
-/// Fires no more until armed again. A call that has begun on another thread may still run.
+/// Does not fire any more until it is armed again. A call that has begun on another thread may still run.
 /// @timer: a timer; one that is all-zero or not armed stays so
 ///
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_del(timer: *mut QContextTimer) {
-    enter("qcontext_timer_del", (), || {
-        // SAFETY: the caller's timer.
-        unsafe { Place::new(timer) }?.delete();
+    entry!(qcontext_timer_del, (), |timer: TimerRef| {
+        timer.delete();
         Ok(())
     });
 }
 
 /// qcontext_timer_del_sync:
-/// As qcontext_timer_del(), and waits until a running call has returned. A timer on the heap does not fire again, however it is
-/// armed, and is only good to be freed.
+/// As qcontext_timer_del(), and waits until a running call has returned. A timer on the heap never fires again, even if it
+/// is armed; the only use left for it is qcontext_timer_free().
 /// @timer: a timer
 /// @error: WOULD_DEADLOCK inside its own callback; nothing has changed then
 ///
@@ -395,20 +200,13 @@ pub unsafe extern "C" fn qcontext_timer_del_sync(
     timer: *mut QContextTimer,
     error: *mut *mut GError,
 ) -> gboolean {
-    let body = || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        let guard = stripe(timer);
-        let node = place.node();
-        drop(guard);
-        if let Some(node) = node {
-            node.fate.close()?;
+    entry!(qcontext_timer_del_sync, 0, error, |timer: TimerRef| {
+        if let Some(node) = timer.node() {
+            node.close()?;
         }
-        place.delete();
+        timer.delete();
         Ok(1)
-    };
-    // SAFETY: the caller's place for an error.
-    unsafe { enter_fallible("qcontext_timer_del_sync", 0, error, body) }
+    })
 }
 
 /// qcontext_timer_pending:
@@ -419,13 +217,8 @@ pub unsafe extern "C" fn qcontext_timer_del_sync(
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_pending(timer: *const QContextTimer) -> gboolean {
-    enter("qcontext_timer_pending", 0, || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        let guard = stripe(timer);
-        let node = place.node();
-        drop(guard);
-        Ok(node.is_some_and(|node| node.timer.is_armed()).into())
+    entry!(qcontext_timer_pending, 0, |timer: TimerRef| {
+        Ok(timer.node().is_some_and(|node| node.is_armed()).into())
     })
 }
 
@@ -437,46 +230,8 @@ pub unsafe extern "C" fn qcontext_timer_pending(timer: *const QContextTimer) -> 
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_timer_expire_time_ns(timer: *const QContextTimer) -> i64 {
-    enter("qcontext_timer_expire_time_ns", -1, || {
-        // SAFETY: the caller's timer.
-        let place = unsafe { Place::new(timer) }?;
-        let guard = stripe(timer);
-        let node = place.node();
-        drop(guard);
-        Ok(node.and_then(|node| node.timer.deadline_ns()).unwrap_or(-1))
+    entry!(qcontext_timer_expire_time_ns, -1, |timer: TimerRef| {
+        let deadline = timer.node().and_then(|node| node.deadline_ns());
+        Ok(deadline.unwrap_or(-1))
     })
-}
-
-/// qcontext_clock_get_ns:
-/// @clock: a QContextClock
-///
-/// Returns: the time now.
-///
-/// Any thread, any locks held, also from a signal handler.
-#[unsafe(no_mangle)]
-pub extern "C" fn qcontext_clock_get_ns(clock: u32) -> i64 {
-    enter("qcontext_clock_get_ns", 0, || {
-        Ok(self::clock(clock)?.now_ns())
-    })
-}
-
-/// qcontext_clock_enable:
-/// Lets the virtual clock run, or stand still; its timers neither fire nor bound a wait then. The other clocks always run.
-/// @clock: QCONTEXT_CLOCK_VIRTUAL
-/// @enabled: whether it runs
-///
-/// Any thread, any locks held.
-#[unsafe(no_mangle)]
-pub extern "C" fn qcontext_clock_enable(clock: u32, enabled: gboolean) {
-    enter("qcontext_clock_enable", (), || {
-        if self::clock(clock)? != Clock::Virtual {
-            return Err(Fault::Misuse("only the virtual clock can be stopped"));
-        }
-        if enabled != 0 {
-            qcontext::start_virtual_clock();
-        } else {
-            qcontext::stop_virtual_clock();
-        }
-        Ok(())
-    });
 }

@@ -60,8 +60,10 @@ fn every_function_of_the_source_is_in_the_symbol_map() {
         .filter(|name| name.starts_with("qcontext_"))
         .collect();
     let mut defined = Vec::new();
-    for file in std::fs::read_dir(folder.join("src")).unwrap() {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+    let files = std::fs::read_dir(folder.join("src")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    for file in paths.filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(file).unwrap();
         for (index, _) in text.match_indices("extern \"C\" fn qcontext_") {
             let name = &text[index + "extern \"C\" fn ".len()..];
             defined.push(name[..name.find('(').unwrap()].to_owned());
