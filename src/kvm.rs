@@ -34,7 +34,8 @@ pub mod serial;
 pub mod vcpu;
 
 pub use machine::virtio::{Announcement, Board, MmioDevice, Slots};
-pub use machine::{Builder, Config, Controls, End, Machine};
+pub use machine::{Builder, Config, Controls, Machine};
+pub use vcpu::End;
 
 /// What a machine here cannot do without.
 const NEEDED: [(Cap, &str); 6] = [

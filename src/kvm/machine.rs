@@ -21,7 +21,7 @@ pub(super) mod virtio;
 use super::bus::{Bus, BusDevice};
 use super::irq::Line;
 use super::ram::Ram;
-use super::vcpu::{self, Crew, Prepare, Vcpu};
+use super::vcpu::{self, Crew, End, Prepare, Vcpu};
 use super::{failed, uninterrupted};
 use crate::{Error, ErrorKind, QContext, Result};
 use virtio::{Announcement, Slots};
@@ -44,19 +44,6 @@ pub struct Config {
     pub virtio: Slots,
     /// The context on which the machine's end is told.
     pub context: QContext,
-}
-
-/// How a machine ended by itself.
-#[derive(Debug)]
-pub enum End {
-    /// The guest switched it off.
-    PowerOff,
-    /// The guest asked for a reset.
-    Reset,
-    /// A vcpu could not even report its fault.
-    TripleFault,
-    /// A vcpu cannot go on.
-    Failed(Error),
 }
 
 /// A machine that is being put together.

@@ -22,7 +22,6 @@ use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use super::End;
 use super::bus::Bus;
 use crate::{Error, ErrorKind, QContext, Result};
 
@@ -33,6 +32,19 @@ mod run;
 
 pub(super) use affinity::{affinity, set_affinity};
 pub use real_mode::RealMode;
+
+/// How a machine ended by itself.
+#[derive(Debug)]
+pub enum End {
+    /// The guest switched it off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// A vcpu could not even report its fault.
+    TripleFault,
+    /// A vcpu cannot go on.
+    Failed(Error),
+}
 
 /// Sets the registers of a fresh vcpu, given its number.
 pub type Prepare = Arc<dyn Fn(u32, &VcpuFd) -> Result<()> + Send + Sync>;

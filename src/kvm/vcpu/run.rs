@@ -10,8 +10,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{Buses, Crew, Member, Wish, broken, kick};
-use crate::kvm::{End, failed};
+use super::{Buses, Crew, End, Member, Wish, broken, kick};
+use crate::kvm::failed;
 
 /// Runs a vcpu until it ends or is to stop.
 pub(super) fn run(crew: &Crew, member: &Member, mut vcpu: VcpuFd, buses: &Buses) {
