@@ -12,7 +12,7 @@ use std::time::Duration;
 use support::context::{home_of, idle_source};
 use support::deadline::deadline;
 
-// Predecessor hazard 11: a source whose prepare says yes is dispatched without check, that is never.
+// Hazard 11 of docs/predecessor-hazards.md: a source whose prepare says yes is dispatched without check, that is never.
 #[test]
 fn source_that_is_ready_in_prepare_is_dispatched_and_then_there_is_silence() {
     let context = QContext::new("hazard11", false).unwrap();
@@ -25,7 +25,7 @@ fn source_that_is_ready_in_prepare_is_dispatched_and_then_there_is_silence() {
     assert!(!context.iterate(Wait::NoBlock).unwrap());
 }
 
-// Predecessor hazard 12: iterating without having acquired the GMainContext.
+// Hazard 12 of docs/predecessor-hazards.md: iterating without having acquired the GMainContext.
 #[test]
 fn context_that_another_thread_iterates_is_refused() {
     let _deadline = deadline("context_that_another_thread_iterates_is_refused");
@@ -51,7 +51,7 @@ fn context_that_another_thread_iterates_is_refused() {
     assert_eq!(error.kind(), ErrorKind::WrongThread);
 }
 
-// Predecessor hazard 13: a fixed buffer for the path, an error that is never set.
+// Hazard 13 of docs/predecessor-hazards.md: a fixed buffer for the path, an error that is never set.
 #[test]
 fn names_of_any_length_are_found_or_refused() {
     let long = "n".repeat(5000);
@@ -71,7 +71,7 @@ fn names_of_any_length_are_found_or_refused() {
     }
 }
 
-// Predecessor hazard 14: a lookup that meets an unnamed source.
+// Hazard 14 of docs/predecessor-hazards.md: a lookup that meets an unnamed source.
 #[test]
 fn unnamed_and_absent_sources_are_not_found() {
     let context = QContext::new("hazard14", false).unwrap();
@@ -90,7 +90,7 @@ fn unnamed_and_absent_sources_are_not_found() {
     assert_eq!(error.kind(), ErrorKind::Busy);
 }
 
-// Predecessor hazard 15: removing by id, in whichever context has that id by default.
+// Hazard 15 of docs/predecessor-hazards.md: removing by id, in whichever context has that id by default.
 #[test]
 fn destroying_a_source_leaves_one_of_the_same_number_elsewhere_alone() {
     let (one, other) = (
@@ -116,7 +116,7 @@ fn destroying_a_source_leaves_one_of_the_same_number_elsewhere_alone() {
     );
 }
 
-// Predecessor hazard 19: a failed registration that goes on anyway; a context that starts on the default GMainContext.
+// Hazard 19 of docs/predecessor-hazards.md: a failed registration that goes on anyway; a context that starts on the default GMainContext.
 #[test]
 fn taken_name_is_refused_and_the_first_context_stays() {
     let first = QContext::new("hazard19", true).unwrap();
@@ -130,7 +130,7 @@ fn taken_name_is_refused_and_the_first_context_stays() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 }
 
-// Predecessor hazard 20: `threaded` is toggled at run time.
+// Hazard 20 of docs/predecessor-hazards.md: `threaded` is toggled at run time.
 #[test]
 fn threaded_is_a_boolean_that_cannot_be_changed() {
     let context = QContext::new("hazard20", true).unwrap();
@@ -145,7 +145,7 @@ fn threaded_is_a_boolean_that_cannot_be_changed() {
     assert_eq!((context.is_threaded(), context.thread_id()), (true, id));
 }
 
-// Predecessor hazard 26: the default name is not the main context's.
+// Hazard 26 of docs/predecessor-hazards.md: the default name is not the main context's.
 #[test]
 fn main_context_is_found_under_its_name_and_listed_first() {
     let main = QContext::find("qcontext-main").unwrap();
@@ -160,7 +160,7 @@ fn main_context_is_found_under_its_name_and_listed_first() {
     }
 }
 
-// Predecessor hazard 28: errors end the process.
+// Hazard 28 of docs/predecessor-hazards.md: errors end the process.
 #[test]
 fn mistakes_are_errors_that_name_the_object() {
     let (context, other) = (
@@ -192,7 +192,7 @@ fn mistakes_are_errors_that_name_the_object() {
     assert!(context.claim("late").is_err());
 }
 
-// Predecessor hazard 29: a notification that wakes the main loop only, a wait of more milliseconds than fit.
+// Hazard 29 of docs/predecessor-hazards.md: a notification that wakes the main loop only, a wait of more milliseconds than fit.
 #[test]
 fn notify_ends_the_wait_of_the_context_it_is_for() {
     let _deadline = deadline("notify_ends_the_wait_of_the_context_it_is_for");
@@ -337,7 +337,7 @@ fn attach_runs_no_destructor_under_its_lock() {
     assert_eq!(look.recv().unwrap(), home, "its home by now");
 }
 
-/// Predecessor hazards 1, 3 and 9, on the context's own table: the caller holds the lock that its callbacks take.
+/// Hazards 1, 3 and 9 of docs/predecessor-hazards.md, on the context's own table: the caller holds the lock that its callbacks take.
 #[test]
 fn registering_from_eight_threads_with_the_lock_held_that_the_callbacks_take() {
     let _deadline =

@@ -11,7 +11,7 @@ use support::context::{home_of, idle_source};
 use support::deadline::deadline;
 use support::loops::mourned;
 
-// Predecessor hazard 21: a context that joins itself.
+// Hazard 21 of docs/predecessor-hazards.md: a context that joins itself.
 #[test]
 fn stop_from_its_own_thread_is_refused_and_it_goes_on() {
     let _deadline = deadline("stop_from_its_own_thread_is_refused_and_it_goes_on");
@@ -78,7 +78,7 @@ fn last_handle_dropped_on_its_own_thread_ends_the_context() {
     assert!(QContext::find("own-end").is_err());
 }
 
-// Predecessor hazard 27: stopping while the thread may be dispatching, sources that are never destroyed.
+// Hazard 27 of docs/predecessor-hazards.md: stopping while the thread may be dispatching, sources that are never destroyed.
 #[test]
 fn stop_waits_for_what_runs_and_gives_back_what_was_attached() {
     let _deadline = deadline("stop_waits_for_what_runs_and_gives_back_what_was_attached");

@@ -304,7 +304,7 @@ both_loops! {
 }
 
 both_threads! {
-    // Predecessor hazard 23: an unlocked list of bottom halves.
+    // Hazard 23 of docs/predecessor-hazards.md: an unlocked list of bottom halves.
     fn oneshots_from_many_threads_all_run_at_home(running) {
         let (count, home) = (Count::new(), running.home);
         std::thread::scope(|scope| {
@@ -354,7 +354,7 @@ both_threads! {
         }
     }
 
-    // Predecessor hazard 23: schedule_idle that does not reach a sleeping loop.
+    // Hazard 23 of docs/predecessor-hazards.md: schedule_idle that does not reach a sleeping loop.
     fn idle_bh_scheduled_by_another_thread_reaches_a_sleeping_loop(running) {
         let (send, receive) = channel();
         let bh = running.aio.bh("idle", move || send.send(()).unwrap());

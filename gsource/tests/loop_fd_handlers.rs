@@ -52,7 +52,7 @@ both_loops! {
         assert!(!driven.iterate(Wait::NoBlock));
     }
 
-    // Predecessor hazard 25: a wait that depends on handlers being busy.
+    // Hazard 25 of docs/predecessor-hazards.md: a wait that depends on handlers being busy.
     fn notifier_wait_noflush(driven) {
         let (data, hits) = watched_notifier(&driven.aio);
         assert!(!driven.iterate(Wait::NoBlock));
@@ -67,7 +67,7 @@ both_loops! {
         assert_eq!((hits.get(), others.get()), (2, 1));
     }
 
-    // Predecessor hazard 2: the read callback called for any event.
+    // Hazard 2 of docs/predecessor-hazards.md: the read callback called for any event.
     fn writable_only_calls_the_writer_alone(driven) {
         let (mut near, mut far) = stream_pair();
         let (reads, writes) = (Count::new(), Count::new());
@@ -195,7 +195,7 @@ both_loops! {
         assert_eq!(writes.get(), 0);
     }
 
-    // Predecessor hazard 3: callbacks called with the list's lock held.
+    // Hazard 3 of docs/predecessor-hazards.md: callbacks called with the list's lock held.
     fn callback_may_wait_for_another_thread_that_registers(driven) {
         let (notifier, other) = (Arc::new(EventNotifier::new().unwrap()), Arc::new(EventNotifier::new().unwrap()));
         let (aio, done, taken, other_fd) = (Slot::new(), Count::new(), Arc::clone(&notifier), other.as_raw_fd());
@@ -260,7 +260,7 @@ both_loops! {
         driven.aio.remove_fd_handler(file.as_raw_fd());
     }
 
-    // Predecessor hazard 17: a fixed array of 2048 poll entries.
+    // Hazard 17 of docs/predecessor-hazards.md: a fixed array of 2048 poll entries.
     fn three_thousand_handlers(driven) {
         let (notifiers, counts): (Vec<_>, Vec<_>) = (0..3000).map(|_| watched_notifier(&driven.aio)).unzip();
         for index in [0, 1, 2047, 2048, 2999] {
@@ -278,7 +278,7 @@ both_loops! {
         assert!(counts.iter().all(|count| count.get() == 1));
     }
 
-    // Predecessor hazard 9: a nested loop frees records under the outer walk.
+    // Hazard 9 of docs/predecessor-hazards.md: a nested loop frees records under the outer walk.
     fn nested_iteration_removes_handlers_under_the_outer_one(driven) {
         let notifiers: Vec<_> = (0..5).map(|_| Arc::new(EventNotifier::new().unwrap())).collect();
         let fds: Vec<_> = notifiers.iter().map(|notifier| notifier.as_raw_fd()).collect();
@@ -329,7 +329,7 @@ both_loops! {
         assert_eq!(journal.text(), "2 3 1");
     }
 
-    // Predecessor hazard 7: an assertion on the number of the fd.
+    // Hazard 7 of docs/predecessor-hazards.md: an assertion on the number of the fd.
     fn impossible_fd_is_an_error_and_the_handler_is_not_taken(driven) {
         driven.settle();
         for fd in [-1, 1_000_000, i32::MAX] {
@@ -355,7 +355,7 @@ both_loops! {
         assert!(!driven.aio.remove_fd_handler(notifier.as_raw_fd()));
     }
 
-    // Predecessor hazard 16: every change detaches and attaches the running source.
+    // Hazard 16 of docs/predecessor-hazards.md: every change detaches and attaches the running source.
     fn changing_one_handler_leaves_the_others_undisturbed(driven) {
         let (quiet, calls) = watched_notifier(&driven.aio);
         quiet.signal();

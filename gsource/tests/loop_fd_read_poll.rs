@@ -69,7 +69,7 @@ both_loops! {
         assert_eq!(witness.drops().len(), 1);
     }
 
-    // Predecessor hazards 3 and 10: read_poll called with the list's lock held.
+    // Hazards 3 and 10 of docs/predecessor-hazards.md: read_poll called with the list's lock held.
     fn read_poll_may_wait_for_another_thread_that_registers(driven) {
         let (notifier, reads, handler) = counting_notifier();
         let (other, _, _) = counting_notifier();

@@ -147,7 +147,7 @@ fn bottom_half_deleted_in_its_callback_is_reaped_by_one_more_iteration() {
     assert_eq!(witness.drops().len(), 1);
 }
 
-/// Predecessor hazard 24: a dispatch that polls a second time.
+/// Hazard 24 of docs/predecessor-hazards.md: a dispatch that polls a second time.
 #[test]
 fn dispatch_does_not_poll_again() {
     let driven = Driven::new(Loop::Glib);
@@ -234,7 +234,8 @@ fn source_destroyed_while_pending() {
     assert_eq!(count.get(), 1);
 }
 
-/// Predecessor hazards 6, 7 and 8: a source that frees itself twice, leaks a reference, or keeps its handlers' user data.
+/// Hazards 6, 7 and 8 of docs/predecessor-hazards.md: a source that frees itself twice, leaks a reference, or keeps its
+/// handlers' user data.
 #[test]
 fn finalize_on_other_thread_after_its_main_context() {
     let (aio, context, source) = attached();

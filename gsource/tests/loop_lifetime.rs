@@ -111,7 +111,7 @@ both_loops! {
 }
 
 both_threads! {
-    // Predecessor hazard 10: a removal that does not reach a sleeping loop.
+    // Hazard 10 of docs/predecessor-hazards.md: a removal that does not reach a sleeping loop.
     fn handler_removed_by_another_thread_is_destroyed_at_home_by_a_sleeping_loop(running) {
         for _ in 0..20 {
             let (notifier, handler, witness) = mourned_handler();

@@ -39,7 +39,7 @@ both_loops! {
         assert_eq!(driven.wakeups_in(5), 0);
     }
 
-    // Predecessor hazards 4 and 25: a constant poll interval, and a wait that returns because nobody is busy.
+    // Hazards 4 and 25 of docs/predecessor-hazards.md: a constant poll interval, and a wait that returns because nobody is busy.
     fn a_loop_with_nothing_to_do_never_wakes_up(driven) {
         let (_notifier, count) = watched_notifier(&driven.aio);
         driven.settle();
@@ -101,7 +101,7 @@ fn notify_dispatches_the_gsource_once() {
     assert!(!driven.iterate(Wait::NoBlock));
 }
 
-// Predecessor hazard 12: iterating a context that another thread drives.
+// Hazard 12 of docs/predecessor-hazards.md: iterating a context that another thread drives.
 #[test]
 fn only_one_thread_drives_at_a_time() {
     let _deadline = deadline("only_one_thread_drives_at_a_time");

@@ -28,7 +28,7 @@ fn eventfd_with_dup() -> (OwnedFd, EventNotifier) {
 
 both_threads! {
     /// The caller holds the lock that its callbacks take: whatever waits for a callback here deadlocks, and the deadline
-    /// ends the test. Predecessor hazards 1, 3 and 9.
+    /// ends the test. Hazards 1, 3 and 9 of docs/predecessor-hazards.md.
     fn registering_with_the_lock_held_that_the_callbacks_take(running) {
         let big_lock = Arc::new(Mutex::new(()));
         std::thread::scope(|scope| {
@@ -154,7 +154,7 @@ both_threads! {
 }
 
 both_loops! {
-    // Predecessor hazard 5: the number is reused while the loop still polls it.
+    // Hazard 5 of docs/predecessor-hazards.md: the number is reused while the loop still polls it.
     fn removed_closed_and_reused_while_a_dup_stays_readable(driven) {
         driven.settle();
         for _ in 0..5 {
@@ -184,7 +184,7 @@ both_loops! {
         }
     }
 
-    // Predecessor hazard 5: a record that is brought back with stale events.
+    // Hazard 5 of docs/predecessor-hazards.md: a record that is brought back with stale events.
     fn readded_handler_does_not_see_events_of_its_former_life(driven) {
         let notifier = EventNotifier::new().unwrap();
         let (first, second) = (Count::new(), Count::new());
@@ -254,7 +254,7 @@ both_loops! {
 
 // What poll(2) does with a closed number is in loop_closed_fd.rs: other tests may have opened it again.
 both_loops_by_file! {
-    // Predecessor hazard 5: a closed fd that is still in the set.
+    // Hazard 5 of docs/predecessor-hazards.md: a closed fd that is still in the set.
     fn fd_closed_under_its_handler_does_not_spin(driven) {
         let (notifier, calls, handler) = counting_notifier();
         let number = dup(&*notifier).into_raw_fd();

@@ -1,6 +1,6 @@
 /* The mistakes of the QContext of 2013, each as a test of what happens instead, by the names and signatures of that year.
  *
- * Numbered as they were found. Not here: 8 (a condition variable that is gone), 13, 14, 17, 19 to 21 (test-context.c and
+ * Numbered as in docs/predecessor-hazards.md. Not here: 8 (a condition variable that is gone), 13, 14, 17, 19 to 21 (test-context.c and
  * test-object.c), 22 (type registration). */
 #define QCONTEXT_COMPAT_API 2013
 #include <qcontext-compat.h>

@@ -1,0 +1,82 @@
+//! `docs/predecessor-hazards.md` names a test for each hazard, and tests cite hazards that are in it.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LIST: &str = "docs/predecessor-hazards.md";
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The text of each hazard, by its number.
+fn hazards() -> BTreeMap<u32, String> {
+    let text = fs::read_to_string(top().join(LIST)).unwrap();
+    let sections = text.split("\n### ").skip(1);
+    let numbered = sections.map(|section| {
+        let (number, rest) = section.split_once(". ").unwrap();
+        (number.parse().unwrap(), rest.to_owned())
+    });
+    numbered.collect()
+}
+
+/// "FILE: TEST" of each line that names a test.
+fn tests_of(hazard: &str) -> Vec<(&str, &str)> {
+    let lines = hazard.lines().filter_map(|line| line.strip_prefix("- "));
+    lines.map(|line| line.split_once(": ").unwrap()).collect()
+}
+
+#[test]
+fn each_hazard_has_tests_that_exist() {
+    let hazards = hazards();
+    assert!(hazards.keys().copied().eq(1..=29), "{:?}", hazards.keys());
+    for (number, hazard) in &hazards {
+        let tests = tests_of(hazard);
+        assert_eq!(tests.is_empty(), hazard.contains("No test: "), "{number}");
+        for (file, test) in tests {
+            let text = fs::read_to_string(top().join(file)).unwrap();
+            let found = [format!("fn {test}("), format!("static void {test}(void)")];
+            assert!(
+                found.iter().any(|form| text.contains(form)),
+                "{number}: no test {test} in {file}"
+            );
+        }
+    }
+}
+
+/// The numbers that a comment cites: "hazards 1, 3 and 9 of docs/…" gives 1, 3, 9.
+fn cited(line: &str) -> Vec<u32> {
+    let Some((before, _)) = line.split_once(" of docs/predecessor-hazards.md") else {
+        return Vec::new();
+    };
+    let words = before.split([' ', ',']).rev();
+    let last = words.take_while(|word| !word.to_lowercase().starts_with("hazard"));
+    last.filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn cited_hazards_are_in_the_list() {
+    assert_eq!(
+        cited("/// Hazards 1, 3 and 90 of docs/predecessor-hazards.md, on"),
+        [90, 3, 1]
+    );
+    let known = hazards();
+    let mut count = 0;
+    for folder in ["tests", "gsource/tests"] {
+        for file in fs::read_dir(top().join(folder)).unwrap() {
+            let file: PathBuf = file.unwrap().path();
+            if !file.is_file() || file.ends_with("predecessor_hazards.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&file).unwrap();
+            for number in text.lines().flat_map(cited) {
+                assert!(known.contains_key(&number), "{}: {number}", file.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 30, "{count}");
+}
