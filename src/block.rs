@@ -1,24 +1,46 @@
-//! The block layer: named nodes, and channels through which devices read and write them.
+//! The block layer: nodes that have data, edges that say who uses a node for what, and channels through which requests
+//! go.
 //!
-//! * [`Node`]: a disk image or a null disk, found by its name; opened from `-drive` and `-blockdev` options.
-//! * [`Channel`]: one queue's way to a node. It belongs to one AioContext and shares nothing with other channels but
-//!   the open file, so queues on different contexts never meet.
-//! * [`Request`]: what to do, with the memory to do it on. Requests are pooled: no allocation in the steady state.
+//! The life of a request:
+//!
+//! 1. A device finds a [`Node`] by name and [attaches](Node::attach) to it: an [`Edge`] with the [`Permissions`] that it
+//!    needs and those that it lets others have.
+//! 2. Each of its queues opens a [`Channel`], which belongs to the queue's AioContext. Opening walks down the graph: each
+//!    node's driver opens its part of the way to the data. A driver that changes nothing hands out its child's way, so a
+//!    raw image over a file is one step.
+//! 3. The queue takes a [`Request`] from the channel's pool, gives it memory and submits it. What can be done at once
+//!    is done at once; the rest goes to the home's io_uring or to its worker pool, a batch at a time.
+//! 4. When requests have finished, the channel calls its [`ChannelOwner`], which reaps them.
+//!
+//! Where things are:
+//!
+//! * `options`, `format`: `-drive` and `-blockdev`
+//! * `node`, `graph`, `permission`: what there is, and who uses it
+//! * `driver`: what a node is made of (`raw`, `file`, `null-co`), and how one adds a driver
+//! * `channel`, `request`: the queue's side of a way, with drain
+//! * `flush`: one flush of a node by itself
 //!
 //! # Threads
-//! Nodes are immutable and shared. A channel is used by the thread that drives its AioContext.
+//! Nodes are shared by all threads, and only their length changes. A channel is used by the thread that drives its
+//! AioContext; channels to one node share nothing but the open file, so queues on different contexts never meet.
 #![deny(unsafe_code)] // children that need it say why
 
-mod engine;
-mod file;
+mod channel;
+mod driver;
 mod flush;
 mod format;
+mod graph;
 mod node;
-mod null;
 mod options;
+mod permission;
 mod request;
+#[cfg(test)]
+mod test_file;
 
-pub use engine::{Channel, ChannelOwner, Finished, Submission};
+pub use channel::{Channel, ChannelOwner, Drained, Finished, Submission};
+pub use driver::Driver;
 pub use flush::flush;
-pub use node::{Claim, Driver, Node};
+pub use graph::{Edge, Parent};
+pub use node::Node;
+pub use permission::{Access, Permissions};
 pub use request::{Op, Request};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
 
-use super::{Channel, ChannelOwner, Node, Op, Submission};
+use super::{Channel, ChannelOwner, Node, Op, Permissions, Submission};
 use crate::{Error, Result};
 
 /// A flush under way.
@@ -31,10 +31,8 @@ pub fn flush(node: &Arc<Node>, aio: &AioContext, done: impl FnOnce(Result<()>) +
         state: Mutex::default(),
     });
     let owner: Arc<dyn ChannelOwner> = Arc::<Flush>::clone(&flush);
-    let mut channel = match Channel::open(node, aio, Arc::downgrade(&owner)) {
-        Ok(channel) => channel,
-        Err(error) => return done(Err(error)),
-    };
+    let owner = Arc::downgrade(&owner);
+    let mut channel = Channel::to_node(node, Permissions::NONE, aio, owner);
     let request = channel.request(Op::Flush, 0, 0);
     if let Submission::Done(finished) = channel.submit(request) {
         return done(outcome(finished.result));

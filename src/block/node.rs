@@ -1,113 +1,39 @@
 //! Block nodes and their registry.
 //!
-//! Used by the command line and the monitor, which open nodes from options, and by devices, which find them by name
-//! and open channels to them. A `-drive` id and a `-blockdev` node-name are one name space here.
+//! Used by the command line and the monitor, which open nodes from options, and by devices, which find them by name,
+//! [`attach`](Node::attach) to them and open channels. A `-drive` id and a `-blockdev` node-name are one name space
+//! here. A node that is described within its parent's options has no name that could be found.
 //!
 //! # Threads
-//! Everything may be called from any thread; a node does not change after it was opened.
+//! Everything may be called from any thread. Of an open node only the length changes.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::file::{ImageFile, SECTOR};
-use super::null::Null;
+use super::driver::{BlockDriver, Driver, NewNode, Way, WayQueue};
+use super::graph::{self, Edge, NodeId, Parent};
 use super::options;
+use super::permission::{Access, Permissions};
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
+#[cfg(test)]
+mod tests;
+
 static REGISTRY: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
 
-/// What kind of node it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// A raw image over a file node, or a `-drive` with `format=raw`.
-    Raw,
-    /// A file or block device.
-    File,
-    /// A disk without anything behind it.
-    NullCo,
-}
-
-impl Driver {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Driver::Raw => "raw",
-            Driver::File => "file",
-            Driver::NullCo => "null-co",
-        }
-    }
-}
-
-/// Which engine was asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Aio {
-    #[default]
-    Uring,
-    Threads,
-}
-
-/// What is behind a node; layered nodes share it.
-#[derive(Clone, Debug)]
-pub(super) enum Backend {
-    Null(Null),
-    File(Arc<ImageFile>),
-}
-
-/// What an opened backend brings into a node.
-#[derive(Clone, Debug)]
-pub(super) struct Content {
-    pub(super) backend: Backend,
-    pub(super) length: u64,
-    pub(super) aio: Aio,
-    pub(super) read_only: bool,
-    pub(super) filename: Option<String>,
-    claimed: Arc<AtomicBool>,
-}
-
-/// A named block device.
+/// A block device.
 #[derive(Debug)]
 pub struct Node {
+    id: NodeId,
     name: String,
-    driver: Driver,
-    content: Content,
-}
-
-/// A device's exclusive use of a node; ends when dropped.
-#[derive(Debug)]
-pub struct Claim(Arc<AtomicBool>);
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-impl Content {
-    pub(super) fn null(null: Null, length: u64, read_only: bool) -> Content {
-        Content {
-            backend: Backend::Null(null),
-            length: length / SECTOR * SECTOR,
-            aio: Aio::default(),
-            read_only,
-            filename: None,
-            claimed: Arc::default(),
-        }
-    }
-
-    pub(super) fn file(file: ImageFile, aio: Aio, filename: String) -> Content {
-        Content {
-            length: file.length,
-            read_only: file.read_only,
-            backend: Backend::File(Arc::new(file)),
-            aio,
-            filename: Some(filename),
-            claimed: Arc::default(),
-        }
-    }
+    driver: Box<dyn BlockDriver>,
+    block_size: u64,
+    read_only: bool,
+    length: AtomicU64,
 }
 
 impl Node {
@@ -117,7 +43,7 @@ impl Node {
     /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
     /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
     pub fn open_drive(options: Options) -> Result<Arc<Node>> {
-        Node::register(options::drive(options)?, duplicate_drive)
+        options::drive(options)?.register(duplicate_drive)
     }
 
     /// Opens what a `-blockdev` option describes and registers it under its `node-name`.
@@ -125,23 +51,52 @@ impl Node {
     /// # Errors
     /// As for [`open_drive`](Node::open_drive).
     pub fn open_blockdev(options: Options) -> Result<Arc<Node>> {
-        Node::register(options::blockdev(options)?, duplicate_node)
+        options::blockdev(options)?.register(duplicate_node)
     }
 
-    fn register(
-        (name, driver, content): (String, Driver, Content),
-        duplicate: fn(&str) -> Error,
+    /// A node that is not registered yet, made of the driver that `open` opens.
+    pub(super) fn named(
+        name: String,
+        open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
     ) -> Result<Arc<Node>> {
+        Node::build(NodeId::fresh(), name, open)
+    }
+
+    /// A node that only the parent knows which describes it.
+    pub(super) fn unnamed(
+        open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
+    ) -> Result<Arc<Node>> {
+        let id = NodeId::fresh();
+        Node::build(id, format!("#block{id}"), open)
+    }
+
+    fn build(
+        id: NodeId,
+        name: String,
+        open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
+    ) -> Result<Arc<Node>> {
+        let driver = open(&NewNode { id, name: &name })?;
         let node = Arc::new(Node {
+            id,
             name,
+            block_size: driver.block_size(),
+            read_only: driver.is_read_only(),
+            length: AtomicU64::new(driver.length()?),
             driver,
-            content,
         });
-        match registry().entry(node.name.clone()) {
-            Entry::Occupied(_) => return Err(duplicate(&node.name)),
-            Entry::Vacant(free) => free.insert(Arc::clone(&node)),
-        };
+        for child in node.driver.children() {
+            let this = Arc::downgrade(&node);
+            child.on_resize(move || child_resized(&this));
+        }
         Ok(node)
+    }
+
+    fn register(self: Arc<Node>, duplicate: fn(&str) -> Error) -> Result<Arc<Node>> {
+        match registry().entry(self.name.clone()) {
+            Entry::Occupied(_) => return Err(duplicate(&self.name)),
+            Entry::Vacant(free) => free.insert(Arc::clone(&self)),
+        };
+        Ok(self)
     }
 
     /// Refuses a taken name, before anything is opened under it.
@@ -172,18 +127,17 @@ impl Node {
     /// Takes a node out of the registry. The image closes with the last user.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Busy` if a device uses it.
+    /// `NotFound` if there is none, `Busy` if it has a parent.
     pub fn remove(name: &str) -> Result<()> {
         let unknown = || {
             let message = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, message)
         };
         let node = registry().get(name).cloned().ok_or_else(unknown)?;
-        // Claimed for a moment, so that no device takes it meanwhile.
-        let _claim = node.claim().map_err(|_| {
-            let message = format!("Node {name} is in use");
-            Error::new(ErrorKind::Busy, message)
-        })?;
+        if let Some(parent) = node.parents().first() {
+            let message = format!("Node '{name}' is in use by {parent}");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         let mut nodes = registry();
         let removed = match nodes.get(name) {
             Some(found) if Arc::ptr_eq(found, &node) => nodes.remove(name),
@@ -195,17 +149,18 @@ impl Node {
         removed.map(drop).ok_or_else(unknown)
     }
 
-    /// Takes the node for one device. A file under several nodes counts as one.
+    /// Makes `parent` a user of this node, until the edge is dropped.
     ///
     /// # Errors
-    /// `Busy` if another device has it.
-    pub fn claim(&self) -> Result<Claim> {
-        if self.content.claimed.swap(true, Ordering::AcqRel) {
-            let name = &self.name;
-            let message = format!("Drive '{name}' is already in use by another block device");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        Ok(Claim(Arc::clone(&self.content.claimed)))
+    /// `Busy` if another parent does not share what this one needs, or needs what this one does not share, here or in a
+    /// node below; `InvalidArgument` if the parent wants to change a read-only node.
+    pub fn attach(self: &Arc<Node>, parent: Parent, access: Access) -> Result<Edge> {
+        graph::attach(self, parent, access)
+    }
+
+    /// Who uses the node.
+    pub fn parents(&self) -> Vec<Parent> {
+        graph::parents(self.id)
     }
 
     /// Its name.
@@ -215,51 +170,88 @@ impl Node {
 
     /// Its driver.
     pub fn driver(&self) -> Driver {
-        self.driver
+        self.driver.driver()
     }
 
     /// Its size in bytes, a multiple of the block size.
+    #[inline]
     pub fn length(&self) -> u64 {
-        self.content.length
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Makes it longer, with zeroes, or shorter, and tells all who use it.
+    ///
+    /// # Errors
+    /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
+    /// a multiple of the block size; `Os` or `Unsupported` if the host cannot do it.
+    pub fn set_length(&self, length: u64) -> Result<()> {
+        let (name, unit) = (&self.name, self.block_size);
+        if self.read_only {
+            let message = format!("Node '{name}' is read-only and cannot be resized");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        if !length.is_multiple_of(unit) {
+            let message = format!("Node '{name}': length {length} is not a multiple of {unit}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        graph::check_shared(self, Permissions::RESIZE)?;
+        self.driver.set_length(length)?;
+        self.update_length()
+    }
+
+    /// Notices that the file below has another length, and tells all who use the node.
+    ///
+    /// # Errors
+    /// `Os` if the host does not say how long it is.
+    pub fn refresh_length(&self) -> Result<()> {
+        for child in self.driver.children() {
+            child.node().refresh_length()?;
+        }
+        self.update_length()
+    }
+
+    fn update_length(&self) -> Result<()> {
+        let length = self.driver.length()?;
+        if self.length.swap(length, Ordering::Relaxed) != length {
+            graph::tell_resized(self.id);
+        }
+        Ok(())
     }
 
     /// The unit of requests: 512, or what direct I/O on the device demands.
+    #[inline]
     pub fn block_size(&self) -> u64 {
-        match &self.content.backend {
-            Backend::File(file) => file.alignment.map_or(SECTOR, |alignment| alignment.offset),
-            Backend::Null(_) => SECTOR,
-        }
+        self.block_size
     }
 
     /// Whether writing is refused.
     pub fn is_read_only(&self) -> bool {
-        self.content.read_only
+        self.read_only
     }
 
     /// The image's path, if it has one.
     pub fn filename(&self) -> Option<&str> {
-        self.content.filename.as_deref()
+        self.driver.filename()
     }
 
     /// How often the image was made durable so far.
     pub fn data_syncs(&self) -> u64 {
-        match &self.content.backend {
-            Backend::File(file) => file.data_syncs(),
-            Backend::Null(_) => 0,
-        }
+        self.driver.data_syncs()
     }
 
-    pub(super) fn backend(&self) -> &Backend {
-        &self.content.backend
+    pub(super) fn id(&self) -> NodeId {
+        self.id
     }
 
-    pub(super) fn aio(&self) -> Aio {
-        self.content.aio
+    pub(super) fn open_way(&self, queue: &WayQueue<'_>) -> Way {
+        self.driver.open_way(queue)
     }
+}
 
-    /// The same content for a node on top of this one.
-    pub(super) fn content(&self) -> Content {
-        self.content.clone()
+/// A node's length follows that of its child. If it cannot be found out, the node keeps the one it has.
+fn child_resized(node: &Weak<Node>) {
+    if let Some(node) = node.upgrade() {
+        let _ = node.update_length();
     }
 }
 

@@ -1,18 +1,21 @@
 //! One request to a node, and how far it has come.
 //!
-//! Filled by devices, carried out by [`super::engine`]. A request moves by value, boxed, from the device to the
-//! engine and back, so nobody can touch it while the kernel works on it.
+//! Filled by devices, carried out by the [`Way`](super::driver::Way) of a channel. A request moves by value, in its box,
+//! from the device to the engine and back, so no other code can touch it while the kernel works on it.
 //!
 //! # Invariants
-//! 1. Each segment is memory that stays valid until the request is finished or dropped; whoever pushes it promises so.
+//! 1. Each segment is memory that stays valid until the request has come back finished or is dropped. Who pushes a
+//!    segment promises that.
 //! 2. `segments[first..]` describe exactly the bytes not yet transferred.
+//! 3. The memory may be a guest's, which changes it at any time. So it is reached through volatile slices only, and by
+//!    the kernel.
 #![allow(unsafe_code)] // segments are raw memory, usually a guest's
 
 use std::ptr;
 
 use vm_memory::VolatileSlice;
 
-use super::engine::Bounce;
+use super::driver::file::Bounce;
 
 /// What to do with a range of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub enum Op {
     },
 }
 
-/// How a request that may take several attempts is going about it.
+/// The way in which the current attempt at a request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     /// The direct way of its operation.
@@ -41,6 +44,23 @@ pub(super) enum Method {
     ZeroRange,
     /// Zeroes by writing them.
     WriteZeroes,
+}
+
+/// Memory that a system call may read or write for as long as this is borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory<'a>(&'a [libc::iovec]);
+
+impl<'a> Memory<'a> {
+    /// # Safety
+    /// What the vectors describe is valid for `'a`, and no Rust reference into it is used meanwhile.
+    pub(super) unsafe fn new(vectors: &'a [libc::iovec]) -> Memory<'a> {
+        Memory(vectors)
+    }
+
+    /// The vectors, as many as one system call takes.
+    pub(super) fn vectors(self) -> &'a [libc::iovec] {
+        &self.0[..self.0.len().min(libc::UIO_MAXIOV as usize)]
+    }
 }
 
 /// A request; see the module.
@@ -131,10 +151,11 @@ impl Request {
         self.length - self.done
     }
 
-    /// The memory not yet transferred, as much of it as one system call takes.
-    pub(super) fn vectors(&self) -> &[libc::iovec] {
-        let rest = &self.segments[self.first..];
-        &rest[..rest.len().min(libc::UIO_MAXIOV as usize)]
+    /// The memory not yet transferred.
+    pub(super) fn memory(&self) -> Memory<'_> {
+        // SAFETY: the segments are valid while the request is there (invariant 1), and reached through volatile slices
+        // by anyone else (invariant 3).
+        unsafe { Memory::new(&self.segments[self.first..]) }
     }
 
     /// Whether some memory of the request is not aligned to `align`, a power of two.
@@ -162,40 +183,50 @@ impl Request {
 
     /// Fills what is left with zeroes and ends the transfer: the file ends here.
     pub(super) fn fill_rest_with_zeroes(&mut self) {
-        for segment in &self.segments[self.first..] {
-            // SAFETY: the segment is valid (invariant 1) and nobody borrows it.
-            unsafe { ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
+        let zeroes = &ZEROES.0[..4096];
+        for slice in self.slices(usize::MAX) {
+            let mut at = 0;
+            while let Ok(rest) = slice.offset(at)
+                && !rest.is_empty()
+            {
+                rest.copy_from(zeroes);
+                at += zeroes.len().min(rest.len());
+            }
         }
         self.advance(self.remaining());
     }
 
     /// Copies the next bytes to transfer into `buffer`; returns how many.
     pub(super) fn gather(&self, buffer: &mut [u8]) -> usize {
-        self.copy(buffer.len(), |slice, at| {
-            slice.copy_to(&mut buffer[at..at + slice.len()]);
-        })
+        let mut at = 0;
+        for slice in self.slices(buffer.len()) {
+            at += slice.copy_to(&mut buffer[at..at + slice.len()]);
+        }
+        at
     }
 
     /// Copies `buffer` to the next bytes to transfer; returns how many fitted.
     pub(super) fn scatter(&self, buffer: &[u8]) -> usize {
-        self.copy(buffer.len(), |slice, at| {
-            slice.copy_from(&buffer[at..at + slice.len()]);
-        })
-    }
-
-    fn copy(&self, len: usize, mut each: impl FnMut(VolatileSlice<'_>, usize)) -> usize {
         let mut at = 0;
-        for segment in &self.segments[self.first..] {
-            let count = segment.iov_len.min(len - at);
-            // SAFETY: the segment is valid (invariant 1); the guest may change it, hence volatile.
-            let slice = unsafe { VolatileSlice::new(segment.iov_base.cast(), count) };
-            each(slice, at);
-            at += count;
-            if at == len {
-                break;
-            }
+        for slice in self.slices(buffer.len()) {
+            slice.copy_from(&buffer[at..at + slice.len()]);
+            at += slice.len();
         }
         at
+    }
+
+    /// The memory of the next bytes to transfer, `limit` at most.
+    fn slices(&self, limit: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        let mut left = limit;
+        self.segments[self.first..]
+            .iter()
+            .map_while(move |segment| {
+                let count = segment.iov_len.min(left);
+                let is_wanted = left > 0;
+                left -= count;
+                // SAFETY: the segment is valid while the request is there (invariant 1).
+                is_wanted.then(|| unsafe { VolatileSlice::new(segment.iov_base.cast(), count) })
+            })
     }
 
     /// Makes the request's memory `count` bytes of constant zeroes, for zeroing by writing.
@@ -246,7 +277,12 @@ mod tests {
         let cases = [(2, 1, 4), (1, 4, 2), (4, 5, 1), (5, 0, 0)];
         for (count, next_len, vectors) in cases {
             request.advance(count);
-            let lens: Vec<_> = request.vectors().iter().map(|v| v.iov_len).collect();
+            let lens: Vec<_> = request
+                .memory()
+                .vectors()
+                .iter()
+                .map(|v| v.iov_len)
+                .collect();
             assert_eq!(lens.len(), vectors, "{lens:?}");
             assert_eq!(lens.first().copied().unwrap_or(0), next_len);
         }

@@ -26,7 +26,7 @@ use gsource::AioContext;
 use super::notify::Signal;
 use super::queue::Broken;
 use super::{QueueSetup, Stopped, VirtioDevice};
-use crate::block::{Claim, Node};
+use crate::block::{Access, Edge, Node, Parent, Permissions};
 use crate::{Error, ErrorKind, Result};
 
 mod batch;
@@ -58,25 +58,23 @@ pub struct Blk {
 /// What all queues of a disk know and nobody changes.
 #[derive(Debug)]
 struct Shared {
-    node: Arc<Node>,
+    edge: Edge,
     serial: [u8; request::ID_LEN],
-    _claim: Claim,
 }
 
 impl Blk {
-    /// A disk that offers `node`, with one queue for each of `contexts`. The guest reads the first 20 bytes of
-    /// `serial` as the disk's id.
+    /// The disk of device `id`. It offers `node`, with one queue for each of `contexts`. The guest reads the first 20 bytes
+    /// of `serial` as the disk's id.
     ///
     /// # Errors
-    /// `Busy` if another device has the node, `InvalidArgument` without a context or with more than [`QUEUES_MAX`].
-    pub fn new(node: Arc<Node>, contexts: Vec<AioContext>, serial: &str) -> Result<Blk> {
+    /// `Busy` if another device writes the node, `InvalidArgument` without a context or with more than [`QUEUES_MAX`].
+    pub fn new(id: &str, node: &Arc<Node>, contexts: Vec<AioContext>, serial: &str) -> Result<Blk> {
         if contexts.is_empty() || contexts.len() > QUEUES_MAX {
             let message = format!("num-queues must be between 1 and {QUEUES_MAX}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let shared = Arc::new(Shared {
-            _claim: node.claim()?,
-            node,
+            edge: node.attach(Parent::new("device", id), access(node))?,
             serial: request::pad_id(serial),
         });
         let queues = contexts.into_iter();
@@ -88,7 +86,7 @@ impl Blk {
 
     /// The node on offer.
     pub fn node(&self) -> &Arc<Node> {
-        &self.shared.node
+        self.shared.edge.node()
     }
 
     /// What a queue has done so far; zeroes for a queue that does not exist.
@@ -117,13 +115,25 @@ impl Blk {
     }
 }
 
+/// What a disk does with its node. Others may read it, copy it to another place and resize it.
+fn access(node: &Node) -> Access {
+    let needs = match node.is_read_only() {
+        true => Permissions::CONSISTENT_READ,
+        false => Permissions::CONSISTENT_READ.and(Permissions::WRITE),
+    };
+    Access {
+        needs,
+        shares: Permissions::ALL.without(Permissions::WRITE),
+    }
+}
+
 impl VirtioDevice for Blk {
     fn device_type(&self) -> u32 {
         2
     }
 
     fn features(&self) -> u64 {
-        config::features(&self.shared.node, self.queues.len())
+        config::features(self.node(), self.queues.len())
     }
 
     fn queue_count(&self) -> u16 {
@@ -135,7 +145,7 @@ impl VirtioDevice for Blk {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let space = config::space(&self.shared.node, self.queue_count());
+        let space = config::space(self.node(), self.queue_count());
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);

@@ -83,7 +83,7 @@ impl Target {
     pub fn new() -> Target {
         let aio = AioContext::new().unwrap();
         let node = open_node("driver=null-co,size=64K").unwrap();
-        let blk = Blk::new(node, vec![aio.clone()], "fuzz").unwrap();
+        let blk = Blk::new("disk0", &node, vec![aio.clone()], "fuzz").unwrap();
         let path = std::env::temp_dir().join(format!("qcontext-fuzz-{}.sock", std::process::id()));
         let served = Served {
             device: Arc::new(blk),

@@ -1,31 +1,23 @@
 //! What the command line may say, and what it is told when it should not have.
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::path::PathBuf;
-
 use super::*;
+use crate::block::Driver;
+use crate::block::test_file::TestFile;
 use crate::object::options;
 
-struct Image(PathBuf);
+/// A node that is taken out of the registry at the end.
+struct Registered(Arc<Node>);
 
-impl Image {
-    fn new(name: &str, start: &[u8]) -> Image {
-        let path = std::env::temp_dir().join(format!("qcontext-opt-{}-{name}", std::process::id()));
-        let mut bytes = vec![0; 8192];
-        bytes[..start.len()].copy_from_slice(start);
-        fs::write(&path, bytes).unwrap();
-        Image(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
+impl Registered {
+    fn open(text: &str) -> Registered {
+        Registered(Node::open_blockdev(keyval(text)).unwrap())
     }
 }
 
-impl Drop for Image {
+impl Drop for Registered {
     fn drop(&mut self) {
-        fs::remove_file(&self.0).unwrap();
+        Node::remove(self.0.name()).unwrap();
     }
 }
 
@@ -47,19 +39,20 @@ fn blockdev_error(text: &str) -> String {
 
 #[test]
 fn the_talks_drive_opens() {
-    let image = Image::new("talk", b"");
+    let image = TestFile::new(b"", 8192);
     let text = format!("if=none,id=d0,file={},format=raw", image.path());
-    let (name, driver, content) = drive(opts(&text)).unwrap();
+    let node = drive(opts(&text)).unwrap();
     assert_eq!(
-        (name.as_str(), driver, content.length),
+        (node.name(), node.driver(), node.length()),
         ("d0", Driver::Raw, 8192)
     );
-    assert!(!content.read_only);
+    assert!(!node.is_read_only());
+    assert_eq!(node.filename(), Some(image.path()));
 }
 
 #[test]
 fn drive_mistakes_have_clear_texts() {
-    let image = Image::new("mistakes", b"");
+    let image = TestFile::new(b"", 8192);
     let file = format!("if=none,id=d0,file={},format=raw", image.path());
     let cases = [
         (
@@ -105,7 +98,7 @@ fn drive_mistakes_have_clear_texts() {
 
 #[test]
 fn a_qcow2_image_is_not_taken_for_raw_unless_told_so() {
-    let image = Image::new("qcow2", b"QFI\xfb\0\0\0\x03");
+    let image = TestFile::new(b"QFI\xfb\0\0\0\x03", 8192);
     let text = format!("if=none,id=d0,file={}", image.path());
     assert!(drive_error(&text).contains("is a qcow2 image"));
     assert!(drive(opts(&format!("{text},format=raw"))).is_ok());
@@ -113,22 +106,22 @@ fn a_qcow2_image_is_not_taken_for_raw_unless_told_so() {
 
 #[test]
 fn blockdev_flat_nested_and_null() {
-    let image = Image::new("blockdev", b"");
+    let image = TestFile::new(b"", 8192);
     let file = format!(
         "driver=file,node-name=prot,filename={},aio=threads",
         image.path()
     );
-    let (_, driver, content) = blockdev(keyval(&file)).unwrap();
-    assert_eq!((driver, content.aio), (Driver::File, Aio::Threads));
-    drop(content);
+    let prot = blockdev(keyval(&file)).unwrap();
+    assert_eq!(prot.driver(), Driver::File);
+    drop(prot);
     let nested = format!(
         "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={}",
         image.path()
     );
-    let (_, layered, disk) = blockdev(keyval(&nested)).unwrap();
-    assert_eq!((layered, disk.read_only), (Driver::Raw, true));
-    let (_, _, null) = blockdev(keyval("driver=null-co,node-name=n,size=1G")).unwrap();
-    assert_eq!(null.length, 1 << 30);
+    let disk = blockdev(keyval(&nested)).unwrap();
+    assert_eq!((disk.driver(), disk.is_read_only()), (Driver::Raw, true));
+    let null = blockdev(keyval("driver=null-co,node-name=n,size=1G")).unwrap();
+    assert_eq!(null.length(), 1 << 30);
 }
 
 #[test]
@@ -174,28 +167,26 @@ fn blockdev_mistakes_have_clear_texts() {
 }
 
 #[test]
-fn names_are_unique_and_layered_nodes_share_one_claim() {
-    let image = Image::new("registry", b"");
-    let file = format!("driver=file,node-name=reg-prot,filename={}", image.path());
-    let prot = Node::open_blockdev(keyval(&file)).unwrap();
-    let disk = Node::open_blockdev(keyval("driver=raw,node-name=reg-disk,file=reg-prot")).unwrap();
+fn names_are_unique() {
+    let _node = Registered::open("driver=null-co,node-name=reg-disk");
     let again = Node::open_blockdev(keyval("driver=null-co,node-name=reg-disk")).unwrap_err();
     assert_eq!(
         again.to_string(),
         "Duplicate nodes with node-name='reg-disk'"
     );
-    let claim = disk.claim().unwrap();
-    let error = prot.claim().unwrap_err();
+}
+
+#[test]
+fn a_node_with_parents_stays() {
+    let prot = Registered::open("driver=null-co,node-name=stays-prot");
+    let disk = Registered::open("driver=raw,node-name=stays-disk,file=stays-prot");
+    let error = Node::remove("stays-prot").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
     assert_eq!(
         error.to_string(),
-        "Drive 'reg-prot' is already in use by another block device"
+        "Node 'stays-prot' is in use by node 'stays-disk'"
     );
-    assert_eq!(
-        Node::remove("reg-disk").unwrap_err().kind(),
-        ErrorKind::Busy
-    );
-    drop(claim);
-    Node::remove("reg-disk").unwrap();
-    Node::remove("reg-prot").unwrap();
-    assert!(Node::find("reg-prot").is_err());
+    drop(disk);
+    drop(prot);
+    assert!(Node::find("stays-prot").is_err());
 }

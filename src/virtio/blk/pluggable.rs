@@ -53,7 +53,7 @@ impl ModelOptions for BlkOptions {
             Error::new(ErrorKind::NotFound, message)
         })?;
         let serial = self.serial.as_deref().unwrap_or(drive);
-        Ok(Arc::new(Blk::new(node, queues, serial)?))
+        Ok(Arc::new(Blk::new(id, &node, queues, serial)?))
     }
 }
 

@@ -137,12 +137,9 @@ impl Queue {
     /// On the home: opens the channel and takes what the guest has put into the ring so far.
     fn begin(self: &Arc<Self>) {
         let this: Arc<dyn ChannelOwner> = Arc::<Queue>::clone(self);
-        let channel = Channel::open(&self.shared.node, &self.aio, Arc::downgrade(&this));
+        let channel = Channel::open(&self.shared.edge, &self.aio, Arc::downgrade(&this));
         if let Some(running) = &mut self.lock().running {
-            match channel {
-                Ok(channel) => running.set_channel(channel),
-                Err(_) => running.break_down(Broken("the host has no resources for the queue")),
-            }
+            running.set_channel(channel);
         }
         self.serve();
     }

@@ -172,7 +172,7 @@ impl Disk {
             }
         }
         let driver = Driver::new(load)?;
-        let blk = Blk::new(null_disk()?, vec![aio.clone()], "contention")?;
+        let blk = Blk::new("disk0", &null_disk()?, vec![aio.clone()], "contention")?;
         let mut setup = driver.setup()?;
         setup.call = Some(Arc::new(Worker {
             crew: Arc::clone(&common.crew),

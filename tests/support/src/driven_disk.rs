@@ -209,7 +209,7 @@ impl Disk {
         let clients = clients.map(|index| Client::new(&mut ram, index, shape));
         Disk {
             clients: clients.collect(),
-            blk: Arc::new(Blk::new(node, contexts, "serial-0123").unwrap()),
+            blk: Arc::new(Blk::new("disk0", &node, contexts, "serial-0123").unwrap()),
             aio,
             ram,
             random: Random(7),

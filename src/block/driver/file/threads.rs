@@ -1,6 +1,6 @@
 //! The thread engine: requests run on the worker pool of the home.
 //!
-//! Used by [`super::Channel`] where io_uring is not wanted, or not allowed by the kernel. The pool gets the same piece of
+//! Used by [`super::FileWay`] where io_uring is not wanted, or not allowed by the kernel. The pool gets the same piece of
 //! work as often as there are requests, so a request costs no allocation. Finished requests come home through a bottom
 //! half, many at a time.
 //!
@@ -15,12 +15,13 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gsource::{AioContext, Bh, Work};
+use gsource::{AioContext, Work};
 
-use super::super::file::ImageFile;
-use super::super::request::Request;
+use super::super::WayQueue;
+use super::image::Image;
 use super::step::{Step, next_step, take_result};
-use super::{Finished, RequestBatch};
+use crate::block::channel::{Finished, Gate, RequestBatch};
+use crate::block::request::Request;
 
 /// A channel's way to the pool.
 pub(super) struct Threads {
@@ -34,24 +35,24 @@ pub(super) struct Threads {
 
 #[derive(Debug)]
 struct Shared {
-    file: Arc<ImageFile>,
+    image: Arc<Image>,
     /// One for each time that the pool has been given the work.
     queue: Mutex<VecDeque<Box<Request>>>,
     finished: Mutex<Vec<Finished>>,
-    /// Tells the channel's owner.
-    ready: Arc<Bh>,
+    /// Takes the news to the home.
+    gate: Arc<Gate>,
 }
 
 impl Threads {
-    pub(super) fn new(file: Arc<ImageFile>, aio: &AioContext, ready: &Arc<Bh>) -> Self {
+    pub(super) fn new(image: &Arc<Image>, queue: &WayQueue<'_>) -> Self {
         let shared = Arc::new(Shared {
-            file,
+            image: Arc::clone(image),
             queue: Mutex::default(),
             finished: Mutex::default(),
-            ready: Arc::clone(ready),
+            gate: Arc::clone(queue.gate),
         });
         Threads {
-            aio: aio.clone(),
+            aio: queue.aio.clone(),
             work: Arc::<Shared>::clone(&shared),
             shared,
             spare: Vec::new(),
@@ -86,9 +87,9 @@ impl Work for Shared {
     fn run(&self) {
         let request = lock(&self.queue).pop_front();
         if let Some(request) = request {
-            let finished = run(&self.file, request);
+            let finished = run(&self.image, request);
             lock(&self.finished).push(finished);
-            self.ready.schedule();
+            self.gate.schedule();
         }
     }
 }
@@ -99,25 +100,27 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Carries out a request to its end, on the calling thread.
-pub(super) fn run(file: &ImageFile, mut request: Box<Request>) -> Finished {
+pub(super) fn run(image: &Image, mut request: Box<Request>) -> Finished {
     loop {
-        let result = call(file, &mut request);
-        if let ControlFlow::Break(result) = take_result(file, &mut request, result) {
+        let result = call(image, &mut request);
+        if let ControlFlow::Break(result) = take_result(image, &mut request, result) {
             return Finished { request, result };
         }
     }
 }
 
 /// One system call; a count or a negative errno.
-fn call(file: &ImageFile, request: &mut Request) -> i32 {
-    let fd = file.as_raw_fd();
+fn call(image: &Image, request: &mut Request) -> i32 {
+    let fd = image.as_raw_fd();
     let count = |vectors: &[libc::iovec]| i32::try_from(vectors.len()).unwrap_or(i32::MAX);
-    let result = match next_step(file, request) {
-        Step::Read(vectors, offset) => {
-            // SAFETY: the vectors come from a request, whose memory is valid (its invariant 1).
+    let result = match next_step(image, request) {
+        Step::Read(memory, offset) => {
+            let vectors = memory.vectors();
+            // SAFETY: the memory is valid for a system call while it is borrowed, which is its promise.
             unsafe { libc::preadv(fd, vectors.as_ptr(), count(vectors), offset.cast_signed()) }
         }
-        Step::Write(vectors, offset) => {
+        Step::Write(memory, offset) => {
+            let vectors = memory.vectors();
             // SAFETY: as above.
             unsafe { libc::pwritev(fd, vectors.as_ptr(), count(vectors), offset.cast_signed()) }
         }

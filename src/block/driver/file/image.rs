@@ -1,37 +1,33 @@
-//! A raw image or block device as an open file.
+//! The open file or block device.
 //!
-//! Used by [`super::Node`] (opening) and by the engines (reading and writing it).
+//! Used by the driver, which opens it, and by the engines, which read and write it.
 //!
 //! # Threads
-//! Immutable after opening, but for three flags that remember what its file system cannot do.
+//! Any thread. After opening, three flags change, which remember what the file system cannot do, and a counter.
 #![allow(unsafe_code)] // statx, fstatfs and fallocate
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::super::SECTOR;
+use super::lock::{self, Locks};
 use crate::{Error, ErrorKind, Result};
 
-mod lock;
 #[cfg(test)]
 mod tests;
-
-use lock::Access;
-
-/// The unit of guest addresses.
-pub(super) const SECTOR: u64 = 512;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// How to open an image.
 #[derive(Clone, Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // independent options of the command line
-pub(super) struct OpenFile {
-    pub(super) path: String,
-    pub(super) read_only: bool,
+pub(in crate::block) struct OpenImage {
+    pub(in crate::block) path: String,
+    pub(in crate::block) read_only: bool,
     /// Falls back to reading only if the file cannot be opened for writing.
     pub(super) auto_read_only: bool,
     /// Past the page cache (O_DIRECT).
@@ -52,9 +48,10 @@ pub(super) struct Alignment {
 
 /// An open image.
 #[derive(Debug)]
-pub(super) struct ImageFile {
+pub(super) struct Image {
     file: File,
-    pub(super) length: u64,
+    /// The unit of the length.
+    unit: u64,
     pub(super) read_only: bool,
     /// Set for O_DIRECT.
     pub(super) alignment: Option<Alignment>,
@@ -85,33 +82,26 @@ impl Capability {
     }
 }
 
-impl OpenFile {
+impl OpenImage {
     /// Opens and locks the image.
     ///
     /// # Errors
-    /// `Os` if it cannot be opened, `Busy` if somebody else holds it, `InvalidArgument` if it is neither a regular
+    /// `Os` if it cannot be opened, `Busy` if another program uses it, `InvalidArgument` if it is neither a regular
     /// file nor a block device, or direct I/O is not possible on it.
-    pub(super) fn open(&self) -> Result<ImageFile> {
+    pub(super) fn open(&self) -> Result<Image> {
         check_kind(&self.path)?;
         let (file, read_only) = self.open_file()?;
         if self.locking {
-            let access = if read_only {
-                Access::Read
+            let locks = if read_only {
+                Locks::Reader
             } else {
-                Access::Write
+                Locks::Writer
             };
-            lock::lock(&file, access, &self.path)?;
+            lock::take(&file, locks, &self.path)?;
         }
         let alignment = self.direct.then(|| direct_alignment(&file));
-        let bytes = (&file)
-            .seek(SeekFrom::End(0))
-            .map_err(|error| self.os(error))?;
-        let unit = alignment.map_or(SECTOR, |alignment| alignment.offset);
-        let length = bytes
-            .checked_next_multiple_of(unit)
-            .filter(|&length| length <= i64::MAX.cast_unsigned());
-        Ok(ImageFile {
-            length: length.ok_or_else(|| self.os(std::io::ErrorKind::FileTooLarge.into()))?,
+        let image = Image {
+            unit: alignment.map_or(SECTOR, |alignment| alignment.offset),
             in_memory: is_tmpfs(&file),
             file,
             read_only,
@@ -121,7 +111,9 @@ impl OpenFile {
             zero_range: Capability::new(),
             punch_hole: Capability::new(),
             data_syncs: AtomicU64::new(0),
-        })
+        };
+        image.measure().map_err(|error| self.os(error))?;
+        Ok(image)
     }
 
     fn open_file(&self) -> Result<(File, bool)> {
@@ -140,7 +132,7 @@ impl OpenFile {
                 .open(&self.path)
         };
         let first = open(!self.read_only);
-        let refused = first.as_ref().err().and_then(std::io::Error::raw_os_error);
+        let refused = first.as_ref().err().and_then(io::Error::raw_os_error);
         let may_retry = self.auto_read_only && !self.read_only;
         if may_retry && matches!(refused, Some(libc::EACCES | libc::EROFS | libc::EPERM)) {
             let file = open(false).map_err(|error| self.os(error))?;
@@ -150,7 +142,7 @@ impl OpenFile {
         Ok((file, self.read_only))
     }
 
-    fn os(&self, error: std::io::Error) -> Error {
+    fn os(&self, error: io::Error) -> Error {
         if self.direct && error.raw_os_error() == Some(libc::EINVAL) {
             let message = format!(
                 "'{}': its file system does not support cache.direct=on",
@@ -162,16 +154,19 @@ impl OpenFile {
     }
 }
 
-impl ImageFile {
-    /// The first bytes, for the recognition of formats; shorter if the image is.
-    pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
-        let os = |error| Error::os(format!("Could not open '{path}'"), error);
-        check_kind(path)?;
-        let mut start = Vec::new();
-        let file = File::open(path).map_err(os)?;
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, len as u64), &mut start)
-            .map_err(os)?;
-        Ok(start)
+impl Image {
+    /// The length, rounded up to whole units; engines read the part that is missing as zeroes.
+    pub(super) fn measure(&self) -> io::Result<u64> {
+        let bytes = (&self.file).seek(SeekFrom::End(0))?;
+        let length = bytes.checked_next_multiple_of(self.unit);
+        length
+            .filter(|&length| length <= i64::MAX.cast_unsigned())
+            .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+    }
+
+    /// Makes the file longer or shorter. A device has the length that it has.
+    pub(super) fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
     }
 
     /// Notes a completed fdatasync.
@@ -185,7 +180,19 @@ impl ImageFile {
     }
 }
 
-impl AsRawFd for ImageFile {
+/// The first bytes, for the recognition of formats; fewer if the image is shorter.
+pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
+    let failed = |error| Error::os(format!("Could not open '{path}'"), error);
+    check_kind(path)?;
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(len as u64)
+        .read_to_end(&mut start)
+        .map_err(failed)?;
+    Ok(start)
+}
+
+impl AsRawFd for Image {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

@@ -12,26 +12,31 @@ use std::os::fd::AsRawFd;
 
 use crate::{Error, ErrorKind, Result};
 
+/// The byte that says that a program does the first thing; the others follow.
 const DOES: i64 = 100;
+/// The byte that says that a program does not tolerate the first thing; the others follow.
 const TOLERATES_NOT: i64 = 200;
 const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-/// What the image is opened for.
+/// Which locks an image is opened with. Either way no other program may write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Others may read, too.
-    Read,
-    /// Nobody else may write.
-    Write,
+pub(super) enum Locks {
+    /// This program reads.
+    Reader,
+    /// This program reads and writes.
+    Writer,
 }
 
-/// Takes the locks, or says who is in the way.
-pub(super) fn lock(file: &File, access: Access, path: &str) -> Result<()> {
-    let does: &[i64] = match access {
-        Access::Read => &[READ],
-        Access::Write => &[READ, WRITE],
+/// Takes the locks.
+///
+/// # Errors
+/// `Busy` if another program has locks that contradict, `Os` if locking fails.
+pub(super) fn take(file: &File, locks: Locks, path: &str) -> Result<()> {
+    let does: &[i64] = match locks {
+        Locks::Reader => &[READ],
+        Locks::Writer => &[READ, WRITE],
     };
     let tolerates_not = [WRITE, RESIZE];
     let os = |error| Error::os(format!("cannot lock '{path}'"), error);
@@ -42,13 +47,13 @@ pub(super) fn lock(file: &File, access: Access, path: &str) -> Result<()> {
     }
     for byte in bytes(&tolerates_not, does) {
         if is_locked(file, byte).map_err(os)? {
-            return Err(conflict(access, path));
+            return Err(conflict(locks, path));
         }
     }
     Ok(())
 }
 
-/// The bytes of these doings and intolerances.
+/// The bytes to lock for what a program does and what it does not tolerate.
 fn bytes(does: &[i64], tolerates_not: &[i64]) -> impl Iterator<Item = i64> {
     let does = does.iter().map(|n| DOES + n);
     does.chain(tolerates_not.iter().map(|n| TOLERATES_NOT + n))
@@ -62,10 +67,10 @@ fn ignore_unsupported(error: io::Error) -> io::Result<()> {
     }
 }
 
-fn conflict(access: Access, path: &str) -> Error {
-    let which = match access {
-        Access::Read => "shared \"write\"",
-        Access::Write => "\"write\"",
+fn conflict(locks: Locks, path: &str) -> Error {
+    let which = match locks {
+        Locks::Reader => "shared \"write\"",
+        Locks::Writer => "\"write\"",
     };
     let message =
         format!("Failed to get {which} lock\nIs another process using the image [{path}]?");

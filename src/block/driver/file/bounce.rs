@@ -1,6 +1,6 @@
 //! Aligned buffers for direct I/O on memory that is not aligned.
 //!
-//! Used by [`super::Channel`]: a request with misaligned memory goes through a buffer, piece by piece. Buffers are
+//! Used by [`super::FileWay`]: a request with misaligned memory goes through a buffer, piece by piece. Buffers are
 //! few and small, so a guest that misaligns everything costs itself speed and us a bounded amount of memory.
 #![allow(unsafe_code)] // aligned allocation
 
@@ -8,8 +8,7 @@ use std::alloc::{self, Layout};
 use std::ptr::NonNull;
 use std::slice;
 
-use super::super::node::Backend;
-use super::super::request::{Op, Request};
+use crate::block::request::{Memory, Op, Request};
 
 /// The size of one buffer.
 const LEN: usize = 128 * 1024;
@@ -60,8 +59,9 @@ impl Bounce {
     }
 
     /// The buffer as the kernel wants it.
-    pub(super) fn vector(&self) -> &[libc::iovec] {
-        &self.vector
+    pub(super) fn memory(&self) -> Memory<'_> {
+        // SAFETY: the vector describes memory that we own and that nobody looks at while this borrow lasts.
+        unsafe { Memory::new(&self.vector) }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -92,11 +92,8 @@ pub(super) struct Bounces {
 }
 
 impl Bounces {
-    pub(super) fn new(backend: &Backend) -> Self {
-        let align = match backend {
-            Backend::Null(_) => None,
-            Backend::File(file) => file.alignment.map(|alignment| alignment.memory),
-        };
+    /// Buffers for memory that must be aligned to `align`, if it must.
+    pub(super) fn new(align: Option<usize>) -> Self {
         Bounces {
             align,
             free: Vec::new(),

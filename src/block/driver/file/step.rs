@@ -6,16 +6,16 @@
 
 use std::ops::ControlFlow;
 
-use super::super::file::ImageFile;
-use super::super::request::{Method, Op, Request};
+use super::image::Image;
+use crate::block::request::{Memory, Method, Op, Request};
 
 /// A system call on the image.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
     /// preadv
-    Read(&'a [libc::iovec], u64),
+    Read(Memory<'a>, u64),
     /// pwritev
-    Write(&'a [libc::iovec], u64),
+    Write(Memory<'a>, u64),
     /// fdatasync
     DataSync,
     /// fallocate
@@ -28,68 +28,64 @@ const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
 /// Decides the next call.
-pub(super) fn next_step<'a>(file: &ImageFile, request: &'a mut Request) -> Step<'a> {
+pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> Step<'a> {
     let offset = request.offset + request.done;
     match request.op {
         Op::Flush => Step::DataSync,
-        Op::Discard if is_ignored(file, request) => Step::Nothing,
+        Op::Discard if is_ignored(image, request) => Step::Nothing,
         Op::Discard => allocate(PUNCH_HOLE, request),
         Op::Read => Step::Read(memory(request), offset),
         Op::Write => Step::Write(memory(request), offset),
         Op::WriteZeroes { unmap } => {
             if request.method == Method::Plain {
-                let punch = unmap && file.discard && file.punch_hole.is_there();
+                let punch = unmap && image.discard && image.punch_hole.is_there();
                 if punch {
                     return allocate(PUNCH_HOLE, request);
                 }
                 request.method = Method::ZeroRange;
             }
-            if request.method == Method::ZeroRange && file.zero_range.is_there() {
+            if request.method == Method::ZeroRange && image.zero_range.is_there() {
                 return allocate(ZERO_RANGE, request);
             }
             request.method = Method::WriteZeroes;
             request.borrow_zeroes();
-            Step::Write(request.vectors(), offset)
+            Step::Write(request.memory(), offset)
         }
     }
 }
 
 /// Whether the request is a discard that the file does not take: a hint without effect.
-pub(super) fn is_ignored(file: &ImageFile, request: &Request) -> bool {
-    request.op == Op::Discard && (!file.discard || !file.punch_hole.is_there())
+pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
+    request.op == Op::Discard && (!image.discard || !image.punch_hole.is_there())
 }
 
 /// Takes in the result of the last call, a count or a negative errno: breaks with the request's own result when it
 /// is finished.
-pub(super) fn take_result(
-    file: &ImageFile,
-    request: &mut Request,
-    result: i32,
-) -> ControlFlow<i32> {
+pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
     match -result {
         libc::EINTR | libc::EAGAIN => return ControlFlow::Continue(()),
         _ => {}
     }
     match request.op {
-        Op::Read | Op::Write => transferred(file, request, result),
+        Op::Read | Op::Write => transferred(image, request, result),
         Op::WriteZeroes { .. } if request.method == Method::WriteZeroes => {
-            transferred(file, request, result)
+            transferred(image, request, result)
         }
         Op::Flush => {
             if result == 0 {
-                file.count_data_sync();
+                image.count_data_sync();
             }
             ControlFlow::Break(result)
         }
         Op::Discard if is_unsupported(result) => {
-            file.punch_hole.is_missing();
+            image.punch_hole.is_missing();
             ControlFlow::Break(0)
         }
         Op::WriteZeroes { .. } if is_unsupported(result) => {
             if request.method == Method::Plain {
-                file.punch_hole.is_missing();
+                image.punch_hole.is_missing();
             } else {
-                file.zero_range.is_missing();
+                image.zero_range.is_missing();
             }
             ControlFlow::Continue(())
         }
@@ -98,15 +94,15 @@ pub(super) fn take_result(
 }
 
 /// The memory of the next transfer: the bounce buffer, filled for a write, or the request's own.
-fn memory(request: &mut Request) -> &[libc::iovec] {
+fn memory(request: &mut Request) -> Memory<'_> {
     if let Some(mut bounce) = request.bounce.take() {
         let len = bounce.prepare(request.remaining());
         if request.op == Op::Write {
             request.gather(&mut bounce.bytes_mut()[..len]);
         }
-        return request.bounce.insert(bounce).vector();
+        return request.bounce.insert(bounce).memory();
     }
-    request.vectors()
+    request.memory()
 }
 
 fn allocate(mode: i32, request: &Request) -> Step<'static> {
@@ -121,7 +117,7 @@ fn is_unsupported(result: i32) -> bool {
     matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS)
 }
 
-fn transferred(file: &ImageFile, request: &mut Request, result: i32) -> ControlFlow<i32> {
+fn transferred(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
     let Ok(count) = u64::try_from(result) else {
         return ControlFlow::Break(result);
     };
@@ -136,7 +132,7 @@ fn transferred(file: &ImageFile, request: &mut Request, result: i32) -> ControlF
         request.bounce = Some(bounce);
     }
     request.advance(count);
-    let unit = file.alignment.map_or(1, |alignment| alignment.offset);
+    let unit = image.alignment.map_or(1, |alignment| alignment.offset);
     if request.op == Op::Read && (count == 0 || !count.is_multiple_of(unit)) {
         // The end of the file, which may lie inside of the last sector.
         request.fill_rest_with_zeroes();
@@ -149,21 +145,18 @@ fn transferred(file: &ImageFile, request: &mut Request, result: i32) -> ControlF
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::file::OpenFile;
+    use super::super::image::OpenImage;
     use super::*;
+    use crate::block::test_file::TestFile;
 
-    fn file(name: &str) -> ImageFile {
-        let path =
-            std::env::temp_dir().join(format!("qcontext-step-{}-{name}", std::process::id()));
-        std::fs::write(&path, [0; 4096]).unwrap();
-        let open = OpenFile {
-            path: path.to_str().unwrap().to_owned(),
+    fn file() -> Image {
+        let file = TestFile::new(b"", 4096);
+        let open = OpenImage {
+            path: file.path().to_owned(),
             discard: true,
-            ..OpenFile::default()
+            ..OpenImage::default()
         };
-        let file = open.open().unwrap();
-        std::fs::remove_file(path).unwrap();
-        file
+        open.open().unwrap()
     }
 
     fn request(op: Op, memory: &mut [u8]) -> Request {
@@ -176,7 +169,7 @@ mod tests {
 
     #[test]
     fn results_of_transfers_end_or_go_on() {
-        let file = file("transfers");
+        let file = file();
         let go_on = ControlFlow::Continue(());
         // (operation, results in turn, what the last one means)
         let cases: [(Op, &[i32], ControlFlow<i32>); 8] = [
@@ -209,7 +202,7 @@ mod tests {
 
     #[test]
     fn zeroing_falls_back_step_by_step() {
-        let file = file("zeroing");
+        let file = file();
         let mut request = request(Op::WriteZeroes { unmap: true }, &mut []);
         request.set_length(4096);
         let is = |step: Step<'_>, expected: i32| matches!(step, Step::Allocate { mode, .. } if mode == expected);
@@ -218,7 +211,7 @@ mod tests {
         assert!(is(next_step(&file, &mut request), ZERO_RANGE));
         assert!(take_result(&file, &mut request, -libc::EOPNOTSUPP).is_continue());
         assert!(
-            matches!(next_step(&file, &mut request), Step::Write(vectors, 0) if vectors.len() == 1)
+            matches!(next_step(&file, &mut request), Step::Write(memory, 0) if memory.vectors().len() == 1)
         );
         assert!(take_result(&file, &mut request, 4000).is_continue());
         assert!(matches!(
@@ -230,7 +223,7 @@ mod tests {
 
     #[test]
     fn discards_are_hints() {
-        let file = file("discards");
+        let file = file();
         let mut request = request(Op::Discard, &mut []);
         request.set_length(4096);
         let result = take_result(&file, &mut request, -libc::EOPNOTSUPP);
@@ -240,7 +233,7 @@ mod tests {
 
     #[test]
     fn only_flushes_that_worked_count() {
-        let file = file("flushes");
+        let file = file();
         let mut request = request(Op::Flush, &mut []);
         assert!(matches!(next_step(&file, &mut request), Step::DataSync));
         let failed = take_result(&file, &mut request, -libc::EIO);

@@ -1,0 +1,235 @@
+//! A queue's channel to a node.
+//!
+//! Used by devices. The owner fills requests and submits them; some are finished at once, the others come back from
+//! [`Channel::reap`]. How a request gets to the data is the business of the [`Way`](super::driver::Way) that the node's
+//! driver opened. On top of it the channel checks requests, counts them, and holds them back while it is drained.
+//!
+//! # Threads
+//! A channel belongs to one owner, a device queue for example, which locks around it and uses it on the home thread of
+//! its AioContext. When requests have finished there, the channel calls [`ChannelOwner::ready`] with no lock held.
+//!
+//! # Invariants
+//! 1. A submitted request belongs to the channel. It comes back exactly once, from `submit` or from `reap`.
+//! 2. The owner drops a channel only when [`Channel::in_flight`] is 0. If it does not, the requests that the kernel has
+//!    are leaked together with what they need, and are never told of.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use gsource::AioContext;
+
+use super::driver::{Way, WayQueue};
+use super::graph::Edge;
+use super::node::Node;
+use super::permission::Permissions;
+use super::request::{Op, Request};
+
+mod gate;
+#[cfg(test)]
+mod tests;
+
+pub use gate::Drained;
+pub(super) use gate::Gate;
+
+/// The owner of a channel, as the channel sees it.
+pub trait ChannelOwner: Send + Sync {
+    /// There is something to [`reap`](Channel::reap). Called on the home thread of the channel's AioContext, once for
+    /// many requests, with no lock held.
+    fn ready(&self);
+}
+
+/// A finished request and 0 or the errno that ended it.
+#[derive(Debug)]
+pub struct Finished {
+    /// The request; give it back with [`Channel::recycle`].
+    pub request: Box<Request>,
+    /// 0, or a negative errno.
+    pub result: i32,
+}
+
+/// What became of a submitted request.
+#[derive(Debug)]
+pub enum Submission {
+    /// It comes back from [`Channel::reap`].
+    Queued,
+    /// It is finished already.
+    Done(Finished),
+}
+
+/// Requests in their boxes, which they keep on the way through.
+pub(super) type RequestBatch = Vec<Box<Request>>;
+
+/// How many bytes a batch may still move on the home thread, so that neighbours on it get their turn.
+#[derive(Debug)]
+pub(super) struct Budget(u64);
+
+impl Budget {
+    const BATCH: u64 = 256 * 1024;
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// Counts bytes that were moved.
+    pub(super) fn charge(&mut self, bytes: u64) {
+        self.0 = self.0.saturating_sub(bytes);
+    }
+}
+
+/// One queue's way to a node.
+#[derive(Debug)]
+pub struct Channel {
+    node: Arc<Node>,
+    may_write: bool,
+    way: Way,
+    budget: Budget,
+    /// Requests on the way.
+    below: usize,
+    gate: Arc<Gate>,
+    is_held: bool,
+    /// Submitted while the channel is held.
+    held: VecDeque<Box<Request>>,
+    pool: RequestBatch,
+}
+
+impl Channel {
+    /// Opens a channel to the node of `edge`, for requests in the callbacks of `aio` that the edge's permissions allow. The
+    /// channel holds its owner weakly, because the owner usually has the channel.
+    pub fn open(edge: &Edge, aio: &AioContext, owner: Weak<dyn ChannelOwner>) -> Channel {
+        Channel::to_node(edge.node(), edge.permissions(), aio, owner)
+    }
+
+    pub(super) fn to_node(
+        node: &Arc<Node>,
+        permissions: Permissions,
+        aio: &AioContext,
+        owner: Weak<dyn ChannelOwner>,
+    ) -> Channel {
+        let gate = Gate::new(aio, owner);
+        let way = node.open_way(&WayQueue { aio, gate: &gate });
+        Channel {
+            node: Arc::clone(node),
+            may_write: permissions.contains(Permissions::WRITE),
+            way,
+            budget: Budget(Budget::BATCH),
+            below: 0,
+            gate,
+            is_held: false,
+            held: VecDeque::new(),
+            pool: Vec::new(),
+        }
+    }
+
+    /// Begins a batch: what may be done at once is limited per batch.
+    pub fn begin_batch(&mut self) {
+        self.budget = Budget(Budget::BATCH);
+    }
+
+    /// Whether this batch has done as much at once as it may; the rest should wait for the next iteration, so that
+    /// neighbours on the same context get their turn.
+    pub fn is_spent(&self) -> bool {
+        self.budget.is_spent()
+    }
+
+    /// A fresh request from the pool.
+    pub fn request(&mut self, op: Op, offset: u64, tag: u64) -> Box<Request> {
+        let mut request = self.pool.pop().unwrap_or_else(|| Box::new(Request::new()));
+        request.reset(op, offset, tag);
+        request
+    }
+
+    /// Takes a request back into the pool.
+    pub fn recycle(&mut self, request: Box<Request>) {
+        self.pool.push(request);
+    }
+
+    /// How many requests have not come back yet.
+    pub fn in_flight(&self) -> usize {
+        self.below + self.held.len()
+    }
+
+    /// Starts a request. While the channel is held, the request waits for the release.
+    pub fn submit(&mut self, request: Box<Request>) -> Submission {
+        if self.is_held {
+            self.held.push_back(request);
+            return Submission::Queued;
+        }
+        self.start(request)
+    }
+
+    fn start(&mut self, request: Box<Request>) -> Submission {
+        if let Some(result) = self.refuse(&request) {
+            return Submission::Done(Finished { request, result });
+        }
+        let submission = self.way.submit(request, &mut self.budget);
+        if let Submission::Queued = submission {
+            self.below += 1;
+        }
+        submission
+    }
+
+    /// Hands over to the engine what was submitted since the last time; once per batch.
+    pub fn flush_submissions(&mut self) {
+        self.way.flush_submissions();
+    }
+
+    /// Appends what is finished to `finished`, and goes on with what is not.
+    pub fn reap(&mut self, finished: &mut Vec<Finished>) {
+        if self.below > 0 {
+            let before = finished.len();
+            self.way.reap(&mut self.budget, finished);
+            self.below -= finished.len() - before;
+        }
+        if self.is_held || self.gate.has_changed() {
+            self.heed_gate(finished);
+        }
+    }
+
+    /// Holds new requests back, and calls `quiet` on the home thread when those that have passed have come back. The
+    /// requests go on, in order, when the answer and those of all other drains of this channel have been dropped.
+    ///
+    /// If the answer is dropped first, `quiet` is not called. A channel that is dropped is quiet.
+    pub fn drain(&mut self, quiet: impl FnOnce() + Send + 'static) -> Drained {
+        self.is_held = true;
+        self.gate.hold(Box::new(quiet))
+    }
+
+    /// Holds or releases, as it was asked for.
+    fn heed_gate(&mut self, finished: &mut Vec<Finished>) {
+        self.is_held = self.gate.heed(self.below == 0);
+        if self.is_held || self.held.is_empty() {
+            return;
+        }
+        while let Some(request) = self.held.pop_front() {
+            if let Submission::Done(done) = self.start(request) {
+                finished.push(done);
+            }
+        }
+        self.flush_submissions();
+    }
+
+    /// The errno or success that a request has by itself, whatever the way.
+    fn refuse(&self, request: &Request) -> Option<i32> {
+        if request.op == Op::Flush {
+            return None;
+        }
+        let end = request.offset.checked_add(request.length);
+        let unit = self.node.block_size() - 1;
+        if end.is_none_or(|end| end > self.node.length())
+            || (request.offset | request.length) & unit != 0
+        {
+            return Some(-libc::EINVAL);
+        }
+        if request.op != Op::Read && !self.may_write {
+            return Some(-libc::EROFS);
+        }
+        (request.length == 0).then_some(0)
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}

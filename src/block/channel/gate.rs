@@ -1,0 +1,188 @@
+//! The top of a channel: calls the channel's owner, and says whether requests may pass.
+//!
+//! Used by [`super::Channel`], which heeds it, and by the ways, which announce finished requests here. A drain holds the
+//! gate: the channel lets no request pass any more, and when none is below it any more the drain's callback runs.
+//!
+//! # Threads
+//! Drains begin and end on any thread. They change the state, set `changed` and schedule the bottom half, in which the
+//! home calls the owner, which calls [`Channel::reap`](super::Channel::reap), where the channel looks at the state. The
+//! callbacks run in that bottom half as well, when the owner's lock is not held.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use gsource::{AioContext, Bh};
+
+use super::ChannelOwner;
+
+/// Called when a drained channel is quiet.
+type QuietCallback = Box<dyn FnOnce() + Send>;
+
+/// See the module.
+pub(in crate::block) struct Gate {
+    owner: Weak<dyn ChannelOwner>,
+    bh: Bh,
+    /// The channel has to look at `state`.
+    changed: AtomicBool,
+    state: Mutex<GateState>,
+}
+
+#[derive(Default)]
+struct GateState {
+    /// The drains under way, by number.
+    holds: Vec<Hold>,
+    last_number: u64,
+    /// The channel is gone.
+    is_closed: bool,
+}
+
+struct Hold {
+    number: u64,
+    /// Until it is called.
+    callback: Option<QuietCallback>,
+    is_due: bool,
+}
+
+/// A drain under way. Requests go on when the last one is dropped.
+#[must_use = "requests go on when this is dropped"]
+pub struct Drained {
+    gate: Arc<Gate>,
+    number: u64,
+}
+
+impl Gate {
+    pub(super) fn new(aio: &AioContext, owner: Weak<dyn ChannelOwner>) -> Arc<Gate> {
+        Arc::new_cyclic(|gate: &Weak<Gate>| {
+            let gate = Weak::clone(gate);
+            let run = move || {
+                if let Some(gate) = gate.upgrade() {
+                    gate.call_owner();
+                    gate.call_due();
+                }
+            };
+            Gate {
+                owner,
+                bh: aio.bh("block-channel", run),
+                changed: AtomicBool::new(false),
+                state: Mutex::default(),
+            }
+        })
+    }
+
+    /// Calls the owner. On the home thread, with no lock held.
+    pub(in crate::block) fn call_owner(&self) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.ready();
+        }
+    }
+
+    /// Calls the owner in the next iteration of the home.
+    pub(in crate::block) fn schedule(&self) {
+        self.bh.schedule();
+    }
+
+    /// Whether drains have begun or ended since [`Gate::heed`].
+    #[inline]
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold(self: &Arc<Gate>, callback: QuietCallback) -> Drained {
+        let mut state = self.state();
+        state.last_number += 1;
+        let number = state.last_number;
+        let is_due = state.is_closed;
+        state.holds.push(Hold {
+            number,
+            callback: Some(callback),
+            is_due,
+        });
+        drop(state);
+        self.tell_channel();
+        Drained {
+            gate: Arc::clone(self),
+            number,
+        }
+    }
+
+    fn release(&self, number: u64) {
+        let mut state = self.state();
+        let index = state.holds.iter().position(|hold| hold.number == number);
+        let gone = index.map(|index| state.holds.remove(index));
+        drop(state);
+        // Outside of the lock: the callback is foreign code.
+        drop(gone);
+        self.tell_channel();
+    }
+
+    fn tell_channel(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.bh.schedule();
+    }
+
+    /// For the channel, which says whether no request is below the gate: returns whether none may pass.
+    pub(super) fn heed(&self, is_quiet: bool) -> bool {
+        self.changed.store(false, Ordering::Relaxed);
+        // A change that was announced before that is seen under the lock.
+        let mut state = self.state();
+        if is_quiet {
+            self.make_due(&mut state);
+        }
+        !state.holds.is_empty()
+    }
+
+    /// For a channel that goes: it is quiet for ever.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        self.make_due(&mut state);
+        drop(state);
+    }
+
+    fn make_due(&self, state: &mut GateState) {
+        for hold in state.holds.iter_mut().filter(|hold| !hold.is_due) {
+            hold.is_due = true;
+            self.bh.schedule();
+        }
+    }
+
+    /// Calls the callbacks of the drains for which the channel was quiet.
+    fn call_due(&self) {
+        let mut state = self.state();
+        let due = state.holds.iter_mut().filter(|hold| hold.is_due);
+        let callbacks: Vec<_> = due.filter_map(|hold| hold.callback.take()).collect();
+        drop(state);
+        for callback in callbacks {
+            callback();
+        }
+    }
+
+    /// The state is consistent after every single operation on it.
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("holds", &self.state().holds.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        self.gate.release(self.number);
+    }
+}
+
+impl fmt::Debug for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drained")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,325 @@
+//! Requests through channels of every kind, and drains: hold, wait for what is below, release.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use gsource::Wait;
+
+use super::*;
+use crate::block::test_file::TestFile;
+use crate::block::{Access, Parent};
+use crate::object::options;
+
+const UNIT: u64 = 4096;
+
+/// Where the data is: a null disk, or a directory for a file and its options.
+const STORES: [(&str, &str); 6] = [
+    ("", "driver=null-co"),
+    ("/dev/shm", "aio=io_uring"),
+    ("/dev/shm", "aio=threads"),
+    ("/var/tmp", "aio=io_uring,cache=none"),
+    ("/var/tmp", "aio=threads,cache=none"),
+    ("/var/tmp", "aio=io_uring"),
+];
+
+/// Owns a channel and takes what is finished, by tag.
+struct TestOwner {
+    channel: Mutex<Option<Channel>>,
+    finished: Mutex<Vec<(u64, i32)>>,
+}
+
+impl ChannelOwner for TestOwner {
+    fn ready(&self) {
+        let mut finished = Vec::new();
+        if let Some(channel) = &mut *self.channel.lock().unwrap() {
+            channel.reap(&mut finished);
+        }
+        self.take(finished);
+    }
+}
+
+impl TestOwner {
+    fn take(&self, finished: Vec<Finished>) {
+        let tags = finished
+            .into_iter()
+            .map(|done| (done.request.tag(), done.result));
+        self.finished.lock().unwrap().extend(tags);
+    }
+}
+
+/// A channel on a loop of its own. The fields go in this order.
+struct Rig {
+    owner: Arc<TestOwner>,
+    edge: Edge,
+    aio: AioContext,
+    _file: Option<TestFile>,
+}
+
+impl Rig {
+    /// `None` if this machine has no such store.
+    fn new((directory, text): (&str, &str)) -> Option<Rig> {
+        let file = (!directory.is_empty())
+            .then(|| TestFile::in_directory(Path::new(directory), b"", 2 << 20));
+        let mut drive = format!("id=rig,{text}");
+        if let Some(file) = &file {
+            drive = format!("{drive},format=raw,file={}", file.path());
+        }
+        let opened = crate::block::options::drive(options::parse(None, &drive).unwrap());
+        let node = opened.inspect_err(|error| eprintln!("SKIP: {text}: {error}"));
+        let node = node.ok()?;
+        let access = Access {
+            needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE),
+            shares: Permissions::ALL,
+        };
+        let edge = node.attach(Parent::new("test", "rig"), access).unwrap();
+        let owner = Arc::new(TestOwner {
+            channel: Mutex::default(),
+            finished: Mutex::default(),
+        });
+        let weak: Arc<dyn ChannelOwner> = Arc::<TestOwner>::clone(&owner);
+        let aio = AioContext::new().unwrap();
+        let channel = Channel::open(&edge, &aio, Arc::downgrade(&weak));
+        *owner.channel.lock().unwrap() = Some(channel);
+        Some(Rig {
+            owner,
+            edge,
+            aio,
+            _file: file,
+        })
+    }
+
+    fn all() -> impl Iterator<Item = (&'static str, Rig)> {
+        let rigs = STORES.into_iter();
+        rigs.filter_map(|store| Some((store.1, Rig::new(store)?)))
+    }
+
+    fn channel(&self) -> MutexGuard<'_, Option<Channel>> {
+        self.owner.channel.lock().unwrap()
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Channel) -> T) -> T {
+        act(self.channel().as_mut().unwrap())
+    }
+
+    /// Submits flushes with these tags as one batch: they never finish at once on a file.
+    fn flush(&self, tags: impl IntoIterator<Item = u64>) {
+        self.submit(tags, |channel, tag| channel.request(Op::Flush, 0, tag));
+    }
+
+    fn submit(
+        &self,
+        tags: impl IntoIterator<Item = u64>,
+        make: impl Fn(&mut Channel, u64) -> Box<Request>,
+    ) {
+        let mut finished = Vec::new();
+        self.with(|channel| {
+            channel.begin_batch();
+            for tag in tags {
+                let request = make(channel, tag);
+                match channel.submit(request) {
+                    Submission::Queued => {}
+                    Submission::Done(done) => finished.push(done),
+                }
+            }
+            channel.flush_submissions();
+        });
+        self.owner.take(finished);
+    }
+
+    fn finished(&self) -> Vec<(u64, i32)> {
+        self.owner.finished.lock().unwrap().clone()
+    }
+
+    fn drain(&self) -> (Drained, Arc<AtomicUsize>) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&calls);
+        let drained = self.with(|channel| {
+            channel.drain(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        (drained, calls)
+    }
+
+    fn iterate(&self, count: usize) {
+        for _ in 0..count {
+            self.aio.poll(Wait::NoBlock).unwrap();
+        }
+    }
+
+    fn wait(&self, mut condition: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !condition() {
+            assert!(start.elapsed().as_secs() < 60, "the channel hangs");
+            self.aio.poll(Wait::NoBlock).unwrap();
+        }
+    }
+}
+
+fn is(count: &AtomicUsize, expected: usize) -> bool {
+    count.load(Ordering::Relaxed) == expected
+}
+
+#[test]
+fn a_channel_without_requests_is_quiet_soon_but_not_at_once() {
+    for (store, rig) in Rig::all() {
+        let (drained, calls) = rig.drain();
+        assert!(is(&calls, 0), "{store}");
+        rig.wait(|| is(&calls, 1));
+        drop(drained);
+        rig.iterate(3);
+        assert!(is(&calls, 1), "{store}");
+    }
+}
+
+#[test]
+fn what_is_below_comes_back_before_the_channel_is_quiet() {
+    for (store, rig) in Rig::all() {
+        rig.flush(0..10);
+        let (_drained, calls) = rig.drain();
+        rig.wait(|| is(&calls, 1));
+        assert_eq!(rig.finished().len(), 10, "{store}");
+        assert_eq!(rig.with(|channel| channel.in_flight()), 0, "{store}");
+    }
+}
+
+#[test]
+fn held_requests_wait_for_the_release_and_go_on_in_order() {
+    for (store, rig) in Rig::all() {
+        let (drained, calls) = rig.drain();
+        rig.wait(|| is(&calls, 1));
+        rig.flush(0..5);
+        // Empty reads finish when they pass, on every store.
+        rig.submit(5..10, |channel, tag| channel.request(Op::Read, 0, tag));
+        rig.iterate(5);
+        assert!(rig.finished().is_empty(), "{store}");
+        assert_eq!(rig.with(|channel| channel.in_flight()), 10, "{store}");
+        drop(drained);
+        // Not before those that were held.
+        rig.submit(10..12, |channel, tag| channel.request(Op::Read, 0, tag));
+        rig.wait(|| rig.finished().len() == 12);
+        let finished = rig.finished();
+        assert!(finished.iter().all(|&(_, result)| result == 0), "{store}");
+        let tags = finished.iter().map(|&(tag, _)| tag);
+        let passed: Vec<u64> = tags.filter(|&tag| tag >= 5).collect();
+        assert_eq!(passed, [5, 6, 7, 8, 9, 10, 11], "{store}");
+    }
+}
+
+#[test]
+fn nested_drains_hold_until_the_last_is_released() {
+    for (store, rig) in Rig::all() {
+        rig.flush(0..3);
+        let (outer, outer_calls) = rig.drain();
+        let (inner, inner_calls) = rig.drain();
+        rig.wait(|| is(&outer_calls, 1) && is(&inner_calls, 1));
+        rig.flush(3..4);
+        drop(outer);
+        rig.iterate(5);
+        assert_eq!(rig.finished().len(), 3, "{store}");
+        let (late, late_calls) = rig.drain();
+        rig.wait(|| is(&late_calls, 1));
+        drop(inner);
+        rig.iterate(5);
+        assert_eq!(rig.finished().len(), 3, "{store}");
+        drop(late);
+        rig.wait(|| rig.finished().len() == 4);
+    }
+}
+
+#[test]
+fn a_release_while_draining_ends_the_drain_uncalled() {
+    for (store, rig) in Rig::all() {
+        rig.flush(0..10);
+        let (drained, calls) = rig.drain();
+        drop(drained);
+        rig.flush(10..20);
+        rig.wait(|| rig.finished().len() == 20);
+        rig.iterate(3);
+        assert!(is(&calls, 0), "{store}");
+    }
+}
+
+#[test]
+fn a_drain_may_begin_and_end_on_another_thread() {
+    for (store, rig) in Rig::all() {
+        rig.flush(0..4);
+        let (drained, calls) =
+            std::thread::scope(|scope| scope.spawn(|| rig.drain()).join().unwrap());
+        rig.wait(|| is(&calls, 1));
+        assert_eq!(rig.finished().len(), 4, "{store}");
+        rig.flush(4..5);
+        std::thread::scope(|scope| scope.spawn(|| drop(drained)).join().unwrap());
+        rig.wait(|| rig.finished().len() == 5);
+    }
+}
+
+#[test]
+fn a_channel_that_goes_is_quiet_for_drains_before_and_after() {
+    for (store, rig) in Rig::all() {
+        let (_early, early_calls) = rig.drain();
+        let channel = rig.channel().take().unwrap();
+        let gate = Arc::clone(&channel.gate);
+        drop(channel);
+        rig.wait(|| is(&early_calls, 1));
+        let late_calls = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&late_calls);
+        let _late = gate.hold(Box::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }));
+        rig.wait(|| is(&late_calls, 1));
+        assert!(is(&early_calls, 1), "{store}");
+    }
+}
+
+#[test]
+fn a_drain_waits_for_requests_that_wait_for_bounce_buffers() {
+    const COUNT: u64 = 100;
+    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+        let Some(rig) = Rig::new(("/var/tmp", options)) else {
+            continue;
+        };
+        let length = 2 * usize::try_from(UNIT).unwrap();
+        let memory = Mutex::new(vec![7; length]);
+        // Misaligned, and only read.
+        let write = |channel: &mut Channel, tag| {
+            let mut request = channel.request(Op::Write, tag * UNIT, tag);
+            request.set_memory(&mut memory.lock().unwrap()[1..=length / 2]);
+            request
+        };
+        rig.submit(0..COUNT, write);
+        let (drained, calls) = rig.drain();
+        rig.submit(COUNT..2 * COUNT, write);
+        rig.wait(|| is(&calls, 1));
+        let count = usize::try_from(COUNT).unwrap();
+        assert_eq!(rig.finished().len(), count, "{options}");
+        drop(drained);
+        rig.wait(|| rig.finished().len() == 2 * count);
+        let worked = rig.finished().iter().all(|&(_, result)| result == 0);
+        assert!(worked, "{options}");
+    }
+}
+
+#[test]
+fn a_parent_that_did_not_ask_to_write_cannot() {
+    for (store, rig) in Rig::all() {
+        let reader = Access {
+            needs: Permissions::CONSISTENT_READ,
+            shares: Permissions::ALL,
+        };
+        let node = rig.edge.node();
+        let edge = node.attach(Parent::new("test", "reader"), reader).unwrap();
+        let nobody: Weak<TestOwner> = Weak::new();
+        let mut channel = Channel::open(&edge, &rig.aio, nobody);
+        for op in [Op::Write, Op::Discard, Op::WriteZeroes { unmap: true }] {
+            let mut request = channel.request(op, 0, 0);
+            request.set_length(UNIT);
+            let Submission::Done(done) = channel.submit(request) else {
+                panic!("{store}: {op:?} was not refused");
+            };
+            assert_eq!(done.result, -libc::EROFS, "{store} {op:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Inline I/O: what the page cache can answer is answered before anything is queued.
+//!
+//! Used by [`super::FileWay`]. Page-cache mode only. On tmpfs plain preadv2 and pwritev2 never wait for a device;
+//! elsewhere reads carry RWF_NOWAIT, and what that leaves over goes to the engine. Requests are limited in size, and
+//! a batch in its sum, so that copying for one disk does not keep its neighbours waiting.
+#![allow(unsafe_code)] // preadv2 and pwritev2
+
+use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
+
+use super::image::Image;
+use super::step::{Step, next_step, take_result};
+use crate::block::channel::Budget;
+use crate::block::request::{Memory, Op, Request};
+
+/// The longest request that is tried inline.
+const REQUEST_MAX: u64 = 64 * 1024;
+
+/// Where inline I/O can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inline {
+    Never,
+    /// Reads and writes, plain.
+    InMemory,
+    /// Reads with RWF_NOWAIT.
+    Nowait,
+}
+
+impl Inline {
+    pub(super) fn new(image: &Image) -> Self {
+        match image.alignment {
+            Some(_) => Inline::Never,
+            None if image.in_memory => Inline::InMemory,
+            None => Inline::Nowait,
+        }
+    }
+
+    /// The request's result if it could be carried out at once. What was moved of an unfinished one stays moved.
+    pub(super) fn try_run(
+        self,
+        image: &Image,
+        request: &mut Request,
+        budget: &mut Budget,
+    ) -> Option<i32> {
+        let flags = self.flags(image, request.op)?;
+        if request.length > REQUEST_MAX || budget.is_spent() {
+            return None;
+        }
+        budget.charge(request.length);
+        let result = match next_step(image, request) {
+            Step::Read(memory, offset) => call(image, libc::preadv2, memory, offset, flags),
+            Step::Write(memory, offset) => call(image, libc::pwritev2, memory, offset, flags),
+            _ => return None,
+        };
+        match -result {
+            libc::EAGAIN | libc::EINTR => None,
+            libc::EOPNOTSUPP => {
+                image.nowait.is_missing();
+                None
+            }
+            _ => match take_result(image, request, result) {
+                ControlFlow::Break(result) => Some(result),
+                ControlFlow::Continue(()) => None,
+            },
+        }
+    }
+
+    /// The flags for an inline attempt, if there is to be one.
+    fn flags(self, image: &Image, op: Op) -> Option<i32> {
+        match (self, op) {
+            (Inline::InMemory, Op::Read | Op::Write) => Some(0),
+            (Inline::Nowait, Op::Read) if image.nowait.is_there() => Some(libc::RWF_NOWAIT),
+            _ => None,
+        }
+    }
+}
+
+type Transfer = unsafe extern "C" fn(i32, *const libc::iovec, i32, i64, i32) -> isize;
+
+fn call(image: &Image, transfer: Transfer, memory: Memory<'_>, offset: u64, flags: i32) -> i32 {
+    let vectors = memory.vectors();
+    let count = i32::try_from(vectors.len()).unwrap_or(i32::MAX);
+    // SAFETY: the memory is valid for a system call while it is borrowed, which is its promise.
+    let moved = unsafe {
+        transfer(
+            image.as_raw_fd(),
+            vectors.as_ptr(),
+            count,
+            offset.cast_signed(),
+            flags,
+        )
+    };
+    super::threads::count_or_errno(moved)
+}

@@ -1,0 +1,88 @@
+//! `null-co`: a disk without anything behind it, for measuring.
+//!
+//! Writes vanish. Reads leave the memory as it is, or zero it with `read-zeroes=on`.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{BlockDriver, Driver, SECTOR, Way, WayQueue};
+use crate::Result;
+use crate::block::channel::{Budget, Finished};
+use crate::block::request::{Op, Request};
+use crate::object::Options;
+
+/// The size of a null disk when none is given.
+const DEFAULT_SIZE: u64 = 1 << 30;
+
+/// A null disk.
+#[derive(Debug)]
+struct NullDriver {
+    length: AtomicU64,
+    read_only: bool,
+    way: NullWay,
+}
+
+/// The way to a null disk.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::block) struct NullWay {
+    /// Whether reads return zeroes.
+    read_zeroes: bool,
+}
+
+/// Opens a null disk as `-drive` and `-blockdev` describe it.
+pub(in crate::block) fn open(keys: &mut Options) -> Result<Box<dyn BlockDriver>> {
+    let size = keys.take_size("size")?.unwrap_or(DEFAULT_SIZE);
+    let read_zeroes = keys.take_bool("read-zeroes")?.unwrap_or(false);
+    Ok(Box::new(NullDriver {
+        length: AtomicU64::new(size / SECTOR * SECTOR),
+        read_only: keys.take_bool("read-only")?.unwrap_or(false),
+        way: NullWay { read_zeroes },
+    }))
+}
+
+impl BlockDriver for NullDriver {
+    fn driver(&self) -> Driver {
+        Driver::NullCo
+    }
+
+    fn open_way(&self, _queue: &WayQueue<'_>) -> Way {
+        Way::Null(self.way)
+    }
+
+    fn length(&self) -> Result<u64> {
+        Ok(self.length.load(Ordering::Relaxed))
+    }
+
+    fn set_length(&self, length: u64) -> Result<()> {
+        self.length.store(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn block_size(&self) -> u64 {
+        SECTOR
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn filename(&self) -> Option<&str> {
+        None
+    }
+
+    fn data_syncs(&self) -> u64 {
+        0
+    }
+}
+
+impl NullWay {
+    /// Carries out any request at once.
+    #[inline]
+    pub(super) fn run(self, mut request: Box<Request>, budget: &mut Budget) -> Finished {
+        if self.read_zeroes && request.op == Op::Read {
+            request.fill_rest_with_zeroes();
+            budget.charge(request.length);
+        }
+        Finished { request, result: 0 }
+    }
+}

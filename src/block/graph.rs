@@ -1,0 +1,262 @@
+//! Who uses which node: the edges of the block graph and their permissions.
+//!
+//! Used by devices and by nodes on top of other nodes, which take a node with [`Node::attach`]. An edge says what its
+//! parent needs of the node and what it lets others do; an edge that contradicts another one is refused, with an error
+//! that names both parents and the permission. What the parents of a node need and share holds for the nodes below it
+//! as well: a disk over a raw node over a file keeps other writers from the file.
+//!
+//! # Threads
+//! All edges are in one table behind one lock, which is taken to change the graph and never for I/O. No foreign code runs
+//! under it, and no node is dropped under it, because a node's end removes its edges.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::node::Node;
+use super::permission::{Access, Permissions};
+use crate::{Error, ErrorKind, Result};
+
+#[cfg(test)]
+mod tests;
+
+static EDGES: Mutex<Vec<EdgeRecord>> = Mutex::new(Vec::new());
+
+/// What distinguishes a node from all others that ever were, also from one of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeId(u64);
+
+impl NodeId {
+    pub(super) fn fresh() -> NodeId {
+        NodeId(fresh_number())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn fresh_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// One who uses a node.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    kind: &'static str,
+    name: String,
+    /// Set for a node, whose own parents use its children through it.
+    node: Option<NodeId>,
+}
+
+impl Parent {
+    /// A parent outside of the graph, for example the `device` with the name `disk0`.
+    pub fn new(kind: &'static str, name: impl Into<String>) -> Parent {
+        Parent {
+            kind,
+            name: name.into(),
+            node: None,
+        }
+    }
+
+    /// A node on top of another one.
+    pub(super) fn node(id: NodeId, name: &str) -> Parent {
+        Parent {
+            kind: "node",
+            name: name.to_owned(),
+            node: Some(id),
+        }
+    }
+}
+
+impl fmt::Display for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} '{}'", self.kind, self.name)
+    }
+}
+
+/// Runs when a node has got another length; see [`Edge::on_resize`].
+type ResizeCallback = Arc<dyn Fn() + Send + Sync>;
+
+/// An edge, as the graph knows it.
+#[derive(Clone)]
+struct EdgeRecord {
+    number: u64,
+    parent: Parent,
+    child: NodeId,
+    child_name: Arc<str>,
+    /// What the parent does itself.
+    own: Access,
+    /// What the parent and those who use the child through it do.
+    total: Access,
+    on_resize: Option<ResizeCallback>,
+}
+
+/// A parent's use of a node. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Edge {
+    number: u64,
+    node: Arc<Node>,
+    access: Access,
+}
+
+impl Edge {
+    /// The node in use.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// What the parent may do.
+    pub(super) fn permissions(&self) -> Permissions {
+        self.access.needs
+    }
+
+    /// Calls `changed` whenever the node has got another length, in place of what was to be called so far. It is called
+    /// with no lock held, by the thread that changed the length or noticed the change.
+    pub fn on_resize(&self, changed: impl Fn() + Send + Sync + 'static) {
+        let mut edges = lock();
+        let record = edges.iter_mut().find(|edge| edge.number == self.number);
+        let old = record.and_then(|edge| edge.on_resize.replace(Arc::new(changed)));
+        drop(edges);
+        drop(old);
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let mut edges = lock();
+        let index = edges.iter().position(|edge| edge.number == self.number);
+        let gone = index.map(|index| edges.remove(index));
+        // Nobody needs more than before, so nobody is in the way of another.
+        let settled = settle(&mut edges, self.node.id());
+        debug_assert!(settled.is_ok(), "permissions that were given back conflict");
+        drop(edges);
+        // Outside of the lock: its callback is foreign code.
+        drop(gone);
+    }
+}
+
+/// Makes `parent` a user of `node`.
+///
+/// # Errors
+/// `Busy` if that contradicts what another parent needs or shares; `InvalidArgument` if the node is read-only and the
+/// parent wants to write.
+pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result<Edge> {
+    let changes = Permissions::WRITE.and(Permissions::RESIZE);
+    if node.is_read_only() && !access.needs.common(changes).is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Block node is read-only",
+        ));
+    }
+    let record = EdgeRecord {
+        number: fresh_number(),
+        parent,
+        child: node.id(),
+        child_name: node.name().into(),
+        own: access,
+        total: access,
+        on_resize: None,
+    };
+    let number = record.number;
+    let mut edges = lock();
+    let mut changed = edges.clone();
+    changed.push(record);
+    settle(&mut changed, node.id())?;
+    let before = mem::replace(&mut *edges, changed);
+    drop(edges);
+    drop(before);
+    Ok(Edge {
+        number,
+        node: Arc::clone(node),
+        access,
+    })
+}
+
+/// Who uses the node.
+pub(super) fn parents(node: NodeId) -> Vec<Parent> {
+    let edges = edges_to(node).into_iter();
+    edges.map(|edge| edge.parent).collect()
+}
+
+/// Checks that all parents of the node let others do `permission`.
+///
+/// # Errors
+/// `Busy` if one does not.
+pub(super) fn check_shared(node: &Node, permission: Permissions) -> Result<()> {
+    for edge in edges_to(node.id()) {
+        if !edge.total.shares.contains(permission) {
+            let (name, parent) = (node.name(), edge.parent);
+            let message = format!("Node '{name}': {parent} does not share '{permission}'");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+    }
+    Ok(())
+}
+
+/// Tells all parents of the node that its length has changed.
+pub(super) fn tell_resized(node: NodeId) {
+    let callbacks = edges_to(node).into_iter();
+    for callback in callbacks.filter_map(|edge| edge.on_resize) {
+        callback();
+    }
+}
+
+/// A copy of the edges to the node.
+fn edges_to(node: NodeId) -> Vec<EdgeRecord> {
+    let edges = lock();
+    let to_node = |edge: &&EdgeRecord| edge.child == node;
+    edges.iter().filter(to_node).cloned().collect()
+}
+
+/// Checks the edges to `node` against each other, and carries their sum on to the edges below it.
+fn settle(edges: &mut [EdgeRecord], node: NodeId) -> Result<()> {
+    let mut sum = Access::NEUTRAL;
+    for (index, edge) in edges.iter().enumerate() {
+        if edge.child != node {
+            continue;
+        }
+        let others = edges[..index].iter().filter(|other| other.child == node);
+        for other in others {
+            check_pair(edge, other)?;
+            check_pair(other, edge)?;
+        }
+        sum = sum.and(edge.total);
+    }
+    let below = |edge: &EdgeRecord| edge.parent.node == Some(node);
+    for index in 0..edges.len() {
+        if below(&edges[index]) {
+            edges[index].total = edges[index].own.and(sum);
+            let child = edges[index].child;
+            settle(edges, child)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_pair(edge: &EdgeRecord, other: &EdgeRecord) -> Result<()> {
+    let unshared = edge.total.unshared_by(other.total);
+    if unshared.is_empty() {
+        return Ok(());
+    }
+    let name = &edge.child_name;
+    let message = if edge.parent.node.is_none() && other.parent.node.is_none() {
+        format!("Drive '{name}' is already in use by another block device")
+    } else {
+        let (parent, other) = (&edge.parent, &other.parent);
+        format!(
+            "Permission conflict on node '{name}': {parent} needs '{unshared}', which {other} does not share"
+        )
+    };
+    Err(Error::new(ErrorKind::Busy, message))
+}
+
+/// The table is consistent after every single operation on it.
+fn lock() -> MutexGuard<'static, Vec<EdgeRecord>> {
+    EDGES.lock().unwrap_or_else(PoisonError::into_inner)
+}

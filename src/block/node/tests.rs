@@ -1,0 +1,45 @@
+//! The length of nodes over files.
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::block::test_file::TestFile;
+use crate::object::options::parse;
+
+fn open(file: &TestFile, more: &str) -> Arc<Node> {
+    let text = format!("id=d0,format=raw,file={},{more}", file.path());
+    options::drive(parse(None, &text).unwrap()).unwrap()
+}
+
+#[test]
+fn a_new_length_reaches_the_file() {
+    let file = TestFile::new(b"data", 4096);
+    let node = open(&file, "aio=threads");
+    node.set_length(1 << 20).unwrap();
+    assert_eq!(std::fs::metadata(file.path()).unwrap().len(), 1 << 20);
+    node.set_length(512).unwrap();
+    assert_eq!(std::fs::metadata(file.path()).unwrap().len(), 512);
+    assert_eq!(node.length(), 512);
+    assert!(std::fs::read(file.path()).unwrap().starts_with(b"data"));
+}
+
+#[test]
+fn a_file_that_another_program_resizes_is_noticed_below_the_raw_node() {
+    let file = TestFile::new(b"", 4096);
+    let node = open(&file, "aio=threads");
+    file.set_length(10_000);
+    assert_eq!(node.length(), 4096);
+    node.refresh_length().unwrap();
+    assert_eq!(node.length(), 10_240);
+}
+
+#[test]
+fn a_read_only_file_keeps_its_length() {
+    let file = TestFile::new(b"", 4096);
+    let node = open(&file, "aio=threads,readonly=on");
+    let error = node.set_length(8192).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Node 'd0' is read-only and cannot be resized"
+    );
+    assert_eq!(node.length(), 4096);
+}
