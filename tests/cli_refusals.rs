@@ -111,7 +111,7 @@ fn image_that_does_not_exist() {
 fn socket_that_somebody_listens_on() {
     let directory = directory();
     let _owner = UnixListener::bind(directory.socket("disk0.sock")).unwrap();
-    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: another server listens there";
     refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
 }
 
@@ -119,7 +119,7 @@ fn socket_that_somebody_listens_on() {
 fn socket_of_another_kind_stays_with_its_owner() {
     let directory = directory();
     let _owner = UnixDatagram::bind(directory.socket("disk0.sock")).unwrap();
-    let message = "device 'disk0': vhost-user='disk0.sock' is in use: somebody is listening there";
+    let message = "device 'disk0': vhost-user='disk0.sock' is in use: another server listens there";
     refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
 }
 
@@ -139,7 +139,7 @@ fn socket_of_two_devices() {
     let device = "-device virtio-blk,id=disk1,drive=d1,vhost-user=disk0.sock";
     refused(
         &[CONTEXT, DRIVE, drive, GOOD, device],
-        "device 'disk1': vhost-user='disk0.sock' is in use: somebody is listening there",
+        "device 'disk1': vhost-user='disk0.sock' is in use: another server listens there",
     );
 }
 

@@ -191,7 +191,7 @@ fn busy_socket_drive_and_id_are_refused() {
         other.refused(|options| options.transport = device.options().transport.clone());
     assert_eq!(socket_kind, ErrorKind::Busy);
     assert!(
-        socket_text.ends_with("is in use: somebody is listening there"),
+        socket_text.ends_with("is in use: another server listens there"),
         "{socket_text}"
     );
     shutdown(&device);

@@ -11,7 +11,7 @@ use qcontext::{Error, QContext, Result};
 use super::commands;
 use super::ending::{Ending, Reason};
 use super::failure::Failure;
-use super::plan::{Machine, Serial};
+use super::plan::{MachinePlan, SerialTarget};
 
 /// A machine, and how it ended.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// The machine that the options describe, without devices.
-    pub(super) fn new(wanted: Machine) -> Result<Guest, Failure> {
+    pub(super) fn new(wanted: MachinePlan) -> Result<Guest, Failure> {
         let image = image(&wanted)?;
         let (serial_place, serial) = wanted.serial;
         let console = console(&serial).map_err(|error| Failure::at(serial_place, &error))?;
@@ -75,7 +75,7 @@ impl Guest {
 }
 
 /// What is booted, each file looked at.
-fn image(wanted: &Machine) -> Result<Image, Failure> {
+fn image(wanted: &MachinePlan) -> Result<Image, Failure> {
     let (kernel_place, kernel) = &wanted.kernel;
     let mut image = Image::open(kernel).map_err(|error| Failure::at(kernel_place, &error))?;
     if let Some((place, initrd)) = &wanted.initrd {
@@ -89,11 +89,11 @@ fn image(wanted: &Machine) -> Result<Image, Failure> {
     Ok(image)
 }
 
-fn console(serial: &Serial) -> Result<Option<Console>> {
+fn console(serial: &SerialTarget) -> Result<Option<Console>> {
     let backend = match serial {
-        Serial::Stdio => Backend::stdio()?,
-        Serial::File(path) => Backend::file(path)?,
-        Serial::None => return Ok(None),
+        SerialTarget::Stdio => Backend::stdio()?,
+        SerialTarget::File(path) => Backend::file(path)?,
+        SerialTarget::None => return Ok(None),
     };
     Console::new(backend, &QContext::main()).map(Some)
 }

@@ -1,4 +1,4 @@
-//! From the arguments to what is to be served, in the order in which it is made.
+//! Reads the command line: what is to be made and served, in the order in which it is made.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use super::help;
 
 mod machine;
 
-pub(super) use machine::{Machine, Serial};
+pub(super) use machine::{MachinePlan, SerialTarget};
 
 /// What a command line without subcommand asks for.
 #[derive(Debug)]
 pub(super) enum Invocation {
-    /// Print this, and that was it.
+    /// Print this text and end.
     Print(String),
     /// Show what the program can do.
     Demonstrate,
@@ -29,18 +29,18 @@ pub(super) enum Invocation {
 /// the monitors come last.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    pub(super) objects: Vec<Item>,
-    pub(super) blockdevs: Vec<Item>,
-    pub(super) drives: Vec<Item>,
-    pub(super) devices: Vec<Item>,
-    pub(super) monitors: Vec<Monitor>,
+    pub(super) objects: Vec<PlannedObject>,
+    pub(super) blockdevs: Vec<PlannedObject>,
+    pub(super) drives: Vec<PlannedObject>,
+    pub(super) devices: Vec<PlannedObject>,
+    pub(super) monitors: Vec<MonitorPlan>,
     /// The machine that the devices are in, if there is one.
-    pub(super) machine: Option<Machine>,
+    pub(super) machine: Option<MachinePlan>,
 }
 
-/// One option with its argument.
+/// One option that makes something, with its argument.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct PlannedObject {
     /// `-object qcontext,id=ctx1`, for messages.
     pub(super) place: String,
     pub(super) options: Options,
@@ -48,15 +48,15 @@ pub(super) struct Item {
 
 /// One `-qmp`.
 #[derive(Debug)]
-pub(super) struct Monitor {
+pub(super) struct MonitorPlan {
     /// `-qmp unix:...`, for messages.
     pub(super) place: String,
-    pub(super) channel: Channel,
+    pub(super) channel: MonitorChannel,
 }
 
 /// Where a monitor is reached.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Channel {
+pub(super) enum MonitorChannel {
     Stdio,
     Unix(PathBuf),
 }
@@ -64,7 +64,7 @@ pub(super) enum Channel {
 /// Reads the command line.
 pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let mut plan = Plan::default();
-    let mut machine = machine::Words::default();
+    let mut machine = machine::MachineOptions::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let Some(name) = option_name(argument) else {
@@ -101,7 +101,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let stdio_is_taken = plan
         .monitors
         .iter()
-        .any(|monitor| monitor.channel == Channel::Stdio);
+        .any(|monitor| monitor.channel == MonitorChannel::Stdio);
     plan.machine = machine.finish(stdio_is_taken)?;
     Ok(Invocation::Run(Box::new(plan)))
 }
@@ -113,10 +113,10 @@ fn option_name(argument: &str) -> Option<&str> {
 }
 
 impl Plan {
-    /// Takes one option in; answers with the text that it asks for, if it asks for help.
+    /// Takes in one option. Returns the text to print if the option asks for help.
     fn add(&mut self, name: &str, value: &str, place: &str) -> Result<Option<String>> {
         if name == "qmp" {
-            self.monitors.push(Monitor {
+            self.monitors.push(MonitorPlan {
                 place: place.to_owned(),
                 channel: channel(value)?,
             });
@@ -133,14 +133,14 @@ impl Plan {
         }
         let (list, what) = self.list(name);
         check_new_id(list, &options, what)?;
-        list.push(Item {
+        list.push(PlannedObject {
             place: place.to_owned(),
             options,
         });
         Ok(None)
     }
 
-    fn list(&mut self, name: &str) -> (&mut Vec<Item>, &'static str) {
+    fn list(&mut self, name: &str) -> (&mut Vec<PlannedObject>, &'static str) {
         match name {
             "object" => (&mut self.objects, "object"),
             "device" => (&mut self.devices, "device"),
@@ -151,13 +151,14 @@ impl Plan {
 }
 
 /// Identifiers in option strings are checked as they are read, before anything is made.
-fn check_new_id(list: &[Item], options: &Options, what: &str) -> Result<()> {
+fn check_new_id(list: &[PlannedObject], options: &Options, what: &str) -> Result<()> {
     let Some(id) = options.peek("id").filter(|_| options.form() == Form::Opts) else {
         return Ok(());
     };
     options::check_id(id, "id")?;
-    let same =
-        |item: &Item| item.options.form() == Form::Opts && item.options.peek("id") == Some(id);
+    let same = |item: &PlannedObject| {
+        item.options.form() == Form::Opts && item.options.peek("id") == Some(id)
+    };
     if !list.iter().any(same) {
         return Ok(());
     }
@@ -167,9 +168,9 @@ fn check_new_id(list: &[Item], options: &Options, what: &str) -> Result<()> {
     ))
 }
 
-fn channel(value: &str) -> Result<Channel> {
+fn channel(value: &str) -> Result<MonitorChannel> {
     if value == "stdio" {
-        return Ok(Channel::Stdio);
+        return Ok(MonitorChannel::Stdio);
     }
     let Some(address) = value.strip_prefix("unix:") else {
         return Err(unsupported(
@@ -187,7 +188,7 @@ fn channel(value: &str) -> Result<Channel> {
     if wait {
         return Err(unsupported("cannot wait for a client, use 'wait=off'"));
     }
-    Ok(Channel::Unix(path.into()))
+    Ok(MonitorChannel::Unix(path.into()))
 }
 
 fn unsupported(message: &'static str) -> Error {

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::guest::Guest;
 use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::warn;
-use super::plan::{Channel, Item, Plan};
+use super::plan::{MonitorChannel, Plan, PlannedObject};
 use super::signal;
 use super::{commands, devices};
 
@@ -43,7 +43,7 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     Device::shutdown_all(move || told.set());
     iterate_until(|| gone.is_set())?;
     let said = outcome.and_then(|served| {
-        let Served {
+        let Service {
             monitor,
             machine,
             ended,
@@ -63,7 +63,7 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
 }
 
 /// What was served, and is to be taken down.
-struct Served {
+struct Service {
     monitor: Monitor,
     machine: Option<MicroVm>,
     /// How the machine ended, if it did so by itself.
@@ -71,7 +71,7 @@ struct Served {
 }
 
 /// Makes everything and runs the loop; gives it back when it is time to end.
-fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
+fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     make(plan.objects, |options| {
@@ -90,8 +90,8 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
     let mut monitor = Monitor::new(commands);
     for wanted in plan.monitors {
         let opened = match &wanted.channel {
-            Channel::Stdio => monitor.serve_stdio(),
-            Channel::Unix(path) => monitor.listen(path),
+            MonitorChannel::Stdio => monitor.serve_stdio(),
+            MonitorChannel::Unix(path) => monitor.listen(path),
         };
         opened.map_err(|error| Failure::at(wanted.place, &error))?;
     }
@@ -103,14 +103,14 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Served, Failure> {
         commands::tell_end(reason);
     }
     let ended = guest.as_ref().map_or(Ok(()), Guest::outcome);
-    Ok(Served {
+    Ok(Service {
         monitor,
         machine: guest.map(Guest::into_machine),
         ended,
     })
 }
 
-fn make(items: Vec<Item>, create: impl Fn(Options) -> Result<()>) -> Result<(), Failure> {
+fn make(items: Vec<PlannedObject>, create: impl Fn(Options) -> Result<()>) -> Result<(), Failure> {
     for item in items {
         for warning in item.options.warnings() {
             warn(&format!("qctx: {}: warning: {warning}", item.place));

@@ -169,7 +169,7 @@ fn remove_stale(path: &Path) -> Result<()> {
         return Err(Error::new(
             ErrorKind::Busy,
             format!(
-                "socket '{}' is in use: somebody is listening there",
+                "socket '{}' is in use: another server listens there",
                 path.display()
             ),
         ));

@@ -1,15 +1,18 @@
-//! One front end's connection: the socket's readiness turned into messages, messages into answers, the end into an orderly stop.
+//! The connection of one front end: reads messages when the socket is readable, sends the answers, and ends in order.
 //!
 //! The socket is watched for one thing at a time: for input while a message may be handled, for output while an answer waits
 //! to be sent, for nothing while a queue is stopping. So whatever the peer sends or does not read, it costs a bounded amount
 //! of memory and of time per iteration.
 //!
+//! The connection is over when the front end closes its end, breaks the protocol, or the owner calls [`Connection::close`].
+//! Then the session stops all queues, and when the device has finished its requests the owner's `ended` is called.
+//!
 //! # Threads
-//! Everything runs on the home thread of the control context, except the device's word that a queue has stopped, which
-//! may come from any thread and is carried over by a bottom half.
+//! Everything runs on the home thread of the control context. A device may report from any thread that a queue has stopped;
+//! a bottom half carries that over.
 //!
 //! # Invariants
-//! 1. `inner` is never locked while the owner's `ended` callback runs, and the device never calls back into it: what the
+//! 1. `state` is never locked while the owner's `ended` callback runs, and the device never calls back into it: what the
 //!    device reports goes through `stopped`.
 #![forbid(unsafe_code)]
 
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh, FdHandler};
 
-use super::framing::{Input, Reader, Writer};
+use super::framing::{ReadOutcome, Reader, Writer};
 use super::session::{Served, Session, StopNotice};
 use crate::{Error, Result};
 
@@ -28,7 +31,7 @@ use crate::{Error, Result};
 const MESSAGES_PER_TURN: usize = 8;
 
 /// What a connection tells its owner, always on the home thread.
-pub(super) trait Owner: Send + Sync {
+pub(super) trait ConnectionOwner: Send + Sync {
     /// A message was refused, or the connection failed.
     fn report(&self, error: &Error);
     /// The connection is over and the device holds nothing of it any more.
@@ -43,7 +46,7 @@ enum Interest {
     Output,
 }
 
-struct Inner {
+struct ConnectionState {
     session: Session,
     reader: Reader,
     writer: Writer,
@@ -51,9 +54,9 @@ struct Inner {
     ended: bool,
 }
 
-impl Inner {
-    fn new(session: Session) -> Inner {
-        Inner {
+impl ConnectionState {
+    fn new(session: Session) -> ConnectionState {
+        ConnectionState {
             session,
             reader: Reader::default(),
             writer: Writer::default(),
@@ -67,8 +70,8 @@ impl Inner {
 pub(super) struct Connection {
     aio: AioContext,
     socket: UnixStream,
-    owner: Weak<dyn Owner>,
-    inner: Mutex<Inner>,
+    owner: Weak<dyn ConnectionOwner>,
+    state: Mutex<ConnectionState>,
     /// Queues that the device has stopped and the session does not know of yet.
     stopped: Mutex<Vec<(u16, u16)>>,
     /// Takes `stopped` to the home thread.
@@ -76,18 +79,35 @@ pub(super) struct Connection {
     this: Weak<Connection>,
 }
 
-/// What one turn found: refused messages, or the end and its reason unless the peer simply left.
-type Turn = Result<Vec<Error>, Option<Error>>;
+/// Why a connection is over.
+enum ConnectionEnd {
+    /// The front end has closed it, or the owner has.
+    Closed,
+    /// The front end broke the protocol, or the socket failed.
+    Failed(Error),
+}
 
-/// What one look at the socket found.
-enum Step {
+impl From<Error> for ConnectionEnd {
+    fn from(error: Error) -> ConnectionEnd {
+        ConnectionEnd::Failed(error)
+    }
+}
+
+/// What one turn led to: the messages that were refused, or the end of the connection.
+type Turn = std::result::Result<Vec<Error>, ConnectionEnd>;
+
+/// What one look at the socket led to.
+enum Exchange {
+    /// A message was handled; the error is why it was refused, if it was.
     Handled(Option<Error>),
+    /// There is nothing to do now.
     Idle,
+    /// The front end has closed the connection.
     Closed,
 }
 
 impl Connection {
-    /// Serves a device to whoever is at the other end of `socket`.
+    /// Serves a device to the front end at the other end of `socket`.
     ///
     /// # Errors
     /// The socket cannot be watched.
@@ -95,7 +115,7 @@ impl Connection {
         aio: &AioContext,
         socket: UnixStream,
         served: Served,
-        owner: Weak<dyn Owner>,
+        owner: Weak<dyn ConnectionOwner>,
     ) -> Result<Arc<Connection>> {
         let connection = Arc::new_cyclic(|this: &Weak<Connection>| {
             let stopped = this.clone();
@@ -103,7 +123,10 @@ impl Connection {
                 aio: aio.clone(),
                 socket,
                 owner,
-                inner: Mutex::new(Inner::new(Session::new(served, stop_notice(this.clone())))),
+                state: Mutex::new(ConnectionState::new(Session::new(
+                    served,
+                    stop_notice(this.clone()),
+                ))),
                 stopped: Mutex::default(),
                 bh: aio.bh("vhost-user-stopped", move || {
                     with(&stopped, Connection::take_stopped);
@@ -111,17 +134,17 @@ impl Connection {
                 this: this.clone(),
             }
         });
-        connection.watch(&mut connection.inner(), Interest::Input)?;
+        connection.watch(&mut connection.state(), Interest::Input)?;
         Ok(connection)
     }
 
     /// Stops serving. The owner's `ended` follows, now or when the device has finished what is in flight.
     pub(super) fn close(&self) {
-        self.turn(|_, _| Err(None));
+        self.turn(|_, _| Err(ConnectionEnd::Closed));
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self) {
@@ -133,19 +156,21 @@ impl Connection {
     }
 
     /// Runs one piece of work under the lock, reports and ends outside of it.
-    fn turn(&self, work: impl FnOnce(&Self, &mut Inner) -> Turn) {
+    fn turn(&self, work: impl FnOnce(&Self, &mut ConnectionState) -> Turn) {
         let mut problems = Vec::new();
         let ended = {
-            let mut inner = self.inner();
-            match work(self, &mut inner) {
-                Ok(refused) => problems.extend(refused),
-                Err(error) => {
-                    problems.extend(error);
-                    self.stop_serving(&mut inner);
+            let mut state = self.state();
+            match work(self, &mut state) {
+                Ok(refused) => problems = refused,
+                Err(end) => {
+                    if let ConnectionEnd::Failed(error) = end {
+                        problems.push(error);
+                    }
+                    self.stop_serving(&mut state);
                 }
             }
-            let ended = inner.session.is_closed() && !inner.ended;
-            inner.ended |= ended;
+            let ended = state.session.is_closed() && !state.ended;
+            state.ended |= ended;
             ended
         };
         let Some(owner) = self.owner.upgrade() else {
@@ -157,82 +182,77 @@ impl Connection {
         }
     }
 
-    fn stop_serving(&self, inner: &mut Inner) {
-        inner.interest = Interest::Nothing;
+    fn stop_serving(&self, state: &mut ConnectionState) {
+        state.interest = Interest::Nothing;
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
-        // The peer learns at once, also while requests in flight are still being finished.
+        // The front end sees the end at once, also while requests in flight are still being finished.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        inner.session.close();
+        state.session.close();
     }
 
     /// Sends and receives until there is nothing to do, or others should have their turn.
-    fn exchange(&self, inner: &mut Inner) -> Turn {
+    fn exchange(&self, state: &mut ConnectionState) -> Turn {
         let mut refused = Vec::new();
         for _ in 0..MESSAGES_PER_TURN {
-            match self.exchange_one(inner).map_err(Some)? {
-                Step::Handled(error) => refused.extend(error),
-                Step::Idle => break,
-                Step::Closed => return Err(None),
+            match self.exchange_one(state)? {
+                Exchange::Handled(error) => refused.extend(error),
+                Exchange::Idle => break,
+                Exchange::Closed => return Err(ConnectionEnd::Closed),
             }
         }
-        self.watch_for_next(inner).map_err(Some)?;
+        self.watch_for_next(state)?;
         Ok(refused)
     }
 
-    fn exchange_one(&self, inner: &mut Inner) -> Result<Step> {
-        inner.writer.flush(self.socket.as_fd())?;
-        if !inner.writer.is_empty() || inner.session.is_waiting() {
-            return Ok(Step::Idle);
+    fn exchange_one(&self, state: &mut ConnectionState) -> Result<Exchange> {
+        state.writer.flush(self.socket.as_fd())?;
+        if !state.writer.is_empty() || state.session.is_waiting() {
+            return Ok(Exchange::Idle);
         }
-        match inner.reader.read(self.socket.as_fd())? {
-            Input::Pending => Ok(Step::Idle),
-            Input::Closed => Ok(Step::Closed),
-            Input::Message(message) => {
-                let refused = inner.session.handle(message, inner.writer.buffer())?;
-                inner.writer.flush(self.socket.as_fd())?;
-                Ok(Step::Handled(refused))
+        match state.reader.read(self.socket.as_fd())? {
+            ReadOutcome::Pending => Ok(Exchange::Idle),
+            ReadOutcome::Closed => Ok(Exchange::Closed),
+            ReadOutcome::Message(message) => {
+                let refused = state.session.handle(message, state.writer.buffer())?;
+                state.writer.flush(self.socket.as_fd())?;
+                Ok(Exchange::Handled(refused))
             }
         }
     }
 
-    fn apply_stops(&self, inner: &mut Inner) -> Turn {
+    fn apply_stops(&self, state: &mut ConnectionState) -> Turn {
         let stopped = {
             let mut list = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *list)
         };
         let mut refused = Vec::new();
         for (index, next_avail) in stopped {
-            let out = inner.writer.buffer();
-            refused.extend(
-                inner
-                    .session
-                    .queue_stopped(index, next_avail, out)
-                    .map_err(Some)?,
-            );
+            let out = state.writer.buffer();
+            refused.extend(state.session.queue_stopped(index, next_avail, out)?);
         }
-        if inner.session.is_closed() {
+        if state.session.is_closed() {
             return Ok(refused);
         }
-        refused.extend(self.exchange(inner)?);
+        refused.extend(self.exchange(state)?);
         Ok(refused)
     }
 
-    fn watch_for_next(&self, inner: &mut Inner) -> Result<()> {
-        let interest = if !inner.writer.is_empty() {
+    fn watch_for_next(&self, state: &mut ConnectionState) -> Result<()> {
+        let interest = if !state.writer.is_empty() {
             Interest::Output
-        } else if inner.session.is_waiting() {
+        } else if state.session.is_waiting() {
             Interest::Nothing
         } else {
             Interest::Input
         };
-        self.watch(inner, interest)
+        self.watch(state, interest)
     }
 
-    fn watch(&self, inner: &mut Inner, interest: Interest) -> Result<()> {
-        if inner.interest == interest {
+    fn watch(&self, state: &mut ConnectionState, interest: Interest) -> Result<()> {
+        if state.interest == interest {
             return Ok(());
         }
-        inner.interest = interest;
+        state.interest = interest;
         let fd = self.socket.as_raw_fd();
         let this = self.this.clone();
         let serve = move || with(&this, Connection::serve);
@@ -252,7 +272,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
-        self.inner().session.close();
+        self.state().session.close();
     }
 }
 
@@ -271,7 +291,7 @@ fn with(connection: &Weak<Connection>, f: impl FnOnce(&Connection)) {
     }
 }
 
-/// Carries the device's word over to the home thread.
+/// What the device calls when a queue has stopped: carries that over to the home thread.
 fn stop_notice(connection: Weak<Connection>) -> StopNotice {
     Arc::new(move |index, next_avail| {
         with(&connection, |connection| {

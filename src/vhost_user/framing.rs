@@ -1,8 +1,9 @@
-//! Messages out of and into a socket that never blocks, split wherever the peer likes.
+//! Reads messages from a non-blocking socket, wherever the stream is split, and writes answers to it.
 //!
-//! The reader takes exactly the twelve header bytes, then exactly the payload: fds ride on the first byte of their message,
-//! and a reader that takes more hands them to the wrong one. The writer holds at most one message's answer, because the
-//! connection reads nothing while an answer waits to be sent; so a peer that does not read neither stalls nor grows us.
+//! The reader takes exactly the twelve header bytes, then exactly the payload: the kernel hands out fds with the first byte of
+//! their message, and a reader that takes more would give them to the wrong message. The writer holds at most one message's
+//! answer, because the connection reads nothing while an answer waits to be sent. So a peer that does not read its answers
+//! costs neither time nor memory.
 //!
 //! # Invariants
 //! 1. `filled` never exceeds the size of the part being read (header, then payload).
@@ -18,7 +19,7 @@ use crate::{Error, Result};
 
 /// What [`Reader::read`] found.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(super) enum ReadOutcome {
     /// A complete message.
     Message(Message),
     /// Nothing more to read now.
@@ -27,7 +28,7 @@ pub(super) enum Input {
     Closed,
 }
 
-/// Puts messages together from whatever pieces arrive.
+/// Puts messages together from the pieces that arrive.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     head: [u8; HEADER_SIZE],
@@ -42,10 +43,10 @@ impl Reader {
     ///
     /// # Errors
     /// The peer broke the protocol or the socket failed; the connection is of no more use.
-    pub(super) fn read(&mut self, socket: BorrowedFd<'_>) -> Result<Input> {
+    pub(super) fn read(&mut self, socket: BorrowedFd<'_>) -> Result<ReadOutcome> {
         loop {
             if let Some(message) = self.take_complete()? {
-                return Ok(Input::Message(message));
+                return Ok(ReadOutcome::Message(message));
             }
             match self.receive(socket) {
                 Ok(true) => {}
@@ -94,9 +95,9 @@ impl Reader {
         }
     }
 
-    fn closed(&self) -> Result<Input> {
+    fn closed(&self) -> Result<ReadOutcome> {
         if self.header.is_none() && self.filled == 0 {
-            return Ok(Input::Closed);
+            return Ok(ReadOutcome::Closed);
         }
         Err(protocol(
             "the connection ended in the middle of a message".to_string(),
@@ -104,16 +105,16 @@ impl Reader {
     }
 }
 
-fn nothing_yet(error: io::Error) -> Result<Input> {
+fn nothing_yet(error: io::Error) -> Result<ReadOutcome> {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EINTR) => Ok(Input::Pending),
-        Some(libc::ECONNRESET | libc::EPIPE) => Ok(Input::Closed),
+        Some(libc::EAGAIN | libc::EINTR) => Ok(ReadOutcome::Pending),
+        Some(libc::ECONNRESET | libc::EPIPE) => Ok(ReadOutcome::Closed),
         Some(libc::ETOOMANYREFS) => Err(protocol("a message carries too many fds".to_string())),
         _ => Err(Error::os("cannot receive a vhost-user message", error)),
     }
 }
 
-/// Answers on their way out.
+/// Answers that wait to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     buffer: Vec<u8>,

@@ -1,10 +1,11 @@
 //! The socket of one device: bound at a path, serving one front end at a time.
 //!
-//! While a front end is connected the socket is not watched; who connects meanwhile waits in the kernel's backlog and is
-//! served when the first has gone and the device has finished its requests.
+//! The listener accepts one connection and then stops watching the socket. A second front end that connects meanwhile waits in
+//! the kernel's backlog; it is accepted when the first one has gone and the device has finished its requests. When accepting
+//! fails because the process or the machine is out of fds, the listener tries again a moment later.
 //!
 //! # Threads
-//! Accepting and ending happen on the home thread of the control context; [`Listener`] may be used from any thread.
+//! Front ends are accepted and let go on the home thread of the control context; [`Listener`] may be used from any thread.
 //!
 //! # Invariants
 //! 1. No callback of the owner runs while `state` is locked.
@@ -22,28 +23,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Clock, FdHandler, Timer};
 
-use super::connection::{Connection, Owner};
+use super::connection::{Connection, ConnectionOwner};
 use super::session::Served;
 use super::socket;
 use crate::{Error, ErrorKind, Result};
 
-/// How long to leave the socket alone when the process or the machine has no fd for another connection.
+/// How long to wait before accepting again when there was no fd for another connection.
 const RETRY_NS: i64 = 100_000_000;
-/// Peers that keep breaking the protocol are reported this often, then ever more rarely.
+/// So many problems are reported one by one; then only each one whose number is a power of two, as a peer can make any number.
 const REPORTS_IN_FULL: u32 = 16;
 
-/// Called once, on the home thread, when a listener is down.
-type Done = Box<dyn FnOnce() + Send>;
+/// Called once, on the home thread, when a listener has shut down.
+type DownCallback = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct State {
+struct AcceptorState {
     connection: Option<Arc<Connection>>,
-    /// Set by shutdown: no front end is served any more.
+    /// Set by shutdown: no front end is accepted any more.
     down: bool,
-    done: Vec<Done>,
+    callbacks: Vec<DownCallback>,
 }
 
-struct Shared {
+/// What the callbacks of a listener share: the socket and the front end that is connected.
+struct Acceptor {
+    /// The device, for messages.
     name: String,
     path: PathBuf,
     /// Device and inode of the socket that we have bound.
@@ -52,8 +55,8 @@ struct Shared {
     aio: AioContext,
     served: Served,
     retry: Timer,
-    this: Weak<Shared>,
-    state: Mutex<State>,
+    this: Weak<Acceptor>,
+    state: Mutex<AcceptorState>,
     connected: AtomicBool,
     linked: AtomicBool,
     reports: AtomicU32,
@@ -61,32 +64,32 @@ struct Shared {
 
 /// Offers one virtio device to vhost-user front ends.
 ///
-/// Dropping it closes everything at once; [`Listener::shutdown`] first finishes what is in flight.
+/// [`Listener::shutdown`] lets requests in flight finish before the end; dropping the listener closes everything at once.
 pub struct Listener {
-    shared: Arc<Shared>,
+    acceptor: Arc<Acceptor>,
 }
 
 impl Listener {
     /// Binds `path` and offers what is `served`, called `name` in messages, in the callbacks of `aio`.
     ///
-    /// A socket file that nobody listens on is replaced.
+    /// A socket file without a listener is replaced.
     ///
     /// # Errors
-    /// `Busy` if somebody listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
+    /// `Busy` if another process listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
     pub fn new(name: &str, path: &Path, aio: &AioContext, served: Served) -> Result<Listener> {
         let socket = bind(name, path)?;
         let identity = identity(path)
             .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
-        let shared = Arc::new_cyclic(|this: &Weak<Shared>| {
+        let acceptor = Arc::new_cyclic(|this: &Weak<Acceptor>| {
             let retry = this.clone();
-            Shared {
+            Acceptor {
                 name: name.to_string(),
                 path: path.to_path_buf(),
                 identity,
                 socket,
                 aio: aio.clone(),
                 served,
-                retry: aio.timer(Clock::Realtime, move || with(&retry, Shared::listen)),
+                retry: aio.timer(Clock::Realtime, move || with(&retry, Acceptor::listen)),
                 this: this.clone(),
                 state: Mutex::default(),
                 connected: AtomicBool::new(false),
@@ -94,38 +97,38 @@ impl Listener {
                 reports: AtomicU32::new(0),
             }
         });
-        let listener = Listener { shared };
-        listener.shared.watch()?;
+        let listener = Listener { acceptor };
+        listener.acceptor.watch()?;
         Ok(listener)
     }
 
     /// The path of the socket.
     pub fn path(&self) -> &Path {
-        &self.shared.path
+        &self.acceptor.path
     }
 
     /// True while a front end is connected.
     pub fn is_connected(&self) -> bool {
-        self.shared.connected.load(Ordering::Relaxed)
+        self.acceptor.connected.load(Ordering::Relaxed)
     }
 
-    /// Removes the socket, ends the connection, lets the device finish what is in flight, then calls `done` on the home
+    /// Removes the socket, ends the connection, lets the device finish what is in flight, and then calls `done` on the home
     /// thread.
     pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
-        let shared = Arc::clone(&self.shared);
-        self.shared
+        let acceptor = Arc::clone(&self.acceptor);
+        self.acceptor
             .aio
             .schedule_oneshot("vhost-user-shutdown", move || {
-                shared.shut_down(Box::new(done));
+                acceptor.shut_down(Box::new(done));
             });
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.shared.stop_listening();
+        self.acceptor.stop_listening();
         let connection = {
-            let mut state = self.shared.state();
+            let mut state = self.acceptor.state();
             state.down = true;
             state.connection.take()
         };
@@ -136,21 +139,21 @@ impl Drop for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("name", &self.shared.name)
-            .field("path", &self.shared.path)
+            .field("name", &self.acceptor.name)
+            .field("path", &self.acceptor.path)
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Acceptor {
+    fn state(&self) -> MutexGuard<'_, AcceptorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self) -> Result<()> {
         let this = self.this.clone();
-        let handler = FdHandler::new().on_read(move || with(&this, Shared::accept));
+        let handler = FdHandler::new().on_read(move || with(&this, Acceptor::accept));
         self.aio.set_fd_handler(self.socket.as_raw_fd(), handler)
     }
 
@@ -171,12 +174,12 @@ impl Shared {
         if self.linked.swap(false, Ordering::Relaxed)
             && identity(&self.path).ok() == Some(self.identity)
         {
-            // Somebody may have removed it at this very moment, which is what we want.
+            // An error means that the file has been removed meanwhile.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// Takes the next front end, and looks for no other until it has gone.
+    /// Accepts the next front end. The socket is not watched again before it has gone.
     fn accept(&self) {
         let accepted = match self.socket.accept() {
             Ok((socket, _)) => self.connect(socket),
@@ -192,19 +195,19 @@ impl Shared {
 
     fn connect(&self, socket: UnixStream) -> Result<()> {
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
-        let owner: Weak<dyn Owner> = self.this.clone();
+        let owner: Weak<dyn ConnectionOwner> = self.this.clone();
         let connection = Connection::new(&self.aio, socket, self.served.clone(), owner)?;
         self.connected.store(true, Ordering::Relaxed);
         self.state().connection = Some(connection);
         Ok(())
     }
 
-    fn shut_down(&self, done: Done) {
+    fn shut_down(&self, done: DownCallback) {
         self.stop_listening();
         let connection = {
             let mut state = self.state();
             state.down = true;
-            state.done.push(done);
+            state.callbacks.push(done);
             state.connection.clone()
         };
         match connection {
@@ -213,16 +216,15 @@ impl Shared {
         }
     }
 
-    /// Tells everybody who waits for the shutdown.
     fn finish(&self) {
-        let waiting = std::mem::take(&mut self.state().done);
-        for done in waiting {
+        let callbacks = std::mem::take(&mut self.state().callbacks);
+        for done in callbacks {
             done();
         }
     }
 }
 
-impl Owner for Shared {
+impl ConnectionOwner for Acceptor {
     fn report(&self, error: &Error) {
         let count = self.reports.fetch_add(1, Ordering::Relaxed);
         if count < REPORTS_IN_FULL {
@@ -252,13 +254,13 @@ impl Owner for Shared {
 }
 
 /// Runs `f` if the listener still exists.
-fn with(shared: &Weak<Shared>, f: impl FnOnce(&Shared)) {
-    if let Some(shared) = shared.upgrade() {
-        f(&shared);
+fn with(acceptor: &Weak<Acceptor>, f: impl FnOnce(&Acceptor)) {
+    if let Some(acceptor) = acceptor.upgrade() {
+        f(&acceptor);
     }
 }
 
-/// Binds a non-blocking socket at `path`, replacing a socket file that nobody listens on.
+/// Binds a non-blocking socket at `path`. Replaces a socket file without a listener.
 fn bind(name: &str, path: &Path) -> Result<UnixListener> {
     let failed = |error: io::Error| {
         let what = format!(
@@ -279,7 +281,7 @@ fn bind(name: &str, path: &Path) -> Result<UnixListener> {
     Ok(socket)
 }
 
-/// Removes a socket file whose listener is gone; answers with what is wrong with anything else at `path`.
+/// Removes a socket file whose listener is gone. Returns what is wrong with anything else at `path`.
 fn make_room(path: &Path) -> io::Result<Option<&'static str>> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
         return Ok(None);
@@ -288,7 +290,7 @@ fn make_room(path: &Path) -> io::Result<Option<&'static str>> {
         return Ok(Some("exists and is not a socket"));
     }
     if socket::is_listening(path)? {
-        return Ok(Some("is in use: somebody is listening there"));
+        return Ok(Some("is in use: another server listens there"));
     }
     std::fs::remove_file(path).map(|()| None)
 }

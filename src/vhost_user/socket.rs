@@ -1,5 +1,5 @@
-//! The system calls of the transport: receive bytes with the fds that ride on them, send bytes, and ask whether somebody
-//! listens at a path.
+//! The system calls of the transport: receive bytes with the fds that came with them, send bytes, and ask whether a socket
+//! has a listener.
 //!
 //! None of them blocks, whatever the flags of the socket are. Received fds are close-on-exec from the start and owned at once,
 //! so no path can leak one.
@@ -140,7 +140,7 @@ fn take_message_fds(message: *const libc::cmsghdr, fds: &mut Vec<OwnedFd>) {
         let at = unsafe { data.cast::<RawFd>().add(index) };
         // SAFETY: `at` is inside the control message; it need not be aligned.
         let fd = unsafe { ptr::read_unaligned(at) };
-        // SAFETY: the kernel has just installed this fd for us and nobody else knows it.
+        // SAFETY: the kernel has just installed this fd for us, and no other code knows it.
         fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

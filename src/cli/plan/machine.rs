@@ -26,21 +26,21 @@ const TYPE_HINT: &str = "Use -machine help to list supported machines";
 
 /// A machine to be made.
 #[derive(Debug)]
-pub(in crate::cli) struct Machine {
+pub(in crate::cli) struct MachinePlan {
     /// `-machine microvm`, for messages, as all the places that follow.
     pub(in crate::cli) place: String,
     pub(in crate::cli) options: microvm::Options,
     pub(in crate::cli) kernel: (String, PathBuf),
     pub(in crate::cli) initrd: Option<(String, PathBuf)>,
     pub(in crate::cli) append: Option<(String, String)>,
-    pub(in crate::cli) serial: (String, Serial),
+    pub(in crate::cli) serial: (String, SerialTarget),
     /// Whether it waits for `cont` before its first instruction.
     pub(in crate::cli) paused: bool,
 }
 
 /// Where the serial port leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Serial {
+pub(in crate::cli) enum SerialTarget {
     Stdio,
     File(PathBuf),
     None,
@@ -48,14 +48,14 @@ pub(in crate::cli) enum Serial {
 
 /// The options as they come. The last one of a kind counts.
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub(super) struct MachineOptions {
     machine: Option<String>,
     memory: Option<u64>,
     cpus: Option<u8>,
     kernel: Option<(String, PathBuf)>,
     initrd: Option<(String, PathBuf)>,
     append: Option<(String, String)>,
-    serial: Option<(String, Serial)>,
+    serial: Option<(String, SerialTarget)>,
     no_reboot: bool,
     paused: bool,
     /// The first option that means nothing without a machine.
@@ -70,8 +70,8 @@ pub(super) fn is_option(name: &str) -> bool {
     )
 }
 
-impl Words {
-    /// Takes one option in; answers with the text that it asks for, if it asks for help.
+impl MachineOptions {
+    /// Takes one option in; returns the text to print if the option asks for help.
     pub(super) fn add(
         &mut self,
         name: &str,
@@ -94,7 +94,7 @@ impl Words {
         Ok(None)
     }
 
-    /// Takes in an option without argument; whether it is one.
+    /// Takes in an option without argument. False if it is none of the machine's.
     pub(super) fn set(&mut self, name: &str) -> bool {
         match name {
             "no-reboot" => self.no_reboot = true,
@@ -127,7 +127,7 @@ impl Words {
     }
 
     /// The machine, if there is to be one. Its serial port leads to standard input and output unless that is taken.
-    pub(super) fn finish(self, stdio_is_taken: bool) -> Result<Option<Machine>, Failure> {
+    pub(super) fn finish(self, stdio_is_taken: bool) -> Result<Option<MachinePlan>, Failure> {
         let initrd = self.initrd.as_ref().map(|(place, _)| place);
         let append = self.append.as_ref().map(|(place, _)| place);
         if let (None, Some(place)) = (&self.kernel, initrd.or(append)) {
@@ -149,15 +149,15 @@ impl Words {
             ));
         };
         let default = match stdio_is_taken {
-            true => Serial::None,
-            false => Serial::Stdio,
+            true => SerialTarget::None,
+            false => SerialTarget::Stdio,
         };
         let serial = self.serial.unwrap_or(("-serial".to_owned(), default));
-        if stdio_is_taken && serial.1 == Serial::Stdio {
+        if stdio_is_taken && serial.1 == SerialTarget::Stdio {
             let message = "standard input and output belong to '-qmp stdio'";
             return Err(Failure::new(serial.0, message));
         }
-        Ok(Some(Machine {
+        Ok(Some(MachinePlan {
             place: machine,
             options: microvm::Options {
                 cpus: self.cpus.unwrap_or(1),
@@ -203,11 +203,11 @@ fn cpus(value: &str) -> Result<u8> {
     Ok(u8::try_from(count).unwrap_or(CPUS_MAX))
 }
 
-fn serial(value: &str, place: &str) -> Result<Serial, Failure> {
+fn serial(value: &str, place: &str) -> Result<SerialTarget, Failure> {
     match (value, value.strip_prefix("file:")) {
-        ("stdio", _) => Ok(Serial::Stdio),
-        ("none", _) => Ok(Serial::None),
-        (_, Some(path)) if !path.is_empty() => Ok(Serial::File(path.into())),
+        ("stdio", _) => Ok(SerialTarget::Stdio),
+        ("none", _) => Ok(SerialTarget::None),
+        (_, Some(path)) if !path.is_empty() => Ok(SerialTarget::File(path.into())),
         _ => Err(Failure::new(
             place,
             "expects 'stdio', 'file:PATH' or 'none'",

@@ -42,14 +42,17 @@ fn options_are_sorted_by_what_they_make() {
     assert_eq!(plan.devices[0].options.peek("driver"), Some("virtio-blk"));
     assert_eq!(plan.drives[0].options.peek("file"), Some("a,b.raw"));
     assert_eq!(plan.blockdevs[0].options.peek("file.filename"), Some("x"));
-    assert_eq!(plan.monitors[0].channel, Channel::Unix("qmp.sock".into()));
+    assert_eq!(
+        plan.monitors[0].channel,
+        MonitorChannel::Unix("qmp.sock".into())
+    );
 }
 
 #[test]
 fn old_spellings_of_the_monitor_socket_work() {
     let plan = plan(&["-qmp", "unix:a,,b,server,nowait", "-qmp", "stdio"]);
-    assert_eq!(plan.monitors[0].channel, Channel::Unix("a,b".into()));
-    assert_eq!(plan.monitors[1].channel, Channel::Stdio);
+    assert_eq!(plan.monitors[0].channel, MonitorChannel::Unix("a,b".into()));
+    assert_eq!(plan.monitors[1].channel, MonitorChannel::Stdio);
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn no_arguments_ask_for_the_demonstration() {
     assert!(matches!(parse(&[]).unwrap(), Invocation::Demonstrate));
 }
 
-fn machine(arguments: &[&str]) -> Machine {
+fn machine(arguments: &[&str]) -> MachinePlan {
     let base = ["-machine", "microvm", "-kernel", "vmlinuz"];
     plan(&[&base, arguments].concat()).machine.unwrap()
 }
@@ -104,7 +107,7 @@ fn a_machine_has_defaults() {
         (1, 128 << 20)
     );
     assert!(machine.options.reboot);
-    assert_eq!(machine.serial.1, Serial::Stdio);
+    assert_eq!(machine.serial.1, SerialTarget::Stdio);
     assert!(machine.initrd.is_none() && machine.append.is_none());
 }
 
@@ -130,7 +133,10 @@ fn options_of_a_machine_are_read() {
     assert_eq!(machine.append.unwrap().1, "a=b,c d");
     assert_eq!(
         machine.serial,
-        ("-serial file:a,b".to_owned(), Serial::File("a,b".into()))
+        (
+            "-serial file:a,b".to_owned(),
+            SerialTarget::File("a,b".into())
+        )
     );
     assert!(plan(&["-object", "qcontext,id=a"]).machine.is_none());
 }
@@ -222,7 +228,7 @@ fn mistakes_in_options_of_a_machine_are_told() {
 #[test]
 fn standard_input_and_output_belong_to_one() {
     let base = ["-machine", "microvm", "-kernel", "k", "-qmp", "stdio"];
-    assert_eq!(plan(&base).machine.unwrap().serial.1, Serial::None);
+    assert_eq!(plan(&base).machine.unwrap().serial.1, SerialTarget::None);
     let both = [&base[..], &["-serial", "stdio"]].concat();
     let message = "qctx: -serial stdio: standard input and output belong to '-qmp stdio'";
     assert_eq!(refusal(&both), message);

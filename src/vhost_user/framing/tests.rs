@@ -26,7 +26,7 @@ fn inode(fd: &OwnedFd) -> u64 {
 }
 
 fn drain(reader: &mut Reader, socket: &UnixStream, into: &mut Vec<Message>) {
-    while let Input::Message(message) = reader.read(socket.as_fd()).unwrap() {
+    while let ReadOutcome::Message(message) = reader.read(socket.as_fd()).unwrap() {
         into.push(message);
     }
 }
@@ -148,7 +148,10 @@ fn fds_of_an_unfinished_message_are_closed_with_the_reader() {
     send(&peer, &[12, 0, 0], 0, 3, &[(0, &fd)]);
     drop(fd);
     let mut reader = Reader::default();
-    assert!(matches!(reader.read(ours.as_fd()).unwrap(), Input::Pending));
+    assert!(matches!(
+        reader.read(ours.as_fd()).unwrap(),
+        ReadOutcome::Pending
+    ));
     drop(reader);
     assert!(is_dead(end));
 }
@@ -163,7 +166,11 @@ fn end_of_stream_between_messages_is_closed_and_within_one_an_error() {
         }
         drop(peer);
         let result = Reader::default().read(ours.as_fd());
-        assert_eq!(matches!(result, Ok(Input::Closed)), sent == 0, "{sent}");
+        assert_eq!(
+            matches!(result, Ok(ReadOutcome::Closed)),
+            sent == 0,
+            "{sent}"
+        );
         assert_eq!(result.is_err(), sent != 0, "{sent}");
     }
 }
@@ -183,7 +190,7 @@ fn garbage_never_panics_and_never_outgrows_a_message() {
         send(&peer, &data, 0, data.len(), &[]);
         drop(peer);
         let mut reader = Reader::default();
-        while let Ok(Input::Message(message)) = reader.read(ours.as_fd()) {
+        while let Ok(ReadOutcome::Message(message)) = reader.read(ours.as_fd()) {
             assert!(message.payload.len() <= 4096);
         }
         assert!(reader.payload.len() <= 4096);

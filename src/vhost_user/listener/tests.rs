@@ -145,7 +145,7 @@ fn busy_socket_is_an_error_that_names_device_and_path() {
     let device = bench.device.served();
     let error = Listener::new("disk1", &path, &bench.aio, device).unwrap_err();
     let expected = format!(
-        "device 'disk1': vhost-user='{}' is in use: somebody is listening there",
+        "device 'disk1': vhost-user='{}' is in use: another server listens there",
         path.display()
     );
     assert_eq!(error.to_string(), expected);

@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::super::protocol::{Message, Region};
+use super::super::protocol::{DescribedRegion, Message};
 use super::{Answer, MEM_SLOTS, Session, Then};
 use crate::Result;
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
@@ -52,7 +52,7 @@ impl Session {
     }
 }
 
-fn described(region: Region, fd: OwnedFd) -> MemoryRegion {
+fn described(region: DescribedRegion, fd: OwnedFd) -> MemoryRegion {
     MemoryRegion {
         guest_addr: region.guest_addr,
         size: region.size,
