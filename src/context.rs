@@ -1,12 +1,20 @@
 //! The context: a named event loop, run by at most one thread, usually its own.
 //!
+//! * `builder`: how a context is made
+//! * `registry`: the names
+//! * `core`: what the handles, the thread and the registry share
+//! * `run`: the thread and its loop; `glib_side`: when and how the loop asks GLib
+//! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
+//! * `invoke`: running closures on a context; `claim`: use by a device
+//!
 //! # Threads
-//! A [`QContext`] handle may be used from any thread with any lock held. What waits says so in its documentation and refuses
-//! to wait for itself. Callbacks run on the context's thread, with no lock of ours held.
+//! A [`QContext`] handle may be used from any thread, and with any lock held. Methods that wait say so, and fail when they
+//! would wait for their own thread. Callbacks run on the context's thread, without any lock of this crate.
 //!
 //! # Invariants
-//! 1. The home thread of a threaded context owns its GMainContext from before `new` returns until it has stopped.
-//! 2. After a stop nothing of the context runs, and what it drove has been given back or destroyed on the home thread.
+//! 1. The thread of a threaded context owns its GMainContext from before the context can be found until it has stopped.
+//! 2. After a stop no callback of the context runs. What was attached has been detached, and the context's own sources have
+//!    been destroyed, both on the context's thread.
 //!
 //! # Example
 //! ```
@@ -20,22 +28,27 @@
 //! ```
 #![deny(unsafe_code)]
 
-mod glib_fds;
-mod home;
+mod builder;
+mod claim;
+mod core;
+mod glib_side;
+mod handlers;
 mod id;
-mod inner;
 mod invoke;
 mod raw;
 mod registry;
+mod run;
 mod sources;
 
-use crate::{AioContext, Error, ErrorKind, FdHandler, Result, Wait};
+pub(crate) use self::core::ContextCore;
+use crate::{AioContext, Error, ErrorKind, Result, Wait};
+pub(crate) use builder::DEFAULT_POLLING;
+pub use builder::QContextBuilder;
+pub use claim::ContextClaim;
 use gsource::{PollParams, Poller, PoolLimits};
 pub use id::check_id;
-pub(crate) use inner::Inner;
 use std::ffi::CStr;
 use std::fmt;
-use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -43,106 +56,64 @@ use std::thread::JoinHandle;
 /// The id of the context that drives the program's main loop, the default GMainContext.
 pub const MAIN: &str = "qcontext-main";
 
-/// The longest busy-polling of a fresh context, in nanoseconds.
-const POLL_MAX_NS: i64 = 32_768;
-
-/// A named event loop. Clones are the same context; when the last one goes, a threaded context stops by itself.
+/// A named event loop. Clones are handles of the same context. When the last handle is dropped, the context stops.
 #[derive(Clone)]
 pub struct QContext(Arc<Handle>);
 
-/// What users hold: ends the context when the last clone goes. The home thread holds the [`Inner`] only.
-struct Handle(Arc<Inner>);
-
-/// Proof that a device uses a context, which can not be deleted meanwhile.
-pub struct Claim {
-    inner: Arc<Inner>,
-    device: String,
-}
+/// The value that the handles count. Its drop stops the context. The context's thread holds the [`ContextCore`] only, so it
+/// does not keep the context running.
+struct Handle(Arc<ContextCore>);
 
 impl QContext {
-    /// A new context named `id`; a threaded one runs when this returns. An unthreaded one is run by whoever iterates it.
+    /// A new context named `id`. A threaded one runs when this returns; the caller iterates an unthreaded one.
     ///
     /// # Errors
-    /// `InvalidId`, `AlreadyExists`; `Os` when there are no fds or threads left.
+    /// `InvalidId`, `AlreadyExists`; `Os` when fds or threads have run out.
     pub fn new(id: &str, threaded: bool) -> Result<QContext> {
-        QContext::with_poller(id, threaded, Poller::default())
+        QContext::builder(id).threaded(threaded).build()
     }
 
-    /// As [`QContext::new`], for a context that waits with `poller`; with epoll where `poller` is not to be had, which is
-    /// told of by a warning. [`QContext::poller`] answers which it is.
-    ///
-    /// # Errors
-    /// As for [`QContext::new`].
+    /// Settings for a new context named `id`; [`QContextBuilder::build`] makes it.
     ///
     /// ```
-    /// use qcontext::{Poller, QContext};
-    /// let ctx = QContext::with_poller("ring0", true, Poller::IoUring)?;
+    /// use qcontext::{PollParams, Poller, PoolLimits, QContext};
+    /// let ctx = QContext::builder("ctx1")
+    ///     .threaded(true)
+    ///     .poller(Poller::IoUring)
+    ///     .poll_params(PollParams { max_ns: 50_000, ..PollParams::default() })
+    ///     .pool_limits(PoolLimits { min: 0, max: 8 })
+    ///     .build()?;
+    /// assert_eq!(ctx.poll_params().max_ns, 50_000);
+    /// assert_eq!(ctx.pool_limits().max, 8);
+    /// // Epoll where the kernel has no io_uring.
     /// assert!([Poller::IoUring, Poller::Epoll].contains(&ctx.poller()));
-    /// assert_eq!(ctx.invoke_sync(|| 6 * 7)?, 42);
-    /// ctx.stop()?;
     /// # Ok::<(), qcontext::Error>(())
     /// ```
-    pub fn with_poller(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
-        let context = QContext::start(id, threaded, poller)?;
-        registry::publish(&context);
-        Ok(context)
+    pub fn builder(id: &str) -> QContextBuilder {
+        QContextBuilder::named(id)
     }
 
-    /// A new context that runs. Its name is taken, but it is found only when it is published.
-    pub(crate) fn start(id: &str, threaded: bool, poller: Poller) -> Result<QContext> {
-        id::check_id(id, "id")?;
-        let context = QContext::wrap(Inner::fresh(id, threaded, poller)?);
-        registry::reserve(&context)?;
-        if threaded {
-            context.inner().start()?;
-        }
-        Ok(context)
-    }
-
-    /// Keeps a context that was made by [`QContext::start`], and lets it be found.
-    pub(crate) fn publish_kept(&self) {
-        registry::keep(self);
-        registry::publish(self);
-    }
-
-    /// A new context that nobody finds by name; its id is generated and begins with `#`.
+    /// A new context without a name that can be looked up. Its generated id begins with `#`.
     ///
     /// # Errors
-    /// `Os` when there are no fds or threads left.
+    /// `Os` when fds or threads have run out.
     pub fn anonymous(threaded: bool) -> Result<QContext> {
-        let id = registry::generate_id();
-        let context = QContext::wrap(Inner::fresh(&id, threaded, Poller::default())?);
-        if threaded {
-            context.inner().start()?;
-        }
-        Ok(context)
+        QContextBuilder::unnamed().threaded(threaded).build()
     }
 
-    /// A context for somebody's GMainContext, run by whoever iterates that; anonymous without an `id`.
+    /// An unthreaded context around an existing GMainContext; the thread that iterates that runs the context. Without an `id`
+    /// it cannot be looked up.
     ///
     /// # Errors
-    /// As for [`QContext::new`]; `Busy` for the default GMainContext, which is `qcontext-main`'s.
+    /// As for [`QContext::new`]; `Busy` for the default GMainContext, which belongs to `qcontext-main`.
     pub fn for_main_context(id: Option<&str>, gmain: &glib::MainContext) -> Result<QContext> {
-        id.map_or(Ok(()), |id| id::check_id(id, "id"))?;
-        if *gmain == glib::MainContext::default() {
-            let message = format!("the default GMainContext belongs to context '{MAIN}'");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        let generated = id.map_or_else(registry::generate_id, str::to_owned);
-        let inner = Inner::new(&generated, false, Poller::default(), gmain.clone())?;
-        // A context that is not ours does not tell of changes, so GLib is always asked.
-        inner.foreign.store(true, Ordering::Release);
-        let context = QContext::wrap(inner);
-        if id.is_some() {
-            registry::reserve(&context)?;
-            registry::publish(&context);
-        }
-        Ok(context)
+        let builder = id.map_or_else(QContextBuilder::unnamed, QContextBuilder::named);
+        builder.around(gmain).build()
     }
 
-    fn wrap(inner: Arc<Inner>) -> QContext {
-        let context = QContext(Arc::new(Handle(inner)));
-        *lock(&context.inner().handle) = Arc::downgrade(&context.0);
+    fn wrap(core: Arc<ContextCore>) -> QContext {
+        let context = QContext(Arc::new(Handle(core)));
+        *lock(&context.core().handle) = Arc::downgrade(&context.0);
         context
     }
 
@@ -159,168 +130,106 @@ impl QContext {
         registry::find(id)
     }
 
-    /// All contexts, `qcontext-main` first, then in order of creation.
+    /// All named contexts, `qcontext-main` first, then in order of creation.
     pub fn list() -> Vec<QContext> {
         registry::list()
     }
 
     /// The context that runs the calling thread.
     pub fn current() -> Option<QContext> {
-        home::current()
-            .and_then(|inner| inner.handle())
+        run::current()
+            .and_then(|core| core.handle())
             .or_else(registry::owned_here)
     }
 
-    /// Keeps this context alive without a handle, until [`QContext::delete`]. Without effect if it has no name or was deleted.
+    /// Keeps this context until [`QContext::delete`], also without a handle. Does nothing if it has no name or was deleted.
     pub fn keep(&self) {
         registry::keep(self);
     }
 
-    /// Stops the context named `id`, waits for its thread and forgets the name.
+    /// Stops the context named `id`, waits for its thread and frees the name.
     ///
-    /// Of several threads that delete one context, one succeeds; the others are told `NotFound`, and a new context of that
-    /// name is not touched.
+    /// When several threads delete the same context, one succeeds and the others get `NotFound`. A new context of that name
+    /// is not affected.
     ///
     /// # Errors
     /// `NotFound`; `Busy` for `qcontext-main` and while a device uses the context; `WouldDeadlock` on the context's own
     /// thread. Nothing has changed then.
     pub fn delete(id: &str) -> Result<()> {
-        let unknown = || Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
-        let context = registry::find(id).map_err(|_| unknown())?;
+        let not_found = || Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
+        let context = registry::find(id).map_err(|_| not_found())?;
         if id == MAIN {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("object '{id}' is in use, can not be deleted"),
-            ));
+            let message = format!("object '{id}' is in use, can not be deleted");
+            return Err(Error::new(ErrorKind::Busy, message));
         }
-        context.inner().refuse_own_thread("delete")?;
-        context.inner().close_to_users()?;
-        // False if another thread has deleted this very context meanwhile.
+        context.core().refuse_own_thread("delete")?;
+        context.core().close_to_devices()?;
+        // False if another thread has deleted this very context.
         if !registry::remove(&context) {
-            return Err(unknown());
+            return Err(not_found());
         }
         context.stop()
     }
 
-    /// Records that `device` uses this context.
-    ///
-    /// # Errors
-    /// `Closed` when the context has been deleted meanwhile.
-    pub fn claim(&self, device: &str) -> Result<Claim> {
-        match &mut *lock(&self.inner().users) {
-            Some(users) => users.push(device.to_owned()),
-            None => return Err(self.inner().closed()),
-        }
-        Ok(Claim {
-            inner: Arc::clone(self.inner()),
-            device: device.to_owned(),
-        })
-    }
-
     /// The name.
     pub fn id(&self) -> &str {
-        &self.inner().id
+        &self.core().id
     }
 
     /// The name, for C.
     pub fn c_id(&self) -> &CStr {
-        &self.inner().c_id
+        &self.core().c_id
     }
 
     /// True when the context has a thread of its own.
     pub fn is_threaded(&self) -> bool {
-        self.inner().threaded
+        self.core().threaded
     }
 
-    /// The kernel's id of the thread that runs the context; -1 when none does. `qcontext-main` answers the main thread's.
+    /// The kernel's id of the thread that runs the context, or -1. For `qcontext-main` it is the main thread's.
     pub fn thread_id(&self) -> i64 {
-        self.inner().thread_id.load(Ordering::Acquire)
+        self.core().thread_id.load(Ordering::Acquire)
     }
 
-    /// True on the thread that runs this context, also while that only iterates its GMainContext.
+    /// True on the thread that runs this context, also if that thread iterates the GMainContext itself.
     pub fn is_current(&self) -> bool {
-        self.inner().reactor.is_driven_here() || self.inner().gmain.is_owner()
+        self.core().reactor.is_driven_here() || self.core().gmain.is_owner()
     }
 
-    /// The AioContext every context has, for bottom halves and timers that need none of their own.
+    /// The context's own AioContext, for bottom halves and timers that need none of their own.
     ///
     /// # Errors
     /// `Closed` after a stop.
     pub fn aio(&self) -> Result<AioContext> {
-        self.inner().aio()
+        self.core().aio()
     }
 
-    /// The GMainContext this context wraps; any `glib::Source` may be attached to it.
+    /// The GMainContext that this context wraps. Any `glib::Source` may be attached to it.
     pub fn main_context(&self) -> glib::MainContext {
-        self.inner().gmain.clone()
-    }
-
-    /// The AioContext that holds the fd handlers of this context.
-    ///
-    /// # Errors
-    /// `Closed` after a stop.
-    pub fn iohandlers(&self) -> Result<AioContext> {
-        Ok(self.inner().handlers()?.aio().clone())
-    }
-
-    /// Watches `fd` on this context, in place of an earlier handler of it.
-    ///
-    /// # Errors
-    /// `Os` when the kernel cannot watch the fd; `Closed` after a stop. The handler was not taken then.
-    pub fn set_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
-        self.inner().handlers()?.set_fd_handler(fd, handler)
-    }
-
-    /// As [`QContext::set_fd_handler`], but never in place of another handler.
-    ///
-    /// # Errors
-    /// As for [`AioContext::add_fd_handler`]; `Closed` after a stop.
-    pub fn add_fd_handler(&self, fd: RawFd, handler: FdHandler) -> Result<()> {
-        self.inner().handlers()?.aio().add_fd_handler(fd, handler)
-    }
-
-    /// As [`QContext::remove_fd_handler`], with word of the end: see [`AioContext::remove_fd_handler_then`].
-    pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
-        self.inner()
-            .handlers()
-            .is_ok_and(|handlers| handlers.aio().remove_fd_handler_then(fd, done))
-    }
-
-    /// Drops what was removed, if nobody or the calling thread runs this context. See [`AioContext::reap`].
-    pub fn reap(&self) {
-        if let Ok(_owner) = self.inner().gmain.acquire() {
-            self.inner().reactor.reap_if_idle();
-        }
-    }
-
-    /// Watches `fd` no more; false when it was not watched. See [`AioContext::remove_fd_handler`].
-    pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
-        self.inner()
-            .handlers()
-            .is_ok_and(|handlers| handlers.remove_fd_handler(fd))
+        self.core().gmain.clone()
     }
 
     /// Makes the current or next wait return. Async-signal-safe.
     pub fn notify(&self) {
-        self.inner().reactor.notify();
+        self.core().reactor.notify();
     }
 
-    /// One iteration of an unthreaded context on the calling thread; true when something was dispatched.
+    /// One iteration of an unthreaded context on the calling thread. True when something was dispatched.
     ///
     /// # Errors
     /// `WrongThread` when another thread runs the context; `Closed` after a stop.
     pub fn iterate(&self, wait: Wait) -> Result<bool> {
-        self.inner().iterate(wait)
+        self.core().iterate(wait)
     }
 
-    /// How the context waits.
+    /// The poller that the context waits with.
     pub fn poller(&self) -> Poller {
-        self.inner().reactor.poller()
+        self.core().reactor.poller()
     }
 
-    /// How long and how the context busy-polls before it sleeps; 32768 ns at most unless changed.
+    /// How the context busy-polls before it sleeps; for at most 32768 ns unless changed.
     pub fn poll_params(&self) -> PollParams {
-        self.inner().reactor.poll_params()
+        self.core().reactor.poll_params()
     }
 
     /// Changes the busy-polling.
@@ -328,50 +237,46 @@ impl QContext {
     /// # Errors
     /// `InvalidArgument` when a parameter is negative; nothing has changed then.
     pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
-        self.inner().reactor.set_poll_params(params)
+        self.core().reactor.set_poll_params(params)
     }
 
-    /// How many workers the pool of this context has; at most 64 unless changed.
+    /// How many workers the context's pool may have; at most 64 unless changed.
     pub fn pool_limits(&self) -> PoolLimits {
-        self.inner().reactor.pool_limits()
+        self.core().reactor.pool_limits()
     }
 
-    /// Changes how many workers the pool has, while it works.
+    /// Changes how many workers the pool may have. Works while jobs run.
     ///
     /// # Errors
     /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
     pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
-        self.inner().reactor.set_pool_limits(limits)
+        self.core().reactor.set_pool_limits(limits)
     }
 
-    /// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped, what is
-    /// attached is detached. Idempotent.
+    /// Stops the context and waits until its thread has ended. A running callback is finished, pending work is dropped, and
+    /// what is attached is detached. Idempotent.
     ///
     /// # Errors
     /// `WouldDeadlock` on the context's own thread, `Busy` for `qcontext-main`. Nothing has changed then.
     pub fn stop(&self) -> Result<()> {
-        let inner = self.inner();
-        if inner.id == MAIN {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("context '{MAIN}' can not be stopped"),
-            ));
+        let core = self.core();
+        if core.id == MAIN {
+            let message = format!("context '{MAIN}' can not be stopped");
+            return Err(Error::new(ErrorKind::Busy, message));
         }
-        inner.refuse_own_thread("stop")?;
-        inner.request_stop();
-        // Held until the thread has ended, so that everybody who stops waits for that. Nothing else takes this lock.
-        let mut handle = lock(&inner.thread);
-        let ended = handle.take().map_or(Ok(()), JoinHandle::join);
-        drop(handle);
+        core.refuse_own_thread("stop")?;
+        core.request_stop();
+        // Held until the thread has ended, so that every caller waits for that. Only `stop` and `start` take this lock.
+        let mut thread = lock(&core.thread);
+        let ended = thread.take().map_or(Ok(()), JoinHandle::join);
+        drop(thread);
         ended.map_err(|_| {
-            Error::new(
-                ErrorKind::Closed,
-                format!("the thread of context '{}' panicked", inner.id),
-            )
+            let message = format!("the thread of context '{}' panicked", core.id);
+            Error::new(ErrorKind::Closed, message)
         })
     }
 
-    pub(crate) fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn core(&self) -> &Arc<ContextCore> {
         &self.0.0
     }
 }
@@ -380,16 +285,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         registry::forget(self);
         self.0.request_stop();
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(users) = &mut *lock(&self.inner.users)
-            && let Some(index) = users.iter().position(|user| *user == self.device)
-        {
-            users.swap_remove(index);
-        }
     }
 }
 
@@ -402,16 +297,7 @@ impl fmt::Debug for QContext {
     }
 }
 
-impl fmt::Debug for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim")
-            .field("context", &self.inner.id)
-            .field("device", &self.device)
-            .finish()
-    }
-}
-
-/// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
+/// Locks a mutex. A panic of a holder leaves the data consistent, because no callback runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

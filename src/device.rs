@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
 
-use crate::context::Claim;
+use crate::context::ContextClaim;
 #[cfg(feature = "kvm")]
 use crate::kvm::Board;
 use crate::object::Object;
@@ -67,7 +67,7 @@ struct DeviceParts {
     transport: Arc<Transport>,
     model: Arc<dyn PluggableDevice>,
     _contexts: AttachedContexts,
-    _claim: Claim,
+    _claim: ContextClaim,
     _reservation: IdReservation,
 }
 

@@ -21,7 +21,7 @@ pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
 pub mod virtio;
 
-pub use context::QContext;
+pub use context::{QContext, QContextBuilder};
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
     JoinHandle, PollParams, Poller, PoolLimits, Result, Timer, Wait, start_virtual_clock,

@@ -25,7 +25,11 @@ fn verify(engine: Engine, event_idx: bool) {
 
 fn verify_with(poller: Poller, engine: Engine, event_idx: bool) {
     for queues in [1, 4] {
-        let context = QContext::with_poller(&unique("ctx"), true, poller).unwrap();
+        let context = QContext::builder(&unique("ctx"))
+            .threaded(true)
+            .poller(poller)
+            .build()
+            .unwrap();
         if context.poller() != poller {
             return skip(format!("this kernel gives no {poller}"));
         }

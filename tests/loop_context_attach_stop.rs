@@ -136,7 +136,11 @@ impl Device {
 
 /// One round; which of the two were taken.
 fn attach_against_stop(poller: Poller, order: Order) -> [bool; 2] {
-    let context = QContext::with_poller("contested", true, poller).unwrap();
+    let context = QContext::builder("contested")
+        .threaded(true)
+        .poller(poller)
+        .build()
+        .unwrap();
     let device = Device::new();
     let meet = Barrier::new(2);
     let attach = || {
@@ -165,7 +169,11 @@ fn attach_against_stop(poller: Poller, order: Order) -> [bool; 2] {
 
 /// Attaches one GSource after the other until the context, which is stopped meanwhile, takes no more.
 fn attach_until_stopped(poller: Poller) {
-    let context = QContext::with_poller("contested", true, poller).unwrap();
+    let context = QContext::builder("contested")
+        .threaded(true)
+        .poller(poller)
+        .build()
+        .unwrap();
     let dropped = Count::default();
     let (first, is_first) = channel();
     let attach = || {

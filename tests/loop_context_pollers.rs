@@ -26,7 +26,11 @@ fn add(text: &str) -> qcontext::Result<()> {
 
 /// A context with `poller`, or word that the test cannot run here.
 fn context(id: &str, threaded: bool, poller: Poller) -> Option<QContext> {
-    let context = QContext::with_poller(&format!("{id}-{poller}"), threaded, poller).unwrap();
+    let context = QContext::builder(&format!("{id}-{poller}"))
+        .threaded(threaded)
+        .poller(poller)
+        .build()
+        .unwrap();
     if context.poller() != poller {
         skip(format!("this kernel gives no {poller}"));
         return None;
@@ -70,7 +74,10 @@ fn a_wrong_poller_is_refused_with_the_right_ones_and_leaves_nothing() {
 
 #[test]
 fn the_poller_is_for_life() {
-    let _context = QContext::with_poller("for-life", false, Poller::Poll).unwrap();
+    let _context = QContext::builder("for-life")
+        .poller(Poller::Poll)
+        .build()
+        .unwrap();
     let error = tree::set("/objects/for-life", "poller", Value::from("epoll")).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -263,7 +270,11 @@ fn a_kernel_that_forbids_io_uring_gives_epoll_and_one_warning_with_the_reason() 
     let warnings = watch_warnings();
     let made = std::thread::spawn(|| {
         forbid(&[libc::SYS_io_uring_setup], Penalty::Errno(libc::ENOSYS))?;
-        Ok(QContext::with_poller("forbidden", true, Poller::IoUring).unwrap())
+        Ok(QContext::builder("forbidden")
+            .threaded(true)
+            .poller(Poller::IoUring)
+            .build()
+            .unwrap())
     });
     let context = match made.join().unwrap() {
         Err::<_, std::io::Error>(error) => return skip(error),

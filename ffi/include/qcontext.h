@@ -706,8 +706,8 @@ void qcontext_clock_enable(uint32_t clock,
 
 /**
  * qcontext_new:
- * Creates a context. A threaded one runs when this returns; an unthreaded one is run by whoever iterates it.
- * @id: (nullable): a letter, then letters, digits, '-', '.', '_'; NULL for a generated name that nobody finds
+ * Creates a context. A threaded one runs when this returns; an unthreaded one runs on the thread that iterates it.
+ * @id: (nullable): a letter, then letters, digits, '-', '.', '_'; NULL for a generated name that cannot be looked up
  * @threaded: whether it gets a thread of its own
  * @error: EXISTS, INVALID_ID, OS
  *
@@ -721,7 +721,7 @@ QContext *qcontext_new(const char *id,
 
 /**
  * qcontext_new_for_main_context:
- * Creates an unthreaded context around a GMainContext, run by whoever iterates that.
+ * Creates an unthreaded context around a GMainContext. It runs on the thread that iterates that.
  * @id: (nullable): as for qcontext_new()
  * @main_context: not the default GMainContext, which is qcontext-main's
  * @error: EXISTS, INVALID_ID, BUSY for the default GMainContext, OS

@@ -7,20 +7,20 @@ use glib::MainContext;
 use glib::translate::ToGlibPtr;
 use glib_sys::{GError, GMainContext, gboolean};
 use qcontext::QContext as Context;
-use qcontext::context::Claim;
+use qcontext::context::ContextClaim;
 use std::ffi::c_char;
 use std::ptr;
 
 /// QContextClaim:
 /// Proof that a device uses a context, which can not be deleted meanwhile.
 #[derive(Debug)]
-pub struct QContextClaim(#[expect(dead_code, reason = "held for its drop")] Claim);
+pub struct QContextClaim(#[expect(dead_code, reason = "held for its drop")] ContextClaim);
 
 impl Pointee for QContextClaim {}
 
 /// qcontext_new:
-/// Creates a context. A threaded one runs when this returns; an unthreaded one is run by whoever iterates it.
-/// @id: (nullable): a letter, then letters, digits, '-', '.', '_'; NULL for a generated name that nobody finds
+/// Creates a context. A threaded one runs when this returns; an unthreaded one runs on the thread that iterates it.
+/// @id: (nullable): a letter, then letters, digits, '-', '.', '_'; NULL for a generated name that cannot be looked up
 /// @threaded: whether it gets a thread of its own
 /// @error: EXISTS, INVALID_ID, OS
 ///
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn qcontext_new(
 }
 
 /// qcontext_new_for_main_context:
-/// Creates an unthreaded context around a GMainContext, run by whoever iterates that.
+/// Creates an unthreaded context around a GMainContext. It runs on the thread that iterates that.
 /// @id: (nullable): as for qcontext_new()
 /// @main_context: not the default GMainContext, which is qcontext-main's
 /// @error: EXISTS, INVALID_ID, BUSY for the default GMainContext, OS

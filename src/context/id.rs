@@ -1,4 +1,4 @@
-//! The form of the names that contexts, devices and block nodes have.
+//! What the names of contexts, devices and block nodes may look like.
 #![forbid(unsafe_code)]
 
 use crate::{Error, ErrorKind, Result};

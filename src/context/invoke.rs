@@ -1,33 +1,40 @@
 //! Running a closure on a context, with or without waiting for it.
 #![forbid(unsafe_code)]
 
-use super::{Inner, QContext, home, lock};
+use super::{ContextCore, QContext, lock, run};
 use crate::{Error, ErrorKind, Result};
 use std::sync::{Arc, Mutex, mpsc};
 
-/// Which context waits for which, by address: `(waiting, awaited)`.
-static WAITS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+/// Which context waits for which.
+static WAITS: Mutex<Vec<WaitEdge>> = Mutex::new(Vec::new());
 
-/// An entry of [`WAITS`].
-struct Waiting(usize, usize);
+/// One context waits for another, both by address. Listed in [`WAITS`] while it exists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct WaitEdge {
+    waiting: usize,
+    awaited: usize,
+}
+
+/// Takes its edge out of the list when it is dropped.
+struct WaitGuard(WaitEdge);
 
 impl QContext {
-    /// Runs `work` once on this context, always queued, in the order of the calls. Never waits.
+    /// Queues `work` to run once on this context, in the order of the calls. Never waits.
     ///
     /// # Errors
     /// `Closed` after a stop. A stop that comes later drops `work` uncalled.
     pub fn invoke(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.inner().aio()?.schedule_oneshot("invoke", work);
+        self.core().aio()?.schedule_oneshot("invoke", work);
         Ok(())
     }
 
-    /// Runs `work` on this context and waits for its result; on the context's own thread it runs at once.
+    /// Runs `work` on this context and waits for its result. On the context's own thread it runs at once.
     ///
-    /// The caller holds no lock that callbacks of this context take.
+    /// The caller must not hold a lock that callbacks of this context take.
     ///
     /// # Errors
-    /// `WouldDeadlock` when this context waits, directly or through others, for the caller's; `Closed` after a stop, also
-    /// one that came first.
+    /// `WouldDeadlock` when this context waits, directly or through others, for the caller's; `Closed` when the context was
+    /// stopped before `work` ran.
     pub fn invoke_sync<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -35,47 +42,53 @@ impl QContext {
         if self.is_current() {
             return Ok(work());
         }
-        let waiting = Waiting::enter(self.inner())?;
+        let guard = wait_for(self.core())?;
         let (sender, receiver) = mpsc::sync_channel(1);
         self.invoke(move || drop(sender.send(work())))?;
-        let answer = receiver.recv().map_err(|_| self.inner().closed());
-        drop(waiting);
+        let answer = receiver.recv().map_err(|_| self.core().closed());
+        drop(guard);
         answer
     }
 }
 
-impl Waiting {
-    /// Records that the caller's context waits for `target`, unless that would close a ring.
-    fn enter(target: &Arc<Inner>) -> Result<Option<Waiting>> {
-        let Some(current) = home::current() else {
-            return Ok(None);
-        };
-        let (from, to) = (Arc::as_ptr(&current).addr(), Arc::as_ptr(target).addr());
-        let mut waits = lock(&WAITS);
-        let mut next = Some(to);
-        while let Some(context) = next {
-            if context == from {
-                let message = format!(
-                    "context '{}' can not wait for context '{}', which waits for it",
-                    current.id, target.id
-                );
-                return Err(Error::new(ErrorKind::WouldDeadlock, message));
-            }
-            next = waits
-                .iter()
-                .find(|(waiting, _)| *waiting == context)
-                .map(|(_, awaited)| *awaited);
-        }
-        waits.push((from, to));
-        drop(waits);
-        Ok(Some(Waiting(from, to)))
+/// Records that the caller's context, if it runs one, waits for `target`.
+///
+/// # Errors
+/// `WouldDeadlock` when `target` waits for the caller's context already.
+fn wait_for(target: &Arc<ContextCore>) -> Result<Option<WaitGuard>> {
+    let Some(current) = run::current() else {
+        return Ok(None);
+    };
+    let edge = WaitEdge {
+        waiting: Arc::as_ptr(&current).addr(),
+        awaited: Arc::as_ptr(target).addr(),
+    };
+    let mut waits = lock(&WAITS);
+    if leads_to(&waits, edge.awaited, edge.waiting) {
+        let message = format!(
+            "context '{}' can not wait for context '{}', which waits for it",
+            current.id, target.id
+        );
+        return Err(Error::new(ErrorKind::WouldDeadlock, message));
     }
+    waits.push(edge);
+    drop(waits);
+    Ok(Some(WaitGuard(edge)))
 }
 
-impl Drop for Waiting {
+/// True if `from` is `to`, or waits for it directly or through others. A context waits for one other at a time.
+fn leads_to(waits: &[WaitEdge], from: usize, to: usize) -> bool {
+    let next = |&context: &usize| {
+        let edge = waits.iter().find(|edge| edge.waiting == context);
+        edge.map(|edge| edge.awaited)
+    };
+    std::iter::successors(Some(from), next).any(|context| context == to)
+}
+
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         let mut waits = lock(&WAITS);
-        if let Some(index) = waits.iter().position(|&wait| wait == (self.0, self.1)) {
+        if let Some(index) = waits.iter().position(|edge| *edge == self.0) {
             waits.swap_remove(index);
         }
     }

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 impl QContext {
-    /// Gives this handle away as a pointer, the same for all handles of a context. [`QContext::from_raw`] takes it back.
+    /// Turns this handle into a pointer, which is the same for all handles of a context. [`QContext::from_raw`] takes it back.
     pub fn into_raw(self) -> *const c_void {
         Arc::into_raw(self.0).cast()
     }
@@ -16,12 +16,12 @@ impl QContext {
         Arc::as_ptr(&self.0).cast()
     }
 
-    /// Takes back a handle that was given away.
+    /// Takes back a handle.
     ///
     /// # Safety
-    /// `raw` came from [`QContext::into_raw`], and each pointer that was given away is taken back once.
+    /// `raw` came from [`QContext::into_raw`], and each such pointer is taken back once.
     pub unsafe fn from_raw(raw: *const c_void) -> QContext {
-        // SAFETY: the caller's word.
+        // SAFETY: by this function's contract, the count of one `into_raw` is still there.
         QContext(unsafe { Arc::from_raw(raw.cast::<Handle>()) })
     }
 }

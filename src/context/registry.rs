@@ -1,86 +1,85 @@
 //! The names of contexts.
 //!
-//! A name lasts as long as its context: until the last handle goes, or, for contexts that are kept (those made by `-object`),
-//! until they are deleted.
+//! A context has its name until its last handle is dropped. A context that is kept (those of `-object` are) has it until it is
+//! deleted.
 //!
 //! # Invariants
-//! 1. An entry belongs to one context, and is found and removed by that context's address, never by the name alone: another
-//!    context may have taken the name meanwhile.
-//! 2. No handle is dropped while [`ENTRIES`] is locked. The last handle of a context runs destructors, also those of users,
-//!    and comes back here to free the name.
+//! 1. A [`NamedContext`] belongs to one context. Changes and removal find it by that context's address, not by the name: the
+//!    name may have passed to another context meanwhile.
+//! 2. No handle is dropped while [`CONTEXTS`] is locked. The last handle of a context runs destructors, also those of users,
+//!    and locks the registry to free the name.
 #![forbid(unsafe_code)]
 
-use super::{Handle, Inner, MAIN, QContext, lock};
-use crate::{Error, ErrorKind, Poller, Result};
+use super::{ContextCore, Handle, MAIN, QContext, lock};
+use crate::{Error, ErrorKind, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-struct Entry {
+struct NamedContext {
     id: String,
     handle: Weak<Handle>,
-    /// False while the context starts: its name is taken, but nobody finds it.
+    /// False while the context starts: the name is taken, but the context cannot be found.
     runs: bool,
+    /// The handle that keeps the context until it is deleted.
     kept: Option<QContext>,
 }
 
-impl Entry {
+impl NamedContext {
     fn is_of(&self, handle: &Handle) -> bool {
-        // The entry's weak reference keeps the address from being used again.
+        // The weak reference keeps the address from being used again.
         std::ptr::eq(self.handle.as_ptr(), handle)
     }
 }
 
-static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+/// In order of creation.
+static CONTEXTS: Mutex<Vec<NamedContext>> = Mutex::new(Vec::new());
 static MAIN_CONTEXT: OnceLock<QContext> = OnceLock::new();
 
-/// Takes the name of a context that is about to start. It is free again when the context's last handle goes.
+/// Takes the name of a context that is about to start. Dropping the context's last handle frees it.
 ///
 /// # Errors
 /// `AlreadyExists`.
 pub(super) fn reserve(context: &QContext) -> Result<()> {
     let id = context.id();
-    let mut entries = lock(&ENTRIES);
+    let mut contexts = lock(&CONTEXTS);
     // A context without handles is about to free its name.
-    let is_taken = |entry: &Entry| entry.id == id && entry.handle.strong_count() > 0;
-    if id == MAIN || entries.iter().any(is_taken) {
+    let is_taken = |other: &NamedContext| other.id == id && other.handle.strong_count() > 0;
+    if id == MAIN || contexts.iter().any(is_taken) {
         let message =
             format!("attempt to add duplicate property '{id}' to object (type 'container')");
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
-    entries.push(Entry {
+    contexts.push(NamedContext {
         id: id.to_owned(),
         handle: Arc::downgrade(&context.0),
         runs: false,
         kept: None,
     });
-    drop(entries);
+    drop(contexts);
     Ok(())
 }
 
-/// Lets a context, which runs now, be found by the name that was reserved for it.
+/// Lets a context, which runs now, be found by the name that was reserved for it. Does nothing if none was.
 pub(super) fn publish(context: &QContext) {
-    if let Some(entry) = entry_of(&mut lock(&ENTRIES), context) {
-        entry.runs = true;
+    if let Some(named) = find_mut(&mut lock(&CONTEXTS), context) {
+        named.runs = true;
     }
 }
 
-/// Keeps a context until it is deleted. Without effect on one that has no name, or was deleted.
+/// Keeps a context until it is deleted. Does nothing if it has no name, or was deleted.
 pub(super) fn keep(context: &QContext) {
     let mut kept = Some(context.clone());
-    if let Some(entry) = entry_of(&mut lock(&ENTRIES), context) {
-        std::mem::swap(&mut entry.kept, &mut kept);
+    if let Some(named) = find_mut(&mut lock(&CONTEXTS), context) {
+        std::mem::swap(&mut named.kept, &mut kept);
     }
 }
 
+/// Made at the first call.
 pub(super) fn main() -> QContext {
     MAIN_CONTEXT
         .get_or_init(|| {
-            let inner = Inner::new(MAIN, false, Poller::Epoll, glib::MainContext::default())
-                .expect("the main context takes four fds, and a process without them cannot run");
-            inner
-                .thread_id
-                .store(i64::from(std::process::id()), Ordering::Release);
-            QContext::wrap(inner)
+            let core = ContextCore::main();
+            QContext::wrap(core.expect("the main context needs a few fds at its first use"))
         })
         .clone()
 }
@@ -89,23 +88,23 @@ pub(super) fn find(id: &str) -> Result<QContext> {
     if id == MAIN {
         return Ok(main());
     }
-    let handle = lock(&ENTRIES)
+    let handle = lock(&CONTEXTS)
         .iter()
-        .find(|entry| entry.runs && entry.id == id)
-        .and_then(|entry| entry.handle.upgrade());
+        .find(|named| named.runs && named.id == id)
+        .and_then(|named| named.handle.upgrade());
     handle
         .map(QContext)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("context '{id}' not found")))
 }
 
-/// The context whose GMainContext the calling thread iterates by itself.
+/// The context whose GMainContext the calling thread iterates with GLib's functions.
 pub(super) fn owned_here() -> Option<QContext> {
-    let is_owned = |context: &QContext| context.inner().gmain.is_owner();
+    let is_owned = |context: &QContext| context.core().gmain.is_owner();
     let main = MAIN_CONTEXT.get().cloned();
     main.into_iter().chain(named()).find(is_owned)
 }
 
-/// An id that no user can give.
+/// An id that users cannot choose.
 pub(super) fn generate_id() -> String {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     format!("#ctx{}", LAST.fetch_add(1, Ordering::Relaxed) + 1)
@@ -115,35 +114,37 @@ pub(super) fn list() -> Vec<QContext> {
     std::iter::once(main()).chain(named()).collect()
 }
 
-/// The contexts that somebody has named, in order of creation.
 fn named() -> Vec<QContext> {
-    lock(&ENTRIES)
+    lock(&CONTEXTS)
         .iter()
-        .filter(|entry| entry.runs)
-        .filter_map(|entry| entry.handle.upgrade())
+        .filter(|named| named.runs)
+        .filter_map(|named| named.handle.upgrade())
         .map(QContext)
         .collect()
 }
 
-/// Takes the name away from a context, which lives on with its handles. False if it has none, or not any more.
+/// Takes the name away from a context, which lives on with its handles. False if it has none any more.
 pub(super) fn remove(context: &QContext) -> bool {
     take(&context.0).is_some()
 }
 
-/// Frees the name of a context whose last handle is going.
+/// Frees the name of a context whose last handle is being dropped.
 pub(super) fn forget(handle: &Handle) {
     drop(take(handle));
 }
 
-fn entry_of<'a>(entries: &'a mut [Entry], context: &QContext) -> Option<&'a mut Entry> {
-    entries.iter_mut().find(|entry| entry.is_of(&context.0))
+fn find_mut<'a>(
+    contexts: &'a mut [NamedContext],
+    context: &QContext,
+) -> Option<&'a mut NamedContext> {
+    contexts.iter_mut().find(|named| named.is_of(&context.0))
 }
 
-/// Takes the entry out, to be dropped without the lock: its handle may be the last, which ends the context.
-fn take(handle: &Handle) -> Option<Entry> {
-    let mut entries = lock(&ENTRIES);
-    let index = entries.iter().position(|entry| entry.is_of(handle))?;
-    Some(entries.remove(index))
+/// Takes the entry out. The caller drops it without the lock: invariant 2.
+fn take(handle: &Handle) -> Option<NamedContext> {
+    let mut contexts = lock(&CONTEXTS);
+    let index = contexts.iter().position(|named| named.is_of(handle))?;
+    Some(contexts.remove(index))
 }
 
 #[cfg(test)]

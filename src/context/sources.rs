@@ -1,27 +1,27 @@
 //! What is attached to a context: AioContexts and GSources, some of them by name.
 #![allow(unsafe_code)] // asks GLib where a source is attached
 
-use super::{Inner, QContext, lock};
+use super::{ContextCore, QContext, lock};
 use crate::{AioContext, Error, ErrorKind, Result};
 use glib::translate::ToGlibPtr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-enum Attached {
+enum AttachedSource {
     Aio(AioContext),
     Source(glib::Source),
 }
 
 /// The attached sources with their names.
 #[derive(Default)]
-pub(super) struct Sources(Vec<(Option<String>, Attached)>);
+pub(super) struct AttachedSources(Vec<(Option<String>, AttachedSource)>);
 
-impl Sources {
+impl AttachedSources {
     fn is_taken(&self, name: Option<&str>) -> bool {
         name.is_some() && self.0.iter().any(|(other, _)| other.as_deref() == name)
     }
 
-    fn named(&self, name: &str) -> Option<&Attached> {
+    fn named(&self, name: &str) -> Option<&AttachedSource> {
         self.0
             .iter()
             .find(|(other, _)| other.as_deref() == Some(name))
@@ -29,88 +29,87 @@ impl Sources {
     }
 
     fn has_aio(&self, aio: &AioContext) -> bool {
-        self.0
-            .iter()
-            .any(|(_, attached)| matches!(attached, Attached::Aio(other) if other.is_same(aio)))
+        self.0.iter().any(
+            |(_, attached)| matches!(attached, AttachedSource::Aio(other) if other.is_same(aio)),
+        )
     }
 
-    /// Takes out the sources that have ended by themselves; their names are free again.
-    fn take_destroyed(&mut self) -> Sources {
-        let ended = |attached: &Attached| matches!(attached, Attached::Source(source) if source.is_destroyed());
+    /// Takes out the sources that have been destroyed by others. Their names are free again.
+    fn take_destroyed(&mut self) -> AttachedSources {
+        let ended = |attached: &AttachedSource| matches!(attached, AttachedSource::Source(source) if source.is_destroyed());
         let (gone, alive) = std::mem::take(&mut self.0)
             .into_iter()
             .partition(|(_, attached)| ended(attached));
         self.0 = alive;
-        Sources(gone)
+        AttachedSources(gone)
     }
 
     fn take_aio(&mut self, aio: &AioContext) -> Option<AioContext> {
-        let is_it =
-            |attached: &Attached| matches!(attached, Attached::Aio(other) if other.is_same(aio));
+        let is_it = |attached: &AttachedSource| matches!(attached, AttachedSource::Aio(other) if other.is_same(aio));
         let index = self.0.iter().position(|(_, attached)| is_it(attached))?;
         match self.0.remove(index).1 {
-            Attached::Aio(found) => Some(found),
-            Attached::Source(_) => None,
+            AttachedSource::Aio(found) => Some(found),
+            AttachedSource::Source(_) => None,
         }
     }
 
-    fn take_source(&mut self, source: &glib::Source) -> Option<Attached> {
-        let is_it =
-            |attached: &Attached| matches!(attached, Attached::Source(other) if other == source);
+    fn take_source(&mut self, source: &glib::Source) -> Option<AttachedSource> {
+        let is_it = |attached: &AttachedSource| matches!(attached, AttachedSource::Source(other) if other == source);
         let index = self.0.iter().position(|(_, attached)| is_it(attached))?;
         Some(self.0.remove(index).1)
     }
 
-    /// Detaches the AioContexts and destroys the sources. On the home thread, or where none runs.
+    /// Detaches the AioContexts and destroys the sources. Runs on the context's thread, or, if it has none, on the thread that
+    /// stops it.
     pub(super) fn release(self) {
         for (_, attached) in self.0 {
             match attached {
-                Attached::Aio(aio) => {
-                    // Tasks are bound to this thread, which is ending.
+                AttachedSource::Aio(aio) => {
+                    // Tasks cannot move away from this thread, which is ending.
                     let _ = aio.cancel_tasks();
                     if let Err(error) = aio.detach() {
                         glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
                     }
                 }
-                Attached::Source(source) => source.destroy(),
+                AttachedSource::Source(source) => source.destroy(),
             }
         }
     }
 }
 
 impl QContext {
-    /// Lets this context drive `aio`, under `name` if one is given. The context keeps it alive until it is detached.
+    /// Makes this context drive `aio`, under `name` if one is given. The context keeps it alive until it is detached.
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken; `Busy` when `aio` is attached elsewhere; `Closed` after a stop.
     pub fn attach(&self, aio: &AioContext, name: Option<&str>) -> Result<()> {
-        let inner = self.inner();
-        let mut sources = lock(&inner.sources);
-        inner.check_free(&sources, name)?;
-        aio.attach_to(&inner.reactor)?;
+        let core = self.core();
+        let mut sources = lock(&core.sources);
+        core.check_free(&sources, name)?;
+        aio.attach_to(&core.reactor)?;
         sources
             .0
-            .push((name.map(str::to_owned), Attached::Aio(aio.clone())));
+            .push((name.map(str::to_owned), AttachedSource::Aio(aio.clone())));
         drop(sources);
         Ok(())
     }
 
-    /// Stops driving `aio`: at once on the context's own thread or when nobody runs the context, else soon. Nothing that is
-    /// pending is lost; it can be attached elsewhere afterwards.
+    /// Stops driving `aio`: at once on the context's own thread or when no thread runs the context, otherwise soon. `aio` keeps
+    /// its handlers and pending work, and can be attached elsewhere afterwards.
     pub fn detach(&self, aio: &AioContext) {
-        // Nobody runs this context while we own its GMainContext, or we do.
-        let owner = self.inner().gmain.acquire();
+        // While this thread owns the GMainContext, no other thread runs the context.
+        let owner = self.core().gmain.acquire();
         let detached = owner.is_ok() && aio.detach().is_ok();
         drop(owner);
         if detached {
             // Dropped without the lock.
-            let taken = lock(&self.inner().sources).take_aio(aio);
+            let taken = lock(&self.core().sources).take_aio(aio);
             drop(taken);
             return;
         }
-        let (inner, leaving) = (Arc::clone(self.inner()), aio.clone());
-        // Not after a stop, for that has detached everything.
-        let _ = self.invoke(move || inner.detach_here(&leaving));
+        let (core, leaving) = (Arc::clone(self.core()), aio.clone());
+        // Fails after a stop only, and a stop has detached everything.
+        let _ = self.invoke(move || core.detach_here(&leaving));
     }
 
     /// As [`QContext::detach`], and waits until it is done.
@@ -118,14 +117,14 @@ impl QContext {
     /// # Errors
     /// As for [`QContext::invoke_sync`].
     pub fn detach_sync(&self, aio: &AioContext) -> Result<()> {
-        let (inner, leaving) = (Arc::clone(self.inner()), aio.clone());
-        self.invoke_sync(move || inner.detach_here(&leaving))
+        let (core, leaving) = (Arc::clone(self.core()), aio.clone());
+        self.invoke_sync(move || core.detach_here(&leaving))
     }
 
     /// The AioContext attached under `name`.
     pub fn find_aio(&self, name: &str) -> Option<AioContext> {
-        match lock(&self.inner().sources).named(name) {
-            Some(Attached::Aio(aio)) => Some(aio.clone()),
+        match lock(&self.core().sources).named(name) {
+            Some(AttachedSource::Aio(aio)) => Some(aio.clone()),
             _ => None,
         }
     }
@@ -136,45 +135,46 @@ impl QContext {
     /// `AlreadyExists` when the name is taken; `Busy` when the source is attached or destroyed already; `Closed` after a
     /// stop.
     pub fn attach_source(&self, source: &glib::Source, name: Option<&str>) -> Result<()> {
-        let inner = self.inner();
-        let gone = lock(&inner.sources).take_destroyed();
+        let core = self.core();
+        let gone = lock(&core.sources).take_destroyed();
         // Dropped without the lock.
         drop(gone);
-        let mut sources = lock(&inner.sources);
-        inner.check_free(&sources, name)?;
+        let mut sources = lock(&core.sources);
+        core.check_free(&sources, name)?;
         if source.is_destroyed() || is_attached(source) {
             return Err(Error::new(
                 ErrorKind::Busy,
                 "the source is attached or destroyed already",
             ));
         }
-        sources
-            .0
-            .push((name.map(str::to_owned), Attached::Source(source.clone())));
-        inner.foreign.store(true, Ordering::Release);
-        // Under the lock, so that a stop does not destroy it before. GLib calls nobody here.
-        source.attach(Some(&inner.gmain));
+        sources.0.push((
+            name.map(str::to_owned),
+            AttachedSource::Source(source.clone()),
+        ));
+        core.foreign.store(true, Ordering::Release);
+        // Under the lock, so that a stop cannot destroy the source before. GLib calls no callbacks here.
+        source.attach(Some(&core.gmain));
         drop(sources);
-        inner.reactor.notify();
+        core.reactor.notify();
         Ok(())
     }
 
     /// The GSource attached under `name`.
     pub fn find_source(&self, name: &str) -> Option<glib::Source> {
-        match lock(&self.inner().sources).named(name) {
-            Some(Attached::Source(source)) if !source.is_destroyed() => Some(source.clone()),
+        match lock(&self.core().sources).named(name) {
+            Some(AttachedSource::Source(source)) if !source.is_destroyed() => Some(source.clone()),
             _ => None,
         }
     }
 
     /// True when `aio` was attached here and not detached.
     pub fn has_aio(&self, aio: &AioContext) -> bool {
-        lock(&self.inner().sources).has_aio(aio)
+        lock(&self.core().sources).has_aio(aio)
     }
 
     /// Destroys a source attached with [`QContext::attach_source`]; false when it was not.
     pub fn destroy_source(&self, source: &glib::Source) -> bool {
-        let taken = lock(&self.inner().sources).take_source(source);
+        let taken = lock(&self.core().sources).take_source(source);
         if taken.is_some() {
             source.destroy();
         }
@@ -182,8 +182,8 @@ impl QContext {
     }
 }
 
-impl Inner {
-    fn check_free(&self, sources: &Sources, name: Option<&str>) -> Result<()> {
+impl ContextCore {
+    fn check_free(&self, sources: &AttachedSources, name: Option<&str>) -> Result<()> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(self.closed());
         }
@@ -196,7 +196,7 @@ impl Inner {
         }
     }
 
-    /// Who finds it gone from the list may attach it elsewhere, so it leaves that last.
+    /// Detaches first and updates the list then: a thread that does not find `aio` in the list may attach it elsewhere.
     fn detach_here(&self, aio: &AioContext) {
         if !lock(&self.sources).has_aio(aio) {
             return;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Object, Options, Property, Value, expected, not_found, not_writable, unknown_type};
+use crate::context::DEFAULT_POLLING;
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ const TUNING: [&str; 5] = [
     "thread-pool-max",
 ];
 
-/// What `-object qcontext` takes besides `id`.
+/// The options of `-object qcontext` besides `id`.
 pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
@@ -28,7 +29,7 @@ pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("threaded", "bool"),
 ];
 
-/// What `qom-list` shows; `thread-id` is answered as well, but not listed.
+/// The properties that `qom-list` shows. `thread-id` can be read too, but is not listed.
 pub(super) fn properties() -> Vec<Property> {
     let fixed = [
         ("type", "string"),
@@ -43,7 +44,7 @@ pub(super) fn properties() -> Vec<Property> {
         .collect()
 }
 
-/// Creates `/objects/<id>` from what is left of `options`; it lasts until it is deleted.
+/// Creates `/objects/<id>` from the remaining options. It lasts until it is deleted.
 pub(super) fn create(id: &str, options: Options) -> Result<Arc<dyn Object>> {
     Ok(Arc::new(make(id, options)?))
 }
@@ -76,24 +77,26 @@ impl QContext {
 fn make(id: &str, mut options: Options) -> Result<QContext> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
     let poller = take_poller(id, &mut options)?;
-    let mut values = Vec::new();
+    let mut tuning = Tuning {
+        polling: DEFAULT_POLLING,
+        pool: PoolLimits::default(),
+    };
     for name in TUNING {
-        values.extend(options.take_int(name)?.map(|value| (name, value)));
+        if let Some(value) = options.take_int(name)? {
+            *tuning.parameter(name) = value;
+        }
     }
     options.finish()?;
-    let context = QContext::start(id, threaded, poller)?;
-    let mut tuning = Tuning::of(&context);
-    for (name, value) in values {
-        *tuning.parameter(name) = value;
-    }
-    // A refused value ends the context with its only handle.
-    context.set_poll_params(tuning.polling)?;
-    context.set_pool_limits(tuning.pool)?;
-    context.publish_kept();
-    Ok(context)
+    QContext::builder(id)
+        .threaded(threaded)
+        .poller(poller)
+        .poll_params(tuning.polling)
+        .pool_limits(tuning.pool)
+        .kept(true)
+        .build()
 }
 
-/// The poller that the options name; `auto` and nothing are the default one.
+/// The poller that the options name. `auto` is the default one.
 fn take_poller(id: &str, options: &mut Options) -> Result<Poller> {
     let Some(name) = options.take_str("poller")? else {
         return Ok(Poller::default());

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use super::*;
+use crate::context::QContextBuilder;
 
 fn unnamed(id: &str) -> QContext {
-    QContext::wrap(Inner::fresh(id, false, Poller::default()).unwrap())
+    let settings = QContextBuilder::named(id);
+    QContext::wrap(ContextCore::with_own_main_context(&settings).unwrap())
 }
 
 #[test]

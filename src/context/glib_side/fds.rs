@@ -1,41 +1,41 @@
-//! The fds that GLib waits for in a context: in an epoll set of their own inside the reactor's, so that one wait covers them and
-//! an idle foreign source costs no system call.
+//! The fds that GLib waits for in a context. They stand in an epoll set of their own inside the reactor's, so that one wait
+//! covers them and an idle GSource costs no system call.
 #![allow(unsafe_code)] // poll(2)
 
 mod set;
 
-use super::Inner;
+use crate::context::ContextCore;
 use crate::{AioContext, Result};
 use glib_sys::GPollFD;
-use set::GlibSet;
+use set::GlibFdSet;
 use std::os::fd::RawFd;
 
-/// See the module. Whoever iterates the context has it.
+/// See the module. The iterating thread has it.
 pub(super) struct GlibFds {
-    /// The reactor's own fd, which GLib sees through the reactor's source.
+    /// The reactor's own fd, which GLib polls for the reactor's GSource.
     own_fd: RawFd,
-    set: GlibSet,
-    /// What GLib has asked for last.
+    set: GlibFdSet,
+    /// What GLib asked for last.
     asked: Vec<(RawFd, u16)>,
-    /// GLib's own wake-up fd, where each change to the GMainContext signals it.
+    /// GLib's wake-up fd, if the GMainContext signals each change there.
     wake_fd: Option<RawFd>,
-    /// Since GLib was asked a source may have come that uses a number again.
+    /// The GSources have changed since the last query: an fd number may have been closed and used again.
     is_stale: bool,
 }
 
 impl GlibFds {
-    /// No fds, watched by `aio`.
+    /// Without fds; `aio` watches the set.
     pub(super) fn new(aio: &AioContext, own_fd: RawFd) -> Result<GlibFds> {
         Ok(GlibFds {
             own_fd,
-            set: GlibSet::new(aio)?,
+            set: GlibFdSet::new(aio)?,
             asked: Vec::new(),
             wake_fd: None,
             is_stale: false,
         })
     }
 
-    /// The first fd that is watched is GLib's wake-up fd.
+    /// Takes the first watched fd for GLib's wake-up fd, which a fresh GMainContext alone has.
     pub(super) fn learn_wake_fd(&mut self) {
         self.wake_fd = self.set.first();
     }
@@ -53,50 +53,50 @@ impl GlibFds {
         }
     }
 
-    /// The numbers may be those of other files now.
-    pub(super) fn distrust(&mut self) {
+    /// Makes the next [`GlibFds::watch`] tell the kernel all fds again.
+    pub(super) fn mark_stale(&mut self) {
         self.is_stale = true;
     }
 
-    /// Fills in what is ready of what GLib asks for, without waiting.
+    /// Fills in the events of GLib's fds, without waiting.
     pub(super) fn poll_now(&mut self, fds: &mut [GPollFD]) {
         let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
         // SAFETY: a GPollFD is a struct pollfd on Unix, and there are `count`.
         unsafe { libc::poll(fds.as_mut_ptr().cast(), count, 0) };
-        let told = |poll: &GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
-        let changed = self.wake_fd.is_none() || fds.iter().any(told);
+        let is_signalled = |poll: &GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
+        let changed = self.wake_fd.is_none() || fds.iter().any(is_signalled);
         self.is_stale |= changed;
     }
 
-    /// Sets what GLib is told of the reactor's own fd.
-    pub(super) fn show_own(&self, fds: &mut [GPollFD], revents: u16) {
+    /// Sets the events of the reactor's own fd.
+    pub(super) fn set_own_revents(&self, fds: &mut [GPollFD], revents: u16) {
         for own in fds.iter_mut().filter(|poll| poll.fd == self.own_fd) {
             own.revents = revents;
         }
     }
 
-    /// Something was ready since this was last asked.
+    /// True if an fd was ready since [`GlibFds::take_woken`].
     pub(super) fn is_woken(&self) -> bool {
         self.set.is_woken()
     }
 
-    /// As `is_woken`, and forgets it.
+    /// As `is_woken`, and resets it.
     pub(super) fn take_woken(&self) -> bool {
         self.set.take_woken()
     }
 
-    /// Learns from a wait that GLib's fds did or did not end, and from the poll that followed. Some file that was closed under
-    /// its number may wake us for nothing: that is seen to. If there are no means to do so, it goes on until there are.
-    pub(super) fn judge(&mut self, context: &Inner, woken: bool, fds: &[GPollFD]) {
+    /// Counts a wake-up by GLib's fds for which poll(2) found nothing ready. After several in a row the set is made anew: it
+    /// holds a file whose fd was closed. If that fails, the next wake-up tries again.
+    pub(super) fn check_spurious(&mut self, context: &ContextCore, woken: bool, fds: &[GPollFD]) {
         let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
-        let is_found = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
-        let found = woken && fds.iter().any(is_found);
-        if found {
-            self.set.be_patient_again();
+        let is_ready = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
+        let any_ready = woken && fds.iter().any(is_ready);
+        if any_ready {
+            self.set.reset_limit();
         }
-        // Where somebody else has read what was there, nothing is ready any more.
-        let in_vain = woken && !found && is_readable(self.set.fd());
-        if !self.set.is_haunted(in_vain) {
+        // If another thread has read the data meanwhile, the set is not readable any more either.
+        let spurious = woken && !any_ready && is_readable(self.set.fd());
+        if !self.set.has_stale_fd(spurious) {
             return;
         }
         let renewed = context.aio().and_then(|aio| self.set.renew(&aio));

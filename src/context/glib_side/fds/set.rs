@@ -1,9 +1,10 @@
-//! The epoll set itself, which stands in the reactor's.
+//! The epoll set of GLib's fds, inside the reactor's.
 //!
-//! A file that is closed under its number while it is open elsewhere (under another number, in another process) stays in the
-//! set, and no number reaches it there any more (epoll(7), questions and answers 6): a ghost, which wakes the loop for as long
-//! as it is ready. It shows by wake-ups one after the other for which poll(2) finds nothing ready. Then the set is made anew,
-//! and for each time that this does not help, after twice as many of them.
+//! # Stale fds
+//! When an fd is closed while its file is open elsewhere (as another fd, or in another process), the file stays in the epoll
+//! set and cannot be removed by number any more (epoll(7), questions and answers 6). It then wakes the loop as long as it is
+//! ready. The set shows this by wake-ups in a row for which poll(2) finds nothing ready. It is then made anew. If that does not
+//! help, the number of wake-ups before the next attempt doubles.
 #![forbid(unsafe_code)]
 
 use crate::{AioContext, FdHandler, Result};
@@ -12,38 +13,38 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// So many wake-ups for nothing are a ghost's; now and then there is one because somebody else has read what was there.
-const PATIENCE: u32 = 3;
-const MOST_PATIENCE: u32 = 1 << 16;
+/// So many spurious wake-ups in a row mean a stale fd. One now and then is normal: another thread has read the data.
+const SPURIOUS_LIMIT: u32 = 3;
+const SPURIOUS_LIMIT_MAX: u32 = 1 << 16;
 
 /// See the module.
-pub(super) struct GlibSet {
+pub(super) struct GlibFdSet {
     epoll: Epoll,
-    /// What it is to hold.
+    /// The fds and events wanted in the set.
     watched: Vec<(RawFd, u16)>,
-    /// It has become ready.
+    /// Set when the epoll set is ready.
     woken: Arc<AtomicBool>,
-    /// Fds that epoll does not take.
+    /// Fds that epoll refuses.
     refused: Vec<RawFd>,
-    /// Wake-ups for nothing, one after the other.
-    vain: u32,
-    /// So many of them are suffered.
-    patience: u32,
-    /// A ghost was told of.
-    told: bool,
+    /// Spurious wake-ups in a row.
+    spurious: u32,
+    /// How many of them are accepted.
+    limit: u32,
+    /// A stale fd was reported already.
+    reported: bool,
 }
 
-impl GlibSet {
-    pub(super) fn new(aio: &AioContext) -> Result<GlibSet> {
+impl GlibFdSet {
+    pub(super) fn new(aio: &AioContext) -> Result<GlibFdSet> {
         let woken = Arc::new(AtomicBool::new(false));
-        Ok(GlibSet {
+        Ok(GlibFdSet {
             epoll: new_set(aio, &woken)?,
             watched: Vec::new(),
             woken,
             refused: Vec::new(),
-            vain: 0,
-            patience: PATIENCE,
-            told: false,
+            spurious: 0,
+            limit: SPURIOUS_LIMIT,
+            reported: false,
         })
     }
 
@@ -67,7 +68,7 @@ impl GlibSet {
             .iter()
             .filter(|old| !wanted.iter().any(|new| new.0 == old.0))
         {
-            // A closed fd has left the set already.
+            // The kernel has removed a closed fd already.
             let _ = self.epoll.delete(*fd);
             self.refused.retain(|refused| refused != fd);
         }
@@ -79,7 +80,7 @@ impl GlibSet {
         self.watched = wanted;
     }
 
-    /// A number that was closed and used again is wanted as before, but the kernel has forgotten it.
+    /// Adds the fds that the kernel does not have: a number that was closed and used again looks unchanged here.
     pub(super) fn watch_again(&mut self) {
         for index in 0..self.watched.len() {
             let (fd, events) = self.watched[index];
@@ -89,7 +90,7 @@ impl GlibSet {
         }
     }
 
-    /// Poll's and epoll's event bits are the same for in, out, pri, err and hup.
+    /// The event bits of poll and epoll are the same for in, out, pri, err and hup.
     fn add(&mut self, fd: RawFd, events: u16) {
         self.refused.retain(|refused| *refused != fd);
         let events = u32::from(events);
@@ -102,9 +103,9 @@ impl GlibSet {
             });
         match added.map_err(|error| error.raw_os_error()) {
             Ok(()) => {}
-            // A closed fd: poll tells of it, once.
+            // A closed fd: poll(2) will report it, once.
             Err(Some(libc::EBADF)) => self.woken.store(true, Ordering::Relaxed),
-            // What epoll refuses, as it does a regular file, only poll can ask.
+            // Such as a regular file. Only poll(2) takes it.
             Err(_) => self.refused.push(fd),
         }
     }
@@ -113,7 +114,7 @@ impl GlibSet {
         self.woken.load(Ordering::Relaxed) || !self.refused.is_empty()
     }
 
-    /// As `is_woken`, and forgets it. Only who owns the GMainContext sets and clears the flag.
+    /// As `is_woken`, and resets it. Only the thread that owns the GMainContext sets and resets the flag.
     pub(super) fn take_woken(&self) -> bool {
         let woken = self.is_woken();
         if self.woken.load(Ordering::Relaxed) {
@@ -122,21 +123,21 @@ impl GlibSet {
         woken
     }
 
-    /// Counts a wake-up for nothing, or that there was none. True when there are so many that a ghost must be there.
-    pub(super) fn is_haunted(&mut self, in_vain: bool) -> bool {
-        self.vain = if in_vain { self.vain + 1 } else { 0 };
-        self.vain >= self.patience
+    /// Counts a spurious wake-up; any other turn ends the row. True when there were so many that a stale fd must be there.
+    pub(super) fn has_stale_fd(&mut self, spurious: bool) -> bool {
+        self.spurious = if spurious { self.spurious + 1 } else { 0 };
+        self.spurious >= self.limit
     }
 
-    /// Somebody has been found where the set said so.
-    pub(super) fn be_patient_again(&mut self) {
-        self.patience = PATIENCE;
+    /// After a wake-up that was not spurious.
+    pub(super) fn reset_limit(&mut self) {
+        self.limit = SPURIOUS_LIMIT;
     }
 
-    /// Makes the set anew, without ghosts. True if they are to be told of, which is once.
+    /// Makes the set anew, without stale fds. True the first time, so that the caller logs once.
     pub(super) fn renew(&mut self, aio: &AioContext) -> Result<bool> {
-        self.vain = 0;
-        self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        self.spurious = 0;
+        self.limit = (self.limit * 2).min(SPURIOUS_LIMIT_MAX);
         let fresh = new_set(aio, &self.woken)?;
         aio.remove_fd_handler(self.epoll.as_raw_fd());
         self.epoll = fresh;
@@ -144,11 +145,11 @@ impl GlibSet {
             let (fd, events) = self.watched[index];
             self.add(fd, events);
         }
-        Ok(!std::mem::replace(&mut self.told, true))
+        Ok(!std::mem::replace(&mut self.reported, true))
     }
 }
 
-/// A set whose wake-ups set the flag.
+/// An epoll set that sets the flag when it is ready.
 fn new_set(aio: &AioContext, woken: &Arc<AtomicBool>) -> Result<Epoll> {
     let (epoll, flag) = (Epoll::new()?, Arc::clone(woken));
     let wake = move || flag.store(true, Ordering::Relaxed);

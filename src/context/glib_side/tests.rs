@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 fn asks_glib(context: &QContext) -> bool {
-    context.inner().foreign.load(Ordering::Acquire)
+    context.core().foreign.load(Ordering::Acquire)
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn a_context_of_our_own_sources_only_does_not_ask_glib() {
     assert!(!asks_glib(&context));
 }
 
-/// The source is attached behind our back.
+/// The source is attached with GLib's function, not with ours.
 #[test]
 fn a_foreign_source_is_noticed_by_the_wake_up_it_causes() {
     let context = QContext::anonymous(false).unwrap();
@@ -64,7 +64,7 @@ fn a_foreign_source_waits_for_fifteen_busy_turns_at_most() {
         } else {
             0
         };
-        assert!(waited <= super::PUT_OFFS);
+        assert!(waited <= super::BUSY_TURNS);
     }
     source.destroy();
 }

@@ -1,0 +1,127 @@
+//! How a context is made: the settings, and the order of the steps.
+//!
+//! `QContext::new`, `-object qcontext` and the C functions all come here. The settings are checked and the name is reserved
+//! before the thread starts; the context can be found when the thread runs. So a wrong setting is never seen by others, and
+//! another thread cannot take the GMainContext before the context's own thread does.
+#![forbid(unsafe_code)]
+
+use super::{ContextCore, QContext, id, registry};
+use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, Result};
+use std::sync::Arc;
+
+/// The busy-polling of a context that is not given another one.
+pub(crate) const DEFAULT_POLLING: PollParams = PollParams {
+    max_ns: 32_768,
+    grow: 0,
+    shrink: 0,
+};
+
+/// Settings of a context to be made; see [`QContext::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "`build` makes the context"]
+pub struct QContextBuilder {
+    /// `None` for a generated one that cannot be looked up.
+    pub(super) id: Option<String>,
+    pub(super) threaded: bool,
+    pub(super) poller: Poller,
+    pub(super) poll_params: PollParams,
+    pub(super) pool_limits: PoolLimits,
+    kept: bool,
+    /// `None` for a GMainContext of its own.
+    around: Option<glib::MainContext>,
+}
+
+impl QContextBuilder {
+    pub(super) fn named(id: &str) -> QContextBuilder {
+        QContextBuilder {
+            id: Some(id.to_owned()),
+            ..QContextBuilder::unnamed()
+        }
+    }
+
+    pub(super) fn unnamed() -> QContextBuilder {
+        QContextBuilder {
+            id: None,
+            threaded: false,
+            poller: Poller::default(),
+            poll_params: DEFAULT_POLLING,
+            pool_limits: PoolLimits::default(),
+            kept: false,
+            around: None,
+        }
+    }
+
+    pub(super) fn around(mut self, gmain: &glib::MainContext) -> QContextBuilder {
+        self.around = Some(gmain.clone());
+        self
+    }
+
+    /// Whether the context has a thread of its own. Without one the caller iterates it. Default: false.
+    pub fn threaded(mut self, threaded: bool) -> QContextBuilder {
+        self.threaded = threaded;
+        self
+    }
+
+    /// What the context waits with. Where the kernel does not offer it, the context uses epoll and a warning says why;
+    /// [`QContext::poller`] answers which one it is. Default: epoll.
+    pub fn poller(mut self, poller: Poller) -> QContextBuilder {
+        self.poller = poller;
+        self
+    }
+
+    /// How the context busy-polls before it sleeps. Default: for at most 32768 ns.
+    pub fn poll_params(mut self, params: PollParams) -> QContextBuilder {
+        self.poll_params = params;
+        self
+    }
+
+    /// How many workers the context's pool may have. Default: at most 64.
+    pub fn pool_limits(mut self, limits: PoolLimits) -> QContextBuilder {
+        self.pool_limits = limits;
+        self
+    }
+
+    /// Whether the context lasts until [`QContext::delete`], also without a handle, as those of `-object` do. Otherwise it
+    /// stops when its last handle is dropped. Default: false.
+    pub fn kept(mut self, kept: bool) -> QContextBuilder {
+        self.kept = kept;
+        self
+    }
+
+    /// Makes the context. A threaded one runs when this returns.
+    ///
+    /// # Errors
+    /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range; `Os` when fds or threads have run out.
+    /// Other threads have not seen the context then.
+    pub fn build(self) -> Result<QContext> {
+        let context = QContext::wrap(self.make_core()?);
+        if self.id.is_some() {
+            registry::reserve(&context)?;
+        }
+        if self.threaded {
+            context.core().start()?;
+        }
+        if self.kept {
+            registry::keep(&context);
+        }
+        registry::publish(&context);
+        Ok(context)
+    }
+
+    fn make_core(&self) -> Result<Arc<ContextCore>> {
+        if let Some(id) = &self.id {
+            id::check_id(id, "id")?;
+        }
+        match &self.around {
+            None => ContextCore::with_own_main_context(self),
+            Some(gmain) if *gmain == glib::MainContext::default() => {
+                let message = format!(
+                    "the default GMainContext belongs to context '{}'",
+                    super::MAIN
+                );
+                Err(Error::new(ErrorKind::Busy, message))
+            }
+            Some(gmain) => ContextCore::around(self, gmain),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The loop: the context's thread, and one iteration of a context.
+//!
+//! A threaded context is iterated by its own thread only; that is what [`ContextCore::run`] does. An unthreaded one is iterated
+//! by its user's thread. A thread that iterates the GMainContext with GLib's functions, also from a callback of ours, serves the
+//! reactor through the GSource that is attached there.
+#![allow(unsafe_code)] // thread attributes exist in C only
+
+use super::{ContextCore, lock};
+use crate::{Error, ErrorKind, Result, Wait};
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+
+thread_local! {
+    /// The context that runs this thread.
+    static CURRENT: RefCell<Option<Arc<ContextCore>>> = const { RefCell::new(None) };
+}
+
+/// The context that runs the calling thread.
+pub(super) fn current() -> Option<Arc<ContextCore>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+impl ContextCore {
+    /// One iteration by the calling thread, also inside a callback of another iteration.
+    pub(super) fn iterate(self: &Arc<Self>, wait: Wait) -> Result<bool> {
+        if self.stopping.load(Ordering::Acquire) && !self.threaded {
+            return Err(self.closed());
+        }
+        let Ok(_owner) = self.gmain.acquire() else {
+            let message = format!("another thread runs context '{}'", self.id);
+            return Err(Error::new(ErrorKind::WrongThread, message));
+        };
+        let glib_side = lock(&self.glib_side).take();
+        match glib_side {
+            Some(mut glib_side) => {
+                let outer = CURRENT.replace(Some(Arc::clone(self)));
+                let progress = glib_side.iterate(self, wait);
+                CURRENT.set(outer);
+                if !self.stopping.load(Ordering::Acquire) {
+                    *lock(&self.glib_side) = Some(glib_side);
+                }
+                progress
+            }
+            // The iteration around this one has it.
+            None => Ok(self.gmain.iteration(wait == Wait::Block)),
+        }
+    }
+
+    /// Starts the context's thread. The thread owns the GMainContext when this returns.
+    pub(super) fn start(self: &Arc<Self>) -> Result<()> {
+        let core = Arc::clone(self);
+        let (started, is_started) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name(self.id.clone())
+            .spawn(move || core.run(&started))
+            .map_err(|error| {
+                Error::os(
+                    format!("cannot start the thread of context '{}'", self.id),
+                    error,
+                )
+            })?;
+        *lock(&self.thread) = Some(thread);
+        is_started.recv().map_err(|_| self.closed())
+    }
+
+    /// The context's thread: owns the GMainContext and has it as thread default until the end.
+    fn run(self: &Arc<Self>, started: &mpsc::SyncSender<()>) {
+        let gmain = self.gmain.clone();
+        let owned = gmain.with_thread_default(|| {
+            if let Ok(driving) = self.reactor.drive() {
+                make_timers_exact();
+                self.thread_id.store(thread_id(), Ordering::Release);
+                CURRENT.set(Some(Arc::clone(self)));
+                let _ = started.send(());
+                self.iterate_until_stopped();
+                self.thread_id.store(-1, Ordering::Release);
+                self.tear_down();
+                self.reactor.part(&driving);
+                CURRENT.set(None);
+            }
+        });
+        debug_assert!(owned.is_ok(), "only this thread knows the GMainContext");
+    }
+
+    fn iterate_until_stopped(self: &Arc<Self>) {
+        let Some(mut glib_side) = lock(&self.glib_side).take() else {
+            return;
+        };
+        while !self.stopping.load(Ordering::Acquire) {
+            if let Err(error) = glib_side.iterate(self, Wait::Block) {
+                glib::g_critical!("qcontext", "context '{}' stops: {error}", self.id);
+                return;
+            }
+        }
+    }
+}
+
+/// Makes the kernel end the calling thread's waits in time. By default it may add 50 us to each (prctl(2), timer slack).
+fn make_timers_exact() {
+    const ONE_NS: libc::c_ulong = 1;
+    // SAFETY: PR_SET_TIMERSLACK takes a number.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ONE_NS) };
+}
+
+/// The kernel's id of the calling thread.
+fn thread_id() -> i64 {
+    // SAFETY: no arguments.
+    i64::from(unsafe { libc::gettid() })
+}
