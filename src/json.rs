@@ -1,13 +1,13 @@
-//! JSON as QEMU's monitor speaks it, read incrementally and in linear time.
+//! JSON in the dialect of QEMU's monitor, read incrementally and in linear time.
 //!
 //! The monitor, the `{...}` form of command-line options and the client subcommands use it. [`Framer`] takes bytes as
-//! they arrive and hands out one top-level value at a time, by structure alone: a request needs no newline. The
-//! dialect is RFC 8259 plus single-quoted strings, minus duplicate keys; error texts are those people know from QEMU.
+//! they arrive and returns one top-level value at a time. It finds the end of a value by its brackets, so a request needs
+//! no newline. The dialect is RFC 8259 plus single-quoted strings, without duplicate keys. Error texts are QEMU's.
 //!
 //! # Invariants
-//! 1. Work is linear in the bytes fed: each byte is seen once by the lexer, each token once by the parser.
-//! 2. Neither reading nor writing recurses deeper than the nesting limit, and reading does not recurse at all.
-//! 3. What the writer makes is valid JSON in ASCII: a number that is not finite is written as `null`.
+//! 1. Work is linear in the number of bytes: the lexer sees each byte once, the parser each token once.
+//! 2. Reading does not recurse. Writing recurses no deeper than the nesting limit.
+//! 3. The writer makes valid JSON in ASCII. It writes a number that is not finite as `null`.
 #![forbid(unsafe_code)]
 
 mod error;
@@ -28,10 +28,10 @@ use error::syntax;
 use crate::value::Value;
 use crate::{Error, ErrorKind, Result};
 
-/// Reads the one value that `text` holds.
+/// Reads the single value in `text`.
 ///
 /// # Errors
-/// `JSON parse error, ...` as the monitor says it, or a limit that the text exceeds.
+/// `JSON parse error, ...`, or the text exceeds a limit.
 pub fn parse(text: &str) -> Result<Value> {
     let mut framer = Framer::new(Limits::default());
     let mut rest = text.as_bytes();

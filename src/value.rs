@@ -1,19 +1,21 @@
-//! The values that properties, options and monitor messages have.
+//! The value type of properties, options and monitor messages.
+//!
+//! `object` re-exports it. It is a file of its own because `json` and `object` both use it.
 #![forbid(unsafe_code)]
 
 /// The members of an object, in the order they were given.
 pub type Dict = Vec<(String, Value)>;
 
-/// A property's value, or a JSON value: the monitor shows the one as the other.
+/// The value of a property. The monitor shows it as JSON, so it is a JSON value too.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// JSON's null.
     Null,
     /// A boolean.
     Bool(bool),
-    /// An integer that fits into an `i64`; [`Value::from`] keeps to that.
+    /// An integer that fits into an `i64`. [`Value::from`] makes all of these `Int`.
     Int(i64),
-    /// An integer over `i64::MAX`.
+    /// An integer above `i64::MAX`.
     Uint(u64),
     /// Any other number.
     Double(f64),
@@ -37,7 +39,7 @@ impl Value {
         Value::Dict(Dict::new())
     }
 
-    /// The member of that name, if this is an object that has one.
+    /// The member of that name. `None` if this is not an object or has no such member.
     pub fn member(&self, name: &str) -> Option<&Value> {
         match self {
             Value::Dict(entries) => entries
@@ -47,7 +49,7 @@ impl Value {
         }
     }
 
-    /// The string, if this is one.
+    /// The text, if this is a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Str(text) => Some(text),

@@ -1,23 +1,23 @@
-//! Bytes in, complete top-level values out.
+//! The incremental reader: bytes in, complete top-level values out.
 //!
-//! One per monitor session. It keeps the tokens of the value that is arriving and parses them once, when the brackets
-//! balance. A peer cannot make it hold more than [`Limits`] say.
+//! Each monitor session has one. It keeps the tokens of the value that is arriving, and parses them once, when the brackets
+//! balance. [`Limits`] bound its memory.
 #![forbid(unsafe_code)]
 
 use super::error::{quote, syntax};
-use super::lexer::{Kind, Lexer, Step};
+use super::lexer::{Lexer, LexerStep, TokenKind};
 use super::parser::{Parser, Token};
 use crate::value::Value;
 use crate::{Error, ErrorKind, Result};
 
-/// What one value may cost.
+/// The bounds of one value.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes from a value's first to its last, white space included.
+    /// Bytes of the value, white space included.
     pub bytes: usize,
-    /// Objects and arrays inside each other.
+    /// Nesting of objects and arrays.
     pub depth: usize,
-    /// Tokens: brackets, separators, strings, numbers, keywords.
+    /// Tokens: brackets, separators, strings, numbers and keywords.
     pub tokens: usize,
 }
 
@@ -36,10 +36,10 @@ impl Default for Limits {
 pub struct Framer {
     limits: Limits,
     lexer: Lexer,
-    /// The texts of `tokens`, and of the token that is arriving, one after the other.
+    /// The texts of `tokens` and of the token that is arriving, without gaps.
     text: Vec<u8>,
     tokens: Vec<Token>,
-    /// Bytes of the current value so far.
+    /// Bytes of the current value up to now.
     size: usize,
     curly: isize,
     square: isize,
@@ -59,11 +59,11 @@ impl Framer {
         }
     }
 
-    /// Reads on in `bytes` up to the end of a value or to an error, and moves `bytes` behind what was read; `None`
-    /// when all of it was read and no value ended.
+    /// Reads `bytes` up to the end of a value or to an error, and moves `bytes` past what it has read. Returns `None` when
+    /// it has read all bytes and no value has ended.
     ///
-    /// After an error reading goes on with the next value. After [`ErrorKind::LimitExceeded`] the caller should hang
-    /// up: what follows is the rest of a value that was refused.
+    /// After an error the reader continues with the next value. After [`ErrorKind::LimitExceeded`] the caller should close
+    /// the connection, because the bytes that follow belong to the refused value.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Option<Result<Value>> {
         while let Some((&byte, rest)) = bytes.split_first() {
             let plain = self.lexer.plain(bytes);
@@ -78,7 +78,7 @@ impl Framer {
                 continue;
             }
             let step = self.lexer.step(byte);
-            if !matches!(step, Step::Before(_)) {
+            if !matches!(step, LexerStep::Before(_)) {
                 *bytes = rest;
             }
             if let Some(outcome) = self.apply(step, Some(byte)) {
@@ -88,7 +88,7 @@ impl Framer {
         None
     }
 
-    /// Ends the input: the value or error that only waited for its terminator, if one did.
+    /// Ends the input. Returns the last value or error if only its terminator was missing.
     pub fn finish(&mut self) -> Option<Result<Value>> {
         let step = self.lexer.finish();
         self.apply(step, None).or_else(|| {
@@ -97,29 +97,29 @@ impl Framer {
         })
     }
 
-    fn apply(&mut self, step: Step, byte: Option<u8>) -> Option<Result<Value>> {
-        let byte = byte.filter(|_| !matches!(step, Step::Before(_) | Step::Skip));
+    fn apply(&mut self, step: LexerStep, byte: Option<u8>) -> Option<Result<Value>> {
+        let byte = byte.filter(|_| !matches!(step, LexerStep::Before(_) | LexerStep::Skip));
         if let Some(byte) = byte {
             self.text.push(byte);
         }
-        if matches!(step, Step::Skip) && self.is_idle() {
+        if matches!(step, LexerStep::Skip) && self.is_idle() {
             return None;
         }
-        self.size += usize::from(!matches!(step, Step::Before(_)));
+        self.size += usize::from(!matches!(step, LexerStep::Before(_)));
         match step {
-            Step::Stray => Some(Err(self.stray())),
+            LexerStep::Stray => Some(Err(self.stray())),
             _ if self.size > self.limits.bytes => Some(Err(self.exceeded("token size"))),
-            Step::Skip | Step::Part => None,
-            Step::End(kind) | Step::Before(kind) => self.token(kind),
+            LexerStep::Skip | LexerStep::Part => None,
+            LexerStep::End(kind) | LexerStep::Before(kind) => self.token(kind),
         }
     }
 
-    fn token(&mut self, kind: Kind) -> Option<Result<Value>> {
+    fn token(&mut self, kind: TokenKind) -> Option<Result<Value>> {
         match kind {
-            Kind::LeftCurly => self.curly += 1,
-            Kind::RightCurly => self.curly -= 1,
-            Kind::LeftSquare => self.square += 1,
-            Kind::RightSquare => self.square -= 1,
+            TokenKind::LeftCurly => self.curly += 1,
+            TokenKind::RightCurly => self.curly -= 1,
+            TokenKind::LeftSquare => self.square += 1,
+            TokenKind::RightSquare => self.square -= 1,
             _ => {}
         }
         if self.tokens.len() == self.limits.tokens {
@@ -159,7 +159,7 @@ impl Framer {
         self.text.is_empty()
     }
 
-    /// Forgets the current value, and gives its memory back if it was a big one.
+    /// Drops the current value. Frees its memory if it was large.
     fn reset(&mut self) {
         const KEPT: usize = 16 << 10;
         self.text.clear();

@@ -1,12 +1,12 @@
 //! The tokens of the dialect, one byte at a time.
 //!
-//! The framer feeds it. A byte that cannot continue a token is a stray; the lexer then skips to the next structural
-//! or control character, so that one broken request does not take the following ones with it.
+//! The framer feeds it. A byte that cannot continue a token is a stray. The lexer then skips to the next structural or
+//! control character, so that the requests after a broken one are still read.
 #![forbid(unsafe_code)]
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     LeftCurly,
     RightCurly,
     LeftSquare,
@@ -19,23 +19,23 @@ pub(super) enum Kind {
     Text,
 }
 
-/// What a byte did.
+/// The effect of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The byte lies between tokens.
+pub(super) enum LexerStep {
+    /// The byte is between tokens.
     Skip,
     /// The byte belongs to the current token.
     Part,
     /// The byte ends a token and belongs to it.
-    End(Kind),
+    End(TokenKind),
     /// The token ended before this byte; feed the byte again.
-    Before(Kind),
-    /// The token and the byte make no sense.
+    Before(TokenKind),
+    /// The byte cannot follow.
     Stray,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum LexerState {
     Start,
     Recovery,
     Text(u8),
@@ -51,50 +51,50 @@ enum State {
     Keyword,
 }
 
-/// The lexer's place between two bytes.
+/// Its state between two bytes.
 #[derive(Debug)]
 pub(super) struct Lexer {
-    state: State,
+    state: LexerState,
 }
 
 impl Lexer {
     pub(super) fn new() -> Self {
         Lexer {
-            state: State::Start,
+            state: LexerState::Start,
         }
     }
 
     /// Takes one byte.
-    pub(super) fn step(&mut self, byte: u8) -> Step {
-        if self.state == State::Recovery {
+    pub(super) fn step(&mut self, byte: u8) -> LexerStep {
+        if self.state == LexerState::Recovery {
             if !is_reset(byte) {
-                return Step::Skip;
+                return LexerStep::Skip;
             }
-            self.state = State::Start;
+            self.state = LexerState::Start;
         }
         let (state, step) = self.transition(byte);
         self.state = state;
         step
     }
 
-    /// Ends the input: the token that was open, if it can end here.
-    pub(super) fn finish(&mut self) -> Step {
+    /// Ends the input, and with it the open token if that can end here.
+    pub(super) fn finish(&mut self) -> LexerStep {
         let step = match self.state {
-            State::Start | State::Recovery => Step::Skip,
-            // A space ends whatever can end.
+            LexerState::Start | LexerState::Recovery => LexerStep::Skip,
+            // A space ends every token that can end.
             _ => match self.transition(b' ').1 {
-                before @ Step::Before(_) => before,
-                _ => Step::Stray,
+                before @ LexerStep::Before(_) => before,
+                _ => LexerStep::Stray,
             },
         };
-        self.state = State::Start;
+        self.state = LexerState::Start;
         step
     }
 
-    /// How many of `bytes` are plain content of the string that is open.
+    /// How many of `bytes` are plain content of the open string: no quote, escape or control character.
     pub(super) fn plain(&self, bytes: &[u8]) -> usize {
         match self.state {
-            State::Text(quote) => bytes
+            LexerState::Text(quote) => bytes
                 .iter()
                 .take_while(|&&byte| byte != quote && byte != b'\\' && is_text(byte))
                 .count(),
@@ -102,24 +102,32 @@ impl Lexer {
         }
     }
 
-    fn transition(&self, byte: u8) -> (State, Step) {
+    fn transition(&self, byte: u8) -> (LexerState, LexerStep) {
         match self.state {
-            State::Start | State::Recovery => start(byte),
-            State::Text(quote) if byte == quote => (State::Start, Step::End(Kind::Text)),
-            State::Text(quote) if byte == b'\\' => (State::Escape(quote), Step::Part),
-            State::Text(quote) | State::Escape(quote) if is_text(byte) => {
-                (State::Text(quote), Step::Part)
+            LexerState::Start | LexerState::Recovery => start(byte),
+            LexerState::Text(quote) if byte == quote => {
+                (LexerState::Start, LexerStep::End(TokenKind::Text))
             }
-            State::Keyword if byte.is_ascii_lowercase() => (State::Keyword, Step::Part),
-            State::Keyword => (State::Start, Step::Before(Kind::Keyword)),
-            State::Text(_) | State::Escape(_) => STRAY,
+            LexerState::Text(quote) if byte == b'\\' => {
+                (LexerState::Escape(quote), LexerStep::Part)
+            }
+            LexerState::Text(quote) | LexerState::Escape(quote) if is_text(byte) => {
+                (LexerState::Text(quote), LexerStep::Part)
+            }
+            LexerState::Keyword if byte.is_ascii_lowercase() => {
+                (LexerState::Keyword, LexerStep::Part)
+            }
+            LexerState::Keyword => (LexerState::Start, LexerStep::Before(TokenKind::Keyword)),
+            LexerState::Text(_) | LexerState::Escape(_) => STRAY,
             _ => self.number(byte),
         }
     }
 
-    fn number(&self, byte: u8) -> (State, Step) {
-        use State::{Digits, Exponent, ExponentDigits, ExponentSign, Fraction, Minus, Point, Zero};
-        let part = |state| (state, Step::Part);
+    fn number(&self, byte: u8) -> (LexerState, LexerStep) {
+        use LexerState::{
+            Digits, Exponent, ExponentDigits, ExponentSign, Fraction, Minus, Point, Zero,
+        };
+        let part = |state| (state, LexerStep::Part);
         match (self.state, byte) {
             (Minus, b'0') => part(Zero),
             (Minus, b'1'..=b'9') | (Digits, b'0'..=b'9') => part(Digits),
@@ -129,39 +137,39 @@ impl Lexer {
             (Exponent, b'+' | b'-') => part(ExponentSign),
             (Exponent | ExponentSign | ExponentDigits, b'0'..=b'9') => part(ExponentDigits),
             (Zero, b'0'..=b'9') | (Minus | Point | Exponent | ExponentSign, _) => STRAY,
-            (Zero | Digits, _) => (State::Start, Step::Before(Kind::Integer)),
-            _ => (State::Start, Step::Before(Kind::Float)),
+            (Zero | Digits, _) => (LexerState::Start, LexerStep::Before(TokenKind::Integer)),
+            _ => (LexerState::Start, LexerStep::Before(TokenKind::Float)),
         }
     }
 }
 
-const STRAY: (State, Step) = (State::Recovery, Step::Stray);
+const STRAY: (LexerState, LexerStep) = (LexerState::Recovery, LexerStep::Stray);
 
-fn start(byte: u8) -> (State, Step) {
-    let one = |kind| (State::Start, Step::End(kind));
+fn start(byte: u8) -> (LexerState, LexerStep) {
+    let one = |kind| (LexerState::Start, LexerStep::End(kind));
     match byte {
-        b' ' | b'\t' | b'\r' | b'\n' => (State::Start, Step::Skip),
-        b'{' => one(Kind::LeftCurly),
-        b'}' => one(Kind::RightCurly),
-        b'[' => one(Kind::LeftSquare),
-        b']' => one(Kind::RightSquare),
-        b':' => one(Kind::Colon),
-        b',' => one(Kind::Comma),
-        b'"' | b'\'' => (State::Text(byte), Step::Part),
-        b'-' => (State::Minus, Step::Part),
-        b'0' => (State::Zero, Step::Part),
-        b'1'..=b'9' => (State::Digits, Step::Part),
-        b'a'..=b'z' => (State::Keyword, Step::Part),
+        b' ' | b'\t' | b'\r' | b'\n' => (LexerState::Start, LexerStep::Skip),
+        b'{' => one(TokenKind::LeftCurly),
+        b'}' => one(TokenKind::RightCurly),
+        b'[' => one(TokenKind::LeftSquare),
+        b']' => one(TokenKind::RightSquare),
+        b':' => one(TokenKind::Colon),
+        b',' => one(TokenKind::Comma),
+        b'"' | b'\'' => (LexerState::Text(byte), LexerStep::Part),
+        b'-' => (LexerState::Minus, LexerStep::Part),
+        b'0' => (LexerState::Zero, LexerStep::Part),
+        b'1'..=b'9' => (LexerState::Digits, LexerStep::Part),
+        b'a'..=b'z' => (LexerState::Keyword, LexerStep::Part),
         _ => STRAY,
     }
 }
 
-/// May stand in a string; UTF-8 is checked by the parser.
+/// Whether the byte is allowed in a string. The parser checks UTF-8.
 fn is_text(byte: u8) -> bool {
     (0x20..=0xfd).contains(&byte)
 }
 
-/// Where reading starts again after a stray.
+/// Whether reading starts again at this byte after a stray.
 fn is_reset(byte: u8) -> bool {
     matches!(byte, b'{' | b'}' | b'[' | b']' | b':' | b',') || (byte != b'\t' && !is_text(byte))
 }

@@ -1,24 +1,24 @@
-//! From the tokens of one value to the value, with an explicit stack instead of recursion.
+//! Makes a value of its tokens, with an explicit stack instead of recursion.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
 
 use super::error::{quote, syntax};
-use super::lexer::Kind;
+use super::lexer::TokenKind;
 use super::text;
 use crate::Result;
 use crate::value::{Dict, Value};
 
-/// One token: its text ends at `end`, and begins where the one before it ended.
+/// One token. Its text ends at `end` and begins where the previous token ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
-    kind: Kind,
+    kind: TokenKind,
     end: u32,
 }
 
 impl Token {
-    /// A token whose text ends at `end`, which the byte limit keeps far below 4 GiB.
-    pub(super) fn new(kind: Kind, end: usize) -> Self {
+    /// A token whose text ends at `end`. The byte limit keeps that far below 4 GiB.
+    pub(super) fn new(kind: TokenKind, end: usize) -> Self {
         Token {
             kind,
             end: u32::try_from(end).unwrap_or(u32::MAX),
@@ -30,8 +30,8 @@ impl Token {
     }
 }
 
-/// An object or array whose end has not come yet.
-enum Open {
+/// An object or array that has not ended yet; an object with the key of its next member.
+enum OpenContainer {
     List(Vec<Value>),
     Dict(Dict, String),
 }
@@ -51,20 +51,22 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The value that the tokens make; they end with it, because the framer stopped there.
+    /// The value of the tokens. The framer stopped at its end, so no token is left over.
     pub(super) fn parse(mut self) -> Result<Value> {
         let mut stack = Vec::new();
         loop {
             let (kind, bytes) = self.next()?;
             let value = match kind {
-                Kind::LeftCurly if self.skip(Kind::RightCurly) => Value::Dict(Vec::new()),
-                Kind::LeftSquare if self.skip(Kind::RightSquare) => Value::List(Vec::new()),
-                Kind::LeftCurly => {
-                    stack.push(Open::Dict(Vec::new(), self.key()?));
+                TokenKind::LeftCurly if self.skip(TokenKind::RightCurly) => Value::Dict(Vec::new()),
+                TokenKind::LeftSquare if self.skip(TokenKind::RightSquare) => {
+                    Value::List(Vec::new())
+                }
+                TokenKind::LeftCurly => {
+                    stack.push(OpenContainer::Dict(Vec::new(), self.key()?));
                     continue;
                 }
-                Kind::LeftSquare => {
-                    stack.push(Open::List(Vec::new()));
+                TokenKind::LeftSquare => {
+                    stack.push(OpenContainer::List(Vec::new()));
                     continue;
                 }
                 _ => scalar(kind, bytes)?,
@@ -75,28 +77,29 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Puts a finished value where it belongs and closes what ends with it; the whole value when nothing is open.
-    fn place(&mut self, mut value: Value, stack: &mut Vec<Open>) -> Result<Option<Value>> {
+    /// Adds a finished value to its container, and closes the containers that end with it. Returns the whole value when no
+    /// container is open.
+    fn place(&mut self, mut value: Value, stack: &mut Vec<OpenContainer>) -> Result<Option<Value>> {
         loop {
             value = match stack.pop() {
                 None => return Ok(Some(value)),
-                Some(Open::List(mut items)) => {
+                Some(OpenContainer::List(mut items)) => {
                     items.push(value);
                     match self.next()?.0 {
-                        Kind::RightSquare => Value::List(items),
-                        Kind::Comma => {
-                            stack.push(Open::List(items));
+                        TokenKind::RightSquare => Value::List(items),
+                        TokenKind::Comma => {
+                            stack.push(OpenContainer::List(items));
                             return Ok(None);
                         }
                         _ => return Err(syntax("expected separator in list")),
                     }
                 }
-                Some(Open::Dict(mut entries, key)) => {
+                Some(OpenContainer::Dict(mut entries, key)) => {
                     entries.push((key, value));
                     match self.next()?.0 {
-                        Kind::RightCurly => Value::Dict(distinct(entries)?),
-                        Kind::Comma => {
-                            stack.push(Open::Dict(entries, self.key()?));
+                        TokenKind::RightCurly => Value::Dict(distinct(entries)?),
+                        TokenKind::Comma => {
+                            stack.push(OpenContainer::Dict(entries, self.key()?));
                             return Ok(None);
                         }
                         _ => return Err(syntax("expected separator in dict")),
@@ -106,14 +109,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn next(&mut self) -> Result<(Kind, &'a [u8])> {
+    fn next(&mut self) -> Result<(TokenKind, &'a [u8])> {
         let token = self.tokens.next().ok_or_else(|| syntax("premature EOI"))?;
         let bytes = &self.text[self.at..token.end()];
         self.at = token.end();
         Ok((token.kind, bytes))
     }
 
-    fn skip(&mut self, kind: Kind) -> bool {
+    fn skip(&mut self, kind: TokenKind) -> bool {
         let found = self
             .tokens
             .as_slice()
@@ -125,8 +128,8 @@ impl<'a> Parser<'a> {
     fn key(&mut self) -> Result<String> {
         let (kind, bytes) = self.next()?;
         let key = match kind {
-            Kind::Text => text::decode(bytes)?,
-            Kind::LeftCurly | Kind::LeftSquare => {
+            TokenKind::Text => text::decode(bytes)?,
+            TokenKind::LeftCurly | TokenKind::LeftSquare => {
                 return Err(syntax("key is not a string in object"));
             }
             _ => {
@@ -135,17 +138,17 @@ impl<'a> Parser<'a> {
             }
         };
         match self.next()?.0 {
-            Kind::Colon => Ok(key),
+            TokenKind::Colon => Ok(key),
             _ => Err(syntax("missing : in object pair")),
         }
     }
 }
 
-fn scalar(kind: Kind, bytes: &[u8]) -> Result<Value> {
+fn scalar(kind: TokenKind, bytes: &[u8]) -> Result<Value> {
     match kind {
-        Kind::Text => text::decode(bytes).map(Value::Str),
-        Kind::Integer | Kind::Float => number(kind, bytes),
-        Kind::Keyword => match bytes {
+        TokenKind::Text => text::decode(bytes).map(Value::Str),
+        TokenKind::Integer | TokenKind::Float => number(kind, bytes),
+        TokenKind::Keyword => match bytes {
             b"true" => Ok(Value::Bool(true)),
             b"false" => Ok(Value::Bool(false)),
             b"null" => Ok(Value::Null),
@@ -155,10 +158,10 @@ fn scalar(kind: Kind, bytes: &[u8]) -> Result<Value> {
     }
 }
 
-/// Integers that fit stay integers, others become doubles; what no double can hold is refused.
-fn number(kind: Kind, bytes: &[u8]) -> Result<Value> {
+/// Integers that fit stay integers, others become doubles. A number beyond the range of a double is an error.
+fn number(kind: TokenKind, bytes: &[u8]) -> Result<Value> {
     let digits = String::from_utf8_lossy(bytes);
-    if kind == Kind::Integer {
+    if kind == TokenKind::Integer {
         if let Ok(value) = digits.parse::<i64>() {
             return Ok(Value::Int(value));
         }

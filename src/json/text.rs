@@ -4,7 +4,7 @@
 use super::error::syntax;
 use crate::{Error, Result};
 
-/// The string that `token`, quotes included, stands for.
+/// Decodes a string token, which includes its quotes.
 pub(super) fn decode(token: &[u8]) -> Result<String> {
     let content = &token[1..token.len() - 1];
     let content =
@@ -21,7 +21,7 @@ pub(super) fn decode(token: &[u8]) -> Result<String> {
     Ok(decoded)
 }
 
-/// The character that the escape sequence stands for, and what follows it; `escape` begins behind the backslash.
+/// The character of an escape sequence, and the text after it. `escape` begins after the backslash.
 fn unescape(escape: &str) -> Result<(char, &str)> {
     let mut characters = escape.chars();
     let character = match characters.next() {

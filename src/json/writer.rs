@@ -1,4 +1,4 @@
-//! From a value to text: ASCII only, key order kept, QEMU's spacing.
+//! Writes a value as text: ASCII only, in key order, with QEMU's spacing.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;

@@ -1,8 +1,8 @@
-//! Options as people type them: `qcontext,id=ctx1,threaded=yes`, dotted keys, JSON; and typed readers over them.
+//! Options in their three forms, `qcontext,id=ctx1,threaded=yes`, dotted keys and JSON, and typed access to them.
 //!
-//! The command line and the monitor make [`Options`]; whoever creates an object takes from them what it knows and
-//! calls [`Options::finish`], so that a misspelt option is an error. The texts are QEMU's, and differ by the form the
-//! options came in, because people search for them.
+//! The command line and the monitor parse [`Options`]. The constructor of an object takes the options it knows out of them,
+//! then calls [`Options::finish`], which reports the first option that is left. So a misspelt option is an error. Error
+//! texts are QEMU's and depend on the form, because people search for them.
 #![forbid(unsafe_code)]
 
 mod number;
@@ -15,7 +15,7 @@ use super::{Dict, Value, expected};
 pub use crate::context::check_id;
 use crate::{Error, ErrorKind, Result, json};
 
-/// How the options were written; it decides what a value may look like and how errors read.
+/// The form in which options were written. Values and error texts depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// `-object`, `-device`, `-drive`: `k=v,...` with bare flags.
@@ -26,11 +26,11 @@ pub enum Form {
     Json,
 }
 
-/// Options that wait to be read.
+/// Parsed options that no constructor has taken yet.
 #[derive(Clone, Debug)]
 pub struct Options {
     form: Form,
-    /// What names in messages begin with: `file.` in the group of that name.
+    /// Prefix of names in messages: `file.` in the group `file`.
     prefix: String,
     entries: Dict,
     help: bool,
@@ -61,28 +61,28 @@ impl Options {
         }
     }
 
-    /// The form these options were written in.
+    /// The form of these options.
     pub fn form(&self) -> Form {
         self.form
     }
 
-    /// Somebody typed `help` or `?` among the options.
+    /// Whether `help` or `?` is among the options.
     pub fn wants_help(&self) -> bool {
         self.help
     }
 
-    /// What to tell the user although it works, each one a message of its own.
+    /// Warnings for the user, such as deprecated spellings. Each is one message.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The value of a string option, without taking it.
+    /// The value of a string option. The option stays.
     pub fn peek(&self, name: &str) -> Option<&str> {
         let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
         value.as_str()
     }
 
-    /// Takes an option as it is.
+    /// Takes an option of any type.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         let index = self.entries.iter().position(|(key, _)| key == name)?;
         Some(self.entries.remove(index).1)
@@ -100,7 +100,7 @@ impl Options {
         }
     }
 
-    /// Takes a string that must be there.
+    /// Takes a mandatory string.
     ///
     /// # Errors
     /// `Parameter 'x' is missing`, or the value is not a string.
@@ -109,7 +109,7 @@ impl Options {
             .ok_or_else(|| missing(&self.full(name)))
     }
 
-    /// Takes whatever value must be there.
+    /// Takes a mandatory option of any type.
     ///
     /// # Errors
     /// `Parameter 'x' is missing`
@@ -199,7 +199,7 @@ impl Options {
         }
     }
 
-    /// Takes the options that begin with `name` and a dot, as options of their own without it.
+    /// Takes all options whose names begin with `name` and a dot. In the result the names lack that prefix.
     ///
     /// # Errors
     /// The name also has a value of its own.
@@ -222,17 +222,17 @@ impl Options {
         Ok(group)
     }
 
-    /// The names that nobody has taken yet.
+    /// The names of the options that are left.
     pub fn remaining(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(key, _)| key.as_str())
     }
 
-    /// Whether nothing is left to take.
+    /// Whether no option is left.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Makes sure that every option was taken.
+    /// Checks that no option is left.
     ///
     /// # Errors
     /// `Invalid parameter 'x'` or, in JSON and dotted form, `Parameter 'x' is unexpected`.
@@ -248,7 +248,7 @@ impl Options {
         Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
-    /// `Parameter 'x' expects ...`, for checks of the caller's own.
+    /// `Parameter 'x' expects ...`, for the caller's own checks.
     pub fn bad(&self, name: &str, expects: &str) -> Error {
         Error::new(
             ErrorKind::InvalidArgument,
@@ -261,8 +261,8 @@ impl Options {
     }
 }
 
-/// Reads an option string as `-object`, `-device` and `-drive` take it. The first bare word is the value of
-/// `implied`, other bare words are flags. A text that begins with `{` is JSON.
+/// Parses an option string of `-object`, `-device` or `-drive`. If the first item has no `=`, it is the value of `implied`.
+/// Other items without `=` are flags. A text that begins with `{` is JSON.
 ///
 /// # Errors
 /// A JSON text that is not an object of typed values.
@@ -276,7 +276,7 @@ pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
     ))
 }
 
-/// Reads an option string as `-blockdev` takes it: dotted keys, no flags; nested JSON objects become dotted keys.
+/// Parses an option string of `-blockdev`: dotted keys, no flags. Members of nested JSON objects get dotted keys.
 ///
 /// # Errors
 /// A malformed key, a bare word, or a JSON text that is not an object.
@@ -308,6 +308,14 @@ fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
             value => flat.push((key, value)),
         }
     }
+}
+
+/// `Parameter 'qom-type' does not accept value 'nosuch'`
+pub(super) fn unknown_type(name: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("Parameter 'qom-type' does not accept value '{name}'"),
+    )
 }
 
 /// `Parameter 'id' is missing`

@@ -1,4 +1,4 @@
-//! What an object is: a type name and typed properties.
+//! The trait of objects, and their properties.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::Value;
 use crate::{Error, ErrorKind, Result};
 
-/// A property as `qom-list` shows it.
+/// The name and type of a property, as `qom-list` shows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Property {
     /// The property's name.
@@ -28,7 +28,7 @@ impl Property {
     }
 }
 
-/// Something in the object tree.
+/// An object in the tree.
 ///
 /// Any thread may call any method. `type` is among the properties of every object.
 pub trait Object: Send + Sync {
@@ -41,13 +41,13 @@ pub trait Object: Send + Sync {
     /// The value of a property.
     ///
     /// # Errors
-    /// [`not_found`], or why the value cannot be told.
+    /// [`not_found`], or the value cannot be read.
     fn get(&self, name: &str) -> Result<Value>;
 
     /// Changes a property.
     ///
     /// # Errors
-    /// [`not_found`], [`not_writable`], [`expected`], or why the value is refused.
+    /// [`not_found`], [`not_writable`], [`expected`], or the value is refused.
     fn set(&self, name: &str, value: Value) -> Result<()>;
 }
 

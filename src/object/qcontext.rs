@@ -1,7 +1,7 @@
 //! The context as an object.
 #![forbid(unsafe_code)]
 
-use super::{Object, Options, Property, Value, expected, not_found, not_writable, unknown_type};
+use super::{Object, Options, Property, Value, expected, not_found, not_writable, options};
 use crate::context::DEFAULT_POLLING;
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl QContext {
     pub fn from_options(mut options: Options) -> Result<QContext> {
         let name = options.need_str("qom-type")?;
         if name != TYPE {
-            return Err(unknown_type(&name));
+            return Err(options::unknown_type(&name));
         }
         let id = options.need_id()?;
         make(&id, options)

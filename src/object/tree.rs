@@ -1,7 +1,7 @@
-//! The object tree: `/`, `/objects`, `/machine`, `/machine/peripheral` and `/machine/cpu`, and what is in them.
+//! The object tree: the containers `/`, `/objects`, `/machine`, `/machine/peripheral` and `/machine/cpu` with their objects.
 //!
-//! Contexts appear under `/objects` by themselves, from the registry of contexts; other objects are added and removed.
-//! A path is absolute (`/objects/ctx1`), or the end of one (`ctx1`, `peripheral/disk0`), as in QOM.
+//! Each named context is under `/objects`; the tree asks the registry of contexts. All other objects are added and removed
+//! here. As in QOM, a path is absolute (`/objects/ctx1`) or the end of an absolute path (`ctx1`, `peripheral/disk0`).
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Object, Property, Value, not_found, not_writable};
 use crate::{Error, ErrorKind, QContext, Result};
 
-/// Where devices live.
+/// The container of devices.
 pub const PERIPHERAL: &str = "/machine/peripheral";
-/// Where the processors of a machine live.
+/// The container of a machine's processors.
 pub const CPUS: &str = "/machine/cpu";
 const OBJECTS: &str = "/objects";
 
-/// The containers and what each holds; the tree has no others.
+/// All containers, each with the containers in it.
 const CONTAINERS: [(&str, &[&str]); 5] = [
     ("/", &["objects", "machine"]),
     (OBJECTS, &[]),
@@ -29,13 +29,13 @@ struct Child {
     object: Arc<dyn Object>,
 }
 
-/// Works on the added objects under their lock. Nothing of an object runs in there, also no destructor.
+/// Runs `work` on the added objects under their lock. No code of an object may run in it, not even a destructor.
 fn with_added<T>(work: impl FnOnce(&mut Vec<Child>) -> T) -> T {
     static ADDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
     work(&mut ADDED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Adds an object under one of the containers.
+/// Adds an object to a container.
 ///
 /// # Errors
 /// The parent is not a container, or the name is taken.
@@ -51,7 +51,8 @@ pub fn add_child(path: &str, object: Arc<dyn Object>) -> Result<()> {
     refused.map_or(Ok(()), |_| Err(duplicate(name)))
 }
 
-/// Gives the child back if its path is taken. The caller drops it without the lock: it may be the last reference.
+/// Adds a child. Returns it if its path is taken, so that the caller drops it without the lock: it may hold the last
+/// reference.
 fn insert(new: Child) -> Option<Child> {
     with_added(|added| {
         if added.iter().any(|known| known.path == new.path) {
@@ -62,7 +63,7 @@ fn insert(new: Child) -> Option<Child> {
     })
 }
 
-/// Takes an added object out of the tree and gives it back.
+/// Removes an added object from the tree and returns it.
 pub fn remove_child(path: &str) -> Option<Arc<dyn Object>> {
     with_added(|added| {
         let index = added.iter().position(|known| known.path == path)?;
@@ -73,7 +74,7 @@ pub fn remove_child(path: &str) -> Option<Arc<dyn Object>> {
 /// The properties and children of the object at `path`.
 ///
 /// # Errors
-/// Nothing or more than one thing is there.
+/// The path matches no object, or more than one.
 pub fn list(path: &str) -> Result<Vec<Property>> {
     Ok(resolve(path)?.properties())
 }
@@ -81,7 +82,7 @@ pub fn list(path: &str) -> Result<Vec<Property>> {
 /// A property of the object at `path`.
 ///
 /// # Errors
-/// Nothing is there, or what the object answers.
+/// The path matches no single object, or the object's error.
 pub fn get(path: &str, property: &str) -> Result<Value> {
     resolve(path)?.get(property)
 }
@@ -89,7 +90,7 @@ pub fn get(path: &str, property: &str) -> Result<Value> {
 /// Changes a property of the object at `path`.
 ///
 /// # Errors
-/// Nothing is there, or what the object answers.
+/// The path matches no single object, or the object's error.
 pub fn set(path: &str, property: &str, value: Value) -> Result<()> {
     resolve(path)?.set(property, value)
 }
@@ -97,7 +98,7 @@ pub fn set(path: &str, property: &str, value: Value) -> Result<()> {
 /// The object at `path`.
 ///
 /// # Errors
-/// Nothing or more than one thing is there.
+/// The path matches no object, or more than one.
 pub fn resolve(path: &str) -> Result<Arc<dyn Object>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     if path.starts_with('/') {
@@ -122,7 +123,7 @@ fn absolute(parts: &[&str]) -> Option<Arc<dyn Object>> {
     child(&parent, name)
 }
 
-/// Everything whose path ends with `parts`; with no parts, that is everything.
+/// All objects whose path ends with `parts`. Without parts, all containers.
 fn partial(parts: &[&str]) -> Vec<Arc<dyn Object>> {
     let containers = CONTAINERS.iter().map(|(path, _)| *path);
     containers
@@ -139,7 +140,7 @@ fn partial(parts: &[&str]) -> Vec<Arc<dyn Object>> {
         .collect()
 }
 
-/// The child of that name of the container at `parent`.
+/// The child `name` of the container at `parent`.
 fn child(parent: &str, name: &str) -> Option<Arc<dyn Object>> {
     let path = join(parent, name);
     if let Some((known, _)) = CONTAINERS.iter().find(|(known, _)| *known == path) {
@@ -156,7 +157,7 @@ fn child(parent: &str, name: &str) -> Option<Arc<dyn Object>> {
     })
 }
 
-/// Names and objects in the container at `parent`.
+/// The children of the container at `parent`, with their names.
 fn children(parent: &str) -> Vec<(String, Arc<dyn Object>)> {
     let contexts = (parent == OBJECTS).then(QContext::list).unwrap_or_default();
     let contexts = contexts.into_iter().map(|context| {
@@ -177,7 +178,7 @@ fn added(parent: &str) -> Vec<(String, Arc<dyn Object>)> {
     with_added(|added| added.iter().filter_map(below).collect())
 }
 
-/// Parent and name, if the parent is a container and the name not empty.
+/// Parent and name. `None` if the parent is not a container or the name is empty.
 fn split(path: &str) -> Option<(&str, &str)> {
     let (parent, name) = path.rsplit_once('/')?;
     let parent = if parent.is_empty() { "/" } else { parent };

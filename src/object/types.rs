@@ -1,4 +1,4 @@
-//! The types that exist, for `qom-list-types`, `qom-list-properties` and `object-add`.
+//! The types of objects, for `qom-list-types`, `qom-list-properties` and `object-add`.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Object, Options, Property, qcontext};
 use crate::Result;
 
-/// Creates an object of a type from its id and its other options.
+/// The constructor of a type. It receives the id and the other options.
 pub type Create = fn(id: &str, options: Options) -> Result<Arc<dyn Object>>;
 
 /// A type of object.
@@ -14,13 +14,13 @@ pub type Create = fn(id: &str, options: Options) -> Result<Arc<dyn Object>>;
 pub struct Type {
     /// The type's name.
     pub name: &'static str,
-    /// The type it is a kind of; `object` at the top.
+    /// Its parent type. The topmost type is `object`.
     pub parent: &'static str,
-    /// The properties its objects have.
+    /// The properties of its objects.
     pub properties: Vec<Property>,
-    /// The options that creating one takes besides `id`, with their types.
+    /// The constructor's options besides `id`, with their types.
     pub options: Vec<(&'static str, &'static str)>,
-    /// How `-object` and `object-add` make one, if they can.
+    /// The constructor for `-object` and `object-add`, if they may create such objects.
     pub create: Option<Create>,
 }
 
@@ -46,7 +46,7 @@ fn qcontext() -> Type {
 
 static TYPES: Mutex<Vec<Type>> = Mutex::new(Vec::new());
 
-/// Makes a type known; a device model does so before it is used. The last one of a name counts.
+/// Adds a type. A device model calls this before its first use. A type of the same name is replaced.
 pub fn register(new: Type) {
     let mut types = TYPES.lock().unwrap_or_else(PoisonError::into_inner);
     types.retain(|old| old.name != new.name);
@@ -65,7 +65,7 @@ pub fn find(name: &str) -> Option<Type> {
     list().into_iter().find(|known| known.name == name)
 }
 
-/// The types that are `name` or a kind of it.
+/// The type `name` and all types below it.
 pub fn implementing(name: &str) -> Vec<Type> {
     let types = list();
     let is_a = |one: &&Type| ancestry(&types, one.name).any(|ancestor| ancestor == name);

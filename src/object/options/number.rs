@@ -1,7 +1,7 @@
 //! Numbers in option strings.
 #![forbid(unsafe_code)]
 
-/// An integer in C's notation: `10`, `0xa`, `012`, with a sign if need be.
+/// An integer in C's notation, `10`, `0xa` or `012`, with an optional sign.
 pub(super) fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -55,7 +55,7 @@ fn suffix(text: &str) -> (&str, u32) {
     (&text[..text.len() - 1], shift)
 }
 
-/// `0.fraction` of `unit`, rounded down; a fraction of a byte is refused.
+/// `0.fraction` of `unit`, rounded down. `None` for a fraction of a byte.
 fn part_of(unit: u64, fraction: &str) -> Option<u64> {
     const DIGITS: usize = 18;
     if fraction.is_empty() {

@@ -1,13 +1,13 @@
 //! The two option string syntaxes.
 //!
-//! In both a value ends at a single comma, `,,` stands for a comma, `=` may stand in values, and of a key that is
-//! given twice the last value counts; of `id` in the form with flags, the first.
+//! In both, a value ends at a single comma, `,,` in a value stands for a comma, and a value may contain `=`. The last value of a
+//! repeated key counts, but in the form with flags the first `id`.
 #![forbid(unsafe_code)]
 
 use crate::value::{Dict, Value};
 use crate::{Error, ErrorKind, Result};
 
-/// `on yes true y`, `off no false n`; nothing else.
+/// `on yes true y` or `off no false n`.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {
         "on" | "yes" | "true" | "y" => Some(true),
@@ -16,7 +16,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// What an option string says.
+/// A parsed option string.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) entries: Dict,
@@ -114,7 +114,7 @@ pub(super) fn parse_keyval(implied: &str, text: &str) -> Result<Parsed> {
     Ok(options)
 }
 
-/// Fragments of letters, digits, `-` and `_`, each beginning with a letter or being a number, with dots between.
+/// Accepts names or numbers with dots between them. A name begins with a letter and has letters, digits, `-` and `_`.
 fn check_key(name: &str) -> Result<()> {
     let well_formed = |part: &str| {
         let digits = part.bytes().all(|byte| byte.is_ascii_digit());
@@ -128,7 +128,7 @@ fn check_key(name: &str) -> Result<()> {
     Err(invalid(format!("Invalid parameter '{name}'")))
 }
 
-/// Key and what follows its `=`, if an `=` comes before the next comma.
+/// The key and the text after its `=`, if an `=` comes before the next comma.
 fn key(text: &str) -> Option<(&str, &str)> {
     let end = text.find(['=', ','])?;
     text[end..]
@@ -136,7 +136,7 @@ fn key(text: &str) -> Option<(&str, &str)> {
         .then(|| (&text[..end], &text[end + 1..]))
 }
 
-/// The value that `text` begins with, and what follows its comma.
+/// The value at the start of `text`, and the text after its comma.
 fn value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;
