@@ -1,17 +1,37 @@
-//! The QMP server: machine-readable management over Unix sockets and stdio.
+//! The QMP server: management over Unix sockets and stdio.
 //!
-//! A program makes a [`Monitor`] from the [`Commands`] it offers, opens its sockets, and iterates `qcontext-main`;
-//! [`emit`] sends an event to every client. The wire protocol, command names and error texts are QEMU's, so that its
-//! clients work unchanged. Out-of-band execution is not offered.
+//! A program creates a [`Monitor`] with its own [`Commands`], opens its sockets, and iterates `qcontext-main`. [`emit`]
+//! sends an event to every client. The wire protocol, command names and error texts are QEMU's, so QEMU's clients work
+//! unchanged. Out-of-band execution is not supported.
 //!
 //! # Threads
-//! A monitor lives on the thread that iterates the default `GMainContext`. [`emit`] and [`Reply`] work from any thread.
+//! A monitor belongs to the thread that iterates the default `GMainContext`. Any thread may call [`emit`] and complete a
+//! [`Reply`].
 //!
 //! # Invariants
-//! 1. A session executes one request at a time, in the order they came; replies keep that order.
-//! 2. A session does a bounded amount of work per turn of the main loop, and holds a bounded amount of memory: one
-//!    request within [`crate::json::Limits`], and unread output of about 1 MiB.
-//! 3. No borrow of a session is held while a command's handler runs.
+//! 1. A session executes its requests one at a time, in the order of their arrival. Its replies keep that order.
+//! 2. In one turn of the main loop a session does a bounded amount of work. Its memory is bounded too: one request within
+//!    [`crate::json::Limits`], and about 1 MiB of unread output.
+//! 3. No borrow of a session is held while a command runs.
+//!
+//! # Example
+//! ```
+//! use qcontext::monitor::{Commands, Monitor};
+//! use qcontext::object::{Options, Value};
+//!
+//! let mut commands = Commands::new();
+//! commands.add("x-answer", |arguments: Options| {
+//!     arguments.finish()?;
+//!     Ok(Value::from(42_i64))
+//! });
+//! let path = std::env::temp_dir().join(format!("qmp-{}.sock", std::process::id()));
+//! let mut monitor = Monitor::new(commands);
+//! monitor.listen(&path)?;
+//! // From here on, iterating `QContext::main()` serves the clients.
+//! drop(monitor);
+//! assert!(!path.exists());
+//! # Ok::<(), qcontext::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod builtin;
@@ -38,19 +58,19 @@ pub use event::emit;
 pub use reply::Reply;
 
 use crate::Result;
-use session::Session;
-use socket::Listener;
+use session::QmpSession;
+use socket::QmpListener;
 
-/// A QMP server with its sockets and clients; dropping it hangs up and removes the sockets.
+/// A QMP server with its sockets and clients. Dropping it closes the connections and removes the sockets.
 #[derive(Debug)]
 pub struct Monitor {
     commands: Rc<Commands>,
-    listeners: Vec<Listener>,
+    listeners: Vec<QmpListener>,
 }
 
 impl Monitor {
-    /// A server for the built-in commands and for `commands`, without a socket yet. A command of the program's replaces
-    /// a built-in one of the same name.
+    /// Creates a server without sockets. It has the built-in commands and `commands`, which replace built-in ones of the
+    /// same name.
     pub fn new(commands: Commands) -> Monitor {
         let mut all = builtin::commands();
         all.extend(commands);
@@ -60,15 +80,15 @@ impl Monitor {
         }
     }
 
-    /// Makes the server reachable at the Unix socket `path`, for this user only. A socket that a dead process left
-    /// there is replaced.
+    /// Listens at the Unix socket `path`, for this user only. Replaces a socket that a dead process left there.
     ///
     /// # Errors
-    /// Somebody listens at `path`, something that is not a socket is there, or the system refuses.
+    /// Another process listens at `path`, `path` is not a socket, or a system call fails.
     pub fn listen(&mut self, path: &Path) -> Result<()> {
         let commands = self.commands.clone();
-        let listener =
-            Listener::open(path, move |stream| Session::start(stream, commands.clone()))?;
+        let listener = QmpListener::open(path, move |stream| {
+            QmpSession::start(stream, commands.clone());
+        })?;
         self.listeners.push(listener);
         Ok(())
     }
@@ -76,19 +96,19 @@ impl Monitor {
     /// Serves one client on standard input and output.
     ///
     /// # Errors
-    /// The system refuses to duplicate the two.
+    /// Standard input or output cannot be duplicated.
     pub fn serve_stdio(&mut self) -> Result<()> {
-        Session::start(stdio::stream()?, self.commands.clone());
+        QmpSession::start(stdio::stream()?, self.commands.clone());
         Ok(())
     }
 
-    /// Stops accepting clients and reading requests; replies that are under way still go out.
+    /// Stops accepting clients and reading requests. Queued replies are still sent.
     pub fn shut_down(&mut self) {
         self.listeners.clear();
         session::all().iter().for_each(|session| session.hang_up());
     }
 
-    /// Whether every client has received all that it was sent, or left.
+    /// Whether the output of every client has been written.
     pub fn is_quiet(&self) -> bool {
         session::all().iter().all(|session| session.is_flushed())
     }

@@ -264,7 +264,7 @@ fn after_any_mutation_a_control_character_and_brackets_resynchronise() {
         let mut text = to_string(&random.value(3)).into_bytes();
         let cut = random.below(text.len());
         text.truncate(cut);
-        // 0xff ends whatever was open with an error.
+        // 0xff ends the open value with an error.
         text.extend_from_slice(b"\xff{\"alive\": 1}");
         assert_eq!(frames(&[&text]).last().unwrap(), "{\"alive\": 1}");
     }

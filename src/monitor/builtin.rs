@@ -1,4 +1,4 @@
-//! The commands that every monitor has: introspection, the object tree, contexts.
+//! The commands that every monitor has: introspection, the object tree, contexts. They are put together here.
 #![forbid(unsafe_code)]
 
 use super::command::Commands;

@@ -13,7 +13,7 @@ const READ_CHUNK: usize = 32 << 10;
 
 /// One chunk of input and the request that is arriving in it.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(super) struct QmpInput {
     framer: Framer,
     /// The chunk; the framer has seen its first `framed` bytes. Empty once the framer has seen all of it.
     chunk: Vec<u8>,
@@ -21,9 +21,9 @@ pub(super) struct Input {
     ended: bool,
 }
 
-impl Input {
-    pub(super) fn new() -> Input {
-        Input {
+impl QmpInput {
+    pub(super) fn new() -> QmpInput {
+        QmpInput {
             framer: Framer::new(Limits::default()),
             chunk: Vec::new(),
             framed: 0,
@@ -65,9 +65,9 @@ impl Input {
 
     /// Drops what has arrived.
     pub(super) fn discard(&mut self) {
-        *self = Input {
+        *self = QmpInput {
             ended: self.ended,
-            ..Input::new()
+            ..QmpInput::new()
         };
     }
 

@@ -1,4 +1,4 @@
-//! How another thread reaches the monitor's thread.
+//! The monitor's thread: how other threads reach it, and its next turn.
 #![forbid(unsafe_code)]
 
 /// Runs `action` on the thread that iterates the default `GMainContext`.
@@ -15,4 +15,12 @@ pub(super) fn post(action: impl FnOnce() + Send + 'static) {
         },
     );
     source.attach(Some(&glib::MainContext::default()));
+}
+
+/// A source that calls `action` in each turn of the main loop.
+pub(super) fn idle_source(
+    action: impl FnMut() -> glib::ControlFlow + Send + 'static,
+) -> glib::Source {
+    let name = Some("qcontext-monitor-again");
+    glib::idle_source_new(name, glib::Priority::DEFAULT, action)
 }

@@ -1,16 +1,16 @@
-//! The shapes of what the server says, and of what a client may say.
+//! The messages of the protocol: greeting, answers, events, requests.
 #![forbid(unsafe_code)]
 
 use super::version::version;
 use crate::object::{Dict, Options, Value, expected};
 use crate::{Error, ErrorKind, Result, json};
 
-/// Clients' own strings come back in error texts; longer texts are cut.
+/// Error texts quote strings of clients. Longer texts are cut.
 const ERROR_TEXT_LIMIT: usize = 2048;
-/// The longest `id` that is echoed.
+/// The longest `id` that an answer repeats.
 const ID_LIMIT: usize = 64 << 10;
 
-/// The first line that a client receives.
+/// The greeting, a client's first line.
 pub(super) fn greeting() -> String {
     let inner = Value::dict([
         ("version", version()),
@@ -36,7 +36,7 @@ pub(super) fn answer(id: Option<Value>, outcome: Result<Value>) -> String {
     line(&Value::Dict(members))
 }
 
-/// An event that happened at `since_epoch`.
+/// An event, with the time since the epoch.
 pub(super) fn event(name: &str, data: Dict, since_epoch: std::time::Duration) -> String {
     let timestamp = Value::dict([
         ("seconds", since_epoch.as_secs().into()),
@@ -75,34 +75,49 @@ fn error_value(error: &Error) -> Value {
     Value::dict([("class", class.into()), ("desc", desc.into())])
 }
 
-/// What a client asks for.
+/// A request.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct QmpRequest {
     /// The command's name.
     pub(super) execute: String,
     /// Its arguments.
     pub(super) arguments: Options,
 }
 
-/// Takes a request apart: the `id`, which is echoed in any case, and the rest.
-pub(super) fn request(value: Value) -> (Option<Value>, Result<Request>) {
+/// A message of a client.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// The `id`, which the answer repeats even if the request is malformed.
+    pub(super) id: Option<Value>,
+    pub(super) request: Result<QmpRequest>,
+}
+
+/// Decodes a message of a client.
+pub(super) fn decode(value: Value) -> Received {
     let Value::Dict(mut members) = value else {
-        return (None, Err(invalid("QMP input must be a JSON object")));
+        return Received {
+            id: None,
+            request: Err(invalid("QMP input must be a JSON object")),
+        };
     };
-    let id = members
-        .iter()
-        .position(|(key, _)| key == "id")
-        .map(|index| members.remove(index).1);
-    match id {
-        Some(id) if json::to_string(&id).len() > ID_LIMIT => (
-            None,
-            Err(invalid("QMP input member 'id' is longer than 65536 bytes")),
-        ),
-        id => (id, body(members)),
+    let position = members.iter().position(|(key, _)| key == "id");
+    let id = position.map(|index| members.remove(index).1);
+    if id
+        .as_ref()
+        .is_some_and(|id| json::to_string(id).len() > ID_LIMIT)
+    {
+        return Received {
+            id: None,
+            request: Err(invalid("QMP input member 'id' is longer than 65536 bytes")),
+        };
+    }
+    Received {
+        id,
+        request: body(members),
     }
 }
 
-fn body(members: Dict) -> Result<Request> {
+fn body(members: Dict) -> Result<QmpRequest> {
     let mut execute = None;
     let mut arguments = Dict::new();
     for (key, value) in members {
@@ -121,13 +136,13 @@ fn body(members: Dict) -> Result<Request> {
             }
         }
     }
-    Ok(Request {
+    Ok(QmpRequest {
         execute: execute.ok_or_else(|| invalid("QMP input lacks member 'execute'"))?,
         arguments: Options::from_dict(arguments),
     })
 }
 
-/// Checks the arguments of `qmp_capabilities`: no capability is offered, so none can be enabled.
+/// Checks the arguments of `qmp_capabilities`. The server has no capabilities, so none can be enabled.
 pub(super) fn negotiate(mut arguments: Options) -> Result<Value> {
     let wanted = match arguments.take("enable") {
         None => Vec::new(),
@@ -140,7 +155,7 @@ pub(super) fn negotiate(mut arguments: Options) -> Result<Value> {
         Some(Value::Str(name)) if name == "oob" => Err(invalid("Capability oob not available")),
         Some(Value::Str(name)) => Err(Error::new(
             ErrorKind::InvalidArgument,
-            // QEMU names an array's element so.
+            // QEMU's name for an array's element.
             format!("Parameter 'null' does not accept value '{name}'"),
         )),
         Some(_) => Err(expected("null", "string")),

@@ -8,12 +8,12 @@ use super::main_loop::post;
 use crate::object::Value;
 use crate::{Error, ErrorKind, Result};
 
-type Answer = Box<dyn FnOnce(Result<Value>) + Send>;
+type AnswerFn = Box<dyn FnOnce(Result<Value>) + Send>;
 
 /// The answer that a request waits for. Completing it consumes it. If it is dropped, the client receives an error.
 pub struct Reply {
     /// Hands the outcome to the session; `None` once it is used.
-    answer: Option<Answer>,
+    answer: Option<AnswerFn>,
     /// The monitor's thread.
     home: ThreadId,
 }

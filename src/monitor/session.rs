@@ -15,8 +15,9 @@ use std::rc::Rc;
 use gio::prelude::*;
 
 use super::command::Commands;
-use super::input::Input;
-use super::message::{self, Request};
+use super::input::QmpInput;
+use super::main_loop;
+use super::message::{self, QmpRequest, Received};
 use super::outbox::Outbox;
 use super::reply::Reply;
 use super::stream::Stream;
@@ -31,12 +32,12 @@ const DISCONNECT_LIMIT: usize = 2 * UNREAD_LIMIT;
 const REQUESTS_PER_TURN: usize = 8;
 
 thread_local! {
-    static SESSIONS: RefCell<Vec<Rc<Session>>> = const { RefCell::new(Vec::new()) };
+    static SESSIONS: RefCell<Vec<Rc<QmpSession>>> = const { RefCell::new(Vec::new()) };
     static NEXT_KEY: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The sessions of this thread.
-pub(super) fn all() -> Vec<Rc<Session>> {
+pub(super) fn all() -> Vec<Rc<QmpSession>> {
     SESSIONS.with_borrow(Clone::clone)
 }
 
@@ -45,12 +46,12 @@ pub(super) fn any_here() -> bool {
     SESSIONS.with_borrow(|sessions| !sessions.is_empty())
 }
 
-fn find(key: u64) -> Option<Rc<Session>> {
+fn find(key: u64) -> Option<Rc<QmpSession>> {
     SESSIONS.with_borrow(|sessions| sessions.iter().find(|known| known.key == key).cloned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum SessionPhase {
     /// Only `qmp_capabilities` is executed.
     Negotiating,
     Open,
@@ -61,18 +62,18 @@ enum Phase {
 
 #[derive(Debug)]
 struct SessionState {
-    phase: Phase,
-    input: Input,
+    phase: SessionPhase,
+    input: QmpInput,
     /// A request is executing and has not been answered.
     executing: bool,
     outbox: Outbox,
-    sources: Sources,
+    sources: AttachedSources,
 }
 
 /// The sources that are attached now.
 #[derive(Debug, Default)]
-struct Sources {
-    /// Input is readable.
+struct AttachedSources {
+    /// QmpInput is readable.
     reading: Option<glib::Source>,
     /// Output is writable.
     writing: Option<glib::Source>,
@@ -82,7 +83,7 @@ struct Sources {
 
 /// One client.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct QmpSession {
     key: u64,
     stream: Stream,
     commands: Rc<Commands>,
@@ -90,19 +91,19 @@ pub(super) struct Session {
     state: RefCell<SessionState>,
 }
 
-impl Session {
+impl QmpSession {
     /// Greets a client and serves it until it leaves.
     pub(super) fn start(stream: Stream, commands: Rc<Commands>) {
         let mut outbox = Outbox::default();
         outbox.push(&message::greeting());
         let state = SessionState {
-            phase: Phase::Negotiating,
-            input: Input::new(),
+            phase: SessionPhase::Negotiating,
+            input: QmpInput::new(),
             executing: false,
             outbox,
-            sources: Sources::default(),
+            sources: AttachedSources::default(),
         };
-        let session = Rc::new(Session {
+        let session = Rc::new(QmpSession {
             key: NEXT_KEY.replace(NEXT_KEY.get() + 1),
             stream,
             commands,
@@ -116,7 +117,7 @@ impl Session {
     /// Sends an event to the client.
     pub(super) fn notify(&self, text: &str) {
         let mut state = self.state.borrow_mut();
-        if state.phase != Phase::Open {
+        if state.phase != SessionPhase::Open {
             return;
         }
         state.outbox.push(text);
@@ -184,14 +185,17 @@ impl Session {
     }
 
     fn execute(&self, value: Value) {
-        let (id, request) = message::request(value);
+        let Received { id, request } = message::decode(value);
         self.state.borrow_mut().executing = true;
-        let negotiating = self.state.borrow().phase == Phase::Negotiating;
+        let phase = self.state.borrow().phase;
         match request {
             Err(error) => self.answer(id, Err(error)),
-            Ok(request) if negotiating || request.execute == "qmp_capabilities" => {
-                let outcome = self.negotiate(request, negotiating);
+            Ok(request) if phase == SessionPhase::Negotiating => {
+                let outcome = self.negotiate(request);
                 self.answer(id, outcome);
+            }
+            Ok(request) if request.execute == "qmp_capabilities" => {
+                self.answer(id, Err(already_negotiated()));
             }
             Ok(request) => {
                 let key = self.key;
@@ -206,13 +210,7 @@ impl Session {
         }
     }
 
-    fn negotiate(&self, request: Request, negotiating: bool) -> Result<Value> {
-        if !negotiating {
-            return Err(Error::new(
-                ErrorKind::CommandNotFound,
-                "Capabilities negotiation is already complete, command ignored",
-            ));
-        }
+    fn negotiate(&self, request: QmpRequest) -> Result<Value> {
         if request.execute != "qmp_capabilities" {
             return Err(Error::new(
                 ErrorKind::CommandNotFound,
@@ -220,14 +218,14 @@ impl Session {
             ));
         }
         let nothing = message::negotiate(request.arguments)?;
-        self.state.borrow_mut().phase = Phase::Open;
+        self.state.borrow_mut().phase = SessionPhase::Open;
         Ok(nothing)
     }
 
     fn answer(&self, id: Option<Value>, outcome: Result<Value>) {
         let text = message::answer(id, outcome);
         let mut state = self.state.borrow_mut();
-        if state.phase != Phase::Closed {
+        if state.phase != SessionPhase::Closed {
             state.executing = false;
             state.outbox.push(&text);
         }
@@ -251,6 +249,12 @@ impl Session {
         }
     }
 
+    /// Writes first: what the client takes makes room for the answers to its next requests.
+    fn writable(&self) {
+        self.settle();
+        self.turn();
+    }
+
     fn readable(&self) {
         let alive = self.state.borrow_mut().input.read(&self.stream);
         if alive {
@@ -270,7 +274,7 @@ impl SessionState {
     }
 
     fn may_execute(&self) -> bool {
-        matches!(self.phase, Phase::Negotiating | Phase::Open)
+        matches!(self.phase, SessionPhase::Negotiating | SessionPhase::Open)
             && !self.executing
             && self.outbox.len() < UNREAD_LIMIT
     }
@@ -278,23 +282,23 @@ impl SessionState {
     /// Whether the last byte is out and no request can come.
     fn is_over(&self) -> bool {
         let no_more = self.input.has_ended() && !self.input.has_bytes();
-        let leaving = no_more || self.phase == Phase::HangingUp;
+        let leaving = no_more || self.phase == SessionPhase::HangingUp;
         leaving && !self.executing && self.outbox.is_empty()
     }
 
     fn hang_up(&mut self) {
-        if self.phase == Phase::Closed {
+        if self.phase == SessionPhase::Closed {
             return;
         }
-        self.phase = Phase::HangingUp;
+        self.phase = SessionPhase::HangingUp;
         self.input.discard();
     }
 
     fn close(&mut self) {
         self.hang_up();
-        self.phase = Phase::Closed;
+        self.phase = SessionPhase::Closed;
         self.outbox = Outbox::default();
-        let Sources {
+        let AttachedSources {
             reading,
             writing,
             again,
@@ -310,14 +314,20 @@ impl SessionState {
         let pending = self.input.has_bytes();
         let read = may_execute && !pending && !self.input.has_ended();
         let write = !self.outbox.is_empty();
-        let Sources {
+        let AttachedSources {
             reading,
             writing,
             again,
         } = &mut self.sources;
-        wait(again, may_execute && pending, || again_source(key));
-        wait(writing, write, || writing_source(key, stream));
-        wait(reading, read, || reading_source(key, stream));
+        wait(again, may_execute && pending, || {
+            main_loop::idle_source(move || run(key, QmpSession::turn))
+        });
+        wait(writing, write, || {
+            stream.writing_source(move || run(key, QmpSession::writable))
+        });
+        wait(reading, read, || {
+            stream.reading_source(move || run(key, QmpSession::readable))
+        });
     }
 }
 
@@ -330,39 +340,15 @@ fn wait(slot: &mut Option<glib::Source>, wanted: bool, make: impl FnOnce() -> gl
     }
 }
 
-fn reading_source(key: u64, stream: &Stream) -> glib::Source {
-    stream.input.create_source(
-        None::<&gio::Cancellable>,
-        Some("qcontext-monitor-read"),
-        glib::Priority::DEFAULT,
-        move |_| run(key, Session::readable),
+fn already_negotiated() -> Error {
+    Error::new(
+        ErrorKind::CommandNotFound,
+        "Capabilities negotiation is already complete, command ignored",
     )
-}
-
-fn writing_source(key: u64, stream: &Stream) -> glib::Source {
-    stream.output.create_source(
-        None::<&gio::Cancellable>,
-        Some("qcontext-monitor-write"),
-        glib::Priority::DEFAULT,
-        // Writes first: what the client takes makes room for the answers to its next requests.
-        move |_| {
-            run(key, |session| {
-                session.settle();
-                session.turn();
-            })
-        },
-    )
-}
-
-fn again_source(key: u64) -> glib::Source {
-    let name = Some("qcontext-monitor-again");
-    glib::idle_source_new(name, glib::Priority::DEFAULT, move || {
-        run(key, Session::turn)
-    })
 }
 
 /// Runs `action` on a session. The source stays attached until `rearm` destroys it or the session is gone.
-fn run(key: u64, action: impl FnOnce(&Session)) -> glib::ControlFlow {
+fn run(key: u64, action: impl FnOnce(&QmpSession)) -> glib::ControlFlow {
     match find(key) {
         Some(session) => {
             action(&session);

@@ -19,53 +19,68 @@ use super::session;
 use super::stream::Stream;
 use crate::{Error, ErrorKind, Result};
 
-/// What a Unix socket's address can hold, without its final NUL.
+/// The longest path of a Unix socket, without the final NUL.
 const PATH_LIMIT: usize = 107;
-/// Clients of one process, at most; more are turned away.
+/// The most clients of one process. Further connections are closed.
 const CLIENT_LIMIT: usize = 64;
-/// Clients that wait to be accepted, at most.
+/// The most connections that wait to be accepted.
 const BACKLOG: i32 = 128;
-/// How long accepting rests when the process has no fd left.
-const REST: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, for example when the process has no fd left.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening Unix socket in the file system; dropping it removes it.
+/// A listening Unix socket in the file system. Dropping it removes the socket.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct QmpListener {
     path: PathBuf,
-    /// Device and inode of the socket that is ours.
-    identity: (u64, u64),
+    /// Our socket, to tell it from another one at the same path.
+    identity: FileIdentity,
     acceptor: Rc<Acceptor>,
 }
 
-impl Listener {
-    /// Listens at `path` and hands each client to `welcome`.
-    pub(super) fn open(path: &Path, welcome: impl Fn(Stream) + 'static) -> Result<Listener> {
+impl QmpListener {
+    /// Listens at `path` and calls `welcome` with each client.
+    pub(super) fn open(path: &Path, welcome: impl Fn(Stream) + 'static) -> Result<QmpListener> {
         remove_stale(path)?;
         let socket = listen_and_appear(path)?;
-        let found = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
+        let identity = FileIdentity::at(path).map_err(|error| failed(path, error))?;
         let acceptor = Rc::new(Acceptor {
             socket,
             welcome: Box::new(welcome),
             source: RefCell::new(None),
         });
         acceptor.arm();
-        Ok(Listener {
+        Ok(QmpListener {
             path: path.to_owned(),
-            identity: (found.dev(), found.ino()),
+            identity,
             acceptor,
         })
     }
 }
 
-impl Drop for Listener {
+impl Drop for QmpListener {
     fn drop(&mut self) {
         self.acceptor.disarm();
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-        if ours {
-            // It may be gone by now, which is just as well.
+        if FileIdentity::at(&self.path).is_ok_and(|found| found == self.identity) {
+            // An error means that the socket is removed already.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Which file a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    fn at(path: &Path) -> io::Result<FileIdentity> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(FileIdentity {
+            device: found.dev(),
+            inode: found.ino(),
+        })
     }
 }
 
@@ -107,19 +122,19 @@ impl Acceptor {
                     (self.welcome)(stream);
                 }
             }
-            // Dropping the client hangs up.
+            // Dropping the client closes the connection.
             Ok(_) => {}
             Err(error) if error.matches(gio::IOErrorEnum::WouldBlock) => {}
-            // No fd is left, most likely. The client stays in the backlog, so without a rest this would spin.
-            Err(_) => self.rest(),
+            // Most likely no fd is left. The client stays in the backlog, so without a pause this would spin.
+            Err(_) => self.pause(),
         }
     }
 
-    fn rest(self: &Rc<Self>) {
+    fn pause(self: &Rc<Self>) {
         let weak = ThreadGuard::new(Rc::downgrade(self));
         self.wait_for(glib::timeout_source_new(
-            REST,
-            Some("qcontext-monitor-rest"),
+            PAUSE,
+            Some("qcontext-monitor-pause"),
             glib::Priority::DEFAULT,
             move || {
                 if let Some(acceptor) = weak.get_ref().upgrade() {
@@ -154,7 +169,7 @@ fn stream(client: &gio::Socket) -> Option<Stream> {
     })
 }
 
-/// Removes the socket of a process that is gone.
+/// Removes the socket of a dead process.
 fn remove_stale(path: &Path) -> Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -180,7 +195,7 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether somebody listens at `path`; does not wait for a busy one to accept.
+/// Whether a process listens at `path`. Does not wait until it accepts.
 fn is_served(path: &Path) -> bool {
     let outcome = new_socket().and_then(|socket| {
         let address = gio::UnixSocketAddress::new(path);
@@ -205,7 +220,7 @@ fn new_socket() -> std::result::Result<gio::Socket, glib::Error> {
     Ok(socket)
 }
 
-/// Listens under another name first, so that a client that sees the socket can connect to it.
+/// Listens under another name, then renames the socket, so that a client that sees `path` can connect.
 fn listen_and_appear(path: &Path) -> Result<gio::Socket> {
     check_length(path)?;
     let hidden = path.with_file_name(format!(".q{}", process::id()));
@@ -235,7 +250,7 @@ fn listen(hidden: &Path, path: &Path) -> Result<gio::Socket> {
     Ok(socket)
 }
 
-/// Gives the socket mode 0600 before it has a name: bind takes the mode over, so there is no moment in between.
+/// Gives the socket mode 0600 before it has a name. `bind` copies the mode, so the socket never appears with another one.
 fn restrict(socket: &gio::Socket) -> io::Result<()> {
     let same = File::from(socket.as_fd().try_clone_to_owned()?);
     same.set_permissions(Permissions::from_mode(0o600))

@@ -9,7 +9,7 @@ use gio::prelude::*;
 use super::stream::Stream;
 use crate::{Error, Result};
 
-/// A pipe that polls as writable takes at least this much without blocking.
+/// A pipe that polls as writable takes at least this many bytes without blocking.
 const PIPE_CHUNK: usize = 4096;
 
 pub(super) fn stream() -> Result<Stream> {

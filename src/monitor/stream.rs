@@ -1,5 +1,7 @@
-//! The two byte streams of a client.
+//! The two byte streams of a client, and the sources that wait for them.
 #![forbid(unsafe_code)]
+
+use gio::prelude::*;
 
 /// Where a session reads and writes.
 #[derive(Debug)]
@@ -10,4 +12,32 @@ pub(super) struct Stream {
     pub(super) chunk: usize,
     /// Closes both directions when the session ends.
     pub(super) owner: Option<gio::IOStream>,
+}
+
+impl Stream {
+    /// A source that calls `action` while the input is readable.
+    pub(super) fn reading_source(
+        &self,
+        action: impl Fn() -> glib::ControlFlow + 'static,
+    ) -> glib::Source {
+        self.input.create_source(
+            None::<&gio::Cancellable>,
+            Some("qcontext-monitor-read"),
+            glib::Priority::DEFAULT,
+            move |_| action(),
+        )
+    }
+
+    /// A source that calls `action` while the output is writable.
+    pub(super) fn writing_source(
+        &self,
+        action: impl Fn() -> glib::ControlFlow + 'static,
+    ) -> glib::Source {
+        self.output.create_source(
+            None::<&gio::Cancellable>,
+            Some("qcontext-monitor-write"),
+            glib::Priority::DEFAULT,
+            move |_| action(),
+        )
+    }
 }
