@@ -13,7 +13,7 @@
 //! listener    the socket at its path: bind, accept, accept the next front end when one has gone
 //! connection  one front end: reads messages when the socket is readable, sends answers, ends in order
 //! session     what that front end has said: messages in, calls to the device and answers out
-//! ring        what the front end has said about one queue
+//! description what the front end has said about one queue
 //! framing     bytes to messages, however the stream is split, and answers to bytes
 //! protocol    the numbers and layouts of messages
 //! socket      the system calls
@@ -21,12 +21,12 @@
 #![deny(unsafe_code)] // forbidden in every file but `socket`
 
 mod connection;
+mod description;
 #[cfg(test)]
 mod fake;
 mod framing;
 mod listener;
 mod protocol;
-mod ring;
 mod session;
 mod socket;
 

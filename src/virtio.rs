@@ -7,22 +7,27 @@
 //! * [`memory`]: what the guest shares with us
 //! * [`queue`]: the split virtqueue
 //! * [`notify`]: kick and call
+//! * [`worker`]: the life of a queue, and what a device model implements for it
 //! * [`pluggable`]: what `-device` needs to know of a device model
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::Result;
 use memory::GuestMemory;
 use notify::Signal;
 
 pub mod blk;
+mod countdown;
 pub mod memory;
 pub mod notify;
 pub mod pluggable;
 pub mod queue;
+pub mod worker;
+
+pub(crate) use countdown::Countdown;
 
 /// Feature bit: chains may live in tables of their own.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
@@ -36,6 +41,18 @@ pub const F_RING_RESET: u64 = 1 << 40;
 
 /// Called once when a stopped queue is quiet, with the next available index.
 pub type Stopped = Box<dyn FnOnce(u16) + Send>;
+
+/// Called once when a held device rests.
+pub type Rested = Box<dyn FnOnce() + Send>;
+
+/// What a transport and the contexts allow a device. Known before a guest sees any field of the device's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The number of queues.
+    pub queues: u16,
+    /// The largest size of a queue.
+    pub queue_size: u16,
+}
 
 /// Everything that a transport knows about a queue it starts.
 #[derive(Debug)]
@@ -70,7 +87,7 @@ pub trait VirtioDevice: Send + Sync {
     fn device_type(&self) -> u32;
 
     /// The feature bits on offer. Never bit 30, which belongs to vhost-user.
-    fn features(&self) -> u64;
+    fn features(&self, limits: Limits) -> u64;
 
     /// The number of queues.
     fn queue_count(&self) -> u16;
@@ -79,12 +96,15 @@ pub trait VirtioDevice: Send + Sync {
     fn queue_size_max(&self) -> u16;
 
     /// Reads configuration space; beyond its end it reads as 0.
-    fn read_config(&self, offset: usize, data: &mut [u8]);
+    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]);
 
     /// Writes configuration space; what is not writable is ignored.
     fn write_config(&self, offset: usize, data: &[u8]);
 
-    /// Starts a queue on its context.
+    /// Signals `listener`, in place of an earlier one, whenever the configuration space has changed.
+    fn watch_config(&self, listener: Weak<dyn Signal>);
+
+    /// Starts a queue on its context. While it is stopping, it starts when the stop is over.
     ///
     /// # Errors
     /// `NotFound` for an index beyond the last queue, `Busy` if it runs, `InvalidArgument` for a setup that does not
@@ -92,8 +112,20 @@ pub trait VirtioDevice: Send + Sync {
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()>;
 
     /// Takes no more requests, waits for those in flight without blocking, and calls `done` on the queue's context.
-    /// A queue that does not run is done at once, on the calling thread, with index 0.
+    /// A queue that does not run is done at once, on the calling thread, with index 0. A start that waits for an earlier
+    /// stop is cancelled.
     fn stop_queue(&self, index: u16, done: Stopped);
+
+    /// Whether a queue was started and not asked to stop since.
+    fn is_started(&self, index: u16) -> bool;
+
+    /// Takes no more requests of any queue, and calls `rested` when those in flight have finished: then the guest's memory
+    /// does not change. Queues that start meanwhile are held from the beginning. `rested` is called on the calling thread or
+    /// on a queue's context, at the latest by [`release`](VirtioDevice::release). Holds add up.
+    fn hold(&self, rested: Rested);
+
+    /// Ends one [`hold`](VirtioDevice::hold). After the last one the queues go on where they were.
+    fn release(&self);
 
     /// Replaces the call, also while the queue runs. The new one is signalled once, as requests may have finished in
     /// between.

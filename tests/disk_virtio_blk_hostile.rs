@@ -18,7 +18,7 @@ fn wrong_starts_are_refused() {
     let unknown = disk.start(0, 0).unwrap_err();
     assert_eq!(
         unknown.to_string(),
-        "the disk has 1 queues, there is no queue 1"
+        "the device has 1 queues, there is no queue 1"
     );
 }
 

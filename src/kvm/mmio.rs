@@ -4,12 +4,12 @@
 //! legacy interface), with the reset of single queues (feature RING_RESET).
 //!
 //! * `registers`: what the guest sees, and what a write means
-//! * `life`: what a running device and its guest share: the interrupt status and "needs reset"
-//! * `worker`: starts and stops the device's queues, on the device's context
+//! * `interrupt_status`: what a running device and its guest share: the interrupt status and "needs reset"
+//! * `queue_control`: starts, holds and stops the device's queues, on the device's context
 //!
 //! # Threads
 //! Registers are read and written on vcpu threads, under a lock that no context ever takes. What a context tells the
-//! guest goes through the atomics of `life`. What the guest wants of the device is posted to the device's context, in
+//! guest goes through the atomics of `interrupt_status`. What the guest wants of the device is posted to the device's context, in
 //! order, and nobody waits for it: a stop is over when the guest reads so from the register it wrote.
 //!
 //! # Doorbells
@@ -18,7 +18,7 @@
 //!
 //! # Invariants
 //! 1. Nothing that a guest writes is an error of ours: it is ignored, or the device asks to be reset.
-//! 2. A status of 0 is read only when no queue of an earlier life runs, so its memory is the guest's again.
+//! 2. A status of 0 is read only when no queue runs that was started before the reset, so its memory is the guest's again.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -28,18 +28,18 @@ use gsource::AioContext;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::BusDevice;
-use crate::virtio::VirtioDevice;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
+use crate::virtio::{Limits, VirtioDevice};
 
-mod life;
+mod interrupt_status;
+mod queue_control;
 mod registers;
 #[cfg(test)]
 mod tests;
-mod worker;
 
+use queue_control::QueueControl;
 use registers::Registers;
-use worker::Worker;
 
 /// How many bytes of address space a device takes: the registers and room for its configuration space.
 pub const LENGTH: u64 = 0x200;
@@ -63,7 +63,8 @@ pub(super) struct Parts {
 /// A virtio device behind registers.
 pub struct Mmio {
     device: Arc<dyn VirtioDevice>,
-    worker: Arc<Worker>,
+    queues: Arc<QueueControl>,
+    limits: Limits,
     kicks: Arc<[EventFd]>,
     /// Taken by vcpu threads, and by others only while no vcpu runs.
     registers: Mutex<Registers>,
@@ -72,43 +73,44 @@ pub struct Mmio {
 impl Mmio {
     pub(super) fn new(parts: Parts) -> Mmio {
         let kicks: Arc<[EventFd]> = parts.kicks.into();
-        let worker = Worker::new(&parts.device, &parts.control, parts.memory, &kicks);
+        let queues = QueueControl::new(&parts.device, &parts.control, parts.memory, &kicks);
+        let limits = Limits {
+            queues: parts.device.queue_count(),
+            queue_size: parts.queue_size_max.min(parts.device.queue_size_max()),
+        };
         Mmio {
-            registers: Mutex::new(Registers::new(
-                &*parts.device,
-                parts.queue_size_max,
-                parts.line,
-            )),
+            registers: Mutex::new(Registers::new(&*parts.device, limits, parts.line)),
             device: parts.device,
-            worker,
+            queues,
+            limits,
             kicks,
         }
     }
 
     /// True while a driver has the device running.
     pub fn is_driven(&self) -> bool {
-        self.worker.is_driven()
+        self.queues.is_driven()
     }
 
     /// Why the device asked to be reset the last time, in words.
     pub fn fault(&self) -> Option<String> {
-        self.worker.fault()
+        self.queues.fault()
     }
 
     /// Stops the device's queues for good, and calls `done` on the device's context when nothing is in flight any more.
     pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
-        self.worker.close(Box::new(done));
+        self.queues.close(Box::new(done));
     }
 
     /// Takes no more requests, and calls `done` on the device's context when those in flight have finished, after which
     /// guest memory does not change. For when no vcpu runs.
     pub fn hold(&self, done: impl FnOnce() + Send + 'static) {
-        self.worker.hold(Box::new(done));
+        self.queues.hold(Box::new(done));
     }
 
     /// Goes on after [`Mmio::hold`], where it was.
     pub fn release(&self) {
-        self.worker.release();
+        self.queues.release();
     }
 
     /// A trapped doorbell.
@@ -131,7 +133,7 @@ impl Mmio {
 impl BusDevice for Mmio {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(offset) = registers::config_offset(offset) {
-            return self.device.read_config(offset, data);
+            return self.device.read_config(self.limits, offset, data);
         }
         data.fill(0);
         // Registers are 32 bits wide, and accessed so.
@@ -150,7 +152,7 @@ impl BusDevice for Mmio {
         let value = u32::from_le_bytes(data);
         match offset {
             QUEUE_NOTIFY => self.kick(value),
-            _ => self.registers().write(offset, value, &self.worker),
+            _ => self.registers().write(offset, value, &self.queues),
         }
     }
 }

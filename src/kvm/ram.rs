@@ -92,7 +92,7 @@ impl Ram {
         let host = host.ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "too much memory"))?;
         self.areas.push(Area {
             guest,
-            host: host.start.expose_provenance(),
+            host: host.as_ptr().expose_provenance(),
             offset,
         });
         Ok(())

@@ -1,8 +1,9 @@
 //! A device that serves nothing and remembers everything, and a front end that writes messages by hand.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
@@ -10,7 +11,7 @@ use rustix::fs::MemfdFlags;
 use super::protocol::{Header, Message, Request};
 use super::session::Served;
 use crate::virtio::notify::Signal;
-use crate::virtio::{QueueSetup, Stopped, VirtioDevice};
+use crate::virtio::{Limits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// Everything asked of the device, in order.
@@ -34,6 +35,8 @@ pub(super) enum Asked {
 struct Log {
     calls: Vec<Asked>,
     stopping: Vec<(u16, Stopped)>,
+    started: BTreeSet<u16>,
+    config_listener: Option<Weak<dyn Signal>>,
     refuse_start: bool,
 }
 
@@ -90,7 +93,7 @@ impl FakeDevice {
 }
 
 impl VirtioDevice for FakeDevice {
-    fn features(&self) -> u64 {
+    fn features(&self, _: Limits) -> u64 {
         self.features
     }
 
@@ -106,7 +109,7 @@ impl VirtioDevice for FakeDevice {
         32768
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, _: Limits, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
             *byte = u8::try_from(at & 0x7f).unwrap_or(0);
         }
@@ -116,10 +119,15 @@ impl VirtioDevice for FakeDevice {
         self.record(Asked::WriteConfig(offset, data.to_vec()));
     }
 
+    fn watch_config(&self, listener: Weak<dyn Signal>) {
+        self.log().config_listener = Some(listener);
+    }
+
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {
         if self.log().refuse_start {
             return Err(Error::new(ErrorKind::InvalidArgument, "refused"));
         }
+        self.log().started.insert(index);
         self.record(Asked::Start {
             index,
             size: setup.size,
@@ -133,8 +141,20 @@ impl VirtioDevice for FakeDevice {
 
     fn stop_queue(&self, index: u16, done: Stopped) {
         self.record(Asked::Stop(index));
-        self.log().stopping.push((index, done));
+        let mut log = self.log();
+        log.started.remove(&index);
+        log.stopping.push((index, done));
     }
+
+    fn is_started(&self, index: u16) -> bool {
+        self.log().started.contains(&index)
+    }
+
+    fn hold(&self, rested: Rested) {
+        rested();
+    }
+
+    fn release(&self) {}
 
     fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()> {
         self.record(Asked::ReplaceCall(index, call.is_some()));

@@ -15,13 +15,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::description::VringDescription;
 use super::protocol::{
     self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_CONFIG,
     PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
 };
-use super::ring::{Ring, State};
-use crate::virtio::VirtioDevice;
 use crate::virtio::memory::GuestMemory;
+use crate::virtio::{Limits, VirtioDevice};
 use crate::{Error, Result};
 
 mod memory;
@@ -79,12 +79,12 @@ struct Waiting {
 /// One connection's state.
 pub(super) struct Session {
     device: Arc<dyn VirtioDevice>,
-    queue_size_max: u16,
+    limits: Limits,
     notice: StopNotice,
     acked: Option<u64>,
     protocol_features: u64,
     memory: GuestMemory,
-    rings: Vec<Ring>,
+    vrings: Vec<VringDescription>,
     waiting: Option<Waiting>,
     closed: bool,
 }
@@ -97,15 +97,19 @@ impl Session {
             device,
             queue_size_max,
         } = served;
-        let rings = (0..device.queue_count()).map(|_| Ring::default()).collect();
+        let limits = Limits {
+            queues: device.queue_count(),
+            queue_size: queue_size_max.min(device.queue_size_max()),
+        };
+        let vrings = (0..limits.queues).map(|_| VringDescription::default());
         Session {
-            queue_size_max: queue_size_max.min(device.queue_size_max()),
+            vrings: vrings.collect(),
+            limits,
             device,
             notice,
             acked: None,
             protocol_features: 0,
             memory: GuestMemory::new(),
-            rings,
             waiting: None,
             closed: false,
         }
@@ -155,14 +159,10 @@ impl Session {
         next_avail: u16,
         out: &mut Vec<u8>,
     ) -> Result<Option<Error>> {
-        let Some(ring) = self.rings.get_mut(usize::from(index)) else {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else {
             return Ok(None);
         };
-        if ring.state != State::Stopping {
-            return Ok(None);
-        }
-        ring.state = State::Idle;
-        ring.base = next_avail;
+        vring.base = next_avail;
         if let Some(waiting) = &mut self.waiting {
             waiting.left = waiting.left.saturating_sub(1);
         }
@@ -193,7 +193,7 @@ impl Session {
             Request::SetFeatures => self.set_features(&message),
             Request::GetProtocolFeatures => Ok(Answer::U64(PROTOCOL_FEATURES)),
             Request::SetProtocolFeatures => self.set_protocol_features(&message),
-            Request::GetQueueNum => Ok(Answer::U64(self.rings.len() as u64)),
+            Request::GetQueueNum => Ok(Answer::U64(self.vrings.len() as u64)),
             Request::GetMaxMemSlots => Ok(Answer::U64(MEM_SLOTS as u64)),
             Request::SetOwner => Ok(Answer::Done),
             Request::ResetOwner => Ok(self.reset_owner()),
@@ -241,7 +241,7 @@ impl Session {
     }
 
     fn offered(&self) -> u64 {
-        self.device.features() | F_PROTOCOL_FEATURES
+        self.device.features(self.limits) | F_PROTOCOL_FEATURES
     }
 
     fn set_features(&mut self, message: &Message) -> Result<Answer> {
@@ -264,11 +264,11 @@ impl Session {
         Ok(Answer::Done)
     }
 
-    /// Disables every ring, which is all that this deprecated message may still mean.
+    /// Disables every queue, which is all that this deprecated message may still mean.
     fn reset_owner(&mut self) -> Answer {
-        for ring in &mut self.rings {
-            ring.enabled = false;
-            ring.kick = None;
+        for vring in &mut self.vrings {
+            vring.enabled = false;
+            vring.kick = None;
         }
         Answer::AfterStop(self.running_queues(), Then::StartReady)
     }
@@ -280,7 +280,8 @@ impl Session {
         };
         let mut bytes = wire::config_bytes(window);
         let data = &mut bytes[wire::CONFIG_HEADER..];
-        self.device.read_config(window.offset as usize, data);
+        self.device
+            .read_config(self.limits, window.offset as usize, data);
         Answer::Bytes(bytes)
     }
 
@@ -299,35 +300,28 @@ impl Session {
         if self.memory.region_count() == 0 || self.closed {
             return Ok(Answer::Done);
         }
-        for index in 0..self.device.queue_count() {
-            let ring = &mut self.rings[usize::from(index)];
-            if !ring.is_ready(self.acked) {
+        for (index, vring) in (0..).zip(&mut self.vrings) {
+            if !vring.is_ready(self.acked) || self.device.is_started(index) {
                 continue;
             }
-            let setup = ring.setup(self.acked.unwrap_or(0), &self.memory);
+            let setup = vring.setup(self.acked.unwrap_or(0), &self.memory);
             let started = setup.and_then(|setup| self.device.start_queue(index, setup));
-            match started {
-                Ok(()) => ring.state = State::Running,
-                Err(error) => {
-                    ring.kick = None;
-                    return Err(error);
-                }
+            if let Err(error) = started {
+                vring.kick = None;
+                return Err(error);
             }
         }
         Ok(Answer::Done)
     }
 
     fn running_queues(&self) -> Vec<u16> {
-        (0u16..)
-            .zip(&self.rings)
-            .filter(|(_, ring)| ring.state == State::Running)
-            .map(|(index, _)| index)
+        (0..self.limits.queues)
+            .filter(|&index| self.device.is_started(index))
             .collect()
     }
 
     fn ask_to_stop(&mut self, queues: &[u16]) {
         for &index in queues {
-            self.rings[usize::from(index)].state = State::Stopping;
             let notice = Arc::clone(&self.notice);
             self.device
                 .stop_queue(index, Box::new(move |next_avail| notice(index, next_avail)));
@@ -350,7 +344,7 @@ impl Session {
     }
 
     fn base_bytes(&self, index: u16) -> Vec<u8> {
-        let num = u32::from(self.rings[usize::from(index)].base);
+        let num = u32::from(self.vrings[usize::from(index)].base);
         let index = u32::from(index);
         wire::vring_state_bytes(VringState { index, num }).to_vec()
     }
@@ -369,7 +363,7 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("acked", &self.acked)
             .field("protocol_features", &self.protocol_features)
-            .field("rings", &self.rings)
+            .field("vrings", &self.vrings)
             .field("waiting", &self.waiting)
             .field("closed", &self.closed)
             .finish_non_exhaustive()

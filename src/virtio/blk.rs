@@ -1,13 +1,13 @@
 //! The virtio-blk device: a block node as a guest's disk.
 //!
-//! Used by the transports through [`VirtioDevice`]. Each queue has an AioContext of its own, handed in when the disk is
-//! made, and a channel of its own to the node; queues share only what never changes. So queues of one disk may live
-//! on different contexts without ever meeting.
+//! [`Blk`] is the device with its queues' workers; transports know it as a [`VirtioDevice`](super::VirtioDevice). Each queue
+//! has an AioContext of its own, handed in when the disk is made, and a channel of its own to the node; queues share only
+//! what never changes. So queues of one disk may live on different contexts without ever meeting.
 //!
 //! * `config`: what the guest reads about the disk
 //! * `request`: what the guest asks for
-//! * `queue`: a queue's life: start, kick, stop
-//! * `batch`: the work of one iteration
+//! * `queue`: a started queue: chains to requests, finished requests to answers
+//! * `stats`: what a queue has done
 //! * `pluggable`, `options`: the disk as `-device virtio-blk`
 //!
 //! # Threads
@@ -18,18 +18,15 @@
 //!    guest is told so (`writeback` is 1) and cannot change it.
 #![deny(unsafe_code)] // children that need it say why
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use gsource::AioContext;
 
-use super::notify::Signal;
-use super::queue::Broken;
-use super::{QueueSetup, Stopped, VirtioDevice};
+use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
+use super::{Limits, VirtioDevice};
+use crate::Result;
 use crate::block::{Access, Edge, Node, Parent, Permissions};
-use crate::{Error, ErrorKind, Result};
 
-mod batch;
 mod config;
 mod options;
 mod pluggable;
@@ -39,27 +36,20 @@ mod stats;
 
 pub use options::BlkOptions;
 pub use pluggable::MODEL;
-use queue::Queue;
+pub use queue::BlkQueue;
 pub use stats::QueueStats;
-
-/// The largest ring that the disk serves.
-pub const QUEUE_SIZE_MAX: u16 = 32768;
-
-/// The most queues that a disk has.
-pub const QUEUES_MAX: usize = 1024;
+use stats::{PublishedStats, Totals};
 
 /// A virtio disk.
-#[derive(Debug)]
-pub struct Blk {
-    shared: Arc<Shared>,
-    queues: Box<[Arc<Queue>]>,
-}
+pub type Blk = WorkerDevice<BlkModel>;
 
-/// What all queues of a disk know and nobody changes.
+/// What all queues of a disk share, which never changes.
 #[derive(Debug)]
-struct Shared {
+pub struct BlkModel {
     edge: Edge,
     serial: [u8; request::ID_LEN],
+    /// What each queue has done, kept over stops.
+    stats: Box<[Arc<PublishedStats>]>,
 }
 
 impl Blk {
@@ -67,51 +57,37 @@ impl Blk {
     /// of `serial` as the disk's id.
     ///
     /// # Errors
-    /// `Busy` if another device writes the node, `InvalidArgument` without a context or with more than [`QUEUES_MAX`].
+    /// `Busy` if another device writes the node; those of [`WorkerDevice::with_queues`].
     pub fn new(id: &str, node: &Arc<Node>, contexts: Vec<AioContext>, serial: &str) -> Result<Blk> {
-        if contexts.is_empty() || contexts.len() > QUEUES_MAX {
-            let message = format!("num-queues must be between 1 and {QUEUES_MAX}");
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        let shared = Arc::new(Shared {
+        let model = BlkModel {
             edge: node.attach(Parent::new("device", id), access(node))?,
             serial: request::pad_id(serial),
-        });
-        let queues = contexts.into_iter();
-        Ok(Blk {
-            queues: queues.map(|aio| Queue::new(&shared, aio)).collect(),
-            shared,
-        })
+            stats: contexts.iter().map(|_| Arc::default()).collect(),
+        };
+        WorkerDevice::with_queues(model, contexts)
     }
 
     /// The node on offer.
     pub fn node(&self) -> &Arc<Node> {
-        self.shared.edge.node()
+        self.model().edge.node()
     }
 
     /// What a queue has done so far; zeroes for a queue that does not exist.
     pub fn stats(&self, index: u16) -> QueueStats {
-        let queue = self.queues.get(usize::from(index));
-        queue.map(|queue| queue.stats()).unwrap_or_default()
+        let stats = self.model().stats.get(usize::from(index));
+        let stats = stats.map(|stats| stats.read()).unwrap_or_default();
+        let (kicks, calls) = self.notifications(index);
+        QueueStats {
+            kicks,
+            calls,
+            ..stats
+        }
     }
 
     /// What all queues together have done so far.
     pub fn total(&self) -> QueueStats {
-        let queues = self.queues.iter().map(|queue| queue.stats());
+        let queues = (0..self.queue_count()).map(|index| self.stats(index));
         queues.fold(QueueStats::default(), QueueStats::plus)
-    }
-
-    /// How the guest broke a queue, if it did.
-    pub fn broken(&self, index: u16) -> Option<Broken> {
-        self.queues.get(usize::from(index))?.broken()
-    }
-
-    fn queue(&self, index: u16) -> Result<&Arc<Queue>> {
-        self.queues.get(usize::from(index)).ok_or_else(|| {
-            let count = self.queues.len();
-            let message = format!("the disk has {count} queues, there is no queue {index}");
-            Error::new(ErrorKind::NotFound, message)
-        })
     }
 }
 
@@ -127,25 +103,19 @@ fn access(node: &Node) -> Access {
     }
 }
 
-impl VirtioDevice for Blk {
+impl Model for BlkModel {
+    type Queue = BlkQueue;
+
     fn device_type(&self) -> u32 {
         2
     }
 
-    fn features(&self) -> u64 {
-        config::features(self.node(), self.queues.len())
+    fn features(&self, limits: Limits) -> u64 {
+        config::features(self.edge.node(), limits)
     }
 
-    fn queue_count(&self) -> u16 {
-        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
-    }
-
-    fn queue_size_max(&self) -> u16 {
-        QUEUE_SIZE_MAX
-    }
-
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let space = config::space(self.node(), self.queue_count());
+    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]) {
+        let space = config::space(self.edge.node(), limits);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);
@@ -155,32 +125,14 @@ impl VirtioDevice for Blk {
     /// Nothing is writable: `writeback` could be only with CONFIG_WCE, which is not offered.
     fn write_config(&self, _offset: usize, _data: &[u8]) {}
 
-    fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {
-        self.queue(index)?.start(setup)
+    /// The capacity is the node's length.
+    fn set_config_notice(&self, notice: ConfigNotice) {
+        self.edge.on_resize(move || notice.signal());
     }
 
-    fn stop_queue(&self, index: u16, done: Stopped) {
-        match self.queue(index) {
-            Ok(queue) => queue.stop(done),
-            Err(_) => done(0),
-        }
-    }
-
-    fn set_call(&self, index: u16, call: Option<Arc<dyn Signal>>) -> Result<()> {
-        self.queue(index)?.set_call(call);
-        Ok(())
-    }
-
-    fn set_kick(&self, index: u16, kick: Option<OwnedFd>) -> Result<()> {
-        self.queue(index)?.set_kick(kick)
-    }
-}
-
-impl Drop for Blk {
-    /// Running queues finish what is in flight; their memory and the node stay until then.
-    fn drop(&mut self) {
-        for queue in &self.queues {
-            queue.stop(Box::new(|_| ()));
-        }
+    fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<BlkQueue> {
+        let stats = self.stats.get(usize::from(index));
+        let totals = Totals::new(stats.map(Arc::clone).unwrap_or_default());
+        Ok(BlkQueue::open(&self.edge, self.serial, aio, totals, handle))
     }
 }

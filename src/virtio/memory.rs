@@ -9,26 +9,28 @@
 //!
 //! # Invariants
 //! 1. Regions are sorted by guest address and do not overlap, and none wraps around the end of its address space.
-//! 2. A pointer handed out by translation is valid as long as any clone of the snapshot lives.
-//! 3. The guest changes this memory at any time: it is never borrowed as `&[u8]`, only copied by volatile access.
-#![allow(unsafe_code)] // raw access to memory that another process writes
+//! 2. What translation hands out borrows the snapshot; a pointer taken from it is valid as long as any clone of the
+//!    snapshot lives.
+#![allow(unsafe_code)] // vouches for the bounds of slices
 
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::ptr;
 use std::sync::Arc;
-
-use vm_memory::VolatileSlice;
 
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod fault;
 mod mapping;
+mod slice;
 #[cfg(test)]
 mod tests;
 
 use mapping::Mapping;
+pub(crate) use slice::BytePlace;
+pub use slice::GuestSlice;
 
 /// The most regions that a snapshot holds.
 pub const REGIONS_MAX: usize = 512;
@@ -51,11 +53,11 @@ pub struct MemoryRegion {
 /// An immutable snapshot of a guest's memory.
 #[derive(Clone, Default)]
 pub struct GuestMemory {
-    regions: Arc<[Region]>,
+    regions: Arc<[MappedRegion]>,
 }
 
 #[derive(Clone, Debug)]
-struct Region {
+struct MappedRegion {
     guest: Range<u64>,
     user_addr: u64,
     mapping: Arc<Mapping>,
@@ -64,13 +66,6 @@ struct Region {
 /// Remembers the region that answered last, which usually answers again.
 #[derive(Debug, Default)]
 pub(crate) struct Hint(Cell<usize>);
-
-/// A piece of guest memory in this process's address space.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    pub(crate) start: *mut u8,
-    pub(crate) len: usize,
-}
 
 impl GuestMemory {
     /// A guest without memory.
@@ -103,7 +98,7 @@ impl GuestMemory {
         }
         let mapping = Mapping::new(region.fd.as_fd(), region.offset, region.size)?;
         let mut regions = self.regions.to_vec();
-        let added = Region {
+        let added = MappedRegion {
             guest,
             user_addr: region.user_addr,
             mapping: Arc::new(mapping),
@@ -124,7 +119,7 @@ impl GuestMemory {
         size: u64,
         user_addr: u64,
     ) -> Result<GuestMemory> {
-        let is_it = |region: &&Region| {
+        let is_it = |region: &&MappedRegion| {
             region.guest.start == guest_addr
                 && region.guest.end - region.guest.start == size
                 && region.user_addr == user_addr
@@ -162,37 +157,37 @@ impl GuestMemory {
     /// Copies guest memory out; `false` if part of the range is not the guest's.
     pub fn read(&self, address: u64, into: &mut [u8]) -> bool {
         let mut done = 0;
-        self.translate(address, into.len(), &Hint::default(), |span| {
-            span.read(&mut into[done..done + span.len]);
-            done += span.len;
+        self.translate(address, into.len(), &Hint::default(), |slice| {
+            slice.read(&mut into[done..done + slice.len()]);
+            done += slice.len();
         })
     }
 
     /// Copies into guest memory; `false` if part of the range is not the guest's.
     pub fn write(&self, address: u64, from: &[u8]) -> bool {
         let mut done = 0;
-        self.translate(address, from.len(), &Hint::default(), |span| {
-            span.write(&from[done..done + span.len]);
-            done += span.len;
+        self.translate(address, from.len(), &Hint::default(), |slice| {
+            slice.write(&from[done..done + slice.len()]);
+            done += slice.len();
         })
     }
 
     /// Hands `each` the pieces of `address..address + len`, usually one; `false` if a part is not the guest's, in
     /// which case some pieces may have been handed out.
-    pub(crate) fn translate(
-        &self,
+    pub(crate) fn translate<'m>(
+        &'m self,
         mut address: u64,
         mut len: usize,
         hint: &Hint,
-        mut each: impl FnMut(Span),
+        mut each: impl FnMut(GuestSlice<'m>),
     ) -> bool {
         while len > 0 {
             let Some(region) = self.region_at(address, hint) else {
                 return false;
             };
-            let span = region.span_from(address).first(len);
-            each(span);
-            len -= span.len;
+            let slice = region.slice_from(address).first(len);
+            each(slice);
+            len -= slice.len();
             if len > 0 {
                 // A region ends at or below 2^64 - 1 (invariant 1), so its end is a valid address to ask for.
                 address = region.guest.end;
@@ -201,15 +196,35 @@ impl GuestMemory {
         true
     }
 
-    /// One piece of exactly `len` bytes, for structures that must not be split: the rings.
-    pub(crate) fn contiguous(&self, address: u64, len: usize) -> Option<Span> {
-        let span = self
-            .region_at(address, &Hint::default())?
-            .span_from(address);
-        (span.len >= len).then(|| span.first(len))
+    /// The usual case of [`translate`](GuestMemory::translate): one piece, not empty, in the region that answered last.
+    #[inline]
+    pub(crate) fn translate_hinted(
+        &self,
+        address: u64,
+        len: u32,
+        hint: &Hint,
+    ) -> Option<GuestSlice<'_>> {
+        let region = self.regions.get(hint.0.get())?;
+        let offset = address.checked_sub(region.guest.start)?;
+        let rest = (region.guest.end - region.guest.start).checked_sub(offset)?;
+        let is_inside = len > 0 && u64::from(len) <= rest;
+        is_inside.then(|| region.slice(offset, len.into()))
     }
 
-    fn region_at(&self, address: u64, hint: &Hint) -> Option<&Region> {
+    /// One piece of exactly `len` bytes, for structures that must not be split: the rings.
+    pub(crate) fn contiguous(&self, address: u64, len: usize) -> Option<GuestSlice<'_>> {
+        let slice = self
+            .region_at(address, &Hint::default())?
+            .slice_from(address);
+        (slice.len() >= len).then(|| slice.first(len))
+    }
+
+    /// Whether `other` is a clone of this snapshot.
+    pub(crate) fn is_same(&self, other: &GuestMemory) -> bool {
+        ptr::addr_eq(Arc::as_ptr(&self.regions), Arc::as_ptr(&other.regions))
+    }
+
+    fn region_at(&self, address: u64, hint: &Hint) -> Option<&MappedRegion> {
         let last = self.regions.get(hint.0.get());
         if let Some(region) = last.filter(|region| region.guest.contains(&address)) {
             return Some(region);
@@ -233,56 +248,18 @@ impl fmt::Debug for GuestMemory {
     }
 }
 
-impl Region {
+impl MappedRegion {
     /// From `address`, which lies in the region, to the region's end.
-    fn span_from(&self, address: u64) -> Span {
-        let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Span {
-            start: self
-                .mapping
-                .start()
-                .wrapping_add(length(address - self.guest.start)),
-            len: length(self.guest.end - address),
-        }
-    }
-}
-
-// SAFETY: a span is an address range of shared memory, valid from any thread while its snapshot lives (invariant 2).
-unsafe impl Send for Span {}
-
-impl Span {
-    /// Its first `len` bytes, or all of it.
-    pub(crate) fn first(self, len: usize) -> Span {
-        Span {
-            start: self.start,
-            len: self.len.min(len),
-        }
+    fn slice_from(&self, address: u64) -> GuestSlice<'_> {
+        self.slice(address - self.guest.start, self.guest.end - address)
     }
 
-    /// What follows its first `len` bytes.
-    pub(crate) fn after(self, len: usize) -> Span {
-        let skip = self.len.min(len);
-        Span {
-            start: self.start.wrapping_add(skip),
-            len: self.len - skip,
-        }
-    }
-
-    /// Copies the span out; `into` is as long as the span.
-    pub(crate) fn read(self, into: &mut [u8]) {
-        self.volatile().copy_to(into);
-    }
-
-    /// Overwrites the span; `from` is as long as the span.
-    pub(crate) fn write(self, from: &[u8]) {
-        self.volatile().copy_from(from);
-    }
-
-    /// The same memory behind volatile accessors. The lifetime is the caller's: spans are used while the snapshot
-    /// they came from is held (invariant 2), and never kept here.
-    fn volatile<'a>(self) -> VolatileSlice<'a> {
-        // SAFETY: translation checked the bounds, and the snapshot keeps the mapping (invariant 2).
-        unsafe { VolatileSlice::new(self.start, self.len) }
+    /// The `len` bytes from `offset`, which lie in the region.
+    fn slice(&self, offset: u64, len: u64) -> GuestSlice<'_> {
+        let number = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let start = self.mapping.start().wrapping_add(number(offset));
+        // SAFETY: the mapping is as long as the region and lives as long as the snapshot, which is borrowed.
+        unsafe { GuestSlice::new(start, number(len)) }
     }
 }
 

@@ -13,7 +13,7 @@
 //! A queue belongs to whoever holds it `&mut`; the guest is the only concurrent party.
 //!
 //! # Invariants
-//! 1. The ring pointers stay valid because the queue holds the memory snapshot they were translated with.
+//! 1. The ring pointers stay valid because the areas hold the memory snapshot they were translated with.
 //! 2. Barriers: the used index is stored with Release and a full fence stands between that store and the question
 //!    whether the guest wants a call; a full fence stands between allowing kicks and looking at the available index
 //!    again. The guest does the same with the roles exchanged, so one of both sides always sees the other's store.
@@ -27,14 +27,15 @@ use super::memory::{GuestMemory, Hint, fault};
 use super::{F_EVENT_IDX, F_INDIRECT_DESC, QueueSetup};
 use crate::{Error, ErrorKind, Result};
 
+mod areas;
 mod chain;
-mod ring;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use chain::Chain;
+use areas::Areas;
+pub use chain::Chain;
+pub(crate) use chain::ChainRoom;
 use chain::Walk;
-use ring::Ring;
 
 /// The largest queue that the specification allows.
 pub const SIZE_MAX: u16 = 32768;
@@ -44,6 +45,11 @@ pub const SIZE_MAX: u16 = 32768;
 pub struct Broken(pub(crate) &'static str);
 
 impl Broken {
+    /// The guest broke the queue like that.
+    pub fn new(reason: &'static str) -> Broken {
+        Broken(reason)
+    }
+
     /// What the guest did, in words.
     pub fn reason(self) -> &'static str {
         self.0
@@ -73,8 +79,7 @@ pub(crate) enum Popped {
 /// A running split virtqueue.
 #[derive(Debug)]
 pub struct Virtqueue {
-    ring: Ring,
-    memory: GuestMemory,
+    areas: Areas,
     hint: Hint,
     size: u16,
     event_idx: bool,
@@ -120,12 +125,11 @@ impl Virtqueue {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let areas = [setup.descriptors, setup.available, setup.used];
-        let ring = Ring::new(&setup.memory, setup.size, areas)?;
-        let used = ring.used_index();
+        let addresses = [setup.descriptors, setup.available, setup.used];
+        let areas = Areas::new(&setup.memory, setup.size, addresses)?;
+        let used = areas.used_index();
         Ok(Virtqueue {
-            ring,
-            memory: setup.memory.clone(),
+            areas,
             hint: Hint::default(),
             size: setup.size,
             event_idx: setup.features & F_EVENT_IDX != 0,
@@ -137,6 +141,11 @@ impl Virtqueue {
             out: 0,
             faults_seen: fault::faults(),
         })
+    }
+
+    /// The guest's memory that the queue lies in.
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        self.areas.memory()
     }
 
     /// The number of descriptors.
@@ -161,7 +170,7 @@ impl Virtqueue {
             return Ok(());
         }
         self.faults_seen = faults;
-        if self.memory.is_poisoned() {
+        if self.memory().is_poisoned() {
             return Err(Broken("the memory file was truncated"));
         }
         Ok(())
@@ -169,22 +178,22 @@ impl Virtqueue {
 
     /// Whether the guest has made something available. For adaptive polling: one load.
     pub(crate) fn has_available(&self) -> bool {
-        self.ring.avail_index() != self.next_avail
+        self.areas.avail_index() != self.next_avail
     }
 
     /// Takes the next chain.
-    pub(crate) fn pop(&mut self, chain: &mut Chain) -> Result<Popped, Broken> {
+    #[inline]
+    pub(crate) fn pop(&mut self, chain: &mut Chain<'_>) -> Result<Popped, Broken> {
         if self.avail_seen == self.next_avail && !self.look()? {
             return Ok(Popped::Empty);
         }
         if self.out == self.size {
             return Ok(Popped::Full);
         }
-        let head = self.ring.avail_head(self.next_avail);
+        let head = self.areas.avail_head(self.next_avail);
         self.next_avail = self.next_avail.wrapping_add(1);
         let walk = Walk {
-            ring: &self.ring,
-            memory: &self.memory,
+            areas: &self.areas,
             hint: &self.hint,
             size: self.size,
             indirect: self.indirect,
@@ -196,7 +205,7 @@ impl Virtqueue {
 
     /// Reads the guest's index; whether it moved.
     fn look(&mut self) -> Result<bool, Broken> {
-        let index = self.ring.avail_index();
+        let index = self.areas.avail_index();
         if index.wrapping_sub(self.next_avail) > self.size {
             return Err(Broken("available index jumped by more than the queue size"));
         }
@@ -206,7 +215,7 @@ impl Virtqueue {
 
     /// Gives a chain back; the guest sees it after [`publish`](Self::publish).
     pub(crate) fn push_used(&mut self, head: u16, len: u32) {
-        self.ring.write_used(self.next_used, head, len);
+        self.areas.write_used(self.next_used, head, len);
         self.next_used = self.next_used.wrapping_add(1);
         self.out = self.out.saturating_sub(1);
     }
@@ -222,30 +231,30 @@ impl Virtqueue {
         if old == new {
             return false;
         }
-        self.ring.publish_used(new);
+        self.areas.publish_used(new);
         self.published = new;
         // Invariant 2: pairs with the guest's barrier between its used_event or flags and its look at the index.
         fence(Ordering::SeqCst);
         if self.event_idx {
-            event_passed(self.ring.used_event(), new, old)
+            event_passed(self.areas.used_event(), new, old)
         } else {
-            !self.ring.interrupts_unwanted()
+            !self.areas.interrupts_unwanted()
         }
     }
 
     /// Asks the guest not to kick while we are looking anyway. A hint: kicks may still come.
     pub(crate) fn disable_notifications(&self) {
         if !self.event_idx {
-            self.ring.set_kicks_unwanted(true);
+            self.areas.set_kicks_unwanted(true);
         }
     }
 
     /// Asks for a kick at the next chain; `true` if one has come meanwhile and must be taken without a kick.
     pub(crate) fn enable_notifications(&self) -> bool {
         if self.event_idx {
-            self.ring.set_avail_event(self.next_avail);
+            self.areas.set_avail_event(self.next_avail);
         } else {
-            self.ring.set_kicks_unwanted(false);
+            self.areas.set_kicks_unwanted(false);
         }
         // Invariant 2: pairs with the guest's barrier between its index and its look at avail_event or flags.
         fence(Ordering::SeqCst);

@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, Weak};
 
 use gsource::{AioContext, Wait};
 
 use super::*;
-use crate::virtio::{F_VERSION_1, QueueSetup, Stopped, VirtioDevice};
+use crate::virtio::{F_VERSION_1, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
 
 /// A disk by its registers, that says when a queue starts, and serves none.
 struct Silent(Mutex<Sender<()>>);
@@ -18,7 +18,7 @@ impl VirtioDevice for Silent {
         2
     }
 
-    fn features(&self) -> u64 {
+    fn features(&self, _: Limits) -> u64 {
         F_VERSION_1 | 1 << 9
     }
 
@@ -30,11 +30,13 @@ impl VirtioDevice for Silent {
         256
     }
 
-    fn read_config(&self, _: usize, data: &mut [u8]) {
+    fn read_config(&self, _: Limits, _: usize, data: &mut [u8]) {
         data.fill(0);
     }
 
     fn write_config(&self, _: usize, _: &[u8]) {}
+
+    fn watch_config(&self, _: Weak<dyn Signal>) {}
 
     fn start_queue(&self, _: u16, _: QueueSetup) -> Result<()> {
         self.0.lock().unwrap().send(()).unwrap();
@@ -44,6 +46,16 @@ impl VirtioDevice for Silent {
     fn stop_queue(&self, _: u16, done: Stopped) {
         done(0);
     }
+
+    fn is_started(&self, _: u16) -> bool {
+        false
+    }
+
+    fn hold(&self, rested: Rested) {
+        rested();
+    }
+
+    fn release(&self) {}
 
     fn set_call(&self, _: u16, _: Option<Arc<dyn Signal>>) -> Result<()> {
         Ok(())

@@ -1,14 +1,14 @@
 //! The registers of a device, as virtio 1.2 section 4.2.2 lists them, and its life as section 3.1 tells it.
 //!
-//! Used by [`super::Mmio`] under its lock. What has consequences for the device is posted to the [`Worker`].
+//! Used by [`super::Mmio`] under its lock. What has consequences for the device is posted to the [`QueueControl`].
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::life::{Life, Run};
-use super::worker::{Description, Start, Worker};
+use super::interrupt_status::{ConfigSignal, InterruptStatus, QueueRun};
+use super::queue_control::{QueueControl, QueueDescription, QueueStart};
 use crate::virtio::notify::Signal;
-use crate::virtio::{F_RING_RESET, F_VERSION_1, VirtioDevice};
+use crate::virtio::{F_RING_RESET, F_VERSION_1, Limits, VirtioDevice};
 
 const MAGIC: u64 = 0x000;
 const VERSION: u64 = 0x004;
@@ -58,7 +58,7 @@ const DRIVERS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
 /// How many runs of queues may be ending at a time. A driver that starts and resets faster than the device stops is told
 /// to reset once more, so that what it asks for cannot pile up.
-const DYING_MAX: usize = 256;
+const ENDING_MAX: usize = 256;
 
 /// Where in the configuration space an access goes, if it goes there.
 pub(super) fn config_offset(offset: u64) -> Option<usize> {
@@ -76,22 +76,23 @@ pub(super) struct Registers {
     driver_features_sel: u32,
     queue_sel: u32,
     status: u32,
-    queues: Box<[Queue]>,
-    life: Arc<Life>,
-    /// Queues of earlier lives that have not stopped yet.
-    dying: Vec<Arc<Run>>,
+    queues: Box<[QueueRegisters]>,
+    interrupts: Arc<InterruptStatus>,
+    config: Arc<ConfigSignal>,
+    /// Queues started before the last reset that have not stopped yet.
+    ending: Vec<Arc<QueueRun>>,
     /// The status at the last reset, which is read until that is over.
     status_before: u32,
 }
 
-/// A queue of this life.
+/// A queue since the last reset.
 #[derive(Debug, Default)]
-struct Queue {
-    description: Description,
+struct QueueRegisters {
+    description: QueueDescription,
     ready: bool,
-    run: Option<Arc<Run>>,
+    run: Option<Arc<QueueRun>>,
     /// A stop that the driver asked for, and how.
-    ending: Option<(Arc<Run>, Ending)>,
+    ending: Option<(Arc<QueueRun>, Ending)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ enum Ending {
     Both,
 }
 
-impl Queue {
+impl QueueRegisters {
     fn is_ending(&self, how: Ending) -> bool {
         let ending = self.ending.as_ref();
         ending.is_some_and(|(run, this)| (*this == how || *this == Ending::Both) && !run.is_quiet())
@@ -118,22 +119,28 @@ impl Queue {
 impl Registers {
     pub(super) fn new(
         device: &dyn VirtioDevice,
-        queue_size_max: u16,
+        limits: Limits,
         line: Arc<dyn Signal>,
     ) -> Registers {
-        let queues = 0..device.queue_count();
+        let interrupts = InterruptStatus::new(line);
+        let config = ConfigSignal::new(&interrupts);
+        let known: Arc<dyn Signal> = Arc::<ConfigSignal>::clone(&config);
+        device.watch_config(Arc::downgrade(&known));
         Registers {
             device_type: device.device_type(),
-            offered: device.features() | F_RING_RESET,
-            queue_size_max: queue_size_max.min(device.queue_size_max()),
+            offered: device.features(limits) | F_RING_RESET,
+            queue_size_max: limits.queue_size,
             accepted: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
             queue_sel: 0,
             status: 0,
-            queues: queues.map(|_| Queue::default()).collect(),
-            life: Life::new(line),
-            dying: Vec::new(),
+            queues: (0..limits.queues)
+                .map(|_| QueueRegisters::default())
+                .collect(),
+            interrupts,
+            config,
+            ending: Vec::new(),
             status_before: 0,
         }
     }
@@ -152,17 +159,16 @@ impl Registers {
             QUEUE_RESET => self
                 .queue()
                 .map_or(0, |queue| u32::from(queue.is_ending(Ending::Reset))),
-            INTERRUPT_STATUS => self.life.interrupt_status(),
+            INTERRUPT_STATUS => self.interrupts.bits(),
             STATUS => self.status(),
             // There is no shared memory: its length, and where it is, are all ones.
             SHM_LEN..=SHM_BASE_HIGH => u32::MAX,
-            // No configuration space changes so far.
-            CONFIG_GENERATION => 0,
+            CONFIG_GENERATION => self.config.generation(),
             _ => 0,
         }
     }
 
-    pub(super) fn write(&mut self, offset: u64, value: u32, worker: &Arc<Worker>) {
+    pub(super) fn write(&mut self, offset: u64, value: u32, control: &Arc<QueueControl>) {
         match offset {
             DEVICE_FEATURES_SEL => self.device_features_sel = value,
             DRIVER_FEATURES_SEL => self.driver_features_sel = value,
@@ -170,16 +176,16 @@ impl Registers {
             QUEUE_SEL => self.queue_sel = value,
             QUEUE_NUM | QUEUE_DESC..=QUEUE_DEVICE_HIGH => self.describe(offset, value),
             QUEUE_READY => match value {
-                0 => self.end_queue(Ending::Unready, worker),
-                _ => self.ready_queue(worker),
+                0 => self.end_queue(Ending::Unready, control),
+                _ => self.ready_queue(control),
             },
             QUEUE_RESET if value == 1 && self.accepted & F_RING_RESET != 0 => {
-                self.end_queue(Ending::Reset, worker);
+                self.end_queue(Ending::Reset, control);
             }
-            INTERRUPT_ACK => self.life.acknowledge(value),
+            INTERRUPT_ACK => self.interrupts.acknowledge(value),
             STATUS => match value {
-                0 => self.reset(worker),
-                _ => self.set_status(value, worker),
+                0 => self.reset(control),
+                _ => self.set_status(value, control),
             },
             _ => {}
         }
@@ -187,10 +193,10 @@ impl Registers {
 
     /// The status as the driver reads it: after a reset the old one, until the reset is over or the driver went on.
     fn status(&mut self) -> u32 {
-        self.dying.retain(|run| !run.is_quiet());
+        self.ending.retain(|run| !run.is_quiet());
         match self.status {
-            0 if !self.dying.is_empty() => self.status_before,
-            status if self.life.needs_reset() => status | NEEDS_RESET,
+            0 if !self.ending.is_empty() => self.status_before,
+            status if self.interrupts.needs_reset() => status | NEEDS_RESET,
             status => status,
         }
     }
@@ -209,7 +215,7 @@ impl Registers {
 
     /// Bits are only ever added; FEATURES_OK stays away if we cannot work with what the driver accepted, and DRIVER_OK if
     /// features are not agreed on.
-    fn set_status(&mut self, value: u32, worker: &Arc<Worker>) {
+    fn set_status(&mut self, value: u32, control: &Arc<QueueControl>) {
         let before = self.status;
         let mut after = before | value & DRIVERS;
         let newly = |status: u32, bit: u32| status & !before & bit != 0;
@@ -222,10 +228,11 @@ impl Registers {
         self.status = after;
         if newly(after, FAILED) {
             // The driver gave up; nothing of its memory may be touched any more.
-            self.stop_all(worker);
+            self.stop_all(control);
         } else if newly(after, DRIVER_OK) {
+            self.interrupts.begin_operation();
             for index in 0..self.queues.len() {
-                self.start_queue(index, worker);
+                self.start_queue(index, control);
             }
         }
     }
@@ -237,31 +244,32 @@ impl Registers {
     }
 
     /// Section 4.2.2: the device forgets everything; queues that run are stopped, and the status is 0 when they have.
-    fn reset(&mut self, worker: &Arc<Worker>) {
+    fn reset(&mut self, control: &Arc<QueueControl>) {
         if self.status != 0 {
             self.status_before = self.status;
         }
-        self.stop_all(worker);
+        self.stop_all(control);
         self.status = 0;
         self.accepted = 0;
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.queue_sel = 0;
-        self.life = Life::new(Arc::clone(self.life.line()));
+        self.interrupts = InterruptStatus::new(Arc::clone(self.interrupts.line()));
+        self.config.replace_status(&self.interrupts);
     }
 
-    fn stop_all(&mut self, worker: &Arc<Worker>) {
+    fn stop_all(&mut self, control: &Arc<QueueControl>) {
         for (index, queue) in (0..).zip(&mut self.queues) {
             let queue = std::mem::take(queue);
             if let Some(run) = queue.run {
-                worker.stop(index, Arc::clone(&run));
-                self.dying.push(run);
+                control.stop(index, Arc::clone(&run));
+                self.ending.push(run);
             }
-            self.dying.extend(queue.ending.map(|(run, _)| run));
+            self.ending.extend(queue.ending.map(|(run, _)| run));
         }
     }
 
-    fn queue(&self) -> Option<&Queue> {
+    fn queue(&self) -> Option<&QueueRegisters> {
         self.queues.get(self.selected())
     }
 
@@ -304,7 +312,7 @@ impl Registers {
     }
 
     /// A queue without a proper size is never ready; whether its rings lie in memory shows when it starts.
-    fn ready_queue(&mut self, worker: &Arc<Worker>) {
+    fn ready_queue(&mut self, control: &Arc<QueueControl>) {
         let selected = self.selected();
         if !self.takes_queues() {
             return;
@@ -318,11 +326,11 @@ impl Registers {
         queue.ready = true;
         queue.ending = None;
         if self.status & DRIVER_OK != 0 {
-            self.start_queue(selected, worker);
+            self.start_queue(selected, control);
         }
     }
 
-    fn start_queue(&mut self, index: usize, worker: &Arc<Worker>) {
+    fn start_queue(&mut self, index: usize, control: &Arc<QueueControl>) {
         let Some(queue) = self.queues.get_mut(index) else {
             return;
         };
@@ -332,32 +340,32 @@ impl Registers {
         if !queue.ready || queue.run.is_some() {
             return;
         }
-        self.dying.retain(|run| !run.is_quiet());
-        if self.dying.len() >= DYING_MAX {
-            return self.life.give_up();
+        self.ending.retain(|run| !run.is_quiet());
+        if self.ending.len() >= ENDING_MAX {
+            return self.interrupts.ask_for_reset();
         }
-        let run = Arc::new(Run::default());
+        let run = Arc::new(QueueRun::default());
         queue.run = Some(Arc::clone(&run));
-        worker.start(Start {
+        control.start(QueueStart {
             index,
             description: queue.description,
             features: self.accepted,
-            life: Arc::clone(&self.life),
+            interrupts: Arc::clone(&self.interrupts),
             run,
         });
     }
 
-    fn end_queue(&mut self, how: Ending, worker: &Arc<Worker>) {
+    fn end_queue(&mut self, how: Ending, control: &Arc<QueueControl>) {
         let selected = self.selected();
         let Some(queue) = self.queues.get_mut(selected) else {
             return;
         };
         queue.ready = false;
         if how == Ending::Reset {
-            queue.description = Description::default();
+            queue.description = QueueDescription::default();
         }
         if let (Some(run), Ok(index)) = (queue.run.take(), u16::try_from(selected)) {
-            worker.stop(index, Arc::clone(&run));
+            control.stop(index, Arc::clone(&run));
             queue.ending = Some((run, how));
         } else if let Some((_, before)) = &mut queue.ending
             && *before != how

@@ -178,6 +178,33 @@ fn an_interrupt_is_pending_until_it_is_acknowledged() {
 }
 
 #[test]
+fn a_changed_configuration_is_counted_and_interrupts_a_driver_that_operates() {
+    let rig = Rig::new();
+    let listener = rig.fake.0.lock().unwrap().config_listener.take().unwrap();
+    let change = || listener.upgrade().unwrap().signal();
+    change();
+    assert_eq!([0xfc, 0x60].map(|offset| rig.read(offset)), [1, 0]);
+    rig.agree(F_VERSION_1);
+    change();
+    assert_eq!((rig.read(0xfc), rig.interrupts()), (2, 0));
+    rig.drive();
+    change();
+    assert_eq!([0xfc, 0x60].map(|offset| rig.read(offset)), [3, 2]);
+    assert_eq!(rig.interrupts(), 1);
+    rig.write(0x64, 2);
+    assert_eq!(rig.read(0x60), 0);
+    rig.write(0x70, 0);
+    change();
+    assert_eq!((rig.read(0xfc), rig.read(0x60)), (4, 0));
+    rig.finish_stops();
+    rig.drive();
+    change();
+    assert_eq!((rig.read(0x60), rig.interrupts()), (2, 2));
+    drop(rig);
+    assert!(listener.upgrade().is_none());
+}
+
+#[test]
 fn a_broken_queue_asks_for_a_reset_once() {
     let rig = Rig::new();
     rig.drive();

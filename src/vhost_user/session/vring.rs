@@ -1,15 +1,15 @@
 //! The messages about queues.
 #![forbid(unsafe_code)]
 
+use super::super::description::{self, VringDescription};
 use super::super::protocol::{Message, VringState};
-use super::super::ring::{self, Ring, State};
 use super::{Answer, Session, Then};
 use crate::Result;
 
 impl Session {
     pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<Answer> {
         let VringState { index, num } = message.vring_state()?;
-        let most = self.queue_size_max;
+        let most = self.limits.queue_size;
         let size = u16::try_from(num)
             .ok()
             .filter(|size| size.is_power_of_two() && *size <= most)
@@ -18,7 +18,7 @@ impl Session {
                     "asks for {num} entries, expected a power of two up to {most}"
                 ))
             })?;
-        self.idle_ring(index, message)?.size = size;
+        self.idle_vring(index, message)?.size = size;
         self.start_ready()
     }
 
@@ -26,20 +26,20 @@ impl Session {
         let VringState { index, num } = message.vring_state()?;
         let base = u16::try_from(num)
             .map_err(|_| message.wrong(&format!("starts at {num}, expected at most 65535")))?;
-        self.idle_ring(index, message)?.base = base;
+        self.idle_vring(index, message)?.base = base;
         Ok(Answer::Done)
     }
 
     pub(super) fn set_vring_addr(&mut self, message: &Message) -> Result<Answer> {
         let addr = message.vring_addr()?;
         let memory = self.memory.clone();
-        let ring = self.idle_ring(addr.index, message)?;
+        let vring = self.idle_vring(addr.index, message)?;
         if memory.region_count() > 0 {
-            ring::translate(&memory, addr.descriptors, "descriptor table")?;
-            ring::translate(&memory, addr.available, "available ring")?;
-            ring::translate(&memory, addr.used, "used ring")?;
+            description::translate(&memory, addr.descriptors, "descriptor table")?;
+            description::translate(&memory, addr.available, "available ring")?;
+            description::translate(&memory, addr.used, "used ring")?;
         }
-        ring.addr = Some(addr);
+        vring.addr = Some(addr);
         self.start_ready()
     }
 
@@ -49,31 +49,32 @@ impl Session {
         let Some(fd) = vring.fd else {
             return Err(message.wrong("asks us to poll, expected an eventfd"));
         };
-        ring::require_eventfd_or_none(Some(&fd), "kick")?;
-        if self.rings[usize::from(index)].state == State::Running {
-            self.device.set_kick(index, ring::duplicate(Some(&fd))?)?;
+        description::require_eventfd_or_none(Some(&fd), "kick")?;
+        if self.device.is_started(index) {
+            self.device
+                .set_kick(index, description::duplicate(Some(&fd))?)?;
         }
-        self.rings[usize::from(index)].kick = Some(fd);
+        self.vrings[usize::from(index)].kick = Some(fd);
         self.start_ready()
     }
 
     pub(super) fn set_vring_call(&mut self, mut message: Message) -> Result<Answer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
-        ring::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
-        if self.rings[usize::from(index)].state == State::Running {
+        description::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
+        if self.device.is_started(index) {
             self.device
-                .set_call(index, ring::signal(vring.fd.as_ref())?)?;
+                .set_call(index, description::signal(vring.fd.as_ref())?)?;
         }
-        self.rings[usize::from(index)].call = vring.fd;
+        self.vrings[usize::from(index)].call = vring.fd;
         Ok(Answer::Done)
     }
 
     pub(super) fn set_vring_err(&mut self, mut message: Message) -> Result<Answer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
-        ring::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
-        self.rings[usize::from(index)].err = vring.fd;
+        description::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
+        self.vrings[usize::from(index)].err = vring.fd;
         Ok(Answer::Done)
     }
 
@@ -83,23 +84,21 @@ impl Session {
         if num > 1 {
             return Err(message.wrong(&format!("has state {num}, expected 0 or 1")));
         }
-        let ring = &mut self.rings[usize::from(index)];
-        ring.enabled = num == 1;
-        match ring.state {
-            State::Running if num == 0 => Ok(Answer::AfterStop(vec![index], Then::StartReady)),
-            _ => self.start_ready(),
+        self.vrings[usize::from(index)].enabled = num == 1;
+        if num == 0 && self.device.is_started(index) {
+            return Ok(Answer::AfterStop(vec![index], Then::StartReady));
         }
+        self.start_ready()
     }
 
     pub(super) fn vring_base(&mut self, message: &Message) -> Result<Answer> {
         let VringState { index, .. } = message.vring_state()?;
         let index = self.queue_index(u64::from(index), message)?;
         // The next start needs a new kick fd; the call fd stays, front ends do not always send it again.
-        let ring = &mut self.rings[usize::from(index)];
-        ring.kick = None;
-        let queues = match ring.state {
-            State::Running => vec![index],
-            _ => Vec::new(),
+        self.vrings[usize::from(index)].kick = None;
+        let queues = match self.device.is_started(index) {
+            true => vec![index],
+            false => Vec::new(),
         };
         Ok(Answer::AfterStop(queues, Then::ReplyBase(index)))
     }
@@ -107,20 +106,19 @@ impl Session {
     fn queue_index(&self, index: u64, message: &Message) -> Result<u16> {
         u16::try_from(index)
             .ok()
-            .filter(|&index| usize::from(index) < self.rings.len())
+            .filter(|&index| usize::from(index) < self.vrings.len())
             .ok_or_else(|| {
-                let count = self.rings.len();
+                let count = self.vrings.len();
                 message.wrong(&format!("names queue {index}, the device has {count}"))
             })
     }
 
-    /// The ring, for changes that the device must not see while it serves it.
-    fn idle_ring(&mut self, index: u32, message: &Message) -> Result<&mut Ring> {
-        let index = usize::from(self.queue_index(u64::from(index), message)?);
-        let ring = &mut self.rings[index];
-        if ring.state == State::Idle {
-            return Ok(ring);
+    /// The queue's description, for changes that the device must not see while it serves the queue.
+    fn idle_vring(&mut self, index: u32, message: &Message) -> Result<&mut VringDescription> {
+        let index = self.queue_index(u64::from(index), message)?;
+        if self.device.is_started(index) {
+            return Err(message.wrong(&format!("changes queue {index} while it runs")));
         }
-        Err(message.wrong(&format!("changes queue {index} while it runs")))
+        Ok(&mut self.vrings[usize::from(index)])
     }
 }

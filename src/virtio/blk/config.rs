@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::Node;
-use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Limits};
 
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
@@ -19,6 +19,9 @@ const LEN: usize = 60;
 /// The most data segments in one request: with header and status they fit into the smallest usual queue, of 128.
 const SEG_MAX: u32 = 126;
 
+/// The descriptors of a request that hold no data: header and status.
+const FRAME: u32 = 2;
+
 /// The longest discard or write-zeroes request, in sectors.
 pub(super) const RANGE_MAX: u32 = 32768;
 
@@ -26,7 +29,7 @@ pub(super) const RANGE_MAX: u32 = 32768;
 pub(super) const SECTOR: u64 = 512;
 
 /// What the disk offers.
-pub(super) fn features(node: &Node, queues: usize) -> u64 {
+pub(super) fn features(node: &Node, limits: Limits) -> u64 {
     let mut features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC;
     features |= F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH;
     if node.is_read_only() {
@@ -34,27 +37,27 @@ pub(super) fn features(node: &Node, queues: usize) -> u64 {
     } else {
         features |= F_DISCARD | F_WRITE_ZEROES;
     }
-    if queues > 1 {
+    if limits.queues > 1 {
         features |= F_MQ;
     }
     features
 }
 
 /// The configuration space: `struct virtio_blk_config`.
-pub(super) fn space(node: &Node, queues: u16) -> [u8; LEN] {
+pub(super) fn space(node: &Node, limits: Limits) -> [u8; LEN] {
     let mut space = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
     let block_size = u32::try_from(node.block_size()).unwrap_or(u32::MAX);
     let block_sectors = block_size / 512;
     put(0, &(node.length() / SECTOR).to_le_bytes());
-    put(12, &SEG_MAX.to_le_bytes());
+    put(12, &seg_max(limits).to_le_bytes());
     put(20, &block_size.to_le_bytes());
     // Topology: physical_block_exp 0, alignment_offset 0, min_io_size 1 and opt_io_size 1 block.
     put(26, &1_u16.to_le_bytes());
     put(28, &1_u32.to_le_bytes());
     // writeback
     put(32, &[1]);
-    put(34, &queues.to_le_bytes());
+    put(34, &limits.queues.to_le_bytes());
     // Discard, then write-zeroes: sectors, segments, and the alignment or whether unmapping is possible.
     put(36, &RANGE_MAX.to_le_bytes());
     put(40, &1_u32.to_le_bytes());
@@ -65,11 +68,21 @@ pub(super) fn space(node: &Node, queues: u16) -> [u8; LEN] {
     space
 }
 
+/// A request is never longer than the queue, so a small queue has room for few segments, but for one at least.
+fn seg_max(limits: Limits) -> u32 {
+    let room = u32::from(limits.queue_size).saturating_sub(FRAME);
+    room.clamp(1, SEG_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::object::options;
     use std::sync::Arc;
+
+    fn limits(queues: u16, queue_size: u16) -> Limits {
+        Limits { queues, queue_size }
+    }
 
     fn open(text: &str) -> Arc<Node> {
         Node::open_blockdev(options::parse_dotted("driver", text).unwrap()).unwrap()
@@ -78,7 +91,7 @@ mod tests {
     #[test]
     fn capacity_queues_and_writeback_stand_where_the_specification_says() {
         let node = open("null-co,node-name=config-a,size=3M");
-        let space = space(&node, 4);
+        let space = space(&node, limits(4, 256));
         assert_eq!(space[..8], (3 * 2048_u64).to_le_bytes());
         assert_eq!(space[20..24], 512_u32.to_le_bytes());
         assert_eq!((space[32], space[34], space[56]), (1, 4, 1));
@@ -88,9 +101,15 @@ mod tests {
     #[test]
     fn a_read_only_disk_offers_no_way_to_change_it() {
         let node = open("null-co,node-name=config-b,read-only=on");
-        let offered = features(&node, 1);
+        let offered = features(&node, limits(1, 256));
         assert_eq!(offered & (F_RO | F_DISCARD | F_WRITE_ZEROES | F_MQ), F_RO);
         assert_eq!(offered & (1 << 30), 0, "bit 30 belongs to the transport");
         Node::remove("config-b").unwrap();
+    }
+
+    #[test]
+    fn a_request_of_the_most_segments_fits_into_the_largest_queue() {
+        let sizes = [1024, 256, 128, 64, 4, 2].map(|size| seg_max(limits(1, size)));
+        assert_eq!(sizes, [126, 126, 126, 62, 2, 1]);
     }
 }

@@ -1,12 +1,12 @@
 //! Takes a chain apart: header, data, status.
 //!
-//! Used by [`super::batch`]. The borders between descriptors mean nothing; header and status may be split or joined
+//! Used by [`super::queue`]. The borders between descriptors mean nothing; header and status may be split or joined
 //! with the data in any way. Lengths and ranges are judged by the block layer and by [`Range`].
 #![forbid(unsafe_code)]
 
 use super::config::{RANGE_MAX, SECTOR};
 use crate::block::Op;
-use crate::virtio::memory::Span;
+use crate::virtio::memory::GuestSlice;
 use crate::virtio::queue::{Broken, Chain};
 
 /// The request was carried out.
@@ -36,55 +36,50 @@ pub(super) enum Kind {
 
 /// A chain, taken apart.
 #[derive(Debug)]
-pub(super) struct Frame<'a> {
-    chain: &'a Chain,
+pub(super) struct Frame<'a, 'm> {
+    chain: &'a Chain<'m>,
     /// `None` if the header is cut off.
     pub(super) header: Option<(Kind, u64)>,
-    /// Where the status goes.
-    pub(super) status: Span,
-    /// How many bytes the device may write, the status included.
-    pub(super) writable: u64,
 }
 
-impl<'a> Frame<'a> {
-    /// Finds header and status.
+impl<'a, 'm> Frame<'a, 'm> {
+    /// Finds the header.
     ///
     /// # Errors
     /// `Broken` if there is no room for a status: the guest could not be told anything.
-    pub(super) fn new(chain: &'a Chain) -> Result<Self, Broken> {
-        let last = chain.writable().last();
-        let last = last.ok_or(Broken("request without room for a status"))?;
+    pub(super) fn new(chain: &'a Chain<'m>) -> Result<Self, Broken> {
+        if chain.writable_len() == 0 {
+            return Err(Broken("request without room for a status"));
+        }
         Ok(Frame {
             header: read_header(chain),
-            status: last.after(last.len - 1),
-            writable: chain.writable().iter().map(|span| span.len as u64).sum(),
             chain,
         })
     }
 
     /// What the guest wants written or described, behind the header.
-    pub(super) fn data_out(&self) -> impl Iterator<Item = Span> + 'a {
+    pub(super) fn data_out(&self) -> impl Iterator<Item = GuestSlice<'m>> + 'a {
         let mut skip = HEADER_LEN;
-        self.chain.readable().iter().filter_map(move |span| {
-            let rest = span.after(skip);
-            skip -= span.len - rest.len;
-            (rest.len > 0).then_some(rest)
+        self.chain.readable().iter().filter_map(move |slice| {
+            let rest = slice.after(skip);
+            skip -= slice.len() - rest.len();
+            (!rest.is_empty()).then_some(rest)
         })
     }
 
     /// Where the guest wants data, before the status.
-    pub(super) fn data_in(&self) -> impl Iterator<Item = Span> + 'a {
-        let mut left = self.writable - 1;
-        self.chain.writable().iter().filter_map(move |span| {
-            let len = span.len.min(usize::try_from(left).unwrap_or(usize::MAX));
-            left -= len as u64;
-            (len > 0).then(|| span.first(len))
+    pub(super) fn data_in(&self) -> impl Iterator<Item = GuestSlice<'m>> + 'a {
+        let mut left = self.chain.writable_len() - 1;
+        self.chain.writable().iter().filter_map(move |slice| {
+            let first = slice.first(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= first.len() as u64;
+            (!first.is_empty()).then_some(first)
         })
     }
 
     /// The range of a discard or write-zeroes request, or the status that refuses it.
     pub(super) fn range(&self, kind: Kind) -> Result<Range, u8> {
-        let length: u64 = self.data_out().map(|span| span.len as u64).sum();
+        let length: u64 = self.data_out().map(|slice| slice.len() as u64).sum();
         if length != RANGE_LEN as u64 {
             return Err(STATUS_IOERR);
         }
@@ -123,7 +118,7 @@ impl Range {
     }
 }
 
-fn read_header(chain: &Chain) -> Option<(Kind, u64)> {
+fn read_header(chain: &Chain<'_>) -> Option<(Kind, u64)> {
     let mut b = [0; HEADER_LEN];
     if collect(chain.readable().iter().copied(), &mut b) < HEADER_LEN {
         return None;
@@ -141,13 +136,13 @@ fn read_header(chain: &Chain) -> Option<(Kind, u64)> {
     Some((kind, sector))
 }
 
-/// Copies spans into `into` until it is full; returns how much there was.
-fn collect(spans: impl Iterator<Item = Span>, into: &mut [u8]) -> usize {
+/// Copies slices into `into` until it is full; returns how much there was.
+fn collect<'m>(slices: impl Iterator<Item = GuestSlice<'m>>, into: &mut [u8]) -> usize {
     let mut done = 0;
-    for span in spans {
-        let part = span.first(into.len() - done);
-        part.read(&mut into[done..done + part.len]);
-        done += part.len;
+    for slice in slices {
+        let part = slice.first(into.len() - done);
+        part.read(&mut into[done..done + part.len()]);
+        done += part.len();
         if done == into.len() {
             break;
         }
@@ -156,12 +151,12 @@ fn collect(spans: impl Iterator<Item = Span>, into: &mut [u8]) -> usize {
 }
 
 /// Copies as much of `from` as there is room for.
-pub(super) fn distribute(from: &[u8], spans: impl Iterator<Item = Span>) {
+pub(super) fn distribute<'m>(from: &[u8], slices: impl Iterator<Item = GuestSlice<'m>>) {
     let mut done = 0;
-    for span in spans {
-        let part = span.first(from.len() - done);
-        part.write(&from[done..done + part.len]);
-        done += part.len;
+    for slice in slices {
+        let part = slice.first(from.len() - done);
+        part.write(&from[done..done + part.len()]);
+        done += part.len();
         if done == from.len() {
             break;
         }

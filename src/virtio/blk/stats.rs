@@ -1,7 +1,7 @@
 //! What a queue has done, countable from any thread.
 //!
-//! A queue counts in plain numbers while it works and publishes them when it shows the guest something, so that counting costs
-//! a request no atomic operation. What a guest has seen finished, or was called for, has been counted before.
+//! A queue counts in plain numbers while it works and publishes them before it shows the guest something, so that counting
+//! costs a request no atomic operation, and a reader who learns of a completion from the guest finds it counted.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct QueueStats {
 
 impl QueueStats {
     const FIELDS: usize = 9;
+    /// How many of them are the disk's; the last ones are counted by the queue's worker.
+    const OF_DISK: usize = 7;
 
     /// Counts a finished request.
     pub(super) fn finish(&mut self, op: Op, length: u64, ok: bool) {
@@ -96,10 +98,10 @@ impl QueueStats {
 /// The numbers as other threads see them, on a cache line of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Published([AtomicU64; QueueStats::FIELDS]);
+pub(super) struct PublishedStats([AtomicU64; QueueStats::OF_DISK]);
 
-impl Published {
-    /// Shows the queue's totals; only the queue calls this.
+impl PublishedStats {
+    /// Shows the queue's totals, without kicks and calls; only the queue calls this.
     pub(super) fn show(&self, stats: &QueueStats) {
         for (cell, value) in self.0.iter().zip(stats.to_array()) {
             cell.store(value, Ordering::Relaxed);
@@ -108,7 +110,7 @@ impl Published {
 
     /// The numbers of the last batch.
     pub(super) fn read(&self) -> QueueStats {
-        let mut array = [0; QueueStats::FIELDS];
+        let mut array = QueueStats::default().to_array();
         for (value, cell) in array.iter_mut().zip(&self.0) {
             *value = cell.load(Ordering::Relaxed);
         }
@@ -116,18 +118,19 @@ impl Published {
     }
 }
 
-/// The totals of a queue, and where it shows them.
-#[derive(Debug, Default)]
+/// The totals of a started queue, and where it shows them.
+#[derive(Debug)]
 pub(super) struct Totals {
     pub(super) now: QueueStats,
-    shown: Arc<Published>,
+    shown: Arc<PublishedStats>,
 }
 
 impl Totals {
-    pub(super) fn new(shown: &Arc<Published>) -> Totals {
+    /// Goes on counting where an earlier start of the queue has stopped.
+    pub(super) fn new(shown: Arc<PublishedStats>) -> Totals {
         Totals {
-            now: QueueStats::default(),
-            shown: Arc::clone(shown),
+            now: shown.read(),
+            shown,
         }
     }
 
@@ -146,8 +149,7 @@ mod tests {
         stats.finish(Op::Read, 4096, true);
         stats.finish(Op::Write, 512, true);
         stats.finish(Op::Flush, 0, false);
-        stats.calls = 3;
-        let published = Published::default();
+        let published = PublishedStats::default();
         published.show(&stats);
         assert_eq!(published.read(), stats);
         assert_eq!(

@@ -1,11 +1,11 @@
-//! A descriptor chain as spans of our address space, and the walk that makes one.
+//! A descriptor chain as slices of guest memory, and the walk that makes one.
 //!
 //! Used by [`super::Virtqueue::pop`]. Every descriptor is copied exactly once and judged by the copy.
 #![forbid(unsafe_code)]
 
-use super::ring::Ring;
+use super::areas::Areas;
 use super::{Broken, Descriptor};
-use crate::virtio::memory::{GuestMemory, Hint, Span};
+use crate::virtio::memory::{GuestMemory, GuestSlice, Hint};
 
 /// The most descriptors in one chain, indirect ones included.
 pub(crate) const CHAIN_MAX: u32 = 1024;
@@ -14,36 +14,76 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// One request of the guest: what the device reads, followed by what it writes. Reused from request to request.
-#[derive(Debug, Default)]
-pub(crate) struct Chain {
+/// One request of the guest: what the device reads, followed by what it writes.
+///
+/// It borrows the guest's memory, so a device cannot keep it; see `Answers::keep`. The same one is filled again and again
+/// during a batch.
+#[derive(Debug)]
+pub struct Chain<'m> {
+    memory: &'m GuestMemory,
     head: u16,
-    spans: Vec<Span>,
+    slices: Vec<GuestSlice<'m>>,
     readable: usize,
+    /// How many bytes are writable.
+    writable_len: u64,
 }
 
-impl Chain {
+/// The room of a chain between batches: an empty vector that keeps its allocation.
+#[derive(Debug, Default)]
+pub(crate) struct ChainRoom(Vec<GuestSlice<'static>>);
+
+impl<'m> Chain<'m> {
+    /// An empty chain, to be filled from `memory`.
+    pub(crate) fn new(memory: &'m GuestMemory, room: ChainRoom) -> Chain<'m> {
+        Chain {
+            memory,
+            head: 0,
+            slices: emptied(room.0),
+            readable: 0,
+            writable_len: 0,
+        }
+    }
+
+    pub(crate) fn into_room(self) -> ChainRoom {
+        ChainRoom(emptied(self.slices))
+    }
+
+    /// The memory that its slices lie in.
+    pub(crate) fn memory(&self) -> &'m GuestMemory {
+        self.memory
+    }
+
     /// Its identity in the used ring.
     pub(crate) fn head(&self) -> u16 {
         self.head
     }
 
     /// What the device may read.
-    pub(crate) fn readable(&self) -> &[Span] {
-        &self.spans[..self.readable]
+    pub fn readable(&self) -> &[GuestSlice<'m>] {
+        &self.slices[..self.readable]
     }
 
     /// What the device may write.
-    pub(crate) fn writable(&self) -> &[Span] {
-        &self.spans[self.readable..]
+    pub fn writable(&self) -> &[GuestSlice<'m>] {
+        &self.slices[self.readable..]
     }
+
+    /// How many bytes the device may write.
+    pub fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+}
+
+/// The same allocation for slices of another lifetime: std collects in place.
+fn emptied<'to>(mut slices: Vec<GuestSlice<'_>>) -> Vec<GuestSlice<'to>> {
+    slices.clear();
+    slices.into_iter().map_while(|_| None).collect()
 }
 
 /// What a walk needs to know of the queue.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
-    pub(super) ring: &'a Ring,
-    pub(super) memory: &'a GuestMemory,
+    pub(super) areas: &'a Areas,
     pub(super) hint: &'a Hint,
     pub(super) size: u16,
     pub(super) indirect: bool,
@@ -51,14 +91,15 @@ pub(super) struct Walk<'a> {
 
 impl Walk<'_> {
     /// Follows the chain from `head` and leaves it in `chain`.
-    pub(super) fn walk(&self, head: u16, chain: &mut Chain) -> Result<(), Broken> {
+    pub(super) fn walk(&self, head: u16, chain: &mut Chain<'_>) -> Result<(), Broken> {
         chain.head = head;
-        chain.spans.clear();
+        chain.slices.clear();
         chain.readable = 0;
+        chain.writable_len = 0;
         let mut index = head;
         for _ in 0..self.size {
             let descriptor = self
-                .ring
+                .areas
                 .descriptor(index)
                 .ok_or(Broken("descriptor index out of range"))?;
             if descriptor.flags & INDIRECT != 0 {
@@ -74,7 +115,7 @@ impl Walk<'_> {
     }
 
     /// Follows the chain inside an indirect table, which ends the chain outside.
-    fn walk_table(&self, table: Descriptor, chain: &mut Chain) -> Result<(), Broken> {
+    fn walk_table(&self, table: Descriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
         if !self.indirect || table.flags & NEXT != 0 {
             return Err(Broken("indirect descriptor where none is allowed"));
         }
@@ -84,7 +125,7 @@ impl Walk<'_> {
         let entries = table.len / 16;
         let mut index = 0;
         for _ in 0..entries.min(CHAIN_MAX) {
-            let descriptor = self.table_entry(table.address, index)?;
+            let descriptor = self.table_entry(chain.memory, table.address, index)?;
             if descriptor.flags & INDIRECT != 0 {
                 return Err(Broken("indirect table in an indirect table"));
             }
@@ -100,15 +141,20 @@ impl Walk<'_> {
         Err(Broken("indirect chain is a loop or too long"))
     }
 
-    fn table_entry(&self, table: u64, index: u32) -> Result<Descriptor, Broken> {
+    fn table_entry(
+        &self,
+        memory: &GuestMemory,
+        table: u64,
+        index: u32,
+    ) -> Result<Descriptor, Broken> {
         let mut bytes = [0; 16];
         let mut done = 0;
         let found = table
             .checked_add(16 * u64::from(index))
             .is_some_and(|address| {
-                self.memory.translate(address, 16, self.hint, |span| {
-                    span.read(&mut bytes[done..done + span.len]);
-                    done += span.len;
+                memory.translate(address, 16, self.hint, |slice| {
+                    slice.read(&mut bytes[done..done + slice.len()]);
+                    done += slice.len();
                 })
             });
         if found {
@@ -118,22 +164,35 @@ impl Walk<'_> {
         }
     }
 
-    fn append(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), Broken> {
+    fn append(&self, descriptor: Descriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
         let writable = descriptor.flags & WRITE != 0;
-        if !writable && chain.spans.len() > chain.readable {
+        if !writable && chain.slices.len() > chain.readable {
             return Err(Broken("readable descriptor after a writable one"));
         }
-        let len = usize::try_from(descriptor.len).map_err(|_| Broken("descriptor too long"))?;
-        let spans = &mut chain.spans;
-        if !self
-            .memory
-            .translate(descriptor.address, len, self.hint, |span| spans.push(span))
-        {
-            return Err(Broken("buffer outside of the guest's memory"));
+        let Descriptor { address, len, .. } = descriptor;
+        match chain.memory.translate_hinted(address, len, self.hint) {
+            Some(slice) => chain.slices.push(slice),
+            None => self.append_pieces(address, len, chain)?,
         }
-        if !writable {
-            chain.readable = chain.spans.len();
+        if writable {
+            chain.writable_len += u64::from(len);
+        } else {
+            chain.readable = chain.slices.len();
         }
         Ok(())
+    }
+
+    /// A buffer that may lie in several regions, or be empty.
+    #[cold]
+    fn append_pieces(&self, address: u64, len: u32, chain: &mut Chain<'_>) -> Result<(), Broken> {
+        let len = usize::try_from(len).map_err(|_| Broken("descriptor too long"))?;
+        let slices = &mut chain.slices;
+        let is_inside = chain
+            .memory
+            .translate(address, len, self.hint, |slice| slices.push(slice));
+        match is_inside {
+            true => Ok(()),
+            false => Err(Broken("buffer outside of the guest's memory")),
+        }
     }
 }

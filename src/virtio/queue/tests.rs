@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::virtio::memory::MemoryRegion;
+use crate::virtio::memory::{GuestSlice, MemoryRegion};
 use support::mock_driver::{Buffer, INDIRECT, NEXT, RAM_START, Ram, Ring as Driver};
 use support::random::Random;
 
@@ -13,7 +13,35 @@ struct Pair {
     ram: Ram,
     driver: Driver,
     queue: Virtqueue,
-    chain: Chain,
+    /// The chain that was popped last.
+    last: Seen,
+}
+
+/// What is looked at of a chain: its head, and the lengths of its slices.
+#[derive(Debug, Default)]
+struct Seen {
+    head: u16,
+    readable: Vec<usize>,
+    writable: Vec<usize>,
+}
+
+impl Seen {
+    fn new(chain: &Chain<'_>) -> Seen {
+        let lens = |slices: &[GuestSlice<'_>]| slices.iter().map(|slice| slice.len()).collect();
+        Seen {
+            head: chain.head(),
+            readable: lens(chain.readable()),
+            writable: lens(chain.writable()),
+        }
+    }
+}
+
+/// Pops a chain, out of the memory that the queue lies in.
+fn pop(queue: &mut Virtqueue) -> Result<(Popped, Seen), Broken> {
+    let memory = queue.memory().clone();
+    let mut chain = Chain::new(&memory, ChainRoom::default());
+    let popped = queue.pop(&mut chain)?;
+    Ok((popped, Seen::new(&chain)))
 }
 
 fn setup(ram: &Ram, driver: &Driver, features: u64) -> QueueSetup {
@@ -54,12 +82,14 @@ impl Pair {
             ram,
             driver,
             queue,
-            chain: Chain::default(),
+            last: Seen::default(),
         }
     }
 
     fn pop(&mut self) -> Result<Popped, Broken> {
-        self.queue.pop(&mut self.chain)
+        let popped;
+        (popped, self.last) = pop(&mut self.queue)?;
+        Ok(popped)
     }
 
     fn add(&mut self, buffers: &[Buffer]) -> u16 {
@@ -71,7 +101,7 @@ impl Pair {
     /// Pops one chain and gives it back.
     fn serve(&mut self) {
         assert_eq!(self.pop(), Ok(Popped::Chain));
-        self.queue.push_used(self.chain.head(), 1);
+        self.queue.push_used(self.last.head, 1);
     }
 }
 
@@ -92,12 +122,9 @@ fn chains_arrive_in_order_direct_and_indirect() {
         for round in 0..100 {
             let head = pair.add(&REQUEST());
             assert_eq!(pair.pop(), Ok(Popped::Chain), "round {round}");
-            assert_eq!(pair.chain.head(), head);
-            let lens = |spans: &[crate::virtio::memory::Span]| -> Vec<usize> {
-                spans.iter().map(|span| span.len).collect()
-            };
-            assert_eq!(lens(pair.chain.readable()), [16]);
-            assert_eq!(lens(pair.chain.writable()), [512, 1]);
+            assert_eq!(pair.last.head, head);
+            assert_eq!(pair.last.readable, [16]);
+            assert_eq!(pair.last.writable, [512, 1]);
             pair.queue.push_used(head, 513);
             assert!(pair.queue.publish());
             assert_eq!(pair.driver.take_used(&pair.ram), Some((head, 513)));
@@ -375,7 +402,7 @@ fn the_largest_queue_works() {
         queue: Virtqueue::new(&setup(&ram, &driver, F_EVENT_IDX)).unwrap(),
         ram,
         driver,
-        chain: Chain::default(),
+        last: Seen::default(),
     };
     for _ in 0..SIZE_MAX {
         pair.driver.add(&pair.ram, &[buffer(1, true)]).unwrap();
@@ -404,7 +431,7 @@ fn random_rings_never_panic_and_always_end() {
         pair.driver.publish(&pair.ram);
         for _ in 0..100 {
             match pair.pop() {
-                Ok(Popped::Chain) => pair.queue.push_used(pair.chain.head(), 1),
+                Ok(Popped::Chain) => pair.queue.push_used(pair.last.head, 1),
                 Ok(_) => break,
                 Err(_) => {
                     broken += 1;
@@ -448,7 +475,8 @@ const ROUNDS: u32 = 40_000;
 
 /// Serves `ROUNDS` chains, sleeping whenever there are none.
 fn device(mut queue: Virtqueue, kick: &Bell, call: &Bell) {
-    let mut chain = Chain::default();
+    let memory = queue.memory().clone();
+    let mut chain = Chain::new(&memory, ChainRoom::default());
     let mut served = 0;
     while served < ROUNDS {
         queue.disable_notifications();

@@ -1,6 +1,9 @@
 //! A device that serves nothing and remembers everything, behind registers, and a driver's usual steps.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+use std::ops::Deref;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use gsource::Wait;
@@ -9,13 +12,20 @@ use super::super::*;
 use super::{ACKNOWLEDGE, DRIVER, F_RING_RESET, F_VERSION_1, FLUSH};
 use super::{AGREED, READY, SIZE_MAX};
 use crate::kvm::eventfd;
-use crate::virtio::{QueueSetup, Stopped};
+use crate::virtio::{QueueSetup, Rested, Stopped};
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) started: Vec<(u16, QueueSetup)>,
     pub(super) stopping: Vec<(u16, Stopped)>,
+    /// Started and not asked to stop.
+    running: BTreeSet<u16>,
+    /// Starts that wait for a stop.
+    waiting: Vec<(u16, QueueSetup)>,
+    pub(super) config_listener: Option<Weak<dyn Signal>>,
+    pub(super) holding: Vec<Rested>,
+    pub(super) holds: u32,
     pub(super) config: Vec<(usize, Vec<u8>)>,
     pub(super) refuse: bool,
 }
@@ -34,7 +44,7 @@ impl VirtioDevice for Fake {
         2
     }
 
-    fn features(&self) -> u64 {
+    fn features(&self, _: Limits) -> u64 {
         F_VERSION_1 | FLUSH
     }
 
@@ -46,7 +56,7 @@ impl VirtioDevice for Fake {
         1024
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, _: Limits, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
             *byte = at.to_le_bytes()[0];
         }
@@ -62,12 +72,43 @@ impl VirtioDevice for Fake {
         if self.0.lock().unwrap().refuse {
             return Err(Error::new(ErrorKind::InvalidArgument, "no such ring"));
         }
-        self.0.lock().unwrap().started.push((index, setup));
+        let mut log = self.0.lock().unwrap();
+        log.running.insert(index);
+        match log.stopping.iter().any(|(stopping, _)| *stopping == index) {
+            true => log.waiting.push((index, setup)),
+            false => log.started.push((index, setup)),
+        }
+        drop(log);
         Ok(())
     }
 
     fn stop_queue(&self, index: u16, done: Stopped) {
-        self.0.lock().unwrap().stopping.push((index, done));
+        let mut log = self.0.lock().unwrap();
+        let was_running = log.running.remove(&index);
+        log.waiting.retain(|(waiting, _)| *waiting != index);
+        if was_running || log.stopping.iter().any(|(stopping, _)| *stopping == index) {
+            return log.stopping.push((index, done));
+        }
+        drop(log);
+        done(0);
+    }
+
+    fn is_started(&self, index: u16) -> bool {
+        self.0.lock().unwrap().running.contains(&index)
+    }
+
+    fn watch_config(&self, listener: Weak<dyn Signal>) {
+        self.0.lock().unwrap().config_listener = Some(listener);
+    }
+
+    fn hold(&self, rested: Rested) {
+        let mut log = self.0.lock().unwrap();
+        log.holds += 1;
+        log.holding.push(rested);
+    }
+
+    fn release(&self) {
+        self.0.lock().unwrap().holds -= 1;
     }
 
     fn set_call(&self, _: u16, _: Option<Arc<dyn Signal>>) -> Result<()> {
@@ -88,31 +129,33 @@ impl Signal for Line {
     }
 }
 
-pub(super) struct Rig {
+/// A driver's hands on the registers of a device.
+pub(super) struct Panel {
     pub(super) mmio: Mmio,
-    pub(super) fake: Arc<Fake>,
     pub(super) line: Arc<Line>,
     pub(super) control: AioContext,
 }
 
-impl Rig {
-    pub(super) fn new() -> Rig {
-        let fake = Arc::new(Fake::default());
+impl Panel {
+    /// The registers of a device with two queues.
+    pub(super) fn new(
+        device: Arc<dyn VirtioDevice>,
+        memory: GuestMemory,
+        control: &AioContext,
+    ) -> Panel {
         let line = Arc::new(Line::default());
-        let control = AioContext::new().unwrap();
         let mmio = Mmio::new(Parts {
-            device: Arc::<Fake>::clone(&fake),
+            device,
             queue_size_max: SIZE_MAX,
-            memory: GuestMemory::new(),
+            memory,
             control: control.clone(),
             line: Arc::<Line>::clone(&line),
             kicks: (0..2).map(|_| eventfd::new("a test").unwrap()).collect(),
         });
-        Rig {
+        Panel {
             mmio,
-            fake,
             line,
-            control,
+            control: control.clone(),
         }
     }
 
@@ -149,14 +192,50 @@ impl Rig {
         self.write(0x70, AGREED);
     }
 
-    pub(super) fn describe(&self, queue: u32, size: u32) {
+    /// Describes a queue by the addresses of its descriptors, available and used ring, and makes it ready.
+    pub(super) fn describe_at(&self, queue: u32, size: u32, addresses: [u64; 3]) {
         self.write(0x30, queue);
         self.write(0x38, size);
-        for (register, address) in [(0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000)] {
-            self.write(register, address);
-            self.write(register + 4, queue);
+        for (register, address) in [0x80, 0x90, 0xa0].into_iter().zip(addresses) {
+            self.write(register, u32::try_from(address & 0xffff_ffff).unwrap());
+            self.write(register + 4, u32::try_from(address >> 32).unwrap());
         }
         self.write(0x44, 1);
+    }
+
+    pub(super) fn interrupts(&self) -> u32 {
+        self.line.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The registers of the device that remembers everything.
+pub(super) struct Rig {
+    panel: Panel,
+    pub(super) fake: Arc<Fake>,
+}
+
+impl Deref for Rig {
+    type Target = Panel;
+
+    fn deref(&self) -> &Panel {
+        &self.panel
+    }
+}
+
+impl Rig {
+    pub(super) fn new() -> Rig {
+        let fake = Arc::new(Fake::default());
+        let control = AioContext::new().unwrap();
+        let device = Arc::<Fake>::clone(&fake);
+        Rig {
+            panel: Panel::new(device, GuestMemory::new(), &control),
+            fake,
+        }
+    }
+
+    pub(super) fn describe(&self, queue: u32, size: u32) {
+        let high = u64::from(queue) << 32;
+        self.describe_at(queue, size, [0x1000, 0x2000, 0x3000].map(|low| high | low));
     }
 
     /// A driver's whole start, with one queue.
@@ -188,10 +267,10 @@ impl Rig {
         for (_, done) in stopping {
             done(7);
         }
+        let mut log = self.fake.0.lock().unwrap();
+        let waiting = std::mem::take(&mut log.waiting);
+        log.started.extend(waiting);
+        drop(log);
         self.iterate();
-    }
-
-    pub(super) fn interrupts(&self) -> u32 {
-        self.line.0.load(Ordering::SeqCst)
     }
 }

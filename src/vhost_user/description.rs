@@ -1,7 +1,7 @@
-//! One virtqueue as the front end has described it so far, and whether the device is serving it.
+//! One virtqueue as the front end has described it so far.
 //!
 //! The messages that describe a queue come in several orders, before and after the features, and again after a stop; this
-//! is where they add up to "ready".
+//! is where they add up to "ready". Whether the queue runs, the device knows.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,21 +13,9 @@ use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::{CallFd, Signal};
 use crate::{Error, Result};
 
-/// Whether the device is serving the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum State {
-    /// The device knows nothing of it.
-    #[default]
-    Idle,
-    /// The device takes requests from it.
-    Running,
-    /// The device finishes what is in flight.
-    Stopping,
-}
-
 /// What the front end has said about one queue.
 #[derive(Debug, Default)]
-pub(super) struct Ring {
+pub(super) struct VringDescription {
     pub(super) size: u16,
     pub(super) base: u16,
     pub(super) addr: Option<VringAddr>,
@@ -35,15 +23,13 @@ pub(super) struct Ring {
     pub(super) call: Option<OwnedFd>,
     pub(super) err: Option<OwnedFd>,
     pub(super) enabled: bool,
-    pub(super) state: State,
 }
 
-impl Ring {
+impl VringDescription {
     /// True when everything is there that a start needs, except memory.
     pub(super) fn is_ready(&self, features: Option<u64>) -> bool {
         let enabled = features.is_some_and(|bits| self.enabled || bits & F_PROTOCOL_FEATURES == 0);
-        let described = self.size != 0 && self.addr.is_some() && self.kick.is_some();
-        enabled && described && self.state == State::Idle
+        enabled && self.size != 0 && self.addr.is_some() && self.kick.is_some()
     }
 
     /// What the device needs to serve the queue, with fds of its own.

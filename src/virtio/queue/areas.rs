@@ -3,8 +3,8 @@
 //! Used by [`super::Virtqueue`]. Everything here is little-endian in memory and native in arguments and results.
 //!
 //! # Invariants
-//! 1. Each pointer is aligned for its element and valid for the whole area of `size` entries; [`Ring::new`] checked
-//!    it against the guest's memory, which the owner of the ring keeps.
+//! 1. Each pointer is aligned for its element and valid for the whole area of `size` entries; [`Areas::new`] checked
+//!    it against the guest's memory, and the areas keep that snapshot.
 //! 2. Indices are masked or compared with `size` before they are used.
 //! 3. The guest writes these areas concurrently: access is atomic, or volatile where the guest must not write.
 #![allow(unsafe_code)] // the rings are raw memory shared with the guest
@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use super::Descriptor;
-use crate::virtio::memory::{GuestMemory, Span};
+use crate::virtio::memory::GuestMemory;
 use crate::{Error, ErrorKind, Result};
 
 const AVAIL_RING: usize = 2;
@@ -20,33 +20,41 @@ const USED_RING: usize = 1;
 
 /// Pointers to descriptor table, available ring and used ring.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct Areas {
     descriptors: *const [u64; 2],
     avail: *mut u16,
     used: *mut u32,
     size: u16,
+    /// Keeps the mappings that the pointers lead to.
+    memory: GuestMemory,
 }
 
 // SAFETY: the pointers lead to shared guest memory that is valid on every thread (invariant 1), and the rest is plain.
-unsafe impl Send for Ring {}
+unsafe impl Send for Areas {}
 
-impl Ring {
+impl Areas {
     /// Translates the areas of a ring of `size` entries (checked by the caller to be a power of two).
     pub(super) fn new(
         memory: &GuestMemory,
         size: u16,
         [descriptors, avail, used]: [u64; 3],
-    ) -> Result<Ring> {
+    ) -> Result<Areas> {
         let entries = usize::from(size);
         let descriptors = area(memory, descriptors, 16 * entries, 16, "descriptor table")?;
         let avail = area(memory, avail, 6 + 2 * entries, 2, "available ring")?;
         let used = area(memory, used, 6 + 8 * entries, 4, "used ring")?;
-        Ok(Ring {
-            descriptors: descriptors.start.cast_const().cast(),
-            avail: avail.start.cast(),
-            used: used.start.cast(),
+        Ok(Areas {
+            descriptors: descriptors.cast_const().cast(),
+            avail: avail.cast(),
+            used: used.cast(),
             size,
+            memory: memory.clone(),
         })
+    }
+
+    /// The snapshot that the areas lie in.
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     /// Copies the descriptor at `index`, once.
@@ -138,19 +146,19 @@ fn area(
     len: usize,
     align: usize,
     what: &'static str,
-) -> Result<Span> {
-    let span = memory.contiguous(address, len).ok_or_else(|| {
+) -> Result<*mut u8> {
+    let area = memory.contiguous(address, len).ok_or_else(|| {
         invalid(format!(
             "{what} at {address:#x} lies outside of the guest's memory"
         ))
     })?;
     // A region may begin at any offset of its file, so both views of the address are checked.
-    if !address.is_multiple_of(align as u64) || !span.start.addr().is_multiple_of(align) {
+    if !address.is_multiple_of(align as u64) || !area.as_ptr().addr().is_multiple_of(align) {
         return Err(invalid(format!(
             "{what} at {address:#x} is not aligned to {align} bytes"
         )));
     }
-    Ok(span)
+    Ok(area.as_ptr())
 }
 
 fn invalid(message: String) -> Error {

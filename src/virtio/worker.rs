@@ -1,0 +1,350 @@
+//! One queue's life, for every device model and every transport: start, kicks, adaptive polling, hold, release, stop.
+//!
+//! A [`WorkerDevice`] has a [`QueueWorker`] for each of its queues. What happens in an iteration is `serving`'s business;
+//! here it is called, and what it asks for is done. What a request means is the model's business alone.
+//!
+//! * `model`: what a device model implements
+//! * `device`: a model with the workers of its queues, as transports see it
+//! * `life`: the phases, and who waits for what
+//! * `serving`: a started queue and its batches
+//! * `answers`: the way back to the guest
+//!
+//! ```text
+//!          start               stop
+//! Idle ------------> Running --------> Stopping ----> Idle, or Running if a start came meanwhile
+//! ```
+//! While a queue is *held* it takes no chains, whatever phase it is in. It rests when no chain is kept either: then the
+//! guest's memory does not change until the queue is released.
+//!
+//! # Threads
+//! The life is behind one mutex, which the home takes once per batch. Others take it to start, hold and stop, and to change
+//! fds, so it is practically never contended. No callback of others runs under it, except the model's queue.
+//!
+//! # Invariants
+//! 1. From start until it is quiet after a stop, the worker is kept alive by its own `keep`. So the memory that kept chains
+//!    lie in, which the started queue owns, outlives them whoever drops what.
+//! 2. The model's queue and the kick handler belong to the queue's own AioContext.
+#![deny(unsafe_code)] // children that need it say why
+
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use gsource::{AioContext, Bh, FdHandler};
+
+use super::notify::{KickFd, Signal};
+use super::queue::Broken;
+use super::{QueueSetup, Rested, Stopped};
+use crate::{Error, ErrorKind, Result};
+
+mod answers;
+mod device;
+mod life;
+mod model;
+mod notifications;
+#[cfg(test)]
+pub(crate) mod patient;
+mod serving;
+#[cfg(test)]
+mod tests;
+
+pub use answers::{Answers, Tag};
+pub use device::{ConfigNotice, QUEUES_MAX, WorkerDevice};
+use life::{Life, Phase, Stop};
+use model::ReadyQueue;
+pub use model::{Model, QueueHandle, QueueModel};
+use notifications::Notifications;
+use serving::{Cause, Intake, Next, Serving};
+
+/// The worker of one queue.
+struct QueueWorker<M: Model> {
+    model: Arc<M>,
+    index: u16,
+    aio: AioContext,
+    /// Continues a batch that stopped to let neighbours have their turn.
+    resume: Bh,
+    notifications: Notifications,
+    life: Mutex<Life<M>>,
+}
+
+impl<M: Model> QueueWorker<M> {
+    fn new(model: &Arc<M>, index: u16, aio: AioContext) -> Arc<QueueWorker<M>> {
+        Arc::new_cyclic(|weak| {
+            let weak = Weak::clone(weak);
+            let resume = aio.bh("virtio-queue", move || {
+                with(&weak, QueueWorker::serve).unwrap_or(());
+            });
+            QueueWorker {
+                model: Arc::clone(model),
+                index,
+                aio,
+                resume,
+                notifications: Notifications::default(),
+                life: Mutex::new(Life::new()),
+            }
+        })
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.lock().serving()?.broken()
+    }
+
+    /// Whether the queue was started and not asked to stop.
+    fn is_started(&self) -> bool {
+        matches!(self.lock().phase, Phase::Running(_))
+    }
+
+    /// See [`super::VirtioDevice::start_queue`].
+    fn start(self: &Arc<Self>, setup: QueueSetup) -> Result<()> {
+        let serving = Box::new(Serving::new(&setup)?);
+        let mut life = self.lock();
+        match &mut life.phase {
+            Phase::Idle => self.launch(life, serving, setup.kick),
+            Phase::Stopping(_, stop) if stop.restart.is_none() => {
+                stop.restart = Some(setup);
+                Ok(())
+            }
+            Phase::Running(_) | Phase::Stopping(..) => {
+                Err(Error::new(ErrorKind::Busy, "the queue is running already"))
+            }
+        }
+    }
+
+    fn launch(
+        self: &Arc<Self>,
+        mut life: MutexGuard<'_, Life<M>>,
+        serving: Box<Serving<M::Queue>>,
+        kick: Option<OwnedFd>,
+    ) -> Result<()> {
+        let kick = kick.map(KickFd::new).transpose()?;
+        if let Some(kick) = &kick {
+            self.watch(kick)?;
+        }
+        life.kick = kick;
+        life.phase = Phase::Running(serving);
+        life.keep = Some(Arc::clone(self));
+        drop(life);
+        let worker = Arc::clone(self);
+        self.aio
+            .schedule_oneshot("virtio-queue-start", move || worker.begin());
+        Ok(())
+    }
+
+    fn watch(self: &Arc<Self>, kick: &KickFd) -> Result<()> {
+        let [kicked, polled, ready, switched] = [(); 4].map(|()| Arc::downgrade(self));
+        let handler = FdHandler::new()
+            .edge_triggered()
+            .on_read(move || with(&kicked, QueueWorker::kicked).unwrap_or(()))
+            .io_poll(
+                move || with(&polled, QueueWorker::has_work).unwrap_or(false),
+                move || with(&ready, QueueWorker::serve).unwrap_or(()),
+            )
+            .io_poll_switch(move |polling| {
+                with(&switched, |worker| worker.set_polling(polling)).unwrap_or(());
+            });
+        self.aio.set_fd_handler(kick.as_raw_fd(), handler)
+    }
+
+    fn unwatch(&self, kick: Option<KickFd>) {
+        if let Some(kick) = kick {
+            self.aio.remove_fd_handler(kick.as_raw_fd());
+        }
+    }
+
+    /// On the home: opens the model's queue and takes what the guest has put into the ring so far.
+    fn begin(self: &Arc<Self>) {
+        let this: Arc<dyn ReadyQueue> = Arc::<QueueWorker<M>>::clone(self);
+        let handle = QueueHandle::new(Arc::downgrade(&this));
+        let opened = self.model.open_queue(self.index, &self.aio, handle);
+        let spare = match (self.lock().serving(), opened) {
+            (Some(serving), Ok(queue)) => serving.install(queue),
+            (Some(serving), Err(_)) => {
+                serving.break_down(Broken("the host has no resources for the queue"));
+                None
+            }
+            (None, _) => return,
+        };
+        drop(spare);
+        self.serve();
+    }
+
+    fn kicked(&self) {
+        self.notifications.count_kick();
+        self.serve();
+    }
+
+    /// For adaptive polling: whether the home looks by itself.
+    fn set_polling(&self, polling: bool) {
+        let mut life = self.lock();
+        let intake = life.intake();
+        if let Some(serving) = life.serving() {
+            serving.set_polling(polling, intake);
+        }
+    }
+
+    /// For adaptive polling: whether a batch would find something.
+    fn has_work(&self) -> bool {
+        let mut life = self.lock();
+        life.intake() == Intake::Open && life.serving().is_some_and(|serving| serving.has_work())
+    }
+
+    /// One batch, on the home.
+    fn serve(&self) {
+        self.batch(Cause::Kick);
+    }
+
+    fn batch(&self, cause: Cause) {
+        let mut life = self.lock();
+        let intake = life.intake();
+        let Some(serving) = life.serving() else {
+            return;
+        };
+        let next = serving.batch(cause, intake, &self.notifications);
+        if next == Next::Wait && intake == Intake::Open {
+            return;
+        }
+        let kick = match next {
+            Next::Broken => life.kick.take(),
+            Next::Wait | Next::Again => None,
+        };
+        let ending = life.take_quiet();
+        let rested = life.take_rested();
+        drop(life);
+        if next == Next::Again {
+            self.resume.schedule();
+        }
+        self.unwatch(kick);
+        if let Some(worker) = ending {
+            // In an iteration of its own: what the model drops may be what got us here.
+            self.aio
+                .schedule_oneshot("virtio-queue-stopped", move || worker.end());
+        }
+        rested.into_iter().for_each(|rested| rested());
+    }
+
+    /// Ends a queue that is quiet, and starts it again if that was asked for meanwhile.
+    fn end(self: &Arc<Self>) {
+        let mut life = self.lock();
+        let Phase::Stopping(serving, stop) = mem::take(&mut life.phase) else {
+            return;
+        };
+        let rested = life.take_rested();
+        drop(life);
+        let index = serving.next_avail();
+        drop(serving);
+        if let Some(setup) = stop.restart {
+            self.restart(setup);
+        }
+        rested.into_iter().for_each(|rested| rested());
+        stop.waiting.into_iter().for_each(|done| done(index));
+    }
+
+    /// The setup was checked when it came, so only the host can refuse it now.
+    fn restart(self: &Arc<Self>, setup: QueueSetup) {
+        let err = setup.err.clone();
+        if let (Err(_), Some(err)) = (self.start(setup), err) {
+            err.signal();
+        }
+    }
+
+    /// See [`super::VirtioDevice::stop_queue`].
+    fn stop(self: &Arc<Self>, done: Stopped) {
+        let mut life = self.lock();
+        match mem::take(&mut life.phase) {
+            Phase::Idle => {
+                drop(life);
+                return done(0);
+            }
+            Phase::Running(serving) => {
+                let stop = Stop {
+                    waiting: vec![done],
+                    ..Stop::default()
+                };
+                life.phase = Phase::Stopping(serving, stop);
+            }
+            Phase::Stopping(serving, mut stop) => {
+                // Cancels the pending restart; it never ran.
+                stop.restart = None;
+                stop.waiting.push(done);
+                life.phase = Phase::Stopping(serving, stop);
+                return;
+            }
+        }
+        let kick = life.kick.take();
+        drop(life);
+        self.unwatch(kick);
+        let worker = Arc::clone(self);
+        self.aio
+            .schedule_oneshot("virtio-queue-stop", move || worker.serve());
+    }
+
+    /// See [`super::VirtioDevice::hold`].
+    fn hold(&self, rested: Rested) {
+        let mut life = self.lock();
+        life.holds += 1;
+        if life.rests() {
+            drop(life);
+            return rested();
+        }
+        life.resting.push(rested);
+    }
+
+    /// See [`super::VirtioDevice::release`].
+    fn release(&self) {
+        let mut life = self.lock();
+        life.holds = life.holds.saturating_sub(1);
+        let rested = life.take_rested();
+        drop(life);
+        self.resume.schedule();
+        rested.into_iter().for_each(|rested| rested());
+    }
+
+    /// See [`super::VirtioDevice::set_call`].
+    fn set_call(&self, call: Option<Arc<dyn Signal>>) {
+        if let Some(serving) = self.lock().serving() {
+            serving.set_call(call);
+        }
+    }
+
+    /// See [`super::VirtioDevice::set_kick`].
+    fn set_kick(self: &Arc<Self>, kick: Option<OwnedFd>) -> Result<()> {
+        let kick = kick.map(KickFd::new).transpose()?;
+        let mut life = self.lock();
+        let intake = life.intake();
+        let Phase::Running(serving) = &mut life.phase else {
+            return Ok(());
+        };
+        if serving.broken().is_some() {
+            return Ok(());
+        }
+        if let Some(kick) = &kick {
+            self.watch(kick)?;
+        }
+        // A handler that goes away does not hear that polling has ended.
+        serving.set_polling(false, intake);
+        let old = mem::replace(&mut life.kick, kick);
+        drop(life);
+        self.unwatch(old);
+        self.resume.schedule();
+        Ok(())
+    }
+
+    /// The life is consistent even if a batch panicked: its queue then just stays behind.
+    fn lock(&self) -> MutexGuard<'_, Life<M>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Model> ReadyQueue for QueueWorker<M> {
+    fn ready(&self) {
+        self.batch(Cause::Completion);
+    }
+}
+
+/// Callbacks hold workers weakly: it is `keep` that keeps a running one (invariant 1).
+fn with<M: Model, T>(
+    worker: &Weak<QueueWorker<M>>,
+    act: impl FnOnce(&QueueWorker<M>) -> T,
+) -> Option<T> {
+    worker.upgrade().map(|worker| act(&worker))
+}

@@ -1,0 +1,91 @@
+//! The phases of a queue's life, and who waits for what.
+//!
+//! Used by [`QueueWorker`], behind its mutex.
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::sync::Arc;
+
+use super::serving::{Intake, Serving};
+use super::{Model, QueueWorker};
+use crate::virtio::notify::KickFd;
+use crate::virtio::{QueueSetup, Rested, Stopped};
+
+/// Everything that changes about a queue.
+pub(super) struct Life<M: Model> {
+    pub(super) phase: Phase<M::Queue>,
+    /// How many holders keep the queue from taking chains.
+    pub(super) holds: u32,
+    /// Holders that wait until the queue rests.
+    pub(super) resting: Vec<Rested>,
+    pub(super) kick: Option<KickFd>,
+    /// Keeps the worker alive from start until the queue is quiet after a stop (invariant 1 of the module above).
+    pub(super) keep: Option<Arc<QueueWorker<M>>>,
+}
+
+/// How far a queue is in its life.
+#[derive(Default)]
+pub(super) enum Phase<Q> {
+    #[default]
+    Idle,
+    Running(Box<Serving<Q>>),
+    Stopping(Box<Serving<Q>>, Stop),
+}
+
+/// A stop that is not over.
+#[derive(Default)]
+pub(super) struct Stop {
+    /// Those who asked for it.
+    pub(super) waiting: Vec<Stopped>,
+    /// What is to start when it is over.
+    pub(super) restart: Option<QueueSetup>,
+}
+
+impl<M: Model> Life<M> {
+    pub(super) fn new() -> Life<M> {
+        Life {
+            phase: Phase::Idle,
+            holds: 0,
+            resting: Vec::new(),
+            kick: None,
+            keep: None,
+        }
+    }
+
+    /// The started queue, also while it stops.
+    pub(super) fn serving(&mut self) -> Option<&mut Serving<M::Queue>> {
+        match &mut self.phase {
+            Phase::Idle => None,
+            Phase::Running(serving) | Phase::Stopping(serving, _) => Some(serving),
+        }
+    }
+
+    pub(super) fn intake(&self) -> Intake {
+        match self.phase {
+            Phase::Running(_) if self.holds == 0 => Intake::Open,
+            _ => Intake::Closed,
+        }
+    }
+
+    /// Whether no chain is kept.
+    pub(super) fn rests(&mut self) -> bool {
+        self.serving().is_none_or(|serving| serving.is_quiet())
+    }
+
+    /// True, in the form of what kept the worker alive, when a stopping queue is quiet. Once, so that its end is scheduled
+    /// once.
+    pub(super) fn take_quiet(&mut self) -> Option<Arc<QueueWorker<M>>> {
+        match &self.phase {
+            Phase::Stopping(serving, _) if serving.is_quiet() => self.keep.take(),
+            _ => None,
+        }
+    }
+
+    /// Those to tell that the queue rests now, or was released before it did.
+    pub(super) fn take_rested(&mut self) -> Vec<Rested> {
+        match self.resting.is_empty() || (self.holds > 0 && !self.rests()) {
+            true => Vec::new(),
+            false => mem::take(&mut self.resting),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a device model tells the workers of its queues.
+//!
+//! Implemented by models: [`Model`] for what all queues share, [`QueueModel`] for one started queue. A model sees chains
+//! and its configuration space. It never sees a socket, a hypervisor or a ring's indices, and no transport sees into its
+//! requests.
+#![forbid(unsafe_code)]
+
+use std::sync::Weak;
+
+use gsource::AioContext;
+
+use super::ConfigNotice;
+use super::answers::Answers;
+use crate::Result;
+use crate::virtio::Limits;
+use crate::virtio::queue::{Broken, Chain};
+
+/// A virtio device without its queues' lives.
+///
+/// Any thread may call the methods; [`open_queue`](Model::open_queue) is called on the thread that drives the queue.
+pub trait Model: Send + Sync + 'static {
+    /// A started queue of the device.
+    type Queue: QueueModel;
+
+    /// The number of the device's type, as section 5 of the specification lists them.
+    fn device_type(&self) -> u32;
+
+    /// The feature bits on offer. Never bit 30, which belongs to vhost-user.
+    fn features(&self, limits: Limits) -> u64;
+
+    /// Reads configuration space; beyond its end it reads as 0.
+    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]);
+
+    /// Writes configuration space; what is not writable is ignored.
+    fn write_config(&self, offset: usize, data: &[u8]);
+
+    /// Takes the handle by which the model says that its configuration space has changed. Called once, before anything
+    /// else.
+    fn set_config_notice(&self, _notice: ConfigNotice) {}
+
+    /// Begins the work of a queue that starts. `handle` leads back to the queue when something completes later. The queue's
+    /// end is the drop of what is returned; no chain is kept then.
+    ///
+    /// # Errors
+    /// The host has no resources for it; the guest is told that the queue is broken.
+    fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<Self::Queue>;
+}
+
+/// One started queue of a model, called on the thread that drives the queue's AioContext, under the queue's lock.
+pub trait QueueModel: Send + 'static {
+    /// Serves a chain: answers it, or keeps it and completes it later.
+    ///
+    /// # Errors
+    /// The guest gets no answer to that, so the queue is broken.
+    fn serve(
+        &mut self,
+        chain: &Chain<'_>,
+        answers: &mut Answers,
+    ) -> std::result::Result<(), Broken>;
+
+    /// Completes the kept chains whose work is done. Asked at the beginning of each batch, and after
+    /// [`QueueHandle::ready`].
+    fn complete(&mut self, _answers: &mut Answers) {}
+
+    /// An iteration's work begins. What a model does at once may be limited per iteration.
+    fn begin_iteration(&mut self) {}
+
+    /// Whether this iteration has done as much as it may. The rest waits for the next one, so that neighbours on the same
+    /// context get their turn.
+    fn is_spent(&self) -> bool {
+        false
+    }
+
+    /// The batch has no more chains: hands on what was collected.
+    fn end_batch(&mut self) {}
+
+    /// The guest is about to see finished chains: stores the statistics, so that a reader who learns of a completion from
+    /// the guest finds it counted.
+    fn before_publish(&mut self) {}
+}
+
+/// A model's way back to one of its queues. Does not keep it.
+#[derive(Clone)]
+pub struct QueueHandle(Weak<dyn ReadyQueue>);
+
+/// A queue that a model has something for.
+pub(super) trait ReadyQueue: Send + Sync {
+    /// See [`QueueHandle::ready`].
+    fn ready(&self);
+}
+
+impl QueueHandle {
+    pub(super) fn new(queue: Weak<dyn ReadyQueue>) -> QueueHandle {
+        QueueHandle(queue)
+    }
+
+    /// There is something to [complete](QueueModel::complete): runs a batch, if the queue runs. Call it on the thread that
+    /// drives the queue's AioContext, and not from within the queue.
+    pub fn ready(&self) {
+        if let Some(queue) = self.0.upgrade() {
+            queue.ready();
+        }
+    }
+}
+
+impl std::fmt::Debug for QueueHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueHandle").finish_non_exhaustive()
+    }
+}

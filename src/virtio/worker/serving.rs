@@ -1,0 +1,255 @@
+//! A started queue and the work of one iteration.
+//!
+//! Used by [`super::QueueWorker`], under its lock. A batch:
+//!
+//! 1. the model completes kept chains whose work is done;
+//! 2. new chains are taken and served by the model, which answers them or keeps them;
+//! 3. the used index is published, one store for all, and the guest is called at most once.
+//!
+//! The batch is limited in chains and by what the model does at once; what is left waits for the next iteration, in which
+//! the neighbours on the same context have their turn first.
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::sync::Arc;
+
+use super::Notifications;
+use super::answers::Answers;
+use super::model::QueueModel;
+use crate::Result;
+use crate::virtio::QueueSetup;
+use crate::virtio::memory::GuestMemory;
+use crate::virtio::notify::Signal;
+use crate::virtio::queue::{Broken, Chain, ChainRoom, Popped, Virtqueue};
+
+/// The most chains taken in one batch.
+const CHAINS_MAX: u32 = 256;
+
+/// What a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// There may be new chains: an iteration's work begins.
+    Kick,
+    /// The model has something to complete. The iteration may have had its share of work already.
+    Completion,
+}
+
+/// Whether a batch may take new chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intake {
+    Open,
+    /// The queue is held, or is to stop.
+    Closed,
+}
+
+/// What the queue wants after a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A kick or a completion.
+    Wait,
+    /// Another batch soon: there is more to do.
+    Again,
+    /// No more kicks: the queue is broken.
+    Broken,
+}
+
+/// A started queue. The fields are dropped in this order: the model before the memory that it may have given away.
+#[derive(Debug)]
+pub(super) struct Serving<Q> {
+    /// Opened by the queue's own thread soon after the start.
+    model: Option<Q>,
+    answers: Answers,
+    /// What chains are translated with: the virtqueue's.
+    memory: GuestMemory,
+    room: ChainRoom,
+    call: Option<Arc<dyn Signal>>,
+    err: Option<Arc<dyn Signal>>,
+    broken: Option<Broken>,
+    wants_call: bool,
+    /// The home looks at the ring by itself: kicks stay off.
+    polling: bool,
+}
+
+impl<Q: QueueModel> Serving<Q> {
+    /// Translates and checks the rings.
+    ///
+    /// # Errors
+    /// As for [`Virtqueue::new`].
+    pub(super) fn new(setup: &QueueSetup) -> Result<Self> {
+        let virtqueue = Virtqueue::new(setup)?;
+        Ok(Serving {
+            model: None,
+            memory: virtqueue.memory().clone(),
+            answers: Answers::new(virtqueue),
+            room: ChainRoom::default(),
+            call: setup.call.clone(),
+            err: setup.err.clone(),
+            broken: None,
+            wants_call: false,
+            polling: false,
+        })
+    }
+
+    /// Takes the opened model. Gives it back if there is one: chains may be kept in that.
+    pub(super) fn install(&mut self, model: Q) -> Option<Q> {
+        if self.model.is_some() {
+            return Some(model);
+        }
+        self.model = Some(model);
+        None
+    }
+
+    /// Replaces the call and signals the new one: a call to the old one may have been lost.
+    pub(super) fn set_call(&mut self, call: Option<Arc<dyn Signal>>) {
+        if let Some(call) = &call {
+            call.signal();
+        }
+        self.call = call;
+    }
+
+    pub(super) fn next_avail(&self) -> u16 {
+        self.answers.virtqueue.next_avail()
+    }
+
+    pub(super) fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// True when no chain is kept: nothing writes to the guest's memory before the next batch.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.answers.has_kept()
+    }
+
+    /// Whether a batch would take a chain.
+    pub(super) fn has_work(&self) -> bool {
+        let queue = &self.answers.virtqueue;
+        self.broken.is_none() && queue.in_flight() < queue.size() && queue.has_available()
+    }
+
+    /// Begins or ends the time in which the home looks at the ring without kicks. With a closed intake the guest's memory is
+    /// left alone; the batch that opens it again tells the guest.
+    pub(super) fn set_polling(&mut self, polling: bool, intake: Intake) {
+        self.polling = polling;
+        match (intake, polling) {
+            (Intake::Closed, _) => {}
+            (Intake::Open, true) => self.answers.virtqueue.disable_notifications(),
+            (Intake::Open, false) => {
+                self.answers.virtqueue.enable_notifications();
+            }
+        }
+    }
+
+    /// Stops serving for good.
+    pub(super) fn break_down(&mut self, broken: Broken) {
+        if self.broken.is_none() {
+            self.broken = Some(broken);
+            if let Some(err) = &self.err {
+                err.signal();
+            }
+        }
+    }
+
+    /// One batch.
+    pub(super) fn batch(
+        &mut self,
+        cause: Cause,
+        intake: Intake,
+        notifications: &Notifications,
+    ) -> Next {
+        if let Some(model) = &mut self.model {
+            if cause == Cause::Kick {
+                model.begin_iteration();
+            }
+            model.complete(&mut self.answers);
+        }
+        let next = match (self.broken, intake) {
+            (Some(_), _) => Next::Broken,
+            (None, Intake::Open) => self.take_chains(),
+            (None, Intake::Closed) => Next::Wait,
+        };
+        if let Some(model) = &mut self.model {
+            model.end_batch();
+            show_used(model, &mut self.answers, &mut self.wants_call);
+        }
+        self.call_guest(notifications);
+        next
+    }
+
+    fn take_chains(&mut self) -> Next {
+        let Some(model) = &mut self.model else {
+            return Next::Wait;
+        };
+        let mut batch = Batch {
+            chain: Chain::new(&self.memory, mem::take(&mut self.room)),
+            model,
+            answers: &mut self.answers,
+            wants_call: &mut self.wants_call,
+            polling: self.polling,
+        };
+        let taken = batch.take_chains();
+        self.room = batch.chain.into_room();
+        taken.unwrap_or_else(|broken| {
+            self.break_down(broken);
+            Next::Broken
+        })
+    }
+
+    fn call_guest(&mut self, notifications: &Notifications) {
+        if mem::take(&mut self.wants_call)
+            && let Some(call) = &self.call
+        {
+            notifications.count_call();
+            call.signal();
+        }
+    }
+}
+
+/// The parts of a queue that take chains.
+struct Batch<'a, Q> {
+    chain: Chain<'a>,
+    model: &'a mut Q,
+    answers: &'a mut Answers,
+    wants_call: &'a mut bool,
+    polling: bool,
+}
+
+impl<Q: QueueModel> Batch<'_, Q> {
+    /// Takes chains until there are none or the budget is spent.
+    fn take_chains(&mut self) -> std::result::Result<Next, Broken> {
+        self.answers.virtqueue.check_memory()?;
+        let mut budget = CHAINS_MAX;
+        loop {
+            self.answers.virtqueue.disable_notifications();
+            loop {
+                if budget == 0 || self.model.is_spent() {
+                    return Ok(Next::Again);
+                }
+                budget -= 1;
+                match self.answers.virtqueue.pop(&mut self.chain)? {
+                    Popped::Chain => self.model.serve(&self.chain, self.answers)?,
+                    Popped::Empty => break,
+                    // The next completion goes on.
+                    Popped::Full => return Ok(Next::Wait),
+                }
+            }
+            show_used(self.model, self.answers, self.wants_call);
+            let queue = &mut self.answers.virtqueue;
+            let more = if self.polling {
+                queue.has_available()
+            } else {
+                queue.enable_notifications()
+            };
+            if !more {
+                return queue.check_memory().map(|()| Next::Wait);
+            }
+        }
+    }
+}
+
+/// Shows the guest what is finished, and notes whether it wants to be called.
+fn show_used<Q: QueueModel>(model: &mut Q, answers: &mut Answers, wants_call: &mut bool) {
+    if answers.virtqueue.has_finished() {
+        model.before_publish();
+        *wants_call |= answers.virtqueue.publish();
+    }
+}
