@@ -788,6 +788,44 @@ static void test_pool(void)
     qcontext_aio_unref(aio);
 }
 
+static gpointer poll_and_schedule(gpointer data)
+{
+    QContextAio *aio = qcontext_get_aio(qcontext_get_main(), NULL);
+    GError *error = NULL;
+
+    qcontext_aio_poll(aio, FALSE, &error);
+    g_assert_no_error(error);
+    g_assert_true(qcontext_bh_oneshot(aio, "late", probe_call, data, NULL));
+    qcontext_aio_unref(aio);
+    return NULL;
+}
+
+/* Between the prepare and the wait of the main loop, once it is going to sleep. */
+static void poll_elsewhere(GArray *fds, int32_t *timeout_ms, gpointer data)
+{
+    Probe **probe = data;
+
+    (void)fds;
+    if (*probe && *timeout_ms != 0) {
+        g_thread_join(g_thread_new("poller", poll_and_schedule, *probe));
+        *probe = NULL;
+    }
+}
+
+static void test_poll_elsewhere_hides_nothing_from_the_main_loop(void)
+{
+    Probe probe = { 0 }, *once = &probe;
+
+    while (qcontext_main_iterate(TRUE)) {
+    }
+    guint32 hook = qcontext_main_add_poll_hook(poll_elsewhere, NULL, &once, NULL);
+    while (probe.calls == 0) {
+        qcontext_main_iterate(FALSE);
+    }
+    g_assert_true(probe.call_thread == g_thread_self());
+    g_assert_true(qcontext_main_remove_poll_hook(hook, NULL));
+}
+
 static void test_null(void)
 {
     QContextFdOps ops = { .read = nothing };
@@ -872,6 +910,7 @@ int main(int argc, char **argv)
     g_test_add_func("/aio/notifier-poll-cbs", test_notifier_poll_cbs);
     g_test_add_func("/aio/abba", test_abba);
     g_test_add_func("/aio/pool", test_pool);
+    g_test_add_func("/aio/poll-elsewhere-hides-nothing", test_poll_elsewhere_hides_nothing_from_the_main_loop);
     g_test_add_func("/aio/null", test_null);
     return g_test_run();
 }
