@@ -128,7 +128,8 @@ pub unsafe extern "C" fn qcontext_aio_detach(
 /// As qcontext_aio_detach(), and waits until it is done.
 /// @aio: an AioContext
 /// @context: the context it is attached to
-/// @error: NOT_FOUND when it is not attached there, WOULD_DEADLOCK, CLOSED after a stop
+/// @error: NOT_FOUND when it is not attached there, WOULD_DEADLOCK, CLOSED after a stop, BUSY inside one of its callbacks and
+///   while it has requests in the context's io_uring
 ///
 /// Returns: TRUE when it is detached.
 ///

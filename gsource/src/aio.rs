@@ -100,6 +100,7 @@ impl AioContext {
             attachments: Mutex::new(Vec::new()),
             handlers: Mutex::new(Vec::new()),
             jobs: Jobs::default(),
+            io_queues: Mutex::default(),
             tasks: AtomicUsize::new(0),
             private: Arc::clone(&private),
         });
@@ -262,8 +263,9 @@ impl AioContext {
     /// Puts this context on `reactor`, to be served by whoever drives that.
     ///
     /// # Errors
-    /// `Busy` while another thread drives the context where it is, while it has tasks, inside one of its own callbacks, or when
-    /// it is attached to another home; `Os` when the new poll set does not take its fds (then it stays where it was).
+    /// `Busy` while another thread drives the context where it is, while it has tasks or io_uring requests in flight, inside one
+    /// of its own callbacks, or when it is attached to another home; `Os` when the new poll set does not take its fds (then it
+    /// stays where it was).
     pub fn attach_to(&self, reactor: &Arc<Reactor>) -> Result<()> {
         let current = self.reactor()?;
         if Arc::ptr_eq(&current, reactor) {
@@ -282,7 +284,8 @@ impl AioContext {
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors
-    /// `Busy` while it has tasks, see [`AioContext::spawn_local`], and inside one of its own callbacks; `WrongThread` while
+    /// `Busy` while it has tasks, see [`AioContext::spawn_local`], while requests of an [`IoQueue`] or an
+    /// [`AsyncFile`](crate::AsyncFile) are in the home's io_uring, and inside one of its own callbacks; `WrongThread` while
     /// another thread drives it.
     pub fn detach(&self) -> Result<()> {
         let current = self.reactor()?;

@@ -153,6 +153,14 @@ impl ContextCore {
     /// Detaches what was attached and destroys the context's own sources. Runs on the context's thread, or, if the context has
     /// none, on the thread that stops it.
     pub(super) fn tear_down(&self) {
+        // No other thread could take these requests from the ring later, and they would keep their AioContext here.
+        if let Err(error) = self.reactor.finish_io() {
+            let id = &self.id;
+            glib::g_warning!(
+                "qcontext",
+                "context '{id}' stops with I/O in flight: {error}"
+            );
+        }
         let sources = std::mem::take(&mut *lock(&self.sources));
         sources.release();
         let own = lock(&self.own).take();

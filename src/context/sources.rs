@@ -95,7 +95,8 @@ impl QContext {
     }
 
     /// Stops driving `aio`: at once on the context's own thread or when no thread runs the context, otherwise soon. `aio` keeps
-    /// its handlers and pending work, and can be attached elsewhere afterwards.
+    /// its handlers and pending work, and can be attached elsewhere afterwards. When [`AioContext::detach`] refuses, because of
+    /// tasks or io_uring requests in flight, `aio` stays, with a warning.
     pub fn detach(&self, aio: &AioContext) {
         // While this thread owns the GMainContext, no other thread runs the context.
         let owner = self.core().gmain.acquire();
@@ -109,16 +110,20 @@ impl QContext {
         }
         let (core, leaving) = (Arc::clone(self.core()), aio.clone());
         // Fails after a stop only, and a stop has detached everything.
-        let _ = self.invoke(move || core.detach_here(&leaving));
+        let _ = self.invoke(move || {
+            if let Err(error) = core.detach_here(&leaving) {
+                glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
+            }
+        });
     }
 
     /// As [`QContext::detach`], and waits until it is done.
     ///
     /// # Errors
-    /// As for [`QContext::invoke_sync`].
+    /// As for [`QContext::invoke_sync`] and [`AioContext::detach`]; it stays attached then.
     pub fn detach_sync(&self, aio: &AioContext) -> Result<()> {
         let (core, leaving) = (Arc::clone(self.core()), aio.clone());
-        self.invoke_sync(move || core.detach_here(&leaving))
+        self.invoke_sync(move || core.detach_here(&leaving))?
     }
 
     /// The AioContext attached under `name`.
@@ -197,15 +202,14 @@ impl ContextCore {
     }
 
     /// Detaches first and updates the list then: a thread that does not find `aio` in the list may attach it elsewhere.
-    fn detach_here(&self, aio: &AioContext) {
+    fn detach_here(&self, aio: &AioContext) -> Result<()> {
         if !lock(&self.sources).has_aio(aio) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = aio.detach() {
-            glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
-        }
+        aio.detach()?;
         let taken = lock(&self.sources).take_aio(aio);
         drop(taken);
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Something in a cache line of its own.
 #[derive(Default)]
@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(super) attachments: Mutex<Vec<Arc<Attachment>>>,
     pub(super) handlers: Mutex<Vec<Arc<FdRecord>>>,
     pub(crate) jobs: Jobs,
+    /// What the io_uring queues of this context count their requests with.
+    pub(super) io_queues: Mutex<Vec<Weak<AtomicUsize>>>,
     /// How many tasks bind this context to their thread.
     pub(crate) tasks: AtomicUsize,
     /// The reactor to itself, used while not attached elsewhere.
@@ -196,6 +198,13 @@ impl Core {
             let message = "the AioContext has tasks, which are bound to their thread; end them before it moves";
             return Err(Error::new(ErrorKind::Busy, message));
         }
+        let requests = self.unfinished_io(old, &driving);
+        if requests > 0 {
+            let message = format!(
+                "{requests} io_uring requests of the AioContext are in flight, whose ends come where they were submitted; wait for them before it moves"
+            );
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
         // Its new home could call the same callback again before this call has returned.
         if self.is_in_call() || lock(&self.handlers).iter().any(|record| record.is_called()) {
             let message =
@@ -243,6 +252,23 @@ impl Core {
         drop(earlier);
         self.kick(Urgency::Now);
         Ok(())
+    }
+
+    /// Remembers an io_uring queue of this context by its counter.
+    pub(crate) fn note_io_queue(&self, in_flight: &Arc<AtomicUsize>) {
+        let mut queues = lock(&self.io_queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(in_flight));
+    }
+
+    /// How many io_uring requests of this context are unfinished on `reactor`.
+    fn unfinished_io(&self, reactor: &Reactor, driving: &Driving<'_>) -> usize {
+        let live: Vec<_> = lock(&self.io_queues)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let unfinished = |queue| reactor.unfinished_io(driving, queue);
+        live.iter().map(unfinished).sum()
     }
 
     pub(super) fn polled_handlers(&self) -> Vec<Arc<FdRecord>> {

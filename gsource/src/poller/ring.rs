@@ -19,7 +19,7 @@ mod watch;
 use crate::poller::uring::{IoCompletion, IoSink};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::{Error, ErrorKind, Result};
-use io_uring::{EnterFlags, IoUring, squeue, types};
+use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
 pub(crate) use setup::Abilities;
 use std::collections::VecDeque;
 use std::io;
@@ -39,6 +39,8 @@ struct Slot {
     /// Present while requests are in flight (invariant 1).
     alive: Option<Arc<dyn IoSink>>,
     in_flight: Arc<AtomicUsize>,
+    /// Calls of the sink that have not returned, more than one with nested iterations.
+    deliveries: usize,
 }
 
 impl Slot {
@@ -80,7 +82,15 @@ impl Ring {
         sink: &Weak<dyn IoSink>,
         in_flight: &Arc<AtomicUsize>,
     ) -> Result<u16> {
-        let is_free = |slot: &Slot| slot.alive.is_none() && slot.sink.strong_count() == 0;
+        // A context that comes back finds the slot that it had.
+        let is_own = |slot: &Slot| Arc::ptr_eq(&slot.in_flight, in_flight);
+        let own = self.slots.iter().position(is_own);
+        if let Some(number) = own.and_then(|index| u16::try_from(index).ok()) {
+            return Ok(number);
+        }
+        let is_free = |slot: &Slot| {
+            slot.alive.is_none() && slot.deliveries == 0 && slot.sink.strong_count() == 0
+        };
         let index = self
             .slots
             .iter()
@@ -96,6 +106,7 @@ impl Ring {
             sink: Weak::clone(sink),
             alive: None,
             in_flight: Arc::clone(in_flight),
+            deliveries: 0,
         };
         match self.slots.get_mut(index) {
             Some(free) => *free = slot,
@@ -233,6 +244,28 @@ impl Ring {
         !self.abilities.deferred
     }
 
+    /// Asks the kernel to cancel every request; those that have begun may complete all the same. False when none is in flight.
+    pub(crate) fn cancel_all(&mut self) -> bool {
+        if self.in_flight == 0 {
+            return false;
+        }
+        let entry = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+        // SAFETY: the request names no memory. If the queue is full, what is there completes first.
+        let _ = unsafe { self.push(&entry.user_data(watch::CANCELLING)) };
+        true
+    }
+
+    /// Submits everything and waits for a completion, which may be one of the ring's own.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses the thread.
+    pub(crate) fn wait_for_one(&mut self) -> io::Result<()> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        self.enter(1, -1)
+    }
+
     /// Brings the completions that need a system call.
     pub(crate) fn fetch(&mut self) {
         if self.owes() {
@@ -252,8 +285,12 @@ impl Ring {
         }
     }
 
-    /// Takes the next completions that are for one sink, in the order of the kernel; they are put into `run`.
-    pub(crate) fn next_run(&mut self, run: &mut Vec<IoCompletion>) -> Option<Arc<dyn IoSink>> {
+    /// Takes the next completions that are for one sink, in the order of the kernel; they are put into `run`. The number goes to
+    /// [`Ring::end_run`] when the sink has been called.
+    pub(crate) fn next_run(
+        &mut self,
+        run: &mut Vec<IoCompletion>,
+    ) -> Option<(usize, Arc<dyn IoSink>)> {
         if self.taken.is_empty() {
             self.reap();
         }
@@ -270,7 +307,26 @@ impl Ring {
                 result,
             });
         }
-        sink
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.deliveries += 1;
+        }
+        sink.map(|sink| (number, sink))
+    }
+
+    /// The sink that [`Ring::next_run`] gave has returned.
+    pub(crate) fn end_run(&mut self, number: usize) {
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.deliveries -= 1;
+        }
+    }
+
+    /// How many requests of the queue that counts with `in_flight` have not completed, or are being delivered now.
+    pub(crate) fn unfinished(&self, in_flight: &Arc<AtomicUsize>) -> usize {
+        let own = |slot: &&Slot| Arc::ptr_eq(&slot.in_flight, in_flight);
+        let slot = self.slots.iter().find(own);
+        slot.map_or(0, |slot| {
+            slot.in_flight.load(Ordering::Relaxed) + slot.deliveries
+        })
     }
 }
 

@@ -49,6 +49,7 @@ impl IoQueue {
             ));
         }
         let in_flight = Arc::new(AtomicUsize::new(0));
+        aio.core().note_io_queue(&in_flight);
         Ok(IoQueue {
             aio,
             sink: Arc::downgrade(&sink),

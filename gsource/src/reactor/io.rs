@@ -6,7 +6,7 @@ use crate::aio::lock;
 use crate::poller::Drivers;
 use crate::poller::ring::Ring;
 use crate::poller::uring::{IoCompletion, IoSink};
-use crate::sync::Ordering;
+use crate::sync::{AtomicUsize, Ordering};
 use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -80,6 +80,48 @@ impl Reactor {
                 .is_some_and(|ring| ring.is_mute())
     }
 
+    /// How many requests of the queue that counts with `in_flight` are unfinished here.
+    pub(crate) fn unfinished_io(
+        &self,
+        driving: &Driving<'_>,
+        in_flight: &Arc<AtomicUsize>,
+    ) -> usize {
+        let home = self.home.get(driving);
+        let ring = home.ring.as_ref();
+        ring.map_or(0, |ring| ring.unfinished(in_flight))
+    }
+
+    /// Cancels the requests in flight and delivers their ends, for a home that ends: no other thread may be able to take them.
+    /// Waits for those that the kernel does not cancel, which are under way to a disk.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's.
+    pub fn finish_io(&self) -> Result<()> {
+        if !self.has_ring() {
+            return Ok(());
+        }
+        let driving = self.drive()?;
+        while self
+            .change_ring(&driving, Ring::cancel_all)
+            .unwrap_or(false)
+        {
+            while !self.complete_io(&driving) {
+                let waited = self.change_ring(&driving, Ring::wait_for_one);
+                let refused = |error| Error::os("the io_uring refuses its thread", error);
+                waited.unwrap_or(Ok(())).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change_ring<T>(
+        &self,
+        driving: &Driving<'_>,
+        change: impl FnOnce(&mut Ring) -> T,
+    ) -> Option<T> {
+        self.home.get(driving).ring.as_deref_mut().map(change)
+    }
+
     /// Brings the completions that the kernel keeps until it is asked.
     pub(super) fn fetch_io(&self, driving: &Driving<'_>) {
         if self.has_ring()
@@ -129,10 +171,13 @@ impl Reactor {
         }
         let mut progress = false;
         let mut run = std::mem::take(&mut self.home.get(driving).completions);
-        while let Some(sink) = self.next_run(driving, &mut run) {
+        while let Some((number, sink)) = self.next_run(driving, &mut run) {
             progress = true;
             let _ = unwind::guard(&"completion of io_uring requests", || sink.complete(&run));
             unwind::drop_guarded(&"destructor of an io_uring sink", sink);
+            if let Some(ring) = &mut self.home.get(driving).ring {
+                ring.end_run(number);
+            }
         }
         self.home.get(driving).completions = run;
         progress
@@ -143,7 +188,7 @@ impl Reactor {
         &self,
         driving: &Driving<'_>,
         run: &mut Vec<IoCompletion>,
-    ) -> Option<Arc<dyn IoSink>> {
+    ) -> Option<(usize, Arc<dyn IoSink>)> {
         run.clear();
         self.home.get(driving).ring.as_mut()?.next_run(run)
     }

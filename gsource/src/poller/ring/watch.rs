@@ -21,7 +21,7 @@ use std::os::fd::AsRawFd;
 /// `user_data` of the request that waits.
 const WAITING: u64 = (OWN as u64) << USER_BITS;
 /// `user_data` of the request that cancels it.
-const CANCELLING: u64 = WAITING | 1;
+pub(super) const CANCELLING: u64 = WAITING | 1;
 
 /// How long the end of a ring waits for the end of another thread's request.
 const PATIENCE_NS: i64 = 1_000_000_000;
