@@ -108,8 +108,22 @@ impl GlibSide {
         if woken || prepared.ready || is_due {
             progress |= self.check_and_dispatch(context, &prepared);
         }
-        self.glib_fds.check_spurious(context, woken, &self.fds);
+        if self.glib_fds.has_stale_fd(woken, &self.fds) {
+            self.renew_fds(context);
+        }
         Ok(progress)
+    }
+
+    /// If it fails, the next spurious wake-up tries again.
+    fn renew_fds(&mut self, context: &ContextCore) {
+        let renewed = context.aio().and_then(|aio| self.glib_fds.renew(&aio));
+        if renewed.is_ok_and(|is_first| is_first) {
+            glib::g_warning!(
+                "qcontext",
+                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
+                context.id
+            );
+        }
     }
 
     /// A thread that iterated the GMainContext with GLib's functions may have consumed the wake-up for a GSource that is new

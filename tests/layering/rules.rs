@@ -40,7 +40,7 @@ pub(crate) fn circles(sources: &Sources) -> Vec<String> {
             let is_circle = reached
                 .get(target)
                 .is_some_and(|back| back.contains(module));
-            if is_circle && sources.folder(module) != sources.folder(target) {
+            if is_circle && !Sources::are_neighbours(module, target) {
                 wrong.push(format!("{module} -> {target} -> ... -> {module}"));
             }
         }

@@ -95,12 +95,12 @@ impl Sources {
         all.map(|(module, code)| (module, code.text.as_str()))
     }
 
-    /// The folder of a module's file; `foo.rs` belongs to `foo/`, if there is one.
-    pub(crate) fn folder<'a>(&self, module: &'a str) -> &'a str {
-        match self.0.keys().any(|other| parent(other) == Some(module)) {
-            true => module,
-            false => parent(module).unwrap_or_default(),
-        }
+    /// Whether the files of two modules share a folder; `foo.rs` belongs to `foo/` as well. What lies in the folder of the crate
+    /// itself is apart from each other.
+    pub(crate) fn are_neighbours(module: &str, other: &str) -> bool {
+        let (folder, other_folder) = (parent(module), parent(other));
+        let beside = folder == other_folder && folder != Some("");
+        beside || folder == Some(other) || other_folder == Some(module)
     }
 
     /// Which modules each module imports.

@@ -4,7 +4,6 @@
 
 mod set;
 
-use crate::context::ContextCore;
 use crate::{AioContext, Result};
 use glib_sys::GPollFD;
 use set::GlibFdSet;
@@ -85,9 +84,9 @@ impl GlibFds {
         self.set.take_woken()
     }
 
-    /// Counts a wake-up by GLib's fds for which poll(2) found nothing ready. After several in a row the set is made anew: it
-    /// holds a file whose fd was closed. If that fails, the next wake-up tries again.
-    pub(super) fn check_spurious(&mut self, context: &ContextCore, woken: bool, fds: &[GPollFD]) {
+    /// Counts a wake-up by GLib's fds for which poll(2) found nothing ready. True after several in a row: then the set holds a
+    /// file whose fd was closed, and is to be [made anew](GlibFds::renew).
+    pub(super) fn has_stale_fd(&mut self, woken: bool, fds: &[GPollFD]) -> bool {
         let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
         let is_ready = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
         let any_ready = woken && fds.iter().any(is_ready);
@@ -96,17 +95,12 @@ impl GlibFds {
         }
         // If another thread has read the data meanwhile, the set is not readable any more either.
         let spurious = woken && !any_ready && is_readable(self.set.fd());
-        if !self.set.has_stale_fd(spurious) {
-            return;
-        }
-        let renewed = context.aio().and_then(|aio| self.set.renew(&aio));
-        if renewed.is_ok_and(|is_first| is_first) {
-            glib::g_warning!(
-                "qcontext",
-                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
-                context.id
-            );
-        }
+        self.set.has_stale_fd(spurious)
+    }
+
+    /// Makes the set anew. True the first time.
+    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<bool> {
+        self.set.renew(aio)
     }
 }
 
