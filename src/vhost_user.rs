@@ -10,16 +10,18 @@
 //! served by the device, on AioContexts of their own.
 //!
 //! ```text
-//! listener    the socket at its path: bind, accept, accept the next front end when one has gone
-//! connection  one front end: reads messages when the socket is readable, sends answers, ends in order
-//! session     what that front end has said: messages in, calls to the device and answers out
-//! description what the front end has said about one queue
-//! framing     bytes to messages, however the stream is split, and answers to bytes
-//! protocol    the numbers and layouts of messages
-//! socket      the system calls
+//! listener         the socket at its path: bind, accept, accept the next front end when one has gone
+//! connection       one front end: reads messages when the socket is readable, sends answers, ends in order
+//! session          what that front end has said: messages in, calls to the device and answers out
+//! description      what the front end has said about one queue
+//! backend_channel  the second socket, for messages of ours: the configuration has changed
+//! framing          bytes to messages, however the stream is split, and answers to bytes
+//! protocol         the numbers and layouts of messages
+//! socket           the system calls
 //! ```
 #![deny(unsafe_code)] // forbidden in every file but `socket`
 
+mod backend_channel;
 mod connection;
 mod description;
 #[cfg(test)]

@@ -87,6 +87,12 @@ impl FakeDevice {
         any
     }
 
+    /// Says that the configuration has changed; false if no transport listens.
+    pub(super) fn change_config(&self) -> bool {
+        let listener = self.log().config_listener.as_ref().and_then(Weak::upgrade);
+        listener.map(|listener| listener.signal()).is_some()
+    }
+
     pub(super) fn refuse_start(&self, refuse: bool) {
         self.log().refuse_start = refuse;
     }

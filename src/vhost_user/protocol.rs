@@ -30,6 +30,8 @@ pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 pub(super) const PROTOCOL_MQ: u64 = 1 << 0;
 /// Protocol feature: the front end may ask for an acknowledgement of any message.
 pub(super) const PROTOCOL_REPLY_ACK: u64 = 1 << 3;
+/// Protocol feature: the front end hands in a socket for messages of ours.
+pub(super) const PROTOCOL_BACKEND_REQ: u64 = 1 << 5;
 /// Protocol feature: configuration space over the socket.
 pub(super) const PROTOCOL_CONFIG: u64 = 1 << 9;
 /// Protocol feature: memory regions added and removed one by one.
@@ -60,6 +62,7 @@ pub(super) enum Request {
     SetProtocolFeatures = 16,
     GetQueueNum = 17,
     SetVringEnable = 18,
+    SetBackendReqFd = 21,
     GetConfig = 24,
     SetConfig = 25,
     GetMaxMemSlots = 36,
@@ -68,7 +71,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    const ALL: [Request; 21] = [
+    const ALL: [Request; 22] = [
         Request::GetFeatures,
         Request::SetFeatures,
         Request::SetOwner,
@@ -85,6 +88,7 @@ impl Request {
         Request::SetProtocolFeatures,
         Request::GetQueueNum,
         Request::SetVringEnable,
+        Request::SetBackendReqFd,
         Request::GetConfig,
         Request::SetConfig,
         Request::GetMaxMemSlots,
@@ -120,7 +124,8 @@ impl Request {
             | Request::GetQueueNum
             | Request::GetMaxMemSlots
             | Request::SetOwner
-            | Request::ResetOwner => (0, 8),
+            | Request::ResetOwner
+            | Request::SetBackendReqFd => (0, 8),
             Request::SetFeatures
             | Request::SetProtocolFeatures
             | Request::SetVringKick
@@ -144,10 +149,22 @@ impl Request {
             Request::SetVringKick
             | Request::SetVringCall
             | Request::SetVringErr
+            | Request::SetBackendReqFd
             | Request::AddMemReg => 1,
             _ => 0,
         }
     }
+}
+
+/// Message of ours: the device's configuration space has changed.
+const BACKEND_CONFIG_CHANGE: u32 = 2;
+
+/// The whole message, which asks for no reply.
+pub(super) fn config_change_bytes() -> [u8; HEADER_SIZE] {
+    let mut bytes = [0; HEADER_SIZE];
+    bytes[..4].copy_from_slice(&BACKEND_CONFIG_CHANGE.to_le_bytes());
+    bytes[4..8].copy_from_slice(&FLAG_VERSION.to_le_bytes());
+    bytes
 }
 
 /// The twelve bytes in front of every message.

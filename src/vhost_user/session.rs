@@ -15,23 +15,28 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::backend_channel::BackendChannel;
 use super::description::VringDescription;
 use super::protocol::{
-    self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_CONFIG,
+    self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_BACKEND_REQ, PROTOCOL_CONFIG,
     PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
 };
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::{Limits, VirtioDevice};
 use crate::{Error, Result};
 
+mod config;
 mod memory;
 #[cfg(test)]
 mod tests;
 mod vring;
 
 /// The protocol features that we offer: those that we really have.
-const PROTOCOL_FEATURES: u64 =
-    PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG | PROTOCOL_CONFIGURE_MEM_SLOTS;
+const PROTOCOL_FEATURES: u64 = PROTOCOL_MQ
+    | PROTOCOL_REPLY_ACK
+    | PROTOCOL_BACKEND_REQ
+    | PROTOCOL_CONFIG
+    | PROTOCOL_CONFIGURE_MEM_SLOTS;
 /// How many memory regions a front end may add one by one.
 const MEM_SLOTS: usize = 509;
 
@@ -85,6 +90,8 @@ pub(super) struct Session {
     protocol_features: u64,
     memory: GuestMemory,
     vrings: Vec<VringDescription>,
+    /// The device knows it weakly, so changes are reported as long as this is here.
+    backend_channel: Option<Arc<BackendChannel>>,
     waiting: Option<Waiting>,
     closed: bool,
 }
@@ -110,6 +117,7 @@ impl Session {
             acked: None,
             protocol_features: 0,
             memory: GuestMemory::new(),
+            backend_channel: None,
             waiting: None,
             closed: false,
         }
@@ -175,6 +183,7 @@ impl Session {
             return;
         }
         self.closed = true;
+        self.backend_channel = None;
         // A stop in progress goes on, but nobody waits for its answer any more.
         let left = self.waiting.take().map_or(0, |waiting| waiting.left);
         let running = self.running_queues();
@@ -207,6 +216,7 @@ impl Session {
             Request::SetVringCall => self.set_vring_call(message),
             Request::SetVringErr => self.set_vring_err(message),
             Request::SetVringEnable => self.set_vring_enable(&message),
+            Request::SetBackendReqFd => self.set_backend_req_fd(message),
             Request::GetVringBase => self.vring_base(&message),
             Request::GetConfig => Ok(self.config(&message)),
             Request::SetConfig => self.set_config(&message),
@@ -271,28 +281,6 @@ impl Session {
             vring.kick = None;
         }
         Answer::AfterStop(self.running_queues(), Then::StartReady)
-    }
-
-    /// The asked window of the configuration space, or an empty payload, which says that there is none.
-    fn config(&self, message: &Message) -> Answer {
-        let Ok(window) = message.config_window() else {
-            return Answer::Bytes(Vec::new());
-        };
-        let mut bytes = wire::config_bytes(window);
-        let data = &mut bytes[wire::CONFIG_HEADER..];
-        self.device
-            .read_config(self.limits, window.offset as usize, data);
-        Answer::Bytes(bytes)
-    }
-
-    fn set_config(&self, message: &Message) -> Result<Answer> {
-        let window = message.config_window()?;
-        let data = message
-            .payload
-            .get(wire::CONFIG_HEADER..wire::CONFIG_HEADER + window.size as usize)
-            .ok_or_else(|| message.wrong("is shorter than it says"))?;
-        self.device.write_config(window.offset as usize, data);
-        Ok(Answer::Done)
     }
 
     /// Starts every queue that is ready. One that cannot start asks for a new kick fd before the next try.

@@ -1,6 +1,7 @@
 //! Every message order that front ends use, and many that they should not.
 #![forbid(unsafe_code)]
 
+mod config;
 mod front_ends;
 mod random;
 mod refusals;
@@ -155,7 +156,7 @@ fn gets_are_answered_once_also_with_need_reply() {
     let mut bench = Bench::negotiated(4);
     for (request, expected) in [
         (Request::GetFeatures, bench.device.features | 1 << 30),
-        (Request::GetProtocolFeatures, 0x8209),
+        (Request::GetProtocolFeatures, 0x8229),
         (Request::GetQueueNum, 4),
         (Request::GetMaxMemSlots, 509),
     ] {
@@ -217,37 +218,6 @@ fn reset_owner_stops_everything() {
     bench.finish_stops(1);
     assert_eq!(bench.device.calls(), [Asked::Stop(0), Asked::Stop(1)]);
     assert!(!bench.session.is_waiting());
-}
-
-#[test]
-fn config_answers_have_the_asked_size_and_errors_are_empty() {
-    let mut bench = Bench::negotiated(1);
-    for (offset, size) in [(0u32, 60u32), (0, 57), (20, 8), (0, 256), (255, 1), (0, 0)] {
-        let mut payload = pair(offset, size);
-        payload.extend([0; 4]);
-        bench.ok(Request::GetConfig, &payload);
-        let reply = bench.reply(Request::GetConfig);
-        assert_eq!(reply[..8], payload[..8]);
-        assert_eq!(reply.len(), 12 + size as usize);
-        if size > 0 {
-            assert_eq!(u32::from(reply[12]), offset & 0x7f);
-        }
-    }
-    let mut payload = pair(200, 100);
-    payload.extend([0; 4]);
-    bench.ok(Request::GetConfig, &payload);
-    assert_eq!(bench.reply(Request::GetConfig), []);
-}
-
-#[test]
-fn set_config_reaches_the_device() {
-    let mut bench = Bench::negotiated(1);
-    let mut payload = pair(32, 1);
-    payload.extend([0, 0, 0, 0, 1]);
-    assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 0);
-    assert_eq!(bench.device.calls(), [Asked::WriteConfig(32, vec![1])]);
-    payload[4] = 2;
-    assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 1);
 }
 
 #[test]

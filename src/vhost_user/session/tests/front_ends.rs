@@ -9,9 +9,10 @@ fn qemu_10_sequence() {
     let mut bench = Bench::new(2);
     bench.get(Request::GetFeatures);
     bench.get(Request::GetProtocolFeatures);
-    bench.ok(Request::SetProtocolFeatures, &words(&[0x8209]));
+    bench.ok(Request::SetProtocolFeatures, &words(&[0x8229]));
     bench.get(Request::GetQueueNum);
     bench.get(Request::GetMaxMemSlots);
+    let _channel = config::with_backend_channel(&mut bench);
     bench.ok(Request::SetOwner, &[]);
     bench.get(Request::GetFeatures);
     for queue in 0..2 {
