@@ -3,48 +3,29 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal};
+use support::directory::TestDir;
+use support::process::qctx;
 use support::skip::skip;
 
-const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
-
-/// A directory for the program's images.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(parent: &str) -> Folder {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("qctx-demo-{}-{number}", std::process::id());
-        let folder = Path::new(parent).join(name);
-        fs::create_dir(&folder).unwrap();
-        Folder(folder)
-    }
-
-    /// Runs the program, under `launcher`, and looks whether it left anything behind.
-    fn run(&self, launcher: &[&str]) -> Output {
-        let mut words = launcher.iter().copied().chain([QCTX]);
-        let output = Command::new(words.next().unwrap())
-            .args(words)
-            .env("TMPDIR", &self.0)
-            .envs((!launcher.is_empty()).then_some(("ASAN_OPTIONS", NO_LEAKS)))
-            .output()
-            .unwrap();
-        assert_eq!(fs::read_dir(&self.0).unwrap().count(), 0, "left behind");
-        output
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
+/// Runs the program, under `launcher`, with its images in the directory, and looks whether it left anything behind.
+fn run(directory: &TestDir, launcher: &[&str]) -> Output {
+    let program = qctx();
+    let mut words = launcher.iter().map(OsStr::new).chain([program.as_ref()]);
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .env("TMPDIR", directory.path())
+        .envs((!launcher.is_empty()).then_some(("ASAN_OPTIONS", NO_LEAKS)))
+        .output()
+        .unwrap();
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 0, "left behind");
+    output
 }
 
 /// LeakSanitizer cannot look where strace does.
@@ -97,7 +78,7 @@ fn a_guest_on_kvm_drives_two_disks() {
     if let Err(error) = qcontext::kvm::open() {
         return skip(error);
     }
-    let output = Folder::new("/tmp").run(&[]);
+    let output = run(&TestDir::new(), &[]);
     let said = check_success(&output);
     assert!(
         said.starts_with("embedded guest: real mode on KVM, vcpu thread "),
@@ -125,7 +106,7 @@ fn without_kvm_a_driver_in_the_process_does_the_job() {
         let how = format!("inject=openat:error={errno}");
         let mut launcher = meddling("-e", &how).to_vec();
         launcher.extend(["-P", "/dev/kvm"]);
-        let output = Folder::new("/tmp").run(&launcher);
+        let output = run(&TestDir::new(), &launcher);
         let said = check_success(&output);
         assert!(said.starts_with("in-process driver: "), "{said}");
         let complaint = text(&output.stderr);
@@ -145,7 +126,10 @@ fn a_lost_write_is_found_from_both_sides() {
     if !strace_works() {
         return;
     }
-    let output = Folder::new("/dev/shm").run(&meddling("-e", "inject=pwritev2:retval=4096:when=7"));
+    let output = run(
+        &TestDir::in_memory(),
+        &meddling("-e", "inject=pwritev2:retval=4096:when=7"),
+    );
     let (said, complaint) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{said}{complaint}");
     assert!(
@@ -190,29 +174,33 @@ fn a_termination_signal_ends_the_driver_in_the_process_too() {
 
 /// Ends the program by SIGTERM while its disks are written, with more meddling; its complaint.
 fn terminate_amid_writes(meddling: &[&str]) -> String {
-    let folder = Folder::new("/dev/shm");
+    let directory = TestDir::in_memory();
     // Every write takes 50 ms, so that the guest is far from its end when the first is seen.
     let slow = "inject=pwritev2:delay_exit=50000";
-    let mut qctx = Command::new("strace")
+    let mut child = Command::new("strace")
         .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", slow])
         .args(meddling)
-        .arg(QCTX)
-        .env("TMPDIR", &folder.0)
+        .arg(qctx())
+        .env("TMPDIR", directory.path())
         .env("ASAN_OPTIONS", NO_LEAKS)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let image = folder.0.join(format!("qctx-{}/disk0.raw", qctx.id()));
+    let image = directory.file(&format!("qctx-{}/disk0.raw", child.id()));
     while fs::metadata(&image).map_or(0, |image| image.blocks()) == 0 {
-        assert_eq!(qctx.try_wait().unwrap(), None, "ended too early");
+        assert_eq!(child.try_wait().unwrap(), None, "ended too early");
         std::thread::yield_now();
     }
-    let pid = i32::try_from(qctx.id()).unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
     rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::Term).unwrap();
-    let output = qctx.wait_with_output().unwrap();
+    let output = child.wait_with_output().unwrap();
     let complaint = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{complaint}");
-    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "left behind");
+    assert_eq!(
+        fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "left behind"
+    );
     complaint
 }

@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use support::deadline::wait_for;
 use support::directory::TestDir;
-use support::server::{qctx, wait_for};
+use support::process::{Process, qctx};
 
 const MAKEFILE: &str = include_str!("../Makefile");
 
@@ -120,17 +121,15 @@ fn what_to_try_next_works() {
     let (prepare, server) = server.split_once('\n').unwrap();
     let prepared = shell(&directory, prepare).status().unwrap();
     assert!(prepared.success());
-    let mut server = shell(&directory, &format!("exec {server}"))
-        .spawn()
-        .unwrap();
+    let mut server = Process::start(&mut shell(&directory, &format!("exec {server}")));
     wait_for("the monitor", || {
         UnixStream::connect(directory.socket("qmp.sock")).ok()
     });
     let answer = shell(&directory, questions).output().unwrap();
     let said = String::from_utf8(answer.stdout).unwrap();
-    let kill = shell(&directory, &format!("kill {}", server.id())).status();
-    let ended = wait_for("the end of qctx", || server.try_wait().unwrap());
-    assert!(answer.status.success() && kill.unwrap().success() && ended.success());
+    assert!(answer.status.success());
+    server.signal("TERM");
+    server.ends_well();
     let thread = said.lines().next().unwrap();
     assert!(thread.parse::<u32>().is_ok(), "{said}");
     assert!(said.contains("\n/machine/peripheral/disk0\n"), "{said}");

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
-const QCTX: &str = env!("CARGO_BIN_EXE_qctx");
+use support::process::qctx;
 
 const BEFORE: &str = r#".\" SPDX-License-Identifier: MIT OR Apache-2.0
 .\" Made of qctx --help by tests/cli_man_page.rs: change it there and run the test with QCTX_UPDATE_MAN=1.
@@ -182,7 +182,7 @@ fn page(help: &str, version: &str) -> String {
 }
 
 fn said(argument: &str) -> String {
-    let output = Command::new(QCTX).arg(argument).output().unwrap();
+    let output = Command::new(qctx()).arg(argument).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use support::directory::TestDir;
-use support::qmp::{Daemon, outcome, run};
-use support::server::qctx;
+use support::process::{outcome, qctx, run};
+use support::server::Server;
 
 /// A line of standard error and exit status 1, and nothing on standard output.
 #[track_caller]
@@ -195,57 +195,57 @@ fn help_and_version_are_printed() {
     assert!(options.starts_with("qcontext options:\n") && options.contains("  threaded=<bool>\n"));
 }
 
-/// Runs a client subcommand against the daemon.
-fn ask(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String, String) {
+/// Runs a client subcommand against the server.
+fn ask(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(qctx());
-    command.env("QMP_SOCKET", daemon.socket()).args(arguments);
+    command.env("QMP_SOCKET", server.socket()).args(arguments);
     outcome(&command.stdin(Stdio::null()).output().unwrap())
 }
 
 #[track_caller]
-fn prints(daemon: &Daemon, arguments: &[&str], expected: &str) {
+fn prints(server: &Server, arguments: &[&str], expected: &str) {
     assert_eq!(
-        ask(daemon, arguments),
+        ask(server, arguments),
         (Some(0), expected.to_owned(), String::new())
     );
 }
 
 #[test]
 fn subcommands_show_what_the_talk_shows() {
-    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    let server = Server::start_alone(&["-object", "qcontext,id=ctx1,threaded=yes"]);
     prints(
-        &daemon,
+        &server,
         &["qom-list", "/objects/"],
         "ctx1/\nqcontext-main/\ntype\n",
     );
     prints(
-        &daemon,
+        &server,
         &["qom-list", "/objects/ctx1"],
         "id\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
-    let (status, thread, _) = ask(&daemon, &["qom-get", "/objects/ctx1.thread_id"]);
+    let (status, thread, _) = ask(&server, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
     assert!(thread.trim_end().parse::<i32>().unwrap() > 0, "{thread}");
-    prints(&daemon, &["qom-get", "/objects/ctx1.threaded"], "true\n");
-    prints(&daemon, &["qom-get", "/objects/ctx1.id"], "ctx1\n");
+    prints(&server, &["qom-get", "/objects/ctx1.threaded"], "true\n");
+    prints(&server, &["qom-get", "/objects/ctx1.id"], "ctx1\n");
 }
 
 #[test]
 fn subcommands_set_and_walk() {
-    let daemon = Daemon::start(&["-object", "qcontext,id=a.b"]);
-    prints(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
-    prints(&daemon, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
-    prints(&daemon, &["qom-get", "/objects/a.b.threaded"], "false\n");
-    let negative = ask(&daemon, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
+    let server = Server::start_alone(&["-object", "qcontext,id=a.b"]);
+    prints(&server, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
+    prints(&server, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
+    prints(&server, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    let negative = ask(&server, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
     let range = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
     assert_eq!(negative, (Some(1), String::new(), range.to_owned()));
-    let (status, output, error) = ask(&daemon, &["qom-set", "/objects/a.b.threaded", "on"]);
+    let (status, output, error) = ask(&server, &["qom-set", "/objects/a.b.threaded", "on"]);
     let message = "qctx: qom-set: Property 'qcontext.threaded' is not writable\n";
     assert_eq!(
         (status, output.as_str(), error.as_str()),
         (Some(1), "", message)
     );
-    let (_, tree, _) = ask(&daemon, &["qom-tree"]);
+    let (_, tree, _) = ask(&server, &["qom-tree"]);
     assert!(
         tree.starts_with("/\n  type: container (string)\n/machine\n"),
         "{tree}"
@@ -255,7 +255,7 @@ fn subcommands_set_and_walk() {
         "{tree}"
     );
     prints(
-        &daemon,
+        &server,
         &["qom-tree", "/machine/peripheral"],
         "/machine/peripheral\n  type: container (string)\n",
     );
@@ -263,8 +263,8 @@ fn subcommands_set_and_walk() {
 
 #[test]
 fn client_options_may_stand_anywhere() {
-    let daemon = Daemon::start(&[]);
-    let socket = daemon.socket();
+    let server = Server::start_alone(&[]);
+    let socket = server.socket();
     let socket = socket.to_str().unwrap();
     let expected = (Some(0), "container\n".to_owned(), String::new());
     assert_eq!(
@@ -293,7 +293,7 @@ fn client_options_may_stand_anywhere() {
 
 #[test]
 fn mistakes_in_subcommands_are_told() {
-    let daemon = Daemon::start(&[]);
+    let server = Server::start_alone(&[]);
     let cases: [(&[&str], &str); 6] = [
         (
             &["qom-list", "/nosuch"],
@@ -322,7 +322,7 @@ fn mistakes_in_subcommands_are_told() {
     ];
     for (arguments, message) in cases {
         assert_eq!(
-            ask(&daemon, arguments),
+            ask(&server, arguments),
             (Some(1), String::new(), format!("qctx: {message}\n"))
         );
     }
@@ -334,20 +334,13 @@ fn mistakes_in_subcommands_are_told() {
 
 #[test]
 fn termination_signals_end_it_gracefully() {
-    for signal in ["-TERM", "-INT", "-HUP"] {
-        let mut daemon = Daemon::start(&["-object", "qcontext,id=a,threaded=on"]);
-        let mut client = daemon.client();
-        let pid = daemon.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut server = Server::start_alone(&["-object", "qcontext,id=a,threaded=on"]);
+        let mut client = server.client();
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
         assert_eq!(client.rest(), "");
-        assert!(!daemon.socket().exists());
+        assert!(!server.socket().exists());
     }
 }
 

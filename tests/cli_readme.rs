@@ -5,10 +5,11 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
+use support::deadline::wait_for;
 use support::directory::TestDir;
-use support::server::{qctx, wait_for};
+use support::process::{Process, qctx};
 use support::skip::skip;
 use support::tiny_kernel;
 
@@ -38,45 +39,21 @@ fn shell(directory: &TestDir, script: &str) -> Command {
     command
 }
 
-/// A started example; killed with the value.
-struct Running(Child);
-
-impl Running {
-    /// Starts a `qctx` and waits until each socket that it names can be connected to.
-    fn start(directory: &TestDir, example: &str) -> Running {
-        let running = Running(
-            shell(directory, &format!("exec {example}"))
-                .spawn()
-                .unwrap(),
-        );
-        let words = example.split([',', '=', ':', ' ', '\n']);
-        for socket in words.filter(|word| word.ends_with(".sock")) {
-            wait_for(socket, || {
-                UnixStream::connect(directory.socket(socket)).ok()
-            });
-        }
-        running
+/// Starts a `qctx` and waits until each socket that it names can be connected to.
+fn start(directory: &TestDir, example: &str) -> Process {
+    let running = Process::start(&mut shell(directory, &format!("exec {example}")));
+    let words = example.split([',', '=', ':', ' ', '\n']);
+    for socket in words.filter(|word| word.ends_with(".sock")) {
+        wait_for(socket, || {
+            UnixStream::connect(directory.socket(socket)).ok()
+        });
     }
-
-    fn stop(mut self) {
-        let kill = format!("kill {}", self.0.id());
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let status = wait_for("the end of qctx", || self.0.try_wait().unwrap());
-        assert!(status.success(), "{status}");
-    }
+    running
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn stop(mut running: Process) {
+    running.signal("TERM");
+    running.ends_well();
 }
 
 fn directory() -> TestDir {
@@ -94,7 +71,7 @@ fn servers_of_the_readme_start_and_end() {
         .collect();
     assert_eq!(servers.len(), 2, "{servers:?}");
     for example in &servers {
-        Running::start(&directory(), example).stop();
+        stop(start(&directory(), example));
     }
 }
 
@@ -141,7 +118,7 @@ fn session_of_the_readme_shows_what_the_readme_shows() {
     let script: Vec<&str> = typed.iter().map(|line| &line[2..]).collect();
 
     let directory = directory();
-    let running = Running::start(&directory, server);
+    let running = start(&directory, server);
     let output = shell(&directory, &script.join("\n")).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -154,7 +131,7 @@ fn session_of_the_readme_shows_what_the_readme_shows() {
     assert!(said.starts_with(&shown), "{said}\ninstead of\n{shown}");
     // The last command is qom-tree, whose answer is not in the README.
     assert!(said.contains("\n/machine/peripheral/disk0\n"), "{said}");
-    running.stop();
+    stop(running);
 }
 
 #[test]
@@ -164,11 +141,11 @@ fn example_of_the_help_works() {
     let (_, example) = help.split_once("\nExample:\n").unwrap();
     let (server, question) = example.rsplit_once("\n  qctx ").unwrap();
     let directory = directory();
-    let running = Running::start(&directory, server.trim());
+    let running = start(&directory, server.trim());
     let answer = shell(&directory, &format!("qctx {question}"))
         .output()
         .unwrap();
     let thread = String::from_utf8(answer.stdout).unwrap();
     assert!(thread.trim().parse::<u32>().is_ok(), "{thread}");
-    running.stop();
+    stop(running);
 }

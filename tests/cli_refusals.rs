@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 
 use support::directory::TestDir;
-use support::server::{Server, qctx};
+use support::process::qctx;
+use support::server::Server;
 
 const CONTEXT: &str = "-object qcontext,id=ctx1,threaded=yes";
 const DRIVE: &str = "-drive if=none,id=d0,file=disk0.raw,format=raw";

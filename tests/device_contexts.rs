@@ -47,7 +47,7 @@ fn serves(line: &str, disks: &[(&str, &str)]) {
     for (disk, context) in disks {
         let path = format!("/machine/peripheral/{disk}");
         assert_eq!(
-            server.client(&["qom-get", &format!("{path}.context")]),
+            server.subcommand(&["qom-get", &format!("{path}.context")]),
             *context
         );
         assert!(server.number(&format!("{path}.writes")) >= 500);

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use support::deadline::wait_for;
 use support::directory::TestDir;
-use support::server::{Server, wait_for};
+use support::server::Server;
 use support::skip::skip;
 use support::writer::Writer;
 

@@ -11,7 +11,8 @@ use std::process::Command;
 
 use support::directory::TestDir;
 use support::linux_guest::{self, Guest, check_image, interrupts};
-use support::server::{Server, qctx};
+use support::process::qctx;
+use support::server::Server;
 use support::skip::skip;
 
 const SOCKETS: [&str; 2] = ["disk0.sock", "disk1.sock"];

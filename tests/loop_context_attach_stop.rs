@@ -5,10 +5,12 @@
 
 use qcontext::{AioContext, ErrorKind, EventNotifier, FdHandler, Poller, QContext, Wait};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
+
+use support::deadline::DEADLINE;
+use support::loops::Count;
 
 /// Rounds of each race with each poller.
 const ROUNDS: usize = 200;
@@ -16,27 +18,10 @@ const ROUNDS: usize = 200;
 /// Later than any test ends.
 const DISTANT: Duration = Duration::from_secs(3600);
 
-/// What is left after that stays, and a round that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What happened so often.
-#[derive(Clone, Default)]
-struct Count(Arc<AtomicUsize>);
-
-impl Count {
-    fn hit(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn get(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
 /// Counts its drop.
-struct Mourned(Count);
+struct CountsDrop(Count);
 
-impl Drop for Mourned {
+impl Drop for CountsDrop {
     fn drop(&mut self) {
         self.0.hit();
     }
@@ -70,23 +55,22 @@ impl Device {
         let [ran, read, handler_dropped, source_dropped]: [Count; 4] = Default::default();
         let (aio, notifier) = (AioContext::new().unwrap(), EventNotifier::new().unwrap());
         let notifier = Arc::new(notifier);
-        let (mourned, hit, fd) = (
-            Mourned(handler_dropped.clone()),
+        let (counted, hit, fd) = (
+            CountsDrop(handler_dropped.clone()),
             read.clone(),
             Arc::clone(&notifier),
         );
         let handler = FdHandler::new().on_read(move || {
-            let _ = &mourned;
+            let _ = &counted;
             fd.take();
             hit.hit();
         });
         aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
         notifier.signal();
-        let hit = ran.clone();
-        aio.schedule_oneshot("once", move || hit.hit());
-        let mourned = Mourned(source_dropped.clone());
+        aio.schedule_oneshot("once", ran.hitter());
+        let counted = CountsDrop(source_dropped.clone());
         let source = glib::idle_source_new(None, glib::Priority::DEFAULT_IDLE, move || {
-            let _ = &mourned;
+            let _ = &counted;
             glib::ControlFlow::Continue
         });
         Device {
@@ -179,9 +163,9 @@ fn attach_until_stopped(poller: Poller) {
     let attach = || {
         let mut taken = Vec::new();
         loop {
-            let mourned = Mourned(dropped.clone());
+            let counted = CountsDrop(dropped.clone());
             let source = glib::timeout_source_new(DISTANT, None, glib::Priority::LOW, move || {
-                let _ = &mourned;
+                let _ = &counted;
                 glib::ControlFlow::Continue
             });
             match context.attach_source(&source, None) {
@@ -228,7 +212,7 @@ fn held() -> [usize; 2] {
 fn settle(expected: impl Fn([usize; 2]) -> bool) -> [usize; 2] {
     let begin = Instant::now();
     // Less than what hangs may take.
-    while !expected(held()) && begin.elapsed() < PATIENCE / 2 {
+    while !expected(held()) && begin.elapsed() < DEADLINE / 2 {
         std::thread::yield_now();
     }
     held()
@@ -244,9 +228,10 @@ fn note_complaint(domain: Option<&str>, level: glib::LogLevel, message: &str) {
 #[test]
 fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
     let (goes_on, rounds) = channel();
+    // A round that takes longer hangs.
     std::thread::spawn(move || {
         loop {
-            match rounds.recv_timeout(PATIENCE) {
+            match rounds.recv_timeout(DEADLINE) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {

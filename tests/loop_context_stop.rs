@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use support::context::{home_of, idle_source};
 use support::deadline::deadline;
-use support::loops::mourned;
+use support::loops::drop_probe;
 
 // Hazard 21 of docs/predecessor-hazards.md: a context that joins itself.
 #[test]
@@ -62,10 +62,10 @@ fn stop_by_many_threads_returns_to_each_after_the_end() {
 fn last_handle_dropped_on_its_own_thread_ends_the_context() {
     let _deadline = deadline("last_handle_dropped_on_its_own_thread_ends_the_context");
     let context = QContext::new("own-end", true).unwrap();
-    let (mourned, witness) = mourned();
+    let (probe, drops) = drop_probe();
     let notifier = EventNotifier::new().unwrap();
     let handler = FdHandler::new().on_read(move || {
-        mourned.here();
+        probe.touch();
     });
     context
         .set_fd_handler(notifier.as_raw_fd(), handler)
@@ -74,7 +74,7 @@ fn last_handle_dropped_on_its_own_thread_ends_the_context() {
     let same = context.clone();
     context.invoke(move || drop(same)).unwrap();
     drop(context);
-    assert_eq!(witness.wait(), home);
+    assert_eq!(drops.wait(), home);
     assert!(QContext::find("own-end").is_err());
 }
 

@@ -10,42 +10,22 @@ use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use support::deadline::{DEADLINE, wait_for};
 use support::directory::TestDir;
+use support::process::{Process, qctx};
 use support::qmp::{Client, returns};
-use support::server::qctx;
 use support::skip::skip;
 use support::tiny_kernel;
 
-/// A watchdog, never what orders events.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 /// What is read at once: about what a terminal moves from one of its queues to the other.
 const PORTION: usize = 4096;
-
-/// A `qctx` that does not outlive its test.
-struct Process(Child);
-
-impl Process {
-    fn ends_well(&mut self) {
-        wait_for("the end of qctx", || self.0.try_wait().unwrap().is_some());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A `qctx` with the kernel that sends without end, and a monitor.
 struct Machine {
@@ -74,7 +54,7 @@ impl Machine {
             .spawn()
             .unwrap();
         let process = Process(child);
-        wait_for("the monitor", || UnixStream::connect(&socket).is_ok());
+        wait_for("the monitor", || UnixStream::connect(&socket).ok());
         let mut client = Client::connect(&socket);
         client.ask("{\"execute\":\"qmp_capabilities\"}");
         Some(Machine {
@@ -139,14 +119,6 @@ fn next(screen: &mut (impl Read + AsFd)) -> u8 {
     await_readable(screen);
     screen.read_exact(&mut byte).unwrap();
     byte[0]
-}
-
-#[track_caller]
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !is_there() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-    }
 }
 
 /// Writes until nothing more goes in.

@@ -15,6 +15,7 @@ use qcontext::kvm::guest::{self, Job};
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{End, Machine};
 use support::embedded_guest::{DEADLINE, Disk, Rig, stats};
+use support::random::Random;
 use support::skip::skip;
 
 global_asm!(
@@ -33,23 +34,16 @@ fn garbage_guest() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Small deterministic random numbers (xorshift64*).
-struct Random(u64);
+/// Random numbers for registers.
+struct Dice(Random);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
+impl Dice {
     fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.0.below(bound)
     }
 
     fn long(&mut self) -> u32 {
-        u32::try_from(self.next() & 0xffff_ffff).unwrap()
+        u32::try_from(self.0.number() >> 32).unwrap()
     }
 
     /// Small, an address in the second disk's memory, or anything.
@@ -77,7 +71,7 @@ fn two_disks(blocks: u16) -> [Disk; 2] {
 }
 
 /// One thing that a driver should not do.
-fn misbehave(bench: &Bench, random: &mut Random) {
+fn misbehave(bench: &Bench, random: &mut Dice) {
     let write = |register: u64, value: u32| {
         bench
             .bus()
@@ -116,7 +110,7 @@ fn misbehave(bench: &Bench, random: &mut Random) {
 }
 
 /// Everything as it should be, but for what is in the rings, and now and then where they are.
-fn initialise(write: &impl Fn(u64, u32), random: &mut Random) {
+fn initialise(write: &impl Fn(u64, u32), random: &mut Dice) {
     for (register, value) in [
         (0x70, 0),
         (0x70, 1),
@@ -152,7 +146,7 @@ fn a_device_survives_every_kind_of_garbage_and_works_after_a_reset() {
         let mut bench = Bench::new().unwrap();
         let disks = two_disks(16);
         let rig = Rig::on(&mut bench, &disks, QContext::anonymous(true).unwrap());
-        let mut random = Random(seed);
+        let mut random = Dice(Random(seed));
         for _ in 0..20_000 {
             misbehave(&bench, &mut random);
         }

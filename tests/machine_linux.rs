@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use support::linux_guest::{self, check_image, interrupts};
-use support::server::qctx;
+use support::process::qctx;
 use support::skip::skip;
 
 /// How long a kernel may take to show its first sign of life on this host's KVM. Only the way that the machines take

@@ -7,22 +7,20 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use support::deadline::DEADLINE;
 use support::directory::TestDir;
-use support::qmp::{Client, Daemon, generic, returns};
+use support::qmp::{Client, generic, returns};
+use support::server::Server;
 use support::skip::skip;
 use support::tiny_kernel;
-
-/// A watchdog, never what orders events.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 const STATUS: &str = r#"{"execute":"query-status"}"#;
 
 /// A `qctx` with the busy kernel, whose console is a file.
 struct Machine {
-    daemon: Daemon,
+    server: Server,
     client: Client,
     console: PathBuf,
     _directory: TestDir,
@@ -42,10 +40,10 @@ impl Machine {
         let mut options = vec!["-machine", "microvm", "-kernel", kernel.to_str().unwrap()];
         options.extend(["-smp", "2", "-serial", &serial]);
         options.extend(more);
-        let daemon = Daemon::start(&options);
+        let server = Server::start_alone(&options);
         Some(Machine {
-            client: daemon.client(),
-            daemon,
+            client: server.client(),
+            server,
             console,
             _directory: directory,
         })
@@ -106,7 +104,7 @@ impl Machine {
     /// What a thread has done until it fell asleep: the time that it was on a processor, in nanoseconds. One that has said
     /// that it is parked may still have to wait for a processor on which to fall asleep.
     fn work(&self, thread: &str) -> String {
-        let place = format!("/proc/{}/task/{thread}", self.daemon.child.id());
+        let place = format!("/proc/{}/task/{thread}", self.server.pid());
         let read = |name| fs::read_to_string(format!("{place}/{name}")).unwrap();
         let end = Instant::now() + DEADLINE;
         while !read("stat").rsplit(") ").next().unwrap().starts_with('S') {
@@ -128,7 +126,7 @@ impl Machine {
     fn ends(mut self, said: &[&str]) {
         let rest: Vec<String> = self.client.rest().lines().map(without_time).collect();
         assert_eq!(rest, said);
-        let status = self.daemon.child.wait().unwrap();
+        let status = self.server.wait();
         assert_eq!(status.code(), Some(0));
     }
 }
@@ -187,7 +185,7 @@ fn several_clients_are_told_and_the_order_of_commands_holds() {
     let Some(mut machine) = Machine::start(&[]) else {
         return;
     };
-    let mut other = machine.daemon.client();
+    let mut other = machine.server.client();
     let stop_and_look = format!("{{\"execute\":\"stop\",\"id\":1}}{STATUS}");
     machine.client.send(stop_and_look.as_bytes());
     let answers: Vec<String> = (0..3).map(|_| line(&mut machine.client)).collect();
@@ -270,8 +268,7 @@ fn a_signal_is_told_as_such() {
     let Some(machine) = Machine::start(&[]) else {
         return;
     };
-    let pid = machine.daemon.child.id().to_string();
-    assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    machine.server.signal("TERM");
     machine.ends(&[r#"{"event": "SHUTDOWN", "data": {"guest": false, "reason": "host-signal"}}"#]);
 }
 
@@ -290,7 +287,7 @@ fn processors_are_objects_with_threads_of_the_process() {
     };
     let all = returns(&format!("[{}, {}]", cpu(0), cpu(1)));
     assert_eq!(machine.ask("query-cpus-fast"), [all]);
-    let tasks = format!("/proc/{}/task", machine.daemon.child.id());
+    let tasks = format!("/proc/{}/task", machine.server.pid());
     for (index, thread) in threads.iter().enumerate() {
         let name = fs::read_to_string(format!("{tasks}/{thread}/comm")).unwrap();
         assert_eq!(name, format!("vcpu{index}\n"));
@@ -325,7 +322,7 @@ fn pin(machine: &mut Machine, value: &str) -> String {
 
 /// The processors that the kernel lets a thread run on.
 fn allowed(machine: &Machine, thread: &str) -> String {
-    let place = format!("/proc/{}/task/{thread}/status", machine.daemon.child.id());
+    let place = format!("/proc/{}/task/{thread}/status", machine.server.pid());
     let text = fs::read_to_string(place).unwrap();
     let mut lines = text.lines();
     let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
@@ -368,8 +365,8 @@ fn affinity_of_a_processor_is_the_kernels() {
 
 #[test]
 fn without_a_machine_there_is_nothing_to_direct() {
-    let daemon = Daemon::start(&[]);
-    let mut client = daemon.client();
+    let server = Server::start_alone(&[]);
+    let mut client = server.client();
     for command in ["stop", "cont", "system_reset", "system_powerdown"] {
         let message =
             format!("There is no machine for '{command}', start qctx with '-machine microvm'");
@@ -388,8 +385,8 @@ fn without_a_machine_there_is_nothing_to_direct() {
 
 #[test]
 fn orders_have_no_arguments() {
-    let daemon = Daemon::start(&[]);
-    let mut client = daemon.client();
+    let server = Server::start_alone(&[]);
+    let mut client = server.client();
     let answer = client.ask(r#"{"execute":"stop","arguments":{"now":true}}"#);
     assert_eq!(answer, generic("Parameter 'now' is unexpected"));
 }

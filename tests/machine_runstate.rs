@@ -5,10 +5,9 @@
 #![cfg(feature = "kvm")]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use qcontext::kvm::Builder;
 use qcontext::kvm::boot::Image;
@@ -16,11 +15,10 @@ use qcontext::kvm::microvm::{Cause, Event, MachineDevice, MicroVm, Options, Stat
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::object::{Value, tree};
 use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
+use support::deadline::DEADLINE;
+use support::directory::TestDir;
 use support::skip::skip;
 use support::tiny_kernel;
-
-/// A watchdog, never what orders events.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The main context, the virtual clock and `/machine/cpu` are the process's, so machines run one after the other.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -30,7 +28,7 @@ struct Rig {
     events: Receiver<Event>,
     tell: Sender<Event>,
     ended: Option<Receiver<Result<Cause>>>,
-    folder: PathBuf,
+    directory: TestDir,
     alone: Option<MutexGuard<'static, ()>>,
 }
 
@@ -43,25 +41,23 @@ impl Rig {
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         QContext::main();
-        let test = std::thread::current().name().unwrap().replace(':', "-");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("kernel"), tiny_kernel::busy()).unwrap();
-        let backend = Backend::file(&folder.join("console")).unwrap();
+        let directory = TestDir::new();
+        std::fs::write(directory.file("kernel"), tiny_kernel::busy()).unwrap();
+        let backend = Backend::file(&directory.file("console")).unwrap();
         let console = Console::new(backend, &QContext::main()).unwrap();
         let options = Options {
             cpus: 2,
             memory: 64 << 20,
             reboot,
         };
-        let image = Image::open(&folder.join("kernel")).unwrap();
+        let image = Image::open(&directory.file("kernel")).unwrap();
         let (tell, events) = channel();
         Some(Rig {
             machine: MicroVm::new(options, image, Some(console)).unwrap(),
             events,
             tell,
             ended: None,
-            folder,
+            directory,
             alone: Some(alone),
         })
     }
@@ -109,14 +105,13 @@ impl Rig {
     }
 
     fn said(&self) -> usize {
-        std::fs::read(self.folder.join("console")).unwrap().len()
+        std::fs::read(self.directory.file("console")).unwrap().len()
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         self.machine.stop();
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

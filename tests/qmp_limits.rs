@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::qmp::{Client, Daemon, VERSION, generic, returns};
+use support::qmp::{Client, VERSION, generic, returns};
+use support::server::Server;
 
 #[test]
 fn over_a_limit_one_error_comes_and_the_connection_closes() {
-    let daemon = Daemon::start(&[]);
+    let server = Server::start_alone(&[]);
     let long = format!("{{\"execute\":\"{}", "x".repeat(5 << 20));
     let cases = [
         (long, "JSON token size limit exceeded"),
@@ -23,12 +24,12 @@ fn over_a_limit_one_error_comes_and_the_connection_closes() {
         ),
     ];
     for (request, message) in cases {
-        let mut client = daemon.client();
+        let mut client = server.client();
         // The server may hang up before it has all of it.
         let _ = client.stream.write_all(request.as_bytes());
         assert_eq!(client.rest(), generic(message) + "\n");
     }
-    let mut client = daemon.client();
+    let mut client = server.client();
     let deep = format!(
         r#"{{"execute":"query-version","id":{}{}}}"#,
         "[".repeat(1023),
@@ -39,8 +40,8 @@ fn over_a_limit_one_error_comes_and_the_connection_closes() {
 
 /// Checks by how many KiB the server has grown at most. AddressSanitizer keeps what was freed, and room around everything.
 #[track_caller]
-fn grew_less_than(limit: u64, before: u64, daemon: &Daemon) {
-    let (_, peak) = daemon.memory();
+fn grew_less_than(limit: u64, before: u64, server: &Server) {
+    let (_, peak) = server.memory();
     let is_sanitized = std::env::var_os("ASAN_OPTIONS").is_some();
     assert!(
         is_sanitized || peak - before < limit,
@@ -70,15 +71,15 @@ fn stuff(client: &mut Client, request: &[u8], most: usize) -> usize {
 
 #[test]
 fn a_client_that_does_not_read_is_not_read_from() {
-    let daemon = Daemon::start(&[]);
-    let (before, _) = daemon.memory();
-    let mut client = daemon.client();
+    let server = Server::start_alone(&[]);
+    let (before, _) = server.memory();
+    let mut client = server.client();
     let request = br#"{"execute":"query-commands"}"#;
     let written = stuff(&mut client, request, 64 << 20);
     assert!(written < 8 << 20, "the server took {written} bytes");
-    grew_less_than(8 << 10, before, &daemon);
+    grew_less_than(8 << 10, before, &server);
     // The others are not concerned.
-    let mut other = daemon.client();
+    let mut other = server.client();
     assert_eq!(
         other.ask(r#"{"execute":"query-version"}"#),
         returns(VERSION)
@@ -131,9 +132,9 @@ impl Drop for Over<'_> {
 
 #[test]
 fn four_hostile_clients_cost_little_and_hold_up_nobody() {
-    let daemon = Daemon::start(&[]);
-    let mut polite = daemon.client();
-    let (before, _) = daemon.memory();
+    let server = Server::start_alone(&[]);
+    let mut polite = server.client();
+    let (before, _) = server.memory();
     let huge = format!("{{\"execute\":\"{}", "\u{e9}".repeat((2 << 20) - 20)).into_bytes();
     let tokens = format!("[{}", "0,".repeat(32_700)).into_bytes();
     let deep = format!("{}{}", "[".repeat(1024), "]".repeat(1024)).into_bytes();
@@ -147,7 +148,7 @@ fn four_hostile_clients_cost_little_and_hold_up_nobody() {
             (&deep, true),
             (&errors, true),
         ] {
-            let (client, flags) = (daemon.client(), (&stop, &begun));
+            let (client, flags) = (server.client(), (&stop, &begun));
             scope.spawn(move || send_until(flags, client, bytes, again));
         }
         let mut left = 500;
@@ -160,15 +161,15 @@ fn four_hostile_clients_cost_little_and_hold_up_nobody() {
         }
         drop(over);
     });
-    grew_less_than(64 << 10, before, &daemon);
+    grew_less_than(64 << 10, before, &server);
 }
 
 #[test]
 fn four_times_the_largest_request_stays_under_64_mib() {
-    let daemon = Daemon::start(&[]);
-    let (before, _) = daemon.memory();
+    let server = Server::start_alone(&[]);
+    let (before, _) = server.memory();
     let request = format!(r#"{{"execute":"{}"}}"#, "\u{e9}".repeat((2 << 20) - 20));
-    let mut clients: Vec<Client> = (0..4).map(|_| daemon.client()).collect();
+    let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
     thread::scope(|scope| {
         for client in &mut clients {
             scope.spawn(|| {
@@ -179,7 +180,7 @@ fn four_times_the_largest_request_stays_under_64_mib() {
             });
         }
     });
-    grew_less_than(64 << 10, before, &daemon);
+    grew_less_than(64 << 10, before, &server);
 }
 
 /// Clock ticks of processor time that the process has used.
@@ -191,17 +192,17 @@ fn processor_time(pid: u32) -> u64 {
 
 #[test]
 fn clients_beyond_the_fd_limit_wait_without_spinning_and_are_served_later() {
-    let daemon = Daemon::start_with_fd_limit(&[], 32);
-    let socket = daemon.socket();
+    let server = Server::start_alone_under(&["sh", "-c", "ulimit -n 32; exec \"$0\" \"$@\""], &[]);
+    let socket = server.socket();
     let connect = |_| std::os::unix::net::UnixStream::connect(&socket).unwrap();
     let mut early: Vec<_> = (0..40).map(connect).collect();
     let mut last = early.pop().unwrap();
-    let before = processor_time(daemon.child.id());
+    let before = processor_time(server.pid());
     last.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut byte = [0];
     let waiting = last.read(&mut byte).unwrap_err();
     assert_eq!(waiting.kind(), ErrorKind::WouldBlock);
-    let used = processor_time(daemon.child.id()) - before;
+    let used = processor_time(server.pid()) - before;
     assert!(used < 30, "{used} of 100 ticks were used for waiting");
     drop(early);
     last.set_read_timeout(Some(Duration::from_secs(60)))

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
-use support::qmp::Daemon;
 use support::server::Server;
 use support::skip::skip;
 use support::tiny_kernel;
@@ -156,10 +155,10 @@ fn qmp_shell_completes_and_asks() {
     let Some(python) = python_or_skip() else {
         return;
     };
-    let daemon = Daemon::start(&["-object", "qcontext,id=ctx1,threaded=yes"]);
+    let server = Server::start_alone(&["-object", "qcontext,id=ctx1,threaded=yes"]);
     let mut shell = Command::new(python)
         .args(["-m", "qemu.qmp.qmp_shell"])
-        .arg(daemon.socket())
+        .arg(server.socket())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::both_loops;
 use support::deadline::deadline;
-use support::loops::{Count, Slot, mourned};
+use support::loops::{Count, Slot, drop_probe};
 
 const PARAMS: PollParams = PollParams {
     // So long that no machine is too slow to learn from a wait.
@@ -21,7 +21,7 @@ both_loops! {
     fn handler_removed_before_its_turn_is_not_kept_by_the_polling(driven) {
         driven.aio.set_poll_params(PARAMS).unwrap();
         let (first, second) = (EventNotifier::new().unwrap(), EventNotifier::new().unwrap());
-        let (remains, witness) = mourned();
+        let (remains, drops) = drop_probe();
         // Each takes the other away, so whoever is first removes one that is ready.
         let other = Slot::new();
         let nested = driven.nested();
@@ -43,7 +43,7 @@ both_loops! {
             let handler = FdHandler::new()
                 .edge_triggered()
                 .on_read(move || {
-                    remains.here();
+                    remains.touch();
                     if let Ok(remove_other) = remove_other.try_lock() {
                         remove_other(own);
                     }
@@ -60,7 +60,7 @@ both_loops! {
             aio.remove_fd_handler(fd);
         }
         driven.settle();
-        assert_eq!(witness.drops().len(), 1, "both handlers are destroyed");
+        assert_eq!(drops.threads().len(), 1, "both handlers are destroyed");
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use support::deadline::deadline;
-use support::loops::{Count, Journal, Slot, counting_notifier, mourned_handler, watched_notifier};
+use support::loops::{Count, Journal, Slot, counting_notifier, probed_handler, watched_notifier};
 
 #[test]
 fn attaching_and_detaching_loses_nothing_that_is_pending() {
@@ -186,13 +186,13 @@ fn nothing_is_lost_while_a_context_moves_under_load() {
 fn handler_removed_before_a_move_is_destroyed_by_the_new_home() {
     let reactor = Reactor::new().unwrap();
     let aio = AioContext::new().unwrap();
-    let (notifier, handler, witness) = mourned_handler();
+    let (notifier, handler, drops) = probed_handler();
     aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
     notifier.signal();
     assert!(aio.poll(Wait::Block).unwrap(), "the old reactor knows it");
     aio.remove_fd_handler(notifier.as_raw_fd());
     aio.attach_to(&reactor).unwrap();
-    assert!(witness.drops().is_empty(), "not under the caller's locks");
+    assert!(drops.threads().is_empty(), "not under the caller's locks");
     assert!(!reactor.iterate(Wait::NoBlock).unwrap());
-    assert_eq!(witness.drops().len(), 1);
+    assert_eq!(drops.threads().len(), 1);
 }

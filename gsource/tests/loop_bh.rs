@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use support::deadline::deadline;
-use support::loops::{Count, Driven, Journal, Loop, Slot, mourned};
+use support::loops::{Count, Driven, Journal, Loop, Slot, drop_probe};
 use support::{both_loops, both_threads};
 
 both_loops! {
@@ -55,44 +55,44 @@ both_loops! {
     }
 
     fn bh_deleted_while_scheduled_does_not_run(driven) {
-        let (count, (mourned, witness)) = (Count::new(), mourned());
+        let (count, (probe, drops)) = (Count::new(), drop_probe());
         let hit = count.hitter();
         let bh = driven.aio.bh("test", move || {
-            mourned.here();
+            probe.touch();
             hit();
         });
         bh.schedule();
         drop(bh);
         driven.settle();
         assert_eq!(count.get(), 0);
-        assert_eq!(witness.drops().len(), 1);
+        assert_eq!(drops.threads().len(), 1);
     }
 
     fn bh_deleted_while_not_scheduled_is_destroyed_by_the_loop(driven) {
-        let (mourned, witness) = mourned();
-        let bh = driven.aio.bh("test", move || mourned.here());
+        let (probe, drops) = drop_probe();
+        let bh = driven.aio.bh("test", move || probe.touch());
         drop(bh);
         driven.settle();
-        assert_eq!(witness.drops(), [std::thread::current().id()]);
+        assert_eq!(drops.threads(), [std::thread::current().id()]);
     }
 
     fn bh_deleted_in_own_callback_runs_no_more(driven) {
-        let (count, slot, (mourned, witness)) = (Count::new(), Slot::<Bh>::new(), mourned());
+        let (count, slot, (probe, drops)) = (Count::new(), Slot::<Bh>::new(), drop_probe());
         let (hit, me) = (count.hitter(), slot.clone());
-        let witness = Arc::new(Mutex::new(witness));
-        let seen = Arc::clone(&witness);
+        let drops = Arc::new(Mutex::new(drops));
+        let seen = Arc::clone(&drops);
         slot.put(driven.aio.bh("test", move || {
-            mourned.here();
+            probe.touch();
             hit();
             me.with(Bh::schedule);
             drop(me.take());
-            assert!(seen.lock().unwrap().drops().is_empty(), "dropped while it runs");
+            assert!(seen.lock().unwrap().threads().is_empty(), "dropped while it runs");
         }));
         slot.with(Bh::schedule);
         assert!(driven.iterate(Wait::NoBlock));
         driven.settle();
         assert_eq!(count.get(), 1);
-        assert_eq!(witness.lock().unwrap().drops().len(), 1);
+        assert_eq!(drops.lock().unwrap().threads().len(), 1);
     }
 
     fn bh_delete_from_cb_many(driven) {
@@ -200,19 +200,19 @@ both_loops! {
     }
 
     fn bh_deleted_and_reaped_inside_its_own_nested_iteration_outlives_the_call(driven) {
-        let (nested, slot, (mourned, witness)) = (driven.nested(), Slot::<Bh>::new(), mourned());
-        let (me, witness) = (slot.clone(), Arc::new(Mutex::new(witness)));
-        let seen = Arc::clone(&witness);
+        let (nested, slot, (probe, drops)) = (driven.nested(), Slot::<Bh>::new(), drop_probe());
+        let (me, drops) = (slot.clone(), Arc::new(Mutex::new(drops)));
+        let seen = Arc::clone(&drops);
         slot.put(driven.aio.bh("test", move || {
-            mourned.here();
+            probe.touch();
             drop(me.take());
             nested(Wait::NoBlock);
             nested(Wait::NoBlock);
-            assert!(seen.lock().unwrap().drops().is_empty(), "dropped while it runs");
+            assert!(seen.lock().unwrap().threads().is_empty(), "dropped while it runs");
         }));
         slot.with(Bh::schedule);
         driven.settle();
-        assert_eq!(witness.lock().unwrap().drops(), [std::thread::current().id()]);
+        assert_eq!(drops.lock().unwrap().threads(), [std::thread::current().id()]);
     }
 
     fn idle_bh_runs_soon_and_needs_no_other_event(driven) {
@@ -276,15 +276,15 @@ both_loops! {
     }
 
     fn oneshot_runs_once_and_drops_what_it_captured(driven) {
-        let (count, (mourned, witness)) = (Count::new(), mourned());
+        let (count, (probe, drops)) = (Count::new(), drop_probe());
         let hit = count.hitter();
         driven.aio.schedule_oneshot("test", move || {
-            mourned.here();
+            probe.touch();
             hit();
         });
         assert!(driven.iterate(Wait::Block));
         driven.settle();
-        assert_eq!((count.get(), witness.drops().len()), (1, 1));
+        assert_eq!((count.get(), drops.threads().len()), (1, 1));
     }
 
     fn oneshot_that_schedules_another_is_served_by_a_nested_iteration(driven) {
@@ -366,35 +366,35 @@ both_threads! {
     }
 
     fn bh_deleted_by_another_thread_while_it_runs_is_destroyed_at_home_after_the_call(running) {
-        let (mourned, witness) = mourned();
+        let (probe, drops) = drop_probe();
         let (began, begun) = channel();
         let (end, go_on) = channel::<()>();
         let go_on = Mutex::new(go_on);
         let bh = running.aio.bh("test", move || {
-            mourned.here();
+            probe.touch();
             began.send(()).unwrap();
             go_on.lock().unwrap().recv().unwrap();
         });
         bh.schedule();
         begun.recv().unwrap();
         drop(bh);
-        assert!(witness.drops().is_empty());
+        assert!(drops.threads().is_empty());
         end.send(()).unwrap();
-        assert_eq!(witness.wait(), running.home);
+        assert_eq!(drops.wait(), running.home);
     }
 
     fn bhs_created_scheduled_and_deleted_by_many_threads(running) {
         let home = running.home;
-        let witnesses: Vec<_> = std::thread::scope(|scope| {
+        let all_drops: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
                         (0..300)
                             .map(|_| {
-                                let (mourned, witness) = mourned();
-                                let bh = running.aio.bh("test", move || mourned.here());
+                                let (probe, drops) = drop_probe();
+                                let bh = running.aio.bh("test", move || probe.touch());
                                 bh.schedule();
-                                witness
+                                drops
                             })
                             .collect::<Vec<_>>()
                     })
@@ -402,7 +402,7 @@ both_threads! {
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(witnesses.iter().all(|witness| witness.wait() == home));
+        assert!(all_drops.iter().all(|drops| drops.wait() == home));
     }
 }
 

@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use support::both_loops;
 use support::loops::{
-    Count, Driven, Journal, Loop, Slot, counting_notifier, mourned, stream_pair, watched_notifier,
+    Count, Driven, Journal, Loop, Slot, counting_notifier, drop_probe, stream_pair,
+    watched_notifier,
 };
 use support::thread::{gettid, wait_asleep};
 
@@ -333,11 +334,11 @@ both_loops! {
     fn impossible_fd_is_an_error_and_the_handler_is_not_taken(driven) {
         driven.settle();
         for fd in [-1, 1_000_000, i32::MAX] {
-            let (mourned, witness) = mourned();
-            let handler = FdHandler::new().on_read(move || mourned.here());
+            let (probe, drops) = drop_probe();
+            let handler = FdHandler::new().on_read(move || probe.touch());
             let error = driven.aio.set_fd_handler(fd, handler).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EBADF), "fd {fd}");
-            assert_eq!(witness.drops().len(), 1, "given back to the caller, who dropped it");
+            assert_eq!(drops.threads().len(), 1, "given back to the caller, who dropped it");
             assert!(!driven.aio.remove_fd_handler(fd));
         }
         let (notifier, count) = watched_notifier(&driven.aio);

@@ -5,21 +5,21 @@
 use gsource::{AioContext, EventNotifier, FdHandler, Wait};
 use std::os::fd::AsRawFd;
 use support::both_loops;
-use support::loops::{Count, Slot, mourned, watched_notifier};
+use support::loops::{Count, Slot, drop_probe, watched_notifier};
 
 both_loops! {
     fn panicking_handler_is_removed_and_others_go_on(driven) {
         let (good, calls) = watched_notifier(&driven.aio);
-        let (bad, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
+        let (bad, (probe, drops)) = (EventNotifier::new().unwrap(), drop_probe());
         let handler = FdHandler::new().on_read(move || {
-            mourned.here();
+            probe.touch();
             panic!("expected by the test");
         });
         driven.aio.set_fd_handler(bad.as_raw_fd(), handler).unwrap();
         bad.signal();
         good.signal();
         driven.settle();
-        assert_eq!((calls.get(), witness.drops().len()), (1, 1));
+        assert_eq!((calls.get(), drops.threads().len()), (1, 1));
         assert!(!driven.aio.remove_fd_handler(bad.as_raw_fd()));
         good.signal();
         assert!(driven.iterate(Wait::Block));

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use support::both_loops;
-use support::loops::{Count, counting_notifier, mourned, stream_pair};
+use support::loops::{Count, counting_notifier, drop_probe, stream_pair};
 
 both_loops! {
     fn read_poll_pauses_and_resumes_reading(driven) {
@@ -51,10 +51,10 @@ both_loops! {
 
     fn paused_reader_that_is_removed_is_destroyed_and_asked_no_more(driven) {
         let (notifier, reads, handler) = counting_notifier();
-        let (asked, (mourned, witness)) = (Count::new(), mourned());
+        let (asked, (probe, drops)) = (Count::new(), drop_probe());
         let question = asked.clone();
         let handler = handler.read_poll(move || {
-            mourned.here();
+            probe.touch();
             question.hit();
             false
         });
@@ -66,7 +66,7 @@ both_loops! {
         driven.settle();
         driven.wakeups_in(1);
         assert_eq!((asked.get(), reads.get()), (before, 0));
-        assert_eq!(witness.drops().len(), 1);
+        assert_eq!(drops.threads().len(), 1);
     }
 
     // Hazards 3 and 10 of docs/predecessor-hazards.md: read_poll called with the list's lock held.

@@ -6,7 +6,7 @@ use gsource::{AioContext, Clock, Reactor, Wait};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use support::deadline::deadline;
-use support::loops::{Count, mourned};
+use support::loops::{Count, drop_probe};
 use support::thread::{gettid, wait_asleep};
 
 /// A reactor with one AioContext, and the GMainContext that its source is attached to.
@@ -41,12 +41,12 @@ fn thread_that_only_takes_a_context_away_destroys_nothing_of_the_home() {
             go_on.recv().unwrap();
         });
         is_inside.recv().unwrap();
-        let (remains, witness) = mourned();
-        drop(aio.timer(Clock::Realtime, move || remains.here()));
+        let (remains, drops) = drop_probe();
+        drop(aio.timer(Clock::Realtime, move || remains.touch()));
         leaving.detach().unwrap();
-        let early = witness.drops();
+        let early = drops.threads();
         go.send(()).unwrap();
-        let destroyed_on = early.first().copied().unwrap_or_else(|| witness.wait());
+        let destroyed_on = early.first().copied().unwrap_or_else(|| drops.wait());
         assert_eq!(destroyed_on, home.thread().id());
         over.hit();
         reactor.notify();

@@ -7,7 +7,7 @@ use gsource::{AioContext, Bh, Clock, EventNotifier, FdHandler, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use support::deadline::deadline;
-use support::loops::{Count, Driven, Journal, Loop, Slot, mourned, watched_notifier};
+use support::loops::{Count, Driven, Journal, Loop, Slot, drop_probe, watched_notifier};
 
 /// What one prepare, query, poll and check of a GMainContext said.
 struct Turn {
@@ -134,17 +134,17 @@ fn prepare_without_check_loses_nothing() {
 #[test]
 fn bottom_half_deleted_in_its_callback_is_reaped_by_one_more_iteration() {
     let driven = Driven::new(Loop::Glib);
-    let (slot, (mourned, witness)) = (Slot::<Bh>::new(), mourned());
+    let (slot, (probe, drops)) = (Slot::<Bh>::new(), drop_probe());
     let me = slot.clone();
     slot.put(driven.aio.bh("test", move || {
-        mourned.here();
+        probe.touch();
         drop(me.take());
     }));
     slot.with(Bh::schedule);
     assert!(driven.iterate(Wait::NoBlock));
     assert!(driven.iterate(Wait::NoBlock), "reaps");
     assert!(!driven.iterate(Wait::NoBlock));
-    assert_eq!(witness.drops().len(), 1);
+    assert_eq!(drops.threads().len(), 1);
 }
 
 /// Hazard 24 of docs/predecessor-hazards.md: a dispatch that polls a second time.
@@ -203,11 +203,11 @@ fn source_can_recurse() {
 fn source_destroyed_in_dispatch() {
     let _deadline = deadline("source_destroyed_in_dispatch");
     let (aio, context, source) = attached();
-    let (count, (mourned, witness)) = (Count::new(), mourned());
+    let (count, (probe, drops)) = (Count::new(), drop_probe());
     let (hit, mine) = (count.hitter(), Mutex::new(Some(source)));
     let handle = aio.clone();
     aio.schedule_oneshot("test", move || {
-        mourned.here();
+        probe.touch();
         hit();
         drop(handle);
         mine.lock().unwrap().take().unwrap().destroy();
@@ -215,7 +215,7 @@ fn source_destroyed_in_dispatch() {
     drop(aio);
     assert!(context.iteration(true));
     assert!(!context.iteration(false));
-    assert_eq!((count.get(), witness.drops().len()), (1, 1));
+    assert_eq!((count.get(), drops.threads().len()), (1, 1));
 }
 
 #[test]
@@ -240,11 +240,11 @@ fn source_destroyed_while_pending() {
 fn finalize_on_other_thread_after_its_main_context() {
     let (aio, context, source) = attached();
     let (notifier, count) = watched_notifier(&aio);
-    let (mourned, witness) = mourned();
+    let (probe, drops) = drop_probe();
     let other = EventNotifier::new().unwrap();
     aio.set_fd_handler(
         other.as_raw_fd(),
-        FdHandler::new().on_read(move || mourned.here()),
+        FdHandler::new().on_read(move || probe.touch()),
     )
     .unwrap();
     notifier.signal();
@@ -257,9 +257,9 @@ fn finalize_on_other_thread_after_its_main_context() {
     assert_eq!(count.get(), 1);
     assert!(source.is_destroyed());
     drop(aio);
-    assert!(witness.drops().is_empty(), "the source keeps it");
+    assert!(drops.threads().is_empty(), "the source keeps it");
     drop(source);
-    assert_eq!(witness.drops(), [std::thread::current().id()]);
+    assert_eq!(drops.threads(), [std::thread::current().id()]);
 }
 
 /// Whoever destroys a source holds a reference to its GMainContext: GLib locks it (2.74 also when it is being freed).

@@ -7,52 +7,52 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use support::deadline::deadline;
-use support::loops::{Count, Slot, mourned, mourned_handler};
+use support::loops::{Count, Slot, drop_probe, probed_handler};
 use support::{both_loops, both_threads};
 
 both_loops! {
     fn removed_handler_is_destroyed_once_by_the_loop(driven) {
-        let (notifier, handler, witness) = mourned_handler();
+        let (notifier, handler, drops) = probed_handler();
         driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
         driven.settle();
         driven.aio.remove_fd_handler(notifier.as_raw_fd());
         driven.settle();
-        assert_eq!(witness.drops(), [std::thread::current().id()]);
+        assert_eq!(drops.threads(), [std::thread::current().id()]);
     }
 
     fn replaced_handler_is_destroyed_once_by_the_loop(driven) {
-        let (notifier, handler, witness) = mourned_handler();
+        let (notifier, handler, drops) = probed_handler();
         driven.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
         driven.aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(|| ())).unwrap();
         driven.settle();
-        assert_eq!(witness.drops().len(), 1);
+        assert_eq!(drops.threads().len(), 1);
     }
 
     fn handler_removed_in_its_own_callback_is_destroyed_after_it(driven) {
-        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
-        let (aio, fd, witness) = (Slot::new(), notifier.as_raw_fd(), Arc::new(Mutex::new(witness)));
-        let seen = Arc::clone(&witness);
+        let (notifier, (probe, drops)) = (EventNotifier::new().unwrap(), drop_probe());
+        let (aio, fd, drops) = (Slot::new(), notifier.as_raw_fd(), Arc::new(Mutex::new(drops)));
+        let seen = Arc::clone(&drops);
         aio.put(driven.aio.clone());
         let handler = FdHandler::new().on_read(move || {
-            mourned.here();
+            probe.touch();
             let aio: AioContext = aio.take().unwrap();
             aio.remove_fd_handler(fd);
-            assert!(seen.lock().unwrap().drops().is_empty(), "destroyed while it runs");
+            assert!(seen.lock().unwrap().threads().is_empty(), "destroyed while it runs");
         });
         driven.aio.set_fd_handler(fd, handler).unwrap();
         notifier.signal();
         driven.settle();
-        assert_eq!(witness.lock().unwrap().drops(), [std::thread::current().id()]);
+        assert_eq!(drops.lock().unwrap().threads(), [std::thread::current().id()]);
     }
 
     fn handler_removed_inside_a_nested_iteration_is_destroyed_after_the_outer_call(driven) {
-        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
-        let (nested, fd, witness) = (driven.nested(), notifier.as_raw_fd(), Arc::new(Mutex::new(witness)));
-        let seen = Arc::clone(&witness);
+        let (notifier, (probe, drops)) = (EventNotifier::new().unwrap(), drop_probe());
+        let (nested, fd, drops) = (driven.nested(), notifier.as_raw_fd(), Arc::new(Mutex::new(drops)));
+        let seen = Arc::clone(&drops);
         let aio = Slot::new();
         aio.put(driven.aio.clone());
         let handler = FdHandler::new().on_read(move || {
-            mourned.here();
+            probe.touch();
             let inner: AioContext = aio.take().unwrap();
             let same = inner.clone();
             inner.schedule_oneshot("remove", move || {
@@ -61,27 +61,27 @@ both_loops! {
             drop(inner);
             nested(Wait::NoBlock);
             nested(Wait::NoBlock);
-            assert!(seen.lock().unwrap().drops().is_empty(), "destroyed while it runs");
+            assert!(seen.lock().unwrap().threads().is_empty(), "destroyed while it runs");
         });
         driven.aio.set_fd_handler(fd, handler).unwrap();
         notifier.signal();
         driven.settle();
-        assert_eq!(witness.lock().unwrap().drops().len(), 1);
+        assert_eq!(drops.lock().unwrap().threads().len(), 1);
     }
 
     fn handler_removed_by_its_own_read_poll_is_destroyed(driven) {
-        let (notifier, (mourned, witness), aio) = (EventNotifier::new().unwrap(), mourned(), Slot::new());
+        let (notifier, (probe, drops), aio) = (EventNotifier::new().unwrap(), drop_probe(), Slot::new());
         let (fd, reads) = (notifier.as_raw_fd(), Count::new());
         aio.put(driven.aio.clone());
         let handler = FdHandler::new().on_read(reads.hitter()).read_poll(move || {
-            mourned.here();
+            probe.touch();
             let aio: AioContext = aio.take().unwrap();
             aio.remove_fd_handler(fd)
         });
         driven.aio.set_fd_handler(fd, handler).unwrap();
         notifier.signal();
         driven.settle();
-        assert_eq!((reads.get(), witness.drops().len()), (0, 1));
+        assert_eq!((reads.get(), drops.threads().len()), (0, 1));
     }
 
     fn destructor_may_register_remove_and_schedule(driven) {
@@ -114,21 +114,21 @@ both_threads! {
     // Hazard 10 of docs/predecessor-hazards.md: a removal that does not reach a sleeping loop.
     fn handler_removed_by_another_thread_is_destroyed_at_home_by_a_sleeping_loop(running) {
         for _ in 0..20 {
-            let (notifier, handler, witness) = mourned_handler();
+            let (notifier, handler, drops) = probed_handler();
             running.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
             running.wait_asleep();
             assert!(running.aio.remove_fd_handler(notifier.as_raw_fd()));
-            assert_eq!(witness.wait(), running.home);
+            assert_eq!(drops.wait(), running.home);
         }
     }
 
     fn handler_removed_by_another_thread_while_it_runs_is_destroyed_after_the_call(running) {
-        let (notifier, (mourned, witness)) = (EventNotifier::new().unwrap(), mourned());
+        let (notifier, (probe, drops)) = (EventNotifier::new().unwrap(), drop_probe());
         let (began, begun) = channel();
         let (end, go_on) = channel::<()>();
         let go_on = Mutex::new(go_on);
         let handler = FdHandler::new().on_read(move || {
-            mourned.here();
+            probe.touch();
             began.send(()).unwrap();
             go_on.lock().unwrap().recv().unwrap();
         });
@@ -136,19 +136,19 @@ both_threads! {
         notifier.signal();
         begun.recv().unwrap();
         assert!(running.aio.remove_fd_handler(notifier.as_raw_fd()));
-        assert!(witness.drops().is_empty());
+        assert!(drops.threads().is_empty());
         end.send(()).unwrap();
-        assert_eq!(witness.wait(), running.home);
-        assert!(witness.drops().is_empty(), "once");
+        assert_eq!(drops.wait(), running.home);
+        assert!(drops.threads().is_empty(), "once");
     }
 
     fn timer_dropped_by_another_thread_is_destroyed_at_home_by_a_sleeping_loop(running) {
         for _ in 0..20 {
-            let (mourned, witness) = mourned();
-            let timer = running.aio.timer(Clock::Realtime, move || mourned.here());
+            let (probe, drops) = drop_probe();
+            let timer = running.aio.timer(Clock::Realtime, move || probe.touch());
             running.wait_asleep();
             drop(timer);
-            assert_eq!(witness.wait(), running.home);
+            assert_eq!(drops.wait(), running.home);
         }
     }
 }
@@ -157,13 +157,13 @@ both_threads! {
 fn context_that_nobody_drives_is_destroyed_where_its_last_handle_goes() {
     let _deadline = deadline("context_that_nobody_drives");
     let aio = AioContext::new().unwrap();
-    let (notifier, handler, handler_end) = mourned_handler();
+    let (notifier, handler, handler_end) = probed_handler();
     let ((in_bh, bh_end), (in_timer, timer_end), (in_oneshot, oneshot_end)) =
-        (mourned(), mourned(), mourned());
+        (drop_probe(), drop_probe(), drop_probe());
     aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-    let bh = aio.bh("test", move || in_bh.here());
-    let timer = aio.timer(Clock::Realtime, move || in_timer.here());
-    aio.schedule_oneshot("test", move || in_oneshot.here());
+    let bh = aio.bh("test", move || in_bh.touch());
+    let timer = aio.timer(Clock::Realtime, move || in_timer.touch());
+    aio.schedule_oneshot("test", move || in_oneshot.touch());
     bh.schedule();
     timer.arm_at_ns(0);
     drop((bh, timer));
@@ -171,7 +171,7 @@ fn context_that_nobody_drives_is_destroyed_where_its_last_handle_goes() {
     let id = thread.thread().id();
     thread.join().unwrap();
     for end in [handler_end, bh_end, timer_end, oneshot_end] {
-        assert_eq!(end.drops(), [id]);
+        assert_eq!(end.threads(), [id]);
     }
 }
 
@@ -179,15 +179,15 @@ fn context_that_nobody_drives_is_destroyed_where_its_last_handle_goes() {
 fn handles_outlive_their_context() {
     let aio = AioContext::new().unwrap();
     let count = Count::new();
-    let (in_bh, bh_end) = mourned();
-    let (in_timer, timer_end) = mourned();
+    let (in_bh, bh_end) = drop_probe();
+    let (in_timer, timer_end) = drop_probe();
     let (hit, hit_too) = (count.hitter(), count.hitter());
     let bh = aio.bh("test", move || {
-        in_bh.here();
+        in_bh.touch();
         hit();
     });
     let timer = aio.timer(Clock::Realtime, move || {
-        in_timer.here();
+        in_timer.touch();
         hit_too();
     });
     bh.schedule();
@@ -200,10 +200,14 @@ fn handles_outlive_their_context() {
     assert!(!timer.is_armed());
     assert_eq!(timer.deadline_ns(), None);
     timer.cancel();
-    assert!(bh_end.drops().is_empty() && timer_end.drops().is_empty());
+    assert!(bh_end.threads().is_empty() && timer_end.threads().is_empty());
     drop((bh, timer));
     assert_eq!(
-        (bh_end.drops().len(), timer_end.drops().len(), count.get()),
+        (
+            bh_end.threads().len(),
+            timer_end.threads().len(),
+            count.get()
+        ),
         (1, 1, 0)
     );
 }
@@ -237,16 +241,16 @@ fn last_handle_dropped_elsewhere_leaves_the_end_to_the_home() {
     with_home(|reactor, home| {
         for round in 0..300 {
             let aio = AioContext::new().unwrap();
-            let (notifier, handler, handler_end) = mourned_handler();
+            let (notifier, handler, handler_end) = probed_handler();
             let ((in_bh, bh_end), (in_timer, timer_end), (in_oneshot, oneshot_end)) =
-                (mourned(), mourned(), mourned());
+                (drop_probe(), drop_probe(), drop_probe());
             aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
             aio.attach_to(reactor).unwrap();
-            let bh = aio.bh("test", move || in_bh.here());
-            let timer = aio.timer(Clock::Realtime, move || in_timer.here());
+            let bh = aio.bh("test", move || in_bh.touch());
+            let timer = aio.timer(Clock::Realtime, move || in_timer.touch());
             timer.arm_in_ns(round * 100);
             notifier.signal();
-            aio.schedule_oneshot("test", move || in_oneshot.here());
+            aio.schedule_oneshot("test", move || in_oneshot.touch());
             bh.schedule();
             drop(aio);
             drop((bh, timer));
@@ -266,24 +270,24 @@ fn context_dropped_in_its_own_bottom_half_with_that_bottom_half() {
     let reactor = Reactor::new().unwrap();
     let aio = AioContext::new().unwrap();
     aio.attach_to(&reactor).unwrap();
-    let (slot, (mourned, witness), count) =
-        (Slot::<(AioContext, Bh)>::new(), mourned(), Count::new());
-    let witness = Arc::new(Mutex::new(witness));
+    let (slot, (probe, drops), count) =
+        (Slot::<(AioContext, Bh)>::new(), drop_probe(), Count::new());
+    let drops = Arc::new(Mutex::new(drops));
     let (mine, seen, hit, inner) = (
         slot.clone(),
-        Arc::clone(&witness),
+        Arc::clone(&drops),
         count.hitter(),
         Arc::downgrade(&reactor),
     );
     let bh = aio.bh("test", move || {
-        mourned.here();
+        probe.touch();
         let (aio, bh) = mine.take().unwrap();
         drop(aio);
         bh.schedule();
         drop(bh);
         inner.upgrade().unwrap().iterate(Wait::NoBlock).unwrap();
         assert!(
-            seen.lock().unwrap().drops().is_empty(),
+            seen.lock().unwrap().threads().is_empty(),
             "destroyed while it runs"
         );
         hit();
@@ -291,7 +295,7 @@ fn context_dropped_in_its_own_bottom_half_with_that_bottom_half() {
     bh.schedule();
     slot.put((aio, bh));
     while reactor.iterate(Wait::NoBlock).unwrap() {}
-    assert_eq!((count.get(), witness.lock().unwrap().drops().len()), (1, 1));
+    assert_eq!((count.get(), drops.lock().unwrap().threads().len()), (1, 1));
 }
 
 #[test]
@@ -300,14 +304,14 @@ fn context_dropped_in_its_own_handler_and_timer() {
     for use_timer in [false, true] {
         let aio = AioContext::new().unwrap();
         aio.attach_to(&reactor).unwrap();
-        let (notifier, (mourned, witness), slot) = (
+        let (notifier, (probe, drops), slot) = (
             EventNotifier::new().unwrap(),
-            mourned(),
+            drop_probe(),
             Slot::<AioContext>::new(),
         );
         let mine = slot.clone();
         let end = move || {
-            mourned.here();
+            probe.touch();
             drop(mine.take());
         };
         if use_timer {
@@ -315,7 +319,7 @@ fn context_dropped_in_its_own_handler_and_timer() {
             timer.arm_at_ns(0);
             slot.put(aio);
             assert!(reactor.iterate(Wait::NoBlock).unwrap());
-            assert!(witness.drops().is_empty(), "the handle is alive");
+            assert!(drops.threads().is_empty(), "the handle is alive");
             drop(timer);
         } else {
             aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(end))
@@ -324,7 +328,7 @@ fn context_dropped_in_its_own_handler_and_timer() {
             slot.put(aio);
             assert!(reactor.iterate(Wait::NoBlock).unwrap());
         }
-        assert_eq!(witness.drops().len(), 1, "timer: {use_timer}");
+        assert_eq!(drops.threads().len(), 1, "timer: {use_timer}");
     }
 }
 
@@ -353,7 +357,7 @@ fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
     aio.attach_to(&reactor).unwrap();
     let notifier = EventNotifier::new().unwrap();
     let slot = Slot::<AioContext>::new();
-    let ((owned, owned_end), (owner, owner_end)) = (mourned(), mourned());
+    let ((owned, owned_end), (owner, owner_end)) = (drop_probe(), drop_probe());
     let (mine, mourners) = (slot.clone(), Slot::new());
     mourners.put((owned, owner));
     let handler = FdHandler::new().on_read(move || {
@@ -362,10 +366,10 @@ fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
         // Another thread's, so that it stays on the list of the others until the end.
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let bh = Arc::new(aio.bh("owned", move || owned.here()));
+                let bh = Arc::new(aio.bh("owned", move || owned.touch()));
                 let again = Arc::clone(&bh);
                 aio.schedule_oneshot("owner", move || {
-                    owner.here();
+                    owner.touch();
                     drop(again);
                 });
                 bh.schedule();
@@ -377,5 +381,8 @@ fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
     slot.put(aio);
     notifier.signal();
     assert!(reactor.iterate(Wait::NoBlock).unwrap());
-    assert_eq!((owner_end.drops().len(), owned_end.drops().len()), (1, 1));
+    assert_eq!(
+        (owner_end.threads().len(), owned_end.threads().len()),
+        (1, 1)
+    );
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Counts the destructors of callbacks.
-struct Witness(Arc<AtomicUsize>);
+struct Drops(Arc<AtomicUsize>);
 
-impl Drop for Witness {
+impl Drop for Drops {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -33,9 +33,9 @@ fn a_handler_removed_while_its_context_moves_leaves_every_reactor() {
         );
         std::thread::spawn(move || {
             for _ in 0..ROUNDS {
-                let witness = Witness(Arc::clone(&dropped));
+                let drops = Drops(Arc::clone(&dropped));
                 let handler = FdHandler::new()
-                    .on_read(move || assert!(witness.0.load(Ordering::SeqCst) <= ROUNDS));
+                    .on_read(move || assert!(drops.0.load(Ordering::SeqCst) <= ROUNDS));
                 aio.set_fd_handler(event.as_raw_fd(), handler).unwrap();
                 assert!(aio.remove_fd_handler(event.as_raw_fd()));
             }

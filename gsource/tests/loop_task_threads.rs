@@ -7,17 +7,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::mpsc::channel;
 use support::deadline::deadline;
-use support::loops::{Count, Slot, Yield, mourned, never};
+use support::loops::{Count, Slot, Yield, drop_probe, never};
 
 #[test]
 fn the_tasks_of_a_context_that_is_torn_down_are_dropped_at_home() {
     let _deadline = deadline("the_tasks_of_a_context_that_is_torn_down");
     let (aio, home) = (AioContext::new().unwrap(), Reactor::new().unwrap());
     aio.attach_to(&home).unwrap();
-    let (mourned, witness) = mourned();
+    let (probe, drops) = drop_probe();
     let (never, polls, _waker) = never();
     let task = aio.spawn_local(async move {
-        mourned.here();
+        probe.touch();
         never.await;
     });
     let task = task.unwrap();
@@ -25,9 +25,9 @@ fn the_tasks_of_a_context_that_is_torn_down_are_dropped_at_home() {
     std::thread::scope(|scope| {
         scope.spawn(move || drop(aio));
     });
-    assert!(witness.drops().is_empty());
+    assert!(drops.threads().is_empty());
     home.iterate(Wait::NoBlock).unwrap();
-    assert_eq!(witness.drops(), [std::thread::current().id()]);
+    assert_eq!(drops.threads(), [std::thread::current().id()]);
     let error = task.try_take().unwrap().unwrap_err();
     assert_eq!((polls.get(), error.kind()), (1, ErrorKind::Cancelled));
 }
@@ -55,14 +55,14 @@ fn a_context_with_tasks_does_not_move() {
 fn a_context_that_cancels_its_tasks_may_move() {
     let _deadline = deadline("a_context_that_cancels_its_tasks_may_move");
     let (home, aio) = (Reactor::new().unwrap(), AioContext::new().unwrap());
-    let (mourned, witness) = mourned();
+    let (probe, drops) = drop_probe();
     let task = aio.spawn_local(async move {
-        mourned.here();
+        probe.touch();
         std::future::pending::<()>().await;
     });
     aio.poll(Wait::NoBlock).unwrap();
     aio.cancel_tasks().unwrap();
-    assert_eq!(witness.drops(), [std::thread::current().id()]);
+    assert_eq!(drops.threads(), [std::thread::current().id()]);
     aio.attach_to(&home).unwrap();
     drop(task);
 }
@@ -109,13 +109,13 @@ fn a_reactor_with_tasks_is_driven_by_their_thread_only() {
 fn the_end_of_a_thread_ends_its_tasks_there_and_frees_the_context() {
     let _deadline = deadline("the_end_of_a_thread_ends_its_tasks");
     let aio = AioContext::new().unwrap();
-    let (mourned, witness) = mourned();
+    let (probe, drops) = drop_probe();
     let (hold, held) = (Slot::new(), aio.clone());
     let thread = std::thread::spawn({
         let hold = hold.clone();
         move || {
             let task = held.spawn_local(async move {
-                mourned.here();
+                probe.touch();
                 std::future::pending::<()>().await;
             });
             hold.put(task.unwrap());
@@ -124,7 +124,7 @@ fn the_end_of_a_thread_ends_its_tasks_there_and_frees_the_context() {
     });
     let id = thread.thread().id();
     thread.join().unwrap();
-    assert_eq!(witness.wait(), id);
+    assert_eq!(drops.wait(), id);
     let task = hold.take().unwrap();
     assert_eq!(
         task.try_take().unwrap().unwrap_err().kind(),
@@ -138,15 +138,15 @@ fn the_end_of_a_thread_ends_its_tasks_there_and_frees_the_context() {
 fn a_context_dropped_away_from_its_tasks_ends_with_their_thread() {
     let _deadline = deadline("a_context_dropped_away_from_its_tasks");
     let aio = AioContext::new().unwrap();
-    let (task_mourned, task_dropped) = mourned();
-    let (bh_mourned, bh_dropped) = mourned();
-    let bh = aio.bh("test", move || bh_mourned.here());
+    let (task_probe, task_dropped) = drop_probe();
+    let (bh_probe, bh_dropped) = drop_probe();
+    let bh = aio.bh("test", move || bh_probe.touch());
     let (go, wait) = channel::<()>();
     let (begun, has_begun) = channel();
     let weak = aio.clone();
     let thread = std::thread::spawn(move || {
         let task = weak.spawn_local(async move {
-            task_mourned.here();
+            task_probe.touch();
             std::future::pending::<()>().await;
         });
         task.unwrap().detach();
@@ -158,7 +158,7 @@ fn a_context_dropped_away_from_its_tasks_ends_with_their_thread() {
     has_begun.recv().unwrap();
     drop(aio);
     drop(bh);
-    assert!(task_dropped.drops().is_empty() && bh_dropped.drops().is_empty());
+    assert!(task_dropped.threads().is_empty() && bh_dropped.threads().is_empty());
     go.send(()).unwrap();
     let id = thread.thread().id();
     thread.join().unwrap();

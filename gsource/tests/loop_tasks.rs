@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::task::Poll;
-use support::loops::{Count, Journal, Yield, finish, mourned, never};
+use support::loops::{Count, Journal, Yield, drop_probe, finish, never};
 use support::{both_loops, both_threads};
 
 both_loops! {
@@ -79,16 +79,16 @@ both_loops! {
 
     fn dropping_the_handle_ends_the_task_in_an_iteration(driven) {
         let (never, polls, _waker) = never();
-        let (mourned, witness) = mourned();
+        let (probe, drops) = drop_probe();
         let task = driven.aio.spawn_local(async move {
-            mourned.here();
+            probe.touch();
             never.await;
         }).unwrap();
         driven.settle();
         drop(task);
-        assert!(witness.drops().is_empty());
+        assert!(drops.threads().is_empty());
         driven.settle();
-        assert_eq!(witness.drops(), [std::thread::current().id()]);
+        assert_eq!(drops.threads(), [std::thread::current().id()]);
         assert_eq!(polls.get(), 1);
     }
 
@@ -193,17 +193,17 @@ both_loops! {
     }
 
     fn a_task_may_abort_itself_and_end_all(driven) {
-        let (mourned, witness) = mourned();
+        let (probe, drops) = drop_probe();
         let aio = driven.aio.clone();
         let task = driven.aio.spawn_local(async move {
-            mourned.here();
+            probe.touch();
             aio.cancel_tasks().unwrap();
             Yield::default().await;
             panic!("polled after its end");
         }).unwrap();
         let error: gsource::Error = finish::<()>(driven, &task).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
-        assert_eq!(witness.drops().len(), 1);
+        assert_eq!(drops.threads().len(), 1);
     }
 }
 

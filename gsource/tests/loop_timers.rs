@@ -4,7 +4,7 @@
 
 use gsource::{Clock, Timer, Wait};
 use std::os::fd::AsRawFd;
-use support::loops::{Count, Journal, Slot, mourned, watched_notifier};
+use support::loops::{Count, Journal, Slot, drop_probe, watched_notifier};
 use support::thread::{gettid, wait_asleep};
 use support::{both_loops, both_threads};
 
@@ -74,32 +74,32 @@ both_loops! {
     }
 
     fn timer_dropped_by_another_of_the_same_pass_does_not_fire(driven) {
-        let (count, victim, (mourned, witness)) = (Count::new(), Slot::<Timer>::new(), mourned());
+        let (count, victim, (probe, drops)) = (Count::new(), Slot::<Timer>::new(), drop_probe());
         let (target, hit) = (victim.clone(), count.hitter());
         let first = driven.aio.timer(Clock::Realtime, move || drop(target.take()));
         victim.put(driven.aio.timer(Clock::Realtime, move || {
-            mourned.here();
+            probe.touch();
             hit();
         }));
         first.arm_at_ns(1);
         victim.with(|timer| timer.arm_at_ns(2));
         driven.settle();
-        assert_eq!((count.get(), witness.drops().len()), (0, 1));
+        assert_eq!((count.get(), drops.threads().len()), (0, 1));
     }
 
     fn timer_dropped_in_its_own_callback_is_destroyed_after_it(driven) {
-        let (slot, (mourned, witness)) = (Slot::<Timer>::new(), mourned());
-        let (me, nested, witness) = (slot.clone(), driven.nested(), std::sync::Arc::new(std::sync::Mutex::new(witness)));
-        let seen = std::sync::Arc::clone(&witness);
+        let (slot, (probe, drops)) = (Slot::<Timer>::new(), drop_probe());
+        let (me, nested, drops) = (slot.clone(), driven.nested(), std::sync::Arc::new(std::sync::Mutex::new(drops)));
+        let seen = std::sync::Arc::clone(&drops);
         slot.put(driven.aio.timer(Clock::Realtime, move || {
-            mourned.here();
+            probe.touch();
             drop(me.take());
             nested(Wait::NoBlock);
-            assert!(seen.lock().unwrap().drops().is_empty(), "dropped while it runs");
+            assert!(seen.lock().unwrap().threads().is_empty(), "dropped while it runs");
         }));
         slot.with(|timer| timer.arm_at_ns(0));
         driven.settle();
-        assert_eq!(witness.lock().unwrap().drops(), [std::thread::current().id()]);
+        assert_eq!(drops.lock().unwrap().threads(), [std::thread::current().id()]);
     }
 
     fn timers_with_equal_deadlines_fire_in_arming_order(driven) {
@@ -256,17 +256,17 @@ both_loops! {
 
 both_threads! {
     fn timer_dropped_by_another_thread_is_destroyed_at_home(running) {
-        let witnesses: Vec<_> = std::thread::scope(|scope| {
+        let all_drops: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
                         (0..500)
                             .map(|_| {
-                                let (mourned, witness) = mourned();
-                                let timer = running.aio.timer(Clock::Realtime, move || mourned.here());
+                                let (probe, drops) = drop_probe();
+                                let timer = running.aio.timer(Clock::Realtime, move || probe.touch());
                                 timer.arm_at_ns(0);
                                 drop(timer);
-                                witness
+                                drops
                             })
                             .collect::<Vec<_>>()
                     })
@@ -274,7 +274,7 @@ both_threads! {
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(witnesses.iter().all(|witness| witness.wait() == running.home));
+        assert!(all_drops.iter().all(|drops| drops.wait() == running.home));
     }
 
     fn timers_armed_and_cancelled_by_many_threads(running) {

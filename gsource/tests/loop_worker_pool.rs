@@ -6,7 +6,7 @@ use gsource::{AioContext, ErrorKind, Job, PoolLimits, Reactor, Wait};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use support::deadline::deadline;
-use support::loops::{Count, Journal, Slot, mourned};
+use support::loops::{Count, Journal, Slot, drop_probe};
 use support::{both_loops, both_threads};
 
 /// A gate that holds jobs until it is opened, and counts those that have reached it.
@@ -179,14 +179,14 @@ both_loops! {
         let (gate, done, cancelled) = (Gate::new(), Count::new(), Count::new());
         submit_gated(&driven.aio, &gate, &done, &cancelled);
         gate.wait_for(1);
-        let (mourned, witness) = mourned();
-        let job = driven.aio.submit(move || mourned.here(), |_| ());
+        let (probe, drops) = drop_probe();
+        let job = driven.aio.submit(move || probe.touch(), |_| ());
         std::thread::scope(|scope| {
             scope.spawn(move || job.cancel());
         });
-        assert!(witness.drops().is_empty());
+        assert!(drops.threads().is_empty());
         driven.settle();
-        assert_eq!(witness.drops(), [std::thread::current().id()]);
+        assert_eq!(drops.threads(), [std::thread::current().id()]);
         gate.open();
         driven.until(|| done.get() == 1);
     }
@@ -373,27 +373,27 @@ fn a_context_torn_down_drops_queued_jobs_and_lets_running_ones_finish() {
     let aio = AioContext::new().unwrap();
     limit(&aio, 0, 1);
     let gate = Gate::new();
-    let (result, result_dropped) = mourned();
-    let (done, done_dropped) = mourned();
+    let (result, result_dropped) = drop_probe();
+    let (done, done_dropped) = drop_probe();
     let held = gate.clone();
     aio.submit(
         move || {
             held.pass();
             result
         },
-        move |_| done.here(),
+        move |_| done.touch(),
     );
     gate.wait_for(1);
-    let (queued, queued_dropped) = mourned();
-    let job = aio.submit(move || queued.here(), |_| panic!("not called"));
+    let (queued, queued_dropped) = drop_probe();
+    let job = aio.submit(move || queued.touch(), |_| panic!("not called"));
     let pool = aio.pool();
     drop(aio);
     let here = std::thread::current().id();
-    assert_eq!(done_dropped.drops(), [here], "at once, uncalled");
-    assert_eq!(queued_dropped.drops(), [here]);
+    assert_eq!(done_dropped.threads(), [here], "at once, uncalled");
+    assert_eq!(queued_dropped.threads(), [here]);
     assert!(!job.cancel());
     assert_eq!(pool.queued(), 0);
-    assert!(result_dropped.drops().is_empty(), "still running");
+    assert!(result_dropped.threads().is_empty(), "still running");
     gate.open();
     assert_ne!(result_dropped.wait(), here, "nobody wants it");
     while pool.threads() > 0 {
@@ -406,13 +406,13 @@ fn a_result_that_nobody_has_fetched_goes_with_its_context() {
     let _deadline = deadline("a_result_that_nobody_has_fetched_goes_with_its_context");
     let aio = AioContext::new().unwrap();
     limit(&aio, 0, 1);
-    let (result, result_dropped) = mourned();
+    let (result, result_dropped) = drop_probe();
     aio.submit(move || result, |_| panic!("not called"));
     let (next, is_next) = signalled();
     aio.submit(move || next.send(()).unwrap(), |_| ());
     is_next.recv().unwrap();
     drop(aio);
-    assert_eq!(result_dropped.drops(), [std::thread::current().id()]);
+    assert_eq!(result_dropped.threads(), [std::thread::current().id()]);
 }
 
 #[test]
@@ -420,9 +420,9 @@ fn contexts_torn_down_while_jobs_finish_lose_nothing_that_must_be_dropped() {
     let _deadline = deadline("contexts_torn_down_while_jobs_finish");
     for _ in 0..300 {
         let aio = AioContext::new().unwrap();
-        let (result, result_dropped) = mourned();
-        let (done, done_dropped) = mourned();
-        aio.submit(move || result, move |_| done.here());
+        let (result, result_dropped) = drop_probe();
+        let (done, done_dropped) = drop_probe();
+        aio.submit(move || result, move |_| done.touch());
         std::thread::yield_now();
         drop(aio);
         assert_eq!(done_dropped.wait(), std::thread::current().id());

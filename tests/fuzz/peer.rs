@@ -6,11 +6,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gsource::{AioContext, Wait};
 use qcontext::vhost_user::{Listener, Served};
 use qcontext::virtio::blk::Blk;
+use support::deadline::DEADLINE;
+use support::directory::TestDir;
 use support::driven_disk::{eventfd, open_node};
 use support::mock_driver::Ram;
 use virtio_driver::ScmSocket;
@@ -22,8 +24,6 @@ const GET_FEATURES: u32 = 1;
 const REQUESTS: usize = 42;
 const RAM: u64 = 0x10_0000;
 const USER: u64 = 0x7f00_0000_0000;
-/// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A disk that is offered at a socket, on a loop of the test's.
 pub struct Target {
@@ -33,6 +33,7 @@ pub struct Target {
     ram: Ram,
     /// Conversations in which everything was said.
     complete: usize,
+    _directory: TestDir,
 }
 
 fn message(number: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -84,7 +85,8 @@ impl Target {
         let aio = AioContext::new().unwrap();
         let node = open_node("driver=null-co,size=64K").unwrap();
         let blk = Blk::new("disk0", &node, vec![aio.clone()], "fuzz").unwrap();
-        let path = std::env::temp_dir().join(format!("qcontext-fuzz-{}.sock", std::process::id()));
+        let directory = TestDir::new();
+        let path = directory.socket("fuzz.sock");
         let served = Served {
             device: Arc::new(blk),
             queue_size_max: 1024,
@@ -97,6 +99,7 @@ impl Target {
             _listener: listener,
             ram,
             complete: 0,
+            _directory: directory,
         }
     }
 

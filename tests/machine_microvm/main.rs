@@ -10,12 +10,12 @@ mod high_memory;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
-use support::deadline::DEADLINE;
+use support::deadline::{DEADLINE, wait_for};
 use support::directory::TestDir;
-use support::server::{qctx, wait_for};
+use support::process::{Process, qctx};
 use support::skip::skip;
 use support::tiny_kernel;
 
@@ -32,19 +32,16 @@ fn setup() -> Option<TestDir> {
 
 /// A machine whose console is in the test's hands.
 struct Machine {
-    child: Child,
+    process: Process,
     keyboard: Option<ChildStdin>,
     screen: Receiver<u8>,
 }
 
 impl Machine {
     fn start(directory: &TestDir, arguments: &[&str]) -> Machine {
-        let mut child = command(directory, arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = child.stdout.take().unwrap();
+        let mut command = command(directory, arguments);
+        let mut process = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let mut output = process.0.stdout.take().unwrap();
         let (send, screen) = channel();
         std::thread::spawn(move || {
             let mut byte = [0];
@@ -53,8 +50,8 @@ impl Machine {
             }
         });
         Machine {
-            keyboard: child.stdin.take(),
-            child,
+            keyboard: process.0.stdin.take(),
+            process,
             screen,
         }
     }
@@ -80,15 +77,7 @@ impl Machine {
     fn ends(&mut self) {
         let rest = self.screen.recv_timeout(DEADLINE);
         assert_eq!(rest, Err(RecvTimeoutError::Disconnected));
-        let status = wait_for("the end of qctx", || self.child.try_wait().unwrap());
-        assert!(status.success(), "{status}");
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.ends_well();
     }
 }
 
@@ -182,8 +171,7 @@ fn a_signal_ends_a_running_machine() {
     let Some(directory) = setup() else { return };
     let mut machine = Machine::start(&directory, &["-smp", "2"]);
     machine.shows("A");
-    let pid = machine.child.id().to_string();
-    assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    machine.process.signal("TERM");
     machine.ends();
 }
 
@@ -198,7 +186,7 @@ fn the_console_may_be_a_file_or_nothing() {
             .then_some(())
     });
     drop(machine.keyboard.take());
-    assert!(machine.child.try_wait().unwrap().is_none());
+    assert!(!machine.process.has_ended());
     drop(machine);
     let arguments = ["-serial", "file:nosuch/console"];
     let message = "cannot write 'nosuch/console': No such file or directory (os error 2)";

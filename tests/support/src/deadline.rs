@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No test takes this long. Never what orders events.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -23,4 +23,17 @@ pub fn deadline(test: &str) -> Deadline {
         }
     });
     Deadline(alive)
+}
+
+/// Asks until there is an answer; the pause only saves processor time.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

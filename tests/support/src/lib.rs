@@ -2,7 +2,7 @@
 //!
 //! * everywhere: [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`]
-//! * the program `qctx`: [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
+//! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
 #![deny(unsafe_code)] // each file that needs it says so
@@ -23,6 +23,7 @@ pub mod front_end;
 pub mod linux_guest;
 pub mod loops;
 pub mod mock_driver;
+pub mod process;
 pub mod qmp;
 pub mod random;
 #[cfg(feature = "devices")]

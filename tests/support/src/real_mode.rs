@@ -5,16 +5,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use crate::deadline::DEADLINE;
 use kvm_ioctls::VcpuFd;
 use qcontext::QContext;
 use qcontext::kvm::bus::BusDevice;
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{self, Builder, Config, Controls, End, Machine, Slots};
-
-/// A watchdog of a test, never what orders its events.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The port at which the guest reports bytes, and the one after it, at which it switches the machine off.
 pub const REPORT: u16 = 0x10;

@@ -1,44 +1,26 @@
-//! A running `qctx` in a directory of its own, ended and cleaned up whatever happens to the test.
-//!
-//! The program is the one under test, or the one that the variable `QCTX` names.
+//! A running `qctx` with a monitor, ended and cleaned up whatever happens to the test.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
 
-use crate::directory::{TestDir, build_directory};
-
-/// How long anything but a guest may take.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+use crate::deadline::wait_for;
+use crate::directory::TestDir;
+use crate::process::{Process, qctx};
+use crate::qmp::Client;
 
 const QMP: &str = "qmp.sock";
 
-/// The program under test.
-pub fn qctx() -> OsString {
-    std::env::var_os("QCTX").unwrap_or_else(|| build_directory().join("qctx").into())
-}
-
-/// Asks until there is an answer; the pause only saves processor time.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A started `qctx`, whose working directory is the given one.
+/// A started `qctx`, whose working directory is the given one or one of its own.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    process: Process,
     directory: PathBuf,
+    socket: PathBuf,
+    _own: Option<TestDir>,
 }
 
 impl Server {
@@ -47,35 +29,64 @@ impl Server {
         Self::start_under(directory, &[], arguments)
     }
 
+    /// The same in a directory of its own.
+    pub fn start_alone(arguments: &[&str]) -> Server {
+        Self::start_alone_under(&[], arguments)
+    }
+
+    pub fn start_alone_under(launcher: &[&str], arguments: &[&str]) -> Server {
+        let directory = TestDir::new();
+        let mut server = Self::start_under(&directory, launcher, arguments);
+        server._own = Some(directory);
+        server
+    }
+
     /// The same with `qctx` started by another program, which must replace itself by it.
     pub fn start_under(directory: &TestDir, launcher: &[&str], arguments: &[&str]) -> Server {
         let mut words: Vec<OsString> = launcher.iter().map(OsString::from).collect();
         words.push(qctx());
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .args(arguments)
-            .args(["-qmp", &format!("unix:{QMP},server=on,wait=off")])
-            .current_dir(directory.path())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(arguments);
+        command.args(["-qmp", &format!("unix:{QMP},server=on,wait=off")]);
+        command.current_dir(directory.path()).stdin(Stdio::null());
         let mut server = Server {
-            child,
+            process: Process::start(&mut command),
             directory: directory.path().to_owned(),
+            socket: directory.socket(QMP),
+            _own: None,
         };
         // The monitor's socket appears last.
         wait_for("the monitor's socket", || {
-            assert_eq!(server.child.try_wait().unwrap(), None, "qctx ended");
-            UnixStream::connect(directory.socket(QMP)).ok()
+            assert!(!server.process.has_ended(), "qctx ended");
+            UnixStream::connect(&server.socket).ok()
         });
         server
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
+    }
+
+    /// Where its monitor is.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    /// A QMP client that has not negotiated.
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.socket)
+    }
+
+    /// A QMP client that has negotiated.
+    pub fn client(&self) -> Client {
+        let mut client = self.connect();
+        let answer = client.ask("{\"execute\":\"qmp_capabilities\"}");
+        assert_eq!(answer, "{\"return\": {}}");
+        client
     }
 
     /// What a client subcommand prints.
-    pub fn client(&self, arguments: &[&str]) -> String {
+    pub fn subcommand(&self, arguments: &[&str]) -> String {
         let output = Command::new(qctx())
             .args(arguments)
             .env("QMP_SOCKET", QMP)
@@ -93,26 +104,39 @@ impl Server {
 
     /// An integer property.
     pub fn number(&self, path_and_property: &str) -> i64 {
-        self.client(&["qom-get", path_and_property])
-            .parse()
-            .unwrap()
+        let text = self.subcommand(&["qom-get", path_and_property]);
+        text.parse().unwrap()
     }
 
-    /// Sends SIGTERM.
-    pub fn terminate(&self) {
-        let pid = self.pid().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    /// Resident memory and its peak, in KiB.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    /// Sends a signal, by its name.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 
     /// Waits for the end of the program.
     pub fn wait(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        wait_for("the end of qctx", || child.try_wait().unwrap())
+        self.process.wait()
+    }
+
+    /// Ends it with the QMP command `quit`.
+    pub fn quit(mut self) -> ExitStatus {
+        self.client().send(b"{\"execute\":\"quit\"}");
+        self.wait()
     }
 
     /// Ends the program as a user would and checks that it leaves no socket behind.
     pub fn stop(&mut self) {
-        self.terminate();
+        self.signal("TERM");
         let status = self.wait();
         assert!(status.success(), "qctx ended with {status}");
         assert_eq!(self.sockets(), Vec::<String>::new(), "sockets left behind");
@@ -125,12 +149,5 @@ impl Server {
             .map(|entry| entry.unwrap());
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.ends_with(".sock")).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

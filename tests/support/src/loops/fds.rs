@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gsource::{AioContext, EventNotifier, FdHandler};
 
-use super::{Count, Witness, mourned};
+use super::{Count, Drops, drop_probe};
 
 /// A notifier and the handler that takes its signal and counts.
 pub fn counting_notifier() -> (Arc<EventNotifier>, Count, FdHandler) {
@@ -29,14 +29,14 @@ pub fn watched_notifier(aio: &AioContext) -> (Arc<EventNotifier>, Count) {
 }
 
 /// A handler whose captured value tells of its end.
-pub fn mourned_handler() -> (Arc<EventNotifier>, FdHandler, Witness) {
-    let (notifier, (mourned, witness)) = (Arc::new(EventNotifier::new().unwrap()), mourned());
+pub fn probed_handler() -> (Arc<EventNotifier>, FdHandler, Drops) {
+    let (notifier, (probe, drops)) = (Arc::new(EventNotifier::new().unwrap()), drop_probe());
     let taken = Arc::clone(&notifier);
     let handler = FdHandler::new().on_read(move || {
-        mourned.here();
+        probe.touch();
         taken.take();
     });
-    (notifier, handler, witness)
+    (notifier, handler, drops)
 }
 
 /// Two connected sockets that do not block.

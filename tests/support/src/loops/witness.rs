@@ -56,31 +56,31 @@ impl Journal {
     }
 }
 
-/// Tells when and on which thread its [`Mourned`] half was dropped.
-pub struct Witness(Receiver<ThreadId>);
+/// Tells when and on which thread its [`DropProbe`] half was dropped.
+pub struct Drops(Receiver<ThreadId>);
 
 /// To be moved into a callback: its drop is the callback's destroy notify.
-pub struct Mourned(Sender<ThreadId>);
+pub struct DropProbe(Sender<ThreadId>);
 
-impl Drop for Mourned {
+impl Drop for DropProbe {
     fn drop(&mut self) {
         let _ = self.0.send(std::thread::current().id());
     }
 }
 
-impl Mourned {
+impl DropProbe {
     /// Uses the value, so that a closure captures it.
-    pub fn here(&self) {}
+    pub fn touch(&self) {}
 }
 
-pub fn mourned() -> (Mourned, Witness) {
+pub fn drop_probe() -> (DropProbe, Drops) {
     let (send, receive) = channel();
-    (Mourned(send), Witness(receive))
+    (DropProbe(send), Drops(receive))
 }
 
-impl Witness {
+impl Drops {
     /// The threads of the drops so far.
-    pub fn drops(&self) -> Vec<ThreadId> {
+    pub fn threads(&self) -> Vec<ThreadId> {
         self.0.try_iter().collect()
     }
 
