@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rules::{Ban, banned_imports, banned_words, circles, upward};
+use rules::{Ban, banned_imports, banned_words, circles, file_circles, upward};
 use sources::{Sources, files};
 use text::{Strings, blank};
 
@@ -110,6 +110,32 @@ fn folders_do_not_import_each_other_in_a_circle() {
         .with("kvm/mmio", "use super::irq;")
         .with("kvm/irq", "use crate::vhost_user::Listener;");
     assert!(!circles(&long).is_empty());
+}
+
+/// Stricter, for the parts that are cut so: not even files of one folder.
+#[test]
+fn files_of_services_and_of_the_c_abi_import_each_other_in_no_circle() {
+    let rest = ["block", "context", "device", "kvm", "vhost_user", "virtio"];
+    let services = root_crate().without(&rest);
+    assert_eq!(file_circles(&services), [""; 0]);
+    let ffi = Sources::read(&top().join("ffi/src"));
+    assert_eq!(file_circles(&ffi), [""; 0]);
+    let planted = [
+        (&services, "monitor/reply", "use super::session;"),
+        (&services, "cli/main_loop", "use super::run::run;"),
+        (&services, "json/error", "use super::Framer;"),
+        (&services, "value", "use crate::json::to_string;"),
+        (&ffi, "user", "use crate::bh::QContextBh;"),
+        (
+            &ffi,
+            "timer/cell",
+            "fn f() { super::qcontext_timer_del(); }",
+        ),
+    ];
+    for (sources, module, code) in planted {
+        let wrong = file_circles(&sources.with(module, code));
+        assert!(!wrong.is_empty(), "{module}: {code}");
+    }
 }
 
 #[test]

@@ -29,6 +29,17 @@ pub(crate) fn upward(sources: &Sources, layers: &[&[&str]]) -> Vec<String> {
 
 /// Imports between files of different folders that are part of a circle.
 pub(crate) fn circles(sources: &Sources) -> Vec<String> {
+    circles_between(sources, |module, target| {
+        !Sources::are_neighbours(module, target)
+    })
+}
+
+/// Imports between any two files that are part of a circle.
+pub(crate) fn file_circles(sources: &Sources) -> Vec<String> {
+    circles_between(sources, |_, _| true)
+}
+
+fn circles_between(sources: &Sources, counts: impl Fn(&str, &str) -> bool) -> Vec<String> {
     let imports = sources.imports();
     let reached: BTreeMap<&Module, BTreeSet<&Module>> = imports
         .keys()
@@ -40,7 +51,7 @@ pub(crate) fn circles(sources: &Sources) -> Vec<String> {
             let is_circle = reached
                 .get(target)
                 .is_some_and(|back| back.contains(module));
-            if is_circle && !Sources::are_neighbours(module, target) {
+            if is_circle && counts(module, target) {
                 wrong.push(format!("{module} -> {target} -> ... -> {module}"));
             }
         }
