@@ -7,14 +7,14 @@
  * have the names of native ones with other signatures.
  *
  * What differs, on purpose:
- *  - Removals never wait and never assert; from another thread than the loop's they do not end a call that has begun.
- *  - A timer in the caller's storage is deleted before the storage goes, also one that has fired; else a little memory is lost.
+ *  - Removals never wait and never assert. Called on another thread than the loop's, they do not end a running call.
+ *  - Delete a timer in your own storage before you free the storage, even if it has fired. Otherwise a little memory leaks.
  *  - The virtual clock runs until qemu_clock_enable() stops it.
- *  - A bottom half that is left behind is freed instead of aborting the program.
- *  - A re-entrancy guard is engaged while its bottom half runs; a bottom half that finds it engaged says so at debug level and runs.
+ *  - A bottom half that was not deleted is freed; the program does not abort.
+ *  - A re-entrancy guard is engaged while its bottom half runs. A bottom half that finds it engaged logs a debug message and runs.
  *  - Timer attributes and the batch size of aio_context_set_aio_params() are accepted and have no effect.
- *  - aio_poll() of an attached AioContext serves its neighbours, too, and aio_compute_timeout() counts them.
- *  - An fd that cannot be watched is a warning and, where the function has a result, -1.
+ *  - aio_poll() of an attached AioContext also serves the other AioContexts of its context, and aio_compute_timeout() counts them.
+ *  - An fd that cannot be watched causes a warning. A function with a result returns -1.
  *  - An Error is a GError.
  */
 #ifndef QCONTEXT_COMPAT_H

@@ -3,10 +3,11 @@
  * SPDX-License-Identifier: MIT OR Apache-2.0
  * Generated from ffi/src: change it there and run the tests with QCONTEXT_UPDATE_HEADER=1.
  *
- * A fallible call ends in a GError and returns a pointer or a gboolean; where it fails, nothing was taken. A callback comes with
- * user data and a destroy notify, which runs exactly once after the last call has returned, on the thread that runs the context,
- * or on the one that tears it down when none runs. The library holds no lock while it calls. Each function says which threads
- * may call it. NULL for an object, and a call from a thread that cannot make it, is a critical and a neutral value.
+ * A call that can fail takes a GError last and returns a pointer or a gboolean. When it fails it has taken nothing. A callback
+ * comes with user data and a destroy notify. The notify runs exactly once, after the last call has returned, on the thread that
+ * runs the context, or on the one that ends it when no thread runs it. The library holds no lock while it calls. Each function
+ * says which threads may call it. Misuse, such as NULL for an object or a call from the wrong thread, is a critical and returns
+ * a neutral value.
  */
 
 #ifndef QCONTEXT_H
@@ -54,7 +55,7 @@ typedef enum {
    */
   QCONTEXT_ERROR_WRONG_THREAD = 103,
   /**
-   * Waiting here could never end.
+   * The wait could never end.
    */
   QCONTEXT_ERROR_WOULD_DEADLOCK = 104,
   /**
@@ -86,11 +87,11 @@ typedef enum {
    */
   QCONTEXT_ERROR_DEVICE_NOT_FOUND = 206,
   /**
-   * It was taken back before it was done.
+   * The operation was cancelled before it was done.
    */
   QCONTEXT_ERROR_CANCELLED = 207,
   /**
-   * A system call failed; the message ends in its answer.
+   * A system call failed; the message ends with the reason.
    */
   QCONTEXT_ERROR_OS = 300,
   /**
@@ -102,7 +103,7 @@ typedef enum {
    */
   QCONTEXT_ERROR_PROTOCOL = 302,
   /**
-   * The library met a mistake of its own, and the call was abandoned.
+   * A bug of the library; the call was abandoned.
    */
   QCONTEXT_ERROR_PANICKED = 303,
 } QContextError;
@@ -125,7 +126,7 @@ typedef enum {
    */
   QCONTEXT_CLOCK_HOST = 2,
   /**
-   * Monotonic time, for those who drive virtual time.
+   * Monotonic time, for code that drives the virtual clock.
    */
   QCONTEXT_CLOCK_VIRTUAL_RT = 3,
 } QContextClock;
@@ -150,13 +151,13 @@ typedef struct QContextBh QContextBh;
 
 /**
  * QContextClaim:
- * Proof that a device uses a context, which can not be deleted meanwhile.
+ * Proof that a device uses a context. While it exists, the context cannot be deleted.
  */
 typedef struct QContextClaim QContextClaim;
 
 /**
  * QContextDeviceOpts:
- * The options of one -device argument. Reading one marks it as known, for qcontext_device_opts_finish().
+ * The options of one -device argument. Taking an option removes it, so that qcontext_device_opts_finish() finds unknown ones.
  */
 typedef struct QContextDeviceOpts QContextDeviceOpts;
 
@@ -180,7 +181,7 @@ typedef gboolean (*QContextBoolFunc)(gpointer user_data);
 
 /**
  * QContextFdOps:
- * What to do when an fd is ready. Begin with an all-zero one and fill in what is wanted.
+ * What to do when an fd is ready. Start from an all-zero structure and set the fields you need.
  */
 typedef struct {
   /**
@@ -188,7 +189,7 @@ typedef struct {
    */
   QContextFunc read;
   /**
-   * Called while the fd is writable or in error, or hung up and nobody reads it.
+   * Called while the fd is writable or in error, or hung up while read is NULL.
    */
   QContextFunc write;
   /**
@@ -227,15 +228,15 @@ typedef struct {
  */
 typedef struct {
   /**
-   * What becomes readable by a signal.
+   * The fd that a signal makes readable.
    */
   int rfd;
   /**
-   * What a signal writes to.
+   * The fd that a signal writes to.
    */
   int wfd;
   /**
-   * Whether the fds are there.
+   * Whether the fds are valid.
    */
   gboolean initialized;
 } QContextNotifier;
@@ -305,8 +306,8 @@ extern "C" {
 
 /**
  * qcontext_aio_new:
- * Creates an AioContext that is attached nowhere. qcontext_aio_poll() drives it, or the source of qcontext_aio_get_g_source(),
- * or the context it is attached to.
+ * Creates an AioContext that is not attached. It is driven by qcontext_aio_poll(), by the source of
+ * qcontext_aio_get_g_source(), or by the context that it is attached to.
  * @error: OS
  *
  * Returns: (transfer full) (nullable): the AioContext.
@@ -328,8 +329,8 @@ QContextAio *qcontext_aio_ref(QContextAio *aio);
 
 /**
  * qcontext_aio_unref:
- * Gives a reference back. A context it is attached to, and each of its sources, hold one too. The last one removes what the
- * AioContext holds, with the destroy notifies; bottom halves and timers that are not deleted never run then.
+ * Gives a reference back. The context it is attached to, and each of its sources, hold references too. The last one removes
+ * all handlers, with their destroy notifies. Bottom halves and timers that are left never run then.
  * @aio: (nullable) (transfer full): an AioContext; NULL is ignored
  *
  * Any thread, any locks held.
@@ -339,9 +340,9 @@ void qcontext_aio_unref(QContextAio *aio);
 /**
  * qcontext_aio_attach:
  * Lets a context drive the AioContext; it takes a reference until it is detached.
- * @aio: an AioContext that nobody drives
+ * @aio: an AioContext that is not driven
  * @context: a context
- * @name: (nullable): the name to find it by
+ * @name: (nullable): a name for qcontext_find_aio_by_name()
  * @error: EXISTS when the name is taken, BUSY when it is attached elsewhere, WRONG_THREAD while another thread drives it,
  * CLOSED after a stop, OS
  *
@@ -356,8 +357,8 @@ gboolean qcontext_aio_attach(QContextAio *aio,
 
 /**
  * qcontext_aio_detach:
- * Lets the context drive the AioContext no more: at once on the context's thread or when nobody runs it, else soon. Nothing that
- * is pending is lost.
+ * Detaches the AioContext from the context. This happens at once on the context's thread or when no thread runs the context,
+ * else soon. Pending events are kept.
  * @aio: an AioContext
  * @context: the context it is attached to
  *
@@ -389,8 +390,8 @@ gboolean qcontext_aio_detach_sync(QContextAio *aio,
  * Moves the AioContext from one context to another without losing an event.
  * @aio: an AioContext
  * @from: the context it is attached to
- * @to: the context that is to drive it
- * @name: (nullable): the name to find it by there
+ * @to: the context to attach it to
+ * @name: (nullable): a name for qcontext_find_aio_by_name()
  * @error: as for qcontext_aio_detach_sync() and qcontext_aio_attach(); after a failure of the latter it is detached
  *
  * Returns: TRUE when it has moved.
@@ -417,11 +418,11 @@ QContextAio *qcontext_find_aio_by_name(QContext *context,
 
 /**
  * qcontext_aio_get_g_source:
- * Makes a source that drives the AioContext from a GMainContext of the caller's. It holds a reference to the AioContext.
+ * Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext.
  * @aio: an AioContext that is attached to no context
  * @error: OS
  *
- * Returns: (transfer full) (nullable): a new source, attached nowhere.
+ * Returns: (transfer full) (nullable): a new source, not attached.
  *
  * Any thread, any locks held.
  */
@@ -430,8 +431,8 @@ GSource *qcontext_aio_get_g_source(QContextAio *aio,
 
 /**
  * qcontext_aio_set_current:
- * Makes the AioContext the calling thread's own, for code that asks qcontext_aio_get_current().
- * @aio: (nullable): an AioContext, of which a reference is held; NULL for none
+ * Sets the calling thread's current AioContext, which qcontext_aio_get_current() returns.
+ * @aio: (nullable): an AioContext, which the thread references; NULL for none
  *
  * Any thread, any locks held.
  */
@@ -439,8 +440,8 @@ void qcontext_aio_set_current(QContextAio *aio);
 
 /**
  * qcontext_aio_get_current:
- * Returns: (transfer full) (nullable): a new reference to the calling thread's own AioContext: what
- * qcontext_aio_set_current() said, else that of the context that runs the thread, else NULL.
+ * Returns: (transfer full) (nullable): a new reference to the calling thread's current AioContext: the one of
+ * qcontext_aio_set_current(), else that of the context that runs the thread, else NULL.
  *
  * Any thread, any locks held.
  */
@@ -470,15 +471,15 @@ gboolean qcontext_aio_set_fd_handler(QContextAio *aio,
 
 /**
  * qcontext_aio_set_notifier_poll_cbs:
- * Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Counts from the
- * next start or stop on, for as long as the handler is there.
+ * Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Takes effect at
+ * the next start or stop, and ends with the handler.
  * @aio: an AioContext
  * @notifier: a notifier that the AioContext watches
  * @begin: (nullable): called before busy-polling starts
  * @end: (nullable): called before the loop may sleep
  * @user_data: data of both
  * @destroy: (nullable): runs when they were replaced or the handler was removed, after their last call, on the thread that drives;
- * not without @begin and @end, which takes both back
+ * not used without @begin and @end, which removes both
  * @error: INVALID_ARGUMENT when the notifier is not initialised, NOT_FOUND when it has no handler
  *
  * Returns: FALSE on failure; nothing has changed then.
@@ -520,7 +521,8 @@ gboolean qcontext_aio_remove_fd_sync(QContextAio *aio, int fd, GError **error);
 
 /**
  * qcontext_aio_poll:
- * Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
+ * Runs one iteration of the AioContext. If it is attached to a context, this runs one iteration of that context. Waits once at
+ * most.
  * @aio: an AioContext
  * @may_block: whether to wait until something happens
  * @error: WRONG_THREAD while another thread drives it, OS
@@ -547,7 +549,7 @@ gboolean qcontext_aio_bh_poll(QContextAio *aio, GError **error);
 
 /**
  * qcontext_aio_compute_timeout:
- * Says how long qcontext_aio_poll() would wait now; attached to a context, of everything of that context.
+ * Returns how long qcontext_aio_poll() would wait now. If the AioContext is attached, the whole context counts.
  * @aio: an AioContext
  *
  * Returns: nanoseconds: 0 when a bottom half is scheduled or a timer is due, 10000000 at most while an idle bottom half is
@@ -559,7 +561,7 @@ int64_t qcontext_aio_compute_timeout(QContextAio *aio);
 
 /**
  * qcontext_aio_notify:
- * Makes the current or next wait return. That alone is not progress.
+ * Ends the current or next wait. That alone is not progress.
  * @aio: an AioContext
  *
  * Any thread, any locks held, also from a signal handler.
@@ -599,7 +601,7 @@ gboolean qcontext_aio_set_poll_params(QContextAio *aio,
  * qcontext_bh_new:
  * Creates a bottom half.
  * @aio: the AioContext it runs on
- * @name: (nullable): for people who look for what holds the loop; kept for ever, so use few different ones
+ * @name: (nullable): for diagnostics; each different name is kept for ever, so use few
  * @func: the callback
  * @user_data: its data
  * @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives
@@ -625,7 +627,7 @@ void qcontext_bh_schedule(QContextBh *bh);
 
 /**
  * qcontext_bh_schedule_idle:
- * Runs the callback when the AioContext iterates anyway, at the latest after 10 ms. It does not count as progress.
+ * Runs the callback at the next iteration that has another cause, at the latest after 10 ms. It does not count as progress.
  * @bh: a bottom half
  *
  * Any thread, any locks held, also from a signal handler.
@@ -634,7 +636,7 @@ void qcontext_bh_schedule_idle(QContextBh *bh);
 
 /**
  * qcontext_bh_cancel:
- * Takes a schedule back, if the callback has not begun.
+ * Cancels a schedule if the callback has not begun.
  * @bh: a bottom half
  *
  * Any thread, any locks held, also from a signal handler.
@@ -644,7 +646,7 @@ void qcontext_bh_cancel(QContextBh *bh);
 /**
  * qcontext_bh_delete:
  * Deletes the bottom half, also from inside its callback. A call that has not begun does not happen; one that has begun on
- * another thread may still run. The destroy notify says when the user data may be freed.
+ * another thread may still run. The destroy notify runs when the user data may be freed.
  * @bh: (nullable) (transfer full): a bottom half; NULL is ignored
  *
  * Any thread, any locks held; never waits.
@@ -672,7 +674,7 @@ gboolean qcontext_bh_delete_sync(QContextBh *bh,
  * @name: (nullable): as for qcontext_bh_new()
  * @func: the callback
  * @user_data: its data
- * @destroy: (nullable): runs after the callback, or without it when the AioContext goes first
+ * @destroy: (nullable): runs after the callback, or without it when the AioContext ends first
  *
  * Returns: TRUE; FALSE for misuse, and nothing was taken then.
  *
@@ -696,7 +698,8 @@ int64_t qcontext_clock_get_ns(uint32_t clock);
 
 /**
  * qcontext_clock_enable:
- * Lets the virtual clock run, or stand still; its timers neither fire nor bound a wait then. The other clocks always run.
+ * Starts or stops the virtual clock. While it is stopped, its timers do not fire and do not limit a wait. The other clocks
+ * always run.
  * @clock: QCONTEXT_CLOCK_VIRTUAL
  * @enabled: whether it runs
  *
@@ -712,7 +715,7 @@ void qcontext_clock_enable(uint32_t clock,
  * @threaded: whether it gets a thread of its own
  * @error: EXISTS, INVALID_ID, OS
  *
- * Returns: (transfer full) (nullable): the context. When the last reference goes, it stops and its name is free.
+ * Returns: (transfer full) (nullable): the context. Dropping the last reference stops it and frees its name.
  *
  * Any thread, any locks held.
  */
@@ -835,8 +838,8 @@ GMainContext *qcontext_get_context(const QContext *context);
  * @context: a context
  * @error: CLOSED after a stop
  *
- * Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need none of
- * their own.
+ * Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need no
+ * AioContext of their own.
  *
  * Any thread, any locks held.
  */
@@ -849,7 +852,7 @@ QContextAio *qcontext_get_aio(QContext *context,
  * @error: CLOSED after a stop
  *
  * Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
- * context drives it always.
+ * context always drives it.
  *
  * Any thread, any locks held.
  */
@@ -868,8 +871,8 @@ gboolean qcontext_is_current(const QContext *context);
 
 /**
  * qcontext_stop:
- * Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped (with its destroy
- * notifies), what is attached is detached. Stopping again does nothing.
+ * Stops the context and waits until its thread has ended. Running callbacks finish. Pending work is dropped, with its destroy
+ * notifies. Attached AioContexts are detached. Stopping again does nothing.
  * @context: a context
  * @error: WOULD_DEADLOCK on the context's own thread, BUSY for qcontext-main
  *
@@ -882,7 +885,7 @@ gboolean qcontext_stop(QContext *context,
 
 /**
  * qcontext_notify:
- * Makes the current or next wait of the context return.
+ * Ends the current or next wait of the context.
  * @context: a context
  *
  * Any thread, any locks held, also from a signal handler.
@@ -891,22 +894,20 @@ void qcontext_notify(QContext *context);
 
 /**
  * qcontext_claim:
- * Records that a device uses the context, so that it can not be deleted until the claim is released.
+ * Records that a device uses the context, so that it cannot be deleted until the claim is released.
  * @context: a context
  * @device: the device's name, for the message that refuses the deletion
- * @error: CLOSED when the context has been deleted meanwhile
+ * @error: CLOSED when the context has been deleted already
  *
  * Returns: (transfer full) (nullable): the claim.
  *
  * Any thread, any locks held.
  */
-QContextClaim *qcontext_claim(QContext *context,
-                              const char *device,
-                              GError **error);
+QContextClaim *qcontext_claim(QContext *context, const char *device, GError **error);
 
 /**
  * qcontext_claim_release:
- * The device uses the context no more.
+ * Releases a claim: the device no longer uses the context.
  * @claim: (nullable) (transfer full): a claim; NULL is ignored
  *
  * Any thread, any locks held.
@@ -923,7 +924,7 @@ GQuark qcontext_error_quark(void);
 
 /**
  * qcontext_version:
- * Returns: the version of the library that runs, as QCONTEXT_VERSION_ENCODE() makes it of the version compiled against.
+ * Returns: the version of the library that is loaded, encoded as by QCONTEXT_VERSION_ENCODE().
  *
  * Any thread, any locks held, also from a signal handler.
  */
@@ -936,7 +937,7 @@ uint32_t qcontext_version(void);
  * @fd: the fd
  * @can_read: (nullable): asked when @fd is readable; FALSE pauses reading, and it is asked again at each iteration
  * @read: (nullable): called while @fd is readable, hung up or in error
- * @write: (nullable): called while @fd is writable or in error, or hung up and nobody reads it
+ * @write: (nullable): called while @fd is writable or in error, or hung up while @read is NULL
  * @user_data: data of all three
  * @destroy: (nullable): runs when the handler was removed and its last call has returned, on the context's thread
  * @error: EXISTS when the fd has a handler, INVALID_ARGUMENT without @read and @write, OS, CLOSED after a stop
@@ -982,8 +983,8 @@ gboolean qcontext_set_fd_handler(QContext *context,
 
 /**
  * qcontext_remove_fd:
- * Watches an fd no more. On return it is out of the poll set, and may be closed and its number reused at once; a callback that
- * has begun on the context's thread may still run. The destroy notify says when the user data may be freed.
+ * Stops watching an fd. On return the fd is out of the poll set. It may be closed, and its number reused, at once. A callback
+ * that has begun on the context's thread may still run. The destroy notify runs when the user data may be freed.
  * @context: a context
  * @fd: the fd
  *
@@ -996,8 +997,8 @@ gboolean qcontext_remove_fd(QContext *context,
 
 /**
  * qcontext_remove_fd_sync:
- * As qcontext_remove_fd(), and waits until the last callback has returned and the destroy notify has run. When nobody runs the
- * context, the notify runs on the calling thread.
+ * As qcontext_remove_fd(), and waits until the last callback has returned and the destroy notify has run. When no thread runs
+ * the context, the notify runs on the calling thread.
  * @context: a context
  * @fd: the fd
  * @error: NOT_FOUND when the context did not watch it, WOULD_DEADLOCK on the context's own thread; nothing has changed then
@@ -1012,7 +1013,7 @@ gboolean qcontext_remove_fd_sync(QContext *context,
 
 /**
  * qcontext_remove_fd_async:
- * As qcontext_remove_fd(), with word of the end.
+ * As qcontext_remove_fd(), and calls @done after the end.
  * @context: a context
  * @fd: the fd
  * @done: (nullable): runs once after the last callback has returned and the destroy notify has run
@@ -1031,7 +1032,7 @@ gboolean qcontext_remove_fd_async(QContext *context,
 
 /**
  * qcontext_invoke:
- * Runs a function once on the context: always queued, in the order of the calls.
+ * Runs a function once on the context. It is always queued; functions run in the order of the calls.
  * @context: a context
  * @func: the function
  * @user_data: its data
@@ -1054,7 +1055,7 @@ gboolean qcontext_invoke(QContext *context,
  * @context: a context
  * @func: the function
  * @user_data: its data
- * @error: WOULD_DEADLOCK when the context waits, directly or through others, for the caller's; CLOSED after a stop
+ * @error: WOULD_DEADLOCK when the context waits, directly or through others, for the caller's context; CLOSED after a stop
  *
  * Returns: TRUE when @func has run.
  *
@@ -1067,7 +1068,7 @@ gboolean qcontext_invoke_sync(QContext *context,
 
 /**
  * qcontext_main_init:
- * Makes sure that qcontext-main can run: it takes its fds now, where running out of them can still be reported.
+ * Creates qcontext-main, so that a lack of fds is reported here.
  * @error: OS
  *
  * Returns: FALSE on failure.
@@ -1078,8 +1079,8 @@ gboolean qcontext_main_init(GError **error);
 
 /**
  * qcontext_main_iterate:
- * Runs one iteration of the default GMainContext, and with it of qcontext-main.
- * @nonblock: whether to do only what is ready
+ * Runs one iteration of the default GMainContext, which includes qcontext-main.
+ * @nonblock: whether to return without waiting
  *
  * Returns: 1 when something was dispatched, else 0.
  *
@@ -1089,7 +1090,7 @@ int qcontext_main_iterate(gboolean nonblock);
 
 /**
  * qcontext_main_set_lock_hooks:
- * Names the program's own big lock: qcontext_main_iterate() is called with it held, and drops it while it waits.
+ * Sets the hooks of the program's big lock. qcontext_main_iterate() is called with the lock held and drops it while it waits.
  * @lock: (nullable): takes the lock
  * @unlock: (nullable): releases it
  * @user_data: data of both
@@ -1102,15 +1103,15 @@ void qcontext_main_set_lock_hooks(QContextFunc lock,
 
 /**
  * qcontext_main_add_poll_hook:
- * Lets a library that knows only poll(2) take part in qcontext_main_iterate(): its fds are waited for with the others.
- * @fill: (nullable): asked what to wait for before each wait
- * @polled: (nullable): told what was found after it
+ * Adds the fds of a library that only knows poll(2) to those that qcontext_main_iterate() waits for.
+ * @fill: (nullable): appends fds before each wait
+ * @polled: (nullable): called with the result after each wait
  * @user_data: data of both
  * @destroy: (nullable): runs when the hook was removed and its last call has returned
  *
  * Returns: an id for qcontext_main_remove_poll_hook().
  *
- * Any thread, any locks held; counts from the next iteration on.
+ * Any thread, any locks held; takes effect at the next iteration.
  */
 uint32_t qcontext_main_add_poll_hook(QContextFillFunc fill,
                                      QContextPolledFunc polled,
@@ -1119,7 +1120,8 @@ uint32_t qcontext_main_add_poll_hook(QContextFillFunc fill,
 
 /**
  * qcontext_main_remove_poll_hook:
- * @id: what qcontext_main_add_poll_hook() said
+ * Removes a poll hook.
+ * @id: the id of qcontext_main_add_poll_hook()
  * @error: NOT_FOUND
  *
  * Returns: FALSE on failure.
@@ -1131,7 +1133,7 @@ gboolean qcontext_main_remove_poll_hook(uint32_t id, GError **error);
 /**
  * qcontext_notifier_init:
  * Initialises a notifier with a new eventfd.
- * @notifier: the storage, whatever is in it
+ * @notifier: the storage, with any content
  * @active: whether it is signalled already
  * @error: OS
  *
@@ -1144,7 +1146,7 @@ gboolean qcontext_notifier_init(QContextNotifier *notifier, gboolean active, GEr
 /**
  * qcontext_notifier_init_fd:
  * Initialises a notifier with an eventfd that came from elsewhere, which it takes over.
- * @notifier: the storage, whatever is in it
+ * @notifier: the storage, with any content
  * @fd: an eventfd, which should be non-blocking
  *
  * Any thread, any locks held.
@@ -1153,16 +1155,16 @@ void qcontext_notifier_init_fd(QContextNotifier *notifier, int fd);
 
 /**
  * qcontext_notifier_cleanup:
- * Closes the notifier's fds. Its handlers were removed before.
+ * Closes the notifier's fds. Remove its handlers first.
  * @notifier: a notifier; one that is not initialised stays so
  *
- * Any thread, any locks held; nobody else uses @notifier meanwhile.
+ * Any thread, any locks held; no other call uses @notifier at the same time.
  */
 void qcontext_notifier_cleanup(QContextNotifier *notifier);
 
 /**
  * qcontext_notifier_set:
- * Signals. Several signals before a test are one.
+ * Signals. Several signals before a test count as one.
  * @notifier: a notifier
  *
  * Returns: FALSE when the notifier is not initialised.
@@ -1205,11 +1207,11 @@ int qcontext_notifier_get_wfd(const QContextNotifier *notifier);
 /**
  * qcontext_object_add:
  * Creates a context as the command line does: "qcontext,id=ctx1,threaded=yes", or a JSON object. It lasts until
- * qcontext_object_del(), also without references.
+ * qcontext_object_del(), even when no reference is left.
  * @optarg: the argument of -object
  * @error: an unknown type or option, a bad or taken id
  *
- * Returns: (transfer full) (nullable): a reference to the context that was made, also when another thread deletes it at once.
+ * Returns: (transfer full) (nullable): a reference to the new context, even if another thread has deleted it by then.
  *
  * Any thread, any locks held.
  */
@@ -1218,7 +1220,7 @@ QContext *qcontext_object_add(const char *optarg,
 
 /**
  * qcontext_object_del:
- * Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref(). When several threads
+ * Stops a context, waits for its thread and forgets its name. References stay valid for qcontext_unref(). When several threads
  * delete one context, one of them succeeds and the others get NOT_FOUND.
  * @id: the context's name
  * @error: NOT_FOUND; BUSY for qcontext-main and while a device uses the context; WOULD_DEADLOCK on its own thread
@@ -1283,7 +1285,7 @@ gboolean qcontext_set_property(QContext *context,
 
 /**
  * qcontext_device_opts_parse:
- * Parses the argument of -device: "virtio-blk,drive=d0,context=ctx1", or a JSON object. The first bare word is the driver.
+ * Parses the argument of -device: "virtio-blk,drive=d0,context=ctx1", or a JSON object. If the first item has no '=', it is the driver.
  * @optarg: the argument
  * @error: INVALID_ARGUMENT for malformed JSON, INVALID_ID
  *
@@ -1304,7 +1306,7 @@ void qcontext_device_opts_free(QContextDeviceOpts *opts);
 
 /**
  * qcontext_device_opts_take:
- * Takes an option out as text.
+ * Takes an option as text.
  * @opts: options
  * @name: the option
  *
@@ -1316,10 +1318,10 @@ char *qcontext_device_opts_take(QContextDeviceOpts *opts, const char *name);
 
 /**
  * qcontext_device_opts_take_bool:
- * Takes a boolean out: on, yes, true, y, off, no, false, n.
+ * Takes a boolean: on, yes, true, y, off, no, false, n.
  * @opts: options
  * @name: the option
- * @value: (inout): where the value goes; stays as it is when the option is not given
+ * @value: (inout): where to store the value; unchanged when the option is not given
  * @error: INVALID_ARGUMENT for anything else
  *
  * Returns: FALSE on failure.
@@ -1333,7 +1335,7 @@ gboolean qcontext_device_opts_take_bool(QContextDeviceOpts *opts,
 
 /**
  * qcontext_device_opts_take_context:
- * Takes out the name of a context and looks it up.
+ * Takes the name of a context and looks it up.
  * @opts: options
  * @name: the option, usually "context"
  * @error: NOT_FOUND
@@ -1348,7 +1350,7 @@ QContext *qcontext_device_opts_take_context(QContextDeviceOpts *opts,
 
 /**
  * qcontext_device_opts_finish:
- * Makes sure that every option was taken, so that a misspelt one is an error.
+ * Checks that no option is left, so that a misspelt one is an error.
  * @opts: options
  * @error: INVALID_ARGUMENT, which names the first one left
  *
@@ -1360,13 +1362,13 @@ gboolean qcontext_device_opts_finish(QContextDeviceOpts *opts, GError **error);
 
 /**
  * qcontext_pool_submit:
- * Runs a job on a worker thread of the AioContext's pool. Jobs start in the order they came.
+ * Runs a job on a worker thread of the AioContext's pool. Jobs start in the order of submission.
  * @aio: the AioContext on which the completion runs
  * @func: the job
  * @arg: its argument, not used after it has returned or was cancelled
- * @done: (nullable): told the result; never before this has returned to the loop
+ * @done: (nullable): called with the result; never before this call has returned to the loop
  * @user_data: data of @done
- * @destroy: (nullable): runs after @done, or without it when the AioContext goes first
+ * @destroy: (nullable): runs after @done, or without it when the AioContext ends first
  * @error: OS when no worker can be started; nothing was taken then
  *
  * Returns: (transfer full) (nullable): the job; free with qcontext_job_free(), at any time.
@@ -1383,7 +1385,7 @@ QContextJob *qcontext_pool_submit(QContextAio *aio,
 
 /**
  * qcontext_job_cancel:
- * Completes a job with -ECANCELED, if it has not begun; else it completes as it would have.
+ * Completes a job with -ECANCELED if it has not begun. A running job completes normally.
  * @job: a job
  *
  * Any thread, any locks held; never waits.
@@ -1414,7 +1416,7 @@ gboolean qcontext_job_is_complete(QContextJob *job);
 
 /**
  * qcontext_job_free:
- * Lets go of a job, which goes on.
+ * Frees the handle of a job. The job itself continues.
  * @job: (nullable) (transfer full): a job; NULL is ignored
  *
  * Any thread, any locks held.
@@ -1423,20 +1425,17 @@ void qcontext_job_free(QContextJob *job);
 
 /**
  * qcontext_aio_set_pool_limits:
- * Changes how many workers of the AioContext's pool stay and how many there may be; at first 0 and 64.
+ * Changes the limits of the AioContext's worker pool. The defaults are 0 and 64.
  * @aio: an AioContext
- * @min: how many stay
- * @max: how many there may be
+ * @min: the number of workers that stay when there are no jobs
+ * @max: the largest number of workers
  * @error: INVALID_ARGUMENT when @max is 0 or below @min
  *
  * Returns: FALSE on failure; nothing has changed then.
  *
  * Any thread, any locks held.
  */
-gboolean qcontext_aio_set_pool_limits(QContextAio *aio,
-                                      uint32_t min,
-                                      uint32_t max,
-                                      GError **error);
+gboolean qcontext_aio_set_pool_limits(QContextAio *aio, uint32_t min, uint32_t max, GError **error);
 
 /**
  * qcontext_iterate:
@@ -1453,7 +1452,7 @@ gboolean qcontext_iterate(QContext *context, gboolean may_block, GError **error)
 
 /**
  * qcontext_acquire:
- * Makes the calling thread the one that may run the context, until as many calls of qcontext_release().
+ * Makes the calling thread the owner of the context, which may run it, until qcontext_release() is called as often.
  * @context: a context
  *
  * Returns: FALSE while another thread owns the context.
@@ -1464,7 +1463,7 @@ gboolean qcontext_acquire(QContext *context);
 
 /**
  * qcontext_release:
- * Takes a qcontext_acquire() back.
+ * Undoes one qcontext_acquire().
  * @context: a context that the calling thread has acquired
  *
  * The thread that acquired it.
@@ -1473,7 +1472,7 @@ void qcontext_release(QContext *context);
 
 /**
  * qcontext_prepare:
- * First step of an iteration in the caller's own poll loop. The other three follow whatever this returns.
+ * First step of an iteration in the caller's own poll loop. The other three steps follow in every case.
  * @context: a context that the calling thread has acquired
  * @priority: (out) (nullable): the priority to give to the next two steps
  *
@@ -1486,9 +1485,9 @@ gboolean qcontext_prepare(QContext *context,
 
 /**
  * qcontext_append_query:
- * Second step: appends what the context waits for to an array, so that several loops share one poll.
+ * Second step: appends the fds of the context to an array, so that several loops share one poll.
  * @context: a context that the calling thread has acquired
- * @max_priority: what qcontext_prepare() said
+ * @max_priority: the priority of qcontext_prepare()
  * @timeout_ms: (out): how long the poll may block, -1 for ever
  * @pollfds: an array of GPollFD
  *
@@ -1503,9 +1502,9 @@ int32_t qcontext_append_query(QContext *context,
 
 /**
  * qcontext_check:
- * Third step: tells the context what the poll found.
+ * Third step: passes the result of the poll to the context.
  * @context: a context that the calling thread has acquired
- * @max_priority: what qcontext_prepare() said
+ * @max_priority: the priority of qcontext_prepare()
  * @pollfds: (nullable): the entries that qcontext_append_query() appended, with their revents
  * @count: their number
  *
@@ -1528,8 +1527,8 @@ void qcontext_dispatch(QContext *context);
  * qcontext_attach_source:
  * Lets the context drive any GSource, and takes a reference to it. It is destroyed when the context stops.
  * @context: a context
- * @source: a source that is attached nowhere
- * @name: (nullable): the name to find it by
+ * @source: a source that is not attached
+ * @name: (nullable): a name for qcontext_find_source_by_name()
  * @error: EXISTS when the name is taken, BUSY when the source is attached or destroyed already, CLOSED after a stop
  *
  * Returns: the source's id within the GMainContext, 0 on failure.

@@ -1,4 +1,4 @@
-//! AioContexts: life, who drives them, and the calling thread's own.
+//! AioContexts: life, attachment to contexts, and the calling thread's current one.
 #![allow(unsafe_code)] // entry points
 
 use crate::argument::{Given, entry};
@@ -12,13 +12,13 @@ use std::ffi::c_char;
 use std::ptr;
 
 thread_local! {
-    /// What qcontext_aio_set_current() said.
+    /// The AioContext of qcontext_aio_set_current().
     static CURRENT: RefCell<Option<AioContext>> = const { RefCell::new(None) };
 }
 
 /// qcontext_aio_new:
-/// Creates an AioContext that is attached nowhere. qcontext_aio_poll() drives it, or the source of qcontext_aio_get_g_source(),
-/// or the context it is attached to.
+/// Creates an AioContext that is not attached. It is driven by qcontext_aio_poll(), by the source of
+/// qcontext_aio_get_g_source(), or by the context that it is attached to.
 /// @error: OS
 ///
 /// Returns: (transfer full) (nullable): the AioContext.
@@ -46,8 +46,8 @@ pub unsafe extern "C" fn qcontext_aio_ref(aio: *mut QContextAio) -> *mut QContex
 }
 
 /// qcontext_aio_unref:
-/// Gives a reference back. A context it is attached to, and each of its sources, hold one too. The last one removes what the
-/// AioContext holds, with the destroy notifies; bottom halves and timers that are not deleted never run then.
+/// Gives a reference back. The context it is attached to, and each of its sources, hold references too. The last one removes
+/// all handlers, with their destroy notifies. Bottom halves and timers that are left never run then.
 /// @aio: (nullable) (transfer full): an AioContext; NULL is ignored
 ///
 /// Any thread, any locks held.
@@ -61,9 +61,9 @@ pub unsafe extern "C" fn qcontext_aio_unref(aio: *mut QContextAio) {
 
 /// qcontext_aio_attach:
 /// Lets a context drive the AioContext; it takes a reference until it is detached.
-/// @aio: an AioContext that nobody drives
+/// @aio: an AioContext that is not driven
 /// @context: a context
-/// @name: (nullable): the name to find it by
+/// @name: (nullable): a name for qcontext_find_aio_by_name()
 /// @error: EXISTS when the name is taken, BUSY when it is attached elsewhere, WRONG_THREAD while another thread drives it,
 /// CLOSED after a stop, OS
 ///
@@ -100,8 +100,8 @@ fn check_attached(aio: &AioContext, context: &Context) -> Result<(), Error> {
 }
 
 /// qcontext_aio_detach:
-/// Lets the context drive the AioContext no more: at once on the context's thread or when nobody runs it, else soon. Nothing that
-/// is pending is lost.
+/// Detaches the AioContext from the context. This happens at once on the context's thread or when no thread runs the context,
+/// else soon. Pending events are kept.
 /// @aio: an AioContext
 /// @context: the context it is attached to
 ///
@@ -165,8 +165,8 @@ fn detach_and_wait(aio: &AioContext, context: &Context) -> Result<(), Error> {
 /// Moves the AioContext from one context to another without losing an event.
 /// @aio: an AioContext
 /// @from: the context it is attached to
-/// @to: the context that is to drive it
-/// @name: (nullable): the name to find it by there
+/// @to: the context to attach it to
+/// @name: (nullable): a name for qcontext_find_aio_by_name()
 /// @error: as for qcontext_aio_detach_sync() and qcontext_aio_attach(); after a failure of the latter it is detached
 ///
 /// Returns: TRUE when it has moved.
@@ -215,11 +215,11 @@ pub unsafe extern "C" fn qcontext_find_aio_by_name(
 }
 
 /// qcontext_aio_get_g_source:
-/// Makes a source that drives the AioContext from a GMainContext of the caller's. It holds a reference to the AioContext.
+/// Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext.
 /// @aio: an AioContext that is attached to no context
 /// @error: OS
 ///
-/// Returns: (transfer full) (nullable): a new source, attached nowhere.
+/// Returns: (transfer full) (nullable): a new source, not attached.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -239,8 +239,8 @@ pub unsafe extern "C" fn qcontext_aio_get_g_source(
 }
 
 /// qcontext_aio_set_current:
-/// Makes the AioContext the calling thread's own, for code that asks qcontext_aio_get_current().
-/// @aio: (nullable): an AioContext, of which a reference is held; NULL for none
+/// Sets the calling thread's current AioContext, which qcontext_aio_get_current() returns.
+/// @aio: (nullable): an AioContext, which the thread references; NULL for none
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -253,8 +253,8 @@ pub unsafe extern "C" fn qcontext_aio_set_current(aio: *mut QContextAio) {
 }
 
 /// qcontext_aio_get_current:
-/// Returns: (transfer full) (nullable): a new reference to the calling thread's own AioContext: what
-/// qcontext_aio_set_current() said, else that of the context that runs the thread, else NULL.
+/// Returns: (transfer full) (nullable): a new reference to the calling thread's current AioContext: the one of
+/// qcontext_aio_set_current(), else that of the context that runs the thread, else NULL.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]

@@ -7,7 +7,7 @@ use crate::callback::{QContextBoolFunc, QContextFunc};
 use crate::fd::{check_fd, handler, remove_sync};
 use crate::handle::QContextAio;
 use crate::notifier::QContextNotifier;
-use crate::user::{User, register, send_to_aio};
+use crate::user::{UserData, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Error, ErrorKind, FdHandler};
 use std::ffi::c_int;
@@ -17,13 +17,13 @@ use std::sync::Arc;
 pub const QCONTEXT_FD_EDGE_TRIGGERED: u32 = 1;
 
 /// QContextFdOps:
-/// What to do when an fd is ready. Begin with an all-zero one and fill in what is wanted.
+/// What to do when an fd is ready. Start from an all-zero structure and set the fields you need.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct QContextFdOps {
     /// Called while the fd is readable, hung up or in error.
     pub read: QContextFunc,
-    /// Called while the fd is writable or in error, or hung up and nobody reads it.
+    /// Called while the fd is writable or in error, or hung up while read is NULL.
     pub write: QContextFunc,
     /// Asked when the fd is readable; FALSE pauses reading, and it is asked again at each iteration.
     pub can_read: QContextBoolFunc,
@@ -44,7 +44,7 @@ pub struct QContextFdOps {
 impl Pointee for QContextFdOps {}
 
 impl QContextFdOps {
-    fn handler(&self, user: &Arc<User>) -> FdHandler {
+    fn handler(&self, user: &Arc<UserData>) -> FdHandler {
         let mut handler = handler(user, self.can_read, self.read, self.write);
         if let (Some(poll), Some(_)) = (self.io_poll, self.io_poll_ready) {
             let (asked, called, ready) = (Arc::clone(user), Arc::clone(user), self.io_poll_ready);
@@ -105,15 +105,15 @@ pub unsafe extern "C" fn qcontext_aio_set_fd_handler(
 }
 
 /// qcontext_aio_set_notifier_poll_cbs:
-/// Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Counts from the
-/// next start or stop on, for as long as the handler is there.
+/// Changes what is called when busy-polling starts and stops, for the handler of a notifier: see QContextFdOps. Takes effect at
+/// the next start or stop, and ends with the handler.
 /// @aio: an AioContext
 /// @notifier: a notifier that the AioContext watches
 /// @begin: (nullable): called before busy-polling starts
 /// @end: (nullable): called before the loop may sleep
 /// @user_data: data of both
 /// @destroy: (nullable): runs when they were replaced or the handler was removed, after their last call, on the thread that drives;
-/// not without @begin and @end, which takes both back
+/// not used without @begin and @end, which removes both
 /// @error: INVALID_ARGUMENT when the notifier is not initialised, NOT_FOUND when it has no handler
 ///
 /// Returns: FALSE on failure; nothing has changed then.

@@ -1,4 +1,4 @@
-//! Driving an AioContext by hand, and what the thread that does may ask.
+//! Driving an AioContext without a context: iterations, their timeout and their polling.
 #![allow(unsafe_code)] // entry points
 
 use crate::argument::entry;
@@ -9,7 +9,8 @@ use glib_sys::{GError, gboolean};
 use qcontext::{AioContext, ErrorKind, PollParams};
 
 /// qcontext_aio_poll:
-/// Runs one iteration of the AioContext; attached to a context, of everything of that context. Waits once at most.
+/// Runs one iteration of the AioContext. If it is attached to a context, this runs one iteration of that context. Waits once at
+/// most.
 /// @aio: an AioContext
 /// @may_block: whether to wait until something happens
 /// @error: WRONG_THREAD while another thread drives it, OS
@@ -47,7 +48,7 @@ pub unsafe extern "C" fn qcontext_aio_bh_poll(
 }
 
 /// qcontext_aio_compute_timeout:
-/// Says how long qcontext_aio_poll() would wait now; attached to a context, of everything of that context.
+/// Returns how long qcontext_aio_poll() would wait now. If the AioContext is attached, the whole context counts.
 /// @aio: an AioContext
 ///
 /// Returns: nanoseconds: 0 when a bottom half is scheduled or a timer is due, 10000000 at most while an idle bottom half is
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn qcontext_aio_compute_timeout(aio: *mut QContextAio) -> 
 }
 
 /// qcontext_aio_notify:
-/// Makes the current or next wait return. That alone is not progress.
+/// Ends the current or next wait. That alone is not progress.
 /// @aio: an AioContext
 ///
 /// Any thread, any locks held, also from a signal handler.

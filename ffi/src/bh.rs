@@ -5,7 +5,7 @@ use crate::argument::{FromC, Given, Pointee, entry, give};
 use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::handle::QContextAio;
-use crate::user::{Fate, register, send_to_aio};
+use crate::user::{Registration, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Bh};
 use std::ffi::{CStr, c_char};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// A deferred callback that any thread can schedule.
 pub struct QContextBh {
     bh: Bh,
-    fate: Arc<Fate>,
+    registration: Arc<Registration>,
 }
 
 impl Pointee for QContextBh {}
@@ -48,7 +48,7 @@ impl FromC for Interned {
 /// qcontext_bh_new:
 /// Creates a bottom half.
 /// @aio: the AioContext it runs on
-/// @name: (nullable): for people who look for what holds the loop; kept for ever, so use few different ones
+/// @name: (nullable): for diagnostics; each different name is kept for ever, so use few
 /// @func: the callback
 /// @user_data: its data
 /// @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives
@@ -71,13 +71,18 @@ pub unsafe extern "C" fn qcontext_bh_new(
             if func.is_none() {
                 return Err(Fault::Misuse("the callback is NULL"));
             }
-            let (bh, fate) = register(user_data, destroy, send_to_aio(&aio), |user, fate| {
-                Ok((
-                    aio.bh(name.0, move || user.call_counted(func)),
-                    Arc::clone(fate),
-                ))
-            })?;
-            Ok(give(QContextBh { bh, fate }))
+            let (bh, registration) = register(
+                user_data,
+                destroy,
+                send_to_aio(&aio),
+                |user, registration| {
+                    Ok((
+                        aio.bh(name.0, move || user.call_counted(func)),
+                        Arc::clone(registration),
+                    ))
+                },
+            )?;
+            Ok(give(QContextBh { bh, registration }))
         }
     )
 }
@@ -96,7 +101,7 @@ pub unsafe extern "C" fn qcontext_bh_schedule(bh: *mut QContextBh) {
 }
 
 /// qcontext_bh_schedule_idle:
-/// Runs the callback when the AioContext iterates anyway, at the latest after 10 ms. It does not count as progress.
+/// Runs the callback at the next iteration that has another cause, at the latest after 10 ms. It does not count as progress.
 /// @bh: a bottom half
 ///
 /// Any thread, any locks held, also from a signal handler.
@@ -109,7 +114,7 @@ pub unsafe extern "C" fn qcontext_bh_schedule_idle(bh: *mut QContextBh) {
 }
 
 /// qcontext_bh_cancel:
-/// Takes a schedule back, if the callback has not begun.
+/// Cancels a schedule if the callback has not begun.
 /// @bh: a bottom half
 ///
 /// Any thread, any locks held, also from a signal handler.
@@ -123,7 +128,7 @@ pub unsafe extern "C" fn qcontext_bh_cancel(bh: *mut QContextBh) {
 
 /// qcontext_bh_delete:
 /// Deletes the bottom half, also from inside its callback. A call that has not begun does not happen; one that has begun on
-/// another thread may still run. The destroy notify says when the user data may be freed.
+/// another thread may still run. The destroy notify runs when the user data may be freed.
 /// @bh: (nullable) (transfer full): a bottom half; NULL is ignored
 ///
 /// Any thread, any locks held; never waits.
@@ -150,7 +155,7 @@ pub unsafe extern "C" fn qcontext_bh_delete_sync(
     error: *mut *mut GError,
 ) -> gboolean {
     let closed = entry!(qcontext_bh_delete_sync, 0, error, |bh: &QContextBh| {
-        bh.fate.close()?;
+        bh.registration.close()?;
         Ok(1)
     });
     if closed != 0 {
@@ -166,7 +171,7 @@ pub unsafe extern "C" fn qcontext_bh_delete_sync(
 /// @name: (nullable): as for qcontext_bh_new()
 /// @func: the callback
 /// @user_data: its data
-/// @destroy: (nullable): runs after the callback, or without it when the AioContext goes first
+/// @destroy: (nullable): runs after the callback, or without it when the AioContext ends first
 ///
 /// Returns: TRUE; FALSE for misuse, and nothing was taken then.
 ///

@@ -18,7 +18,7 @@ pub enum QContextClock {
     QCONTEXT_CLOCK_VIRTUAL = 1,
     /// The wall clock, which can jump.
     QCONTEXT_CLOCK_HOST = 2,
-    /// Monotonic time, for those who drive virtual time.
+    /// Monotonic time, for code that drives the virtual clock.
     QCONTEXT_CLOCK_VIRTUAL_RT = 3,
 }
 
@@ -47,7 +47,8 @@ pub extern "C" fn qcontext_clock_get_ns(clock: u32) -> i64 {
 }
 
 /// qcontext_clock_enable:
-/// Lets the virtual clock run, or stand still; its timers neither fire nor bound a wait then. The other clocks always run.
+/// Starts or stops the virtual clock. While it is stopped, its timers do not fire and do not limit a wait. The other clocks
+/// always run.
 /// @clock: QCONTEXT_CLOCK_VIRTUAL
 /// @enabled: whether it runs
 ///

@@ -1,4 +1,4 @@
-//! Contexts: life, names, and what they say of themselves.
+//! Contexts: life, names, and queries.
 #![allow(unsafe_code)] // entry points
 
 use crate::argument::{Given, Pointee, entry, give};
@@ -12,7 +12,7 @@ use std::ffi::c_char;
 use std::ptr;
 
 /// QContextClaim:
-/// Proof that a device uses a context, which can not be deleted meanwhile.
+/// Proof that a device uses a context. While it exists, the context cannot be deleted.
 #[derive(Debug)]
 pub struct QContextClaim(#[expect(dead_code, reason = "held for its drop")] ContextClaim);
 
@@ -24,7 +24,7 @@ impl Pointee for QContextClaim {}
 /// @threaded: whether it gets a thread of its own
 /// @error: EXISTS, INVALID_ID, OS
 ///
-/// Returns: (transfer full) (nullable): the context. When the last reference goes, it stops and its name is free.
+/// Returns: (transfer full) (nullable): the context. Dropping the last reference stops it and frees its name.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -206,8 +206,8 @@ pub unsafe extern "C" fn qcontext_get_context(context: *const QContext) -> *mut 
 /// @context: a context
 /// @error: CLOSED after a stop
 ///
-/// Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need none of
-/// their own.
+/// Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need no
+/// AioContext of their own.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -228,7 +228,7 @@ pub unsafe extern "C" fn qcontext_get_aio(
 /// @error: CLOSED after a stop
 ///
 /// Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
-/// context drives it always.
+/// context always drives it.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -258,8 +258,8 @@ pub unsafe extern "C" fn qcontext_is_current(context: *const QContext) -> gboole
 }
 
 /// qcontext_stop:
-/// Stops the context and waits until its thread has ended. What runs is finished, what is pending is dropped (with its destroy
-/// notifies), what is attached is detached. Stopping again does nothing.
+/// Stops the context and waits until its thread has ended. Running callbacks finish. Pending work is dropped, with its destroy
+/// notifies. Attached AioContexts are detached. Stopping again does nothing.
 /// @context: a context
 /// @error: WOULD_DEADLOCK on the context's own thread, BUSY for qcontext-main
 ///
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn qcontext_stop(
 }
 
 /// qcontext_notify:
-/// Makes the current or next wait of the context return.
+/// Ends the current or next wait of the context.
 /// @context: a context
 ///
 /// Any thread, any locks held, also from a signal handler.
@@ -290,10 +290,10 @@ pub unsafe extern "C" fn qcontext_notify(context: *mut QContext) {
 }
 
 /// qcontext_claim:
-/// Records that a device uses the context, so that it can not be deleted until the claim is released.
+/// Records that a device uses the context, so that it cannot be deleted until the claim is released.
 /// @context: a context
 /// @device: the device's name, for the message that refuses the deletion
-/// @error: CLOSED when the context has been deleted meanwhile
+/// @error: CLOSED when the context has been deleted already
 ///
 /// Returns: (transfer full) (nullable): the claim.
 ///
@@ -316,7 +316,7 @@ pub unsafe extern "C" fn qcontext_claim(
 }
 
 /// qcontext_claim_release:
-/// The device uses the context no more.
+/// Releases a claim: the device no longer uses the context.
 /// @claim: (nullable) (transfer full): a claim; NULL is ignored
 ///
 /// Any thread, any locks held.

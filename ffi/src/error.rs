@@ -19,7 +19,7 @@ pub enum QContextError {
     QCONTEXT_ERROR_INVALID_ID = 102,
     /// Only another thread may do this.
     QCONTEXT_ERROR_WRONG_THREAD = 103,
-    /// Waiting here could never end.
+    /// The wait could never end.
     QCONTEXT_ERROR_WOULD_DEADLOCK = 104,
     /// The named thing does not exist.
     QCONTEXT_ERROR_NOT_FOUND = 200,
@@ -35,15 +35,15 @@ pub enum QContextError {
     QCONTEXT_ERROR_COMMAND_NOT_FOUND = 205,
     /// There is no such device or object path.
     QCONTEXT_ERROR_DEVICE_NOT_FOUND = 206,
-    /// It was taken back before it was done.
+    /// The operation was cancelled before it was done.
     QCONTEXT_ERROR_CANCELLED = 207,
-    /// A system call failed; the message ends in its answer.
+    /// A system call failed; the message ends with the reason.
     QCONTEXT_ERROR_OS = 300,
     /// This build, kernel or configuration cannot do it.
     QCONTEXT_ERROR_UNSUPPORTED = 301,
     /// The peer broke the protocol.
     QCONTEXT_ERROR_PROTOCOL = 302,
-    /// The library met a mistake of its own, and the call was abandoned.
+    /// A bug of the library; the call was abandoned.
     QCONTEXT_ERROR_PANICKED = 303,
 }
 
@@ -71,7 +71,7 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// Tells `error` in `*place`.
+/// Stores `error` in `*place`.
 ///
 /// # Safety
 /// `place` is NULL or valid for a write.
@@ -82,10 +82,10 @@ pub(crate) unsafe fn set(place: *mut *mut GError, error: &Error) {
     let message = CString::new(error.to_string()).unwrap_or_default();
     let code = code(error.kind()) as c_int;
     // SAFETY: the message is a C string and is copied.
-    let told =
+    let stored =
         unsafe { glib_sys::g_error_new_literal(qcontext_error_quark(), code, message.as_ptr()) };
-    // SAFETY: the caller's word.
-    unsafe { *place = told };
+    // SAFETY: as the caller of this function promises.
+    unsafe { *place = stored };
 }
 
 /// qcontext_error_quark:
@@ -99,7 +99,7 @@ pub extern "C" fn qcontext_error_quark() -> GQuark {
 }
 
 /// qcontext_version:
-/// Returns: the version of the library that runs, as QCONTEXT_VERSION_ENCODE() makes it of the version compiled against.
+/// Returns: the version of the library that is loaded, encoded as by QCONTEXT_VERSION_ENCODE().
 ///
 /// Any thread, any locks held, also from a signal handler.
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use crate::boundary::Fault;
 use crate::callback::{QContextBoolFunc, QContextFunc};
 use crate::handle::QContext;
 use crate::invoke::Completion;
-use crate::user::{User, register, send_to};
+use crate::user::{UserData, register, send_to};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::QContext as Context;
 use qcontext::{Error, ErrorKind, FdHandler};
@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
 
 /// A handler of C callbacks.
 pub(crate) fn handler(
-    user: &Arc<User>,
+    user: &Arc<UserData>,
     can_read: QContextBoolFunc,
     read: QContextFunc,
     write: QContextFunc,
@@ -52,7 +52,7 @@ pub(crate) fn check_fd(fd: c_int) -> Result<(), Fault> {
 /// @fd: the fd
 /// @can_read: (nullable): asked when @fd is readable; FALSE pauses reading, and it is asked again at each iteration
 /// @read: (nullable): called while @fd is readable, hung up or in error
-/// @write: (nullable): called while @fd is writable or in error, or hung up and nobody reads it
+/// @write: (nullable): called while @fd is writable or in error, or hung up while @read is NULL
 /// @user_data: data of all three
 /// @destroy: (nullable): runs when the handler was removed and its last call has returned, on the context's thread
 /// @error: EXISTS when the fd has a handler, INVALID_ARGUMENT without @read and @write, OS, CLOSED after a stop
@@ -120,8 +120,8 @@ pub unsafe extern "C" fn qcontext_set_fd_handler(
 }
 
 /// qcontext_remove_fd:
-/// Watches an fd no more. On return it is out of the poll set, and may be closed and its number reused at once; a callback that
-/// has begun on the context's thread may still run. The destroy notify says when the user data may be freed.
+/// Stops watching an fd. On return the fd is out of the poll set. It may be closed, and its number reused, at once. A callback
+/// that has begun on the context's thread may still run. The destroy notify runs when the user data may be freed.
 /// @context: a context
 /// @fd: the fd
 ///
@@ -136,8 +136,8 @@ pub unsafe extern "C" fn qcontext_remove_fd(context: *mut QContext, fd: c_int) -
 }
 
 /// qcontext_remove_fd_sync:
-/// As qcontext_remove_fd(), and waits until the last callback has returned and the destroy notify has run. When nobody runs the
-/// context, the notify runs on the calling thread.
+/// As qcontext_remove_fd(), and waits until the last callback has returned and the destroy notify has run. When no thread runs
+/// the context, the notify runs on the calling thread.
 /// @context: a context
 /// @fd: the fd
 /// @error: NOT_FOUND when the context did not watch it, WOULD_DEADLOCK on the context's own thread; nothing has changed then
@@ -157,18 +157,18 @@ pub unsafe extern "C" fn qcontext_remove_fd_sync(
     })
 }
 
-type Done = Box<dyn FnOnce() + Send>;
+type OnRemoved = Box<dyn FnOnce() + Send>;
 
-/// Removes by `remove`, drops the handler here by `reap` if nobody else does, and waits for its end.
+/// Removes a handler with `remove` and waits until it is dropped. `reap` drops it here if no thread drives.
 pub(crate) fn remove_sync(
     fd: c_int,
     is_home: bool,
-    remove: impl FnOnce(Done) -> bool,
+    remove: impl FnOnce(OnRemoved) -> bool,
     reap: impl FnOnce(),
 ) -> Result<gboolean, Fault> {
     if is_home {
         let message =
-            format!("the handler of fd {fd} can not be waited for on the thread that runs it");
+            format!("the handler of fd {fd} cannot be waited for on the thread that runs it");
         return Err(Fault::Error(Error::new(ErrorKind::WouldDeadlock, message)));
     }
     let (sender, done) = mpsc::sync_channel(1);
@@ -179,13 +179,13 @@ pub(crate) fn remove_sync(
         )));
     }
     reap();
-    // An error would mean that the sender is gone, and so the handler is.
+    // An error means that the sender was dropped, and the handler with it.
     let _ = done.recv();
     Ok(1)
 }
 
 /// qcontext_remove_fd_async:
-/// As qcontext_remove_fd(), with word of the end.
+/// As qcontext_remove_fd(), and calls @done after the end.
 /// @context: a context
 /// @fd: the fd
 /// @done: (nullable): runs once after the last callback has returned and the destroy notify has run
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn qcontext_remove_fd_async(
     >| {
         let completion = Completion::new(done, user_data, done_context);
         Ok(context
-            .remove_fd_handler_then(fd, move || completion.tell())
+            .remove_fd_handler_then(fd, move || completion.run())
             .into())
     })
 }

@@ -10,7 +10,7 @@ use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::QContext as Context;
 
 /// qcontext_invoke:
-/// Runs a function once on the context: always queued, in the order of the calls.
+/// Runs a function once on the context. It is always queued; functions run in the order of the calls.
 /// @context: a context
 /// @func: the function
 /// @user_data: its data
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn qcontext_invoke(
 /// @context: a context
 /// @func: the function
 /// @user_data: its data
-/// @error: WOULD_DEADLOCK when the context waits, directly or through others, for the caller's; CLOSED after a stop
+/// @error: WOULD_DEADLOCK when the context waits, directly or through others, for the caller's context; CLOSED after a stop
 ///
 /// Returns: TRUE when @func has run.
 ///
@@ -69,20 +69,21 @@ pub unsafe extern "C" fn qcontext_invoke_sync(
 }
 
 /// Runs `func` on `context`, or here when that has stopped.
-pub(crate) fn tell(context: Option<&Context>, user_data: gpointer, func: QContextFunc) {
-    let teller = Teller(func, user_data);
+fn run_on(context: Option<&Context>, user_data: gpointer, func: QContextFunc) {
+    let call = CallOnDrop(func, user_data);
     if let Some(context) = context {
-        let _ = context.invoke(move || drop(teller));
+        let _ = context.invoke(move || drop(call));
     }
 }
 
-/// Calls when it goes, wherever that is: what waits for a completion must not wait for ever.
-struct Teller(QContextFunc, gpointer);
+/// Calls a function when it is dropped. So a completion runs even if the context stops first, and nothing waits for it for
+/// ever.
+struct CallOnDrop(QContextFunc, gpointer);
 
-// SAFETY: C says by registering that its data may be used on the thread of the context.
-unsafe impl Send for Teller {}
+// SAFETY: promise 5: the data may be used on the thread of the context.
+unsafe impl Send for CallOnDrop {}
 
-impl Drop for Teller {
+impl Drop for CallOnDrop {
     fn drop(&mut self) {
         if let Some(func) = self.0 {
             // SAFETY: C registered this function for this data.
@@ -91,14 +92,14 @@ impl Drop for Teller {
     }
 }
 
-/// A completion that was asked for on a context.
+/// A completion function, with the context on which it runs. Without a context it runs on the completing thread.
 pub(crate) struct Completion {
     context: Option<Context>,
     func: QContextFunc,
     data: gpointer,
 }
 
-// SAFETY: as for `Teller`.
+// SAFETY: as for `CallOnDrop`.
 unsafe impl Send for Completion {}
 
 impl Completion {
@@ -110,7 +111,7 @@ impl Completion {
         }
     }
 
-    pub(crate) fn tell(self) {
-        tell(self.context.as_ref(), self.data, self.func);
+    pub(crate) fn run(self) {
+        run_on(self.context.as_ref(), self.data, self.func);
     }
 }

@@ -1,12 +1,12 @@
-//! The program's main loop, for programs without one: iterations of the default GMainContext with the program's own lock
-//! dropped while they wait, and with fds of loops that know only poll(2).
+//! The main loop of programs that have none: iterations of the default GMainContext. They drop the program's big lock while
+//! they wait, and poll the fds of libraries that only know poll(2).
 #![allow(unsafe_code)] // pointers from C, and GLib's steps exist in C only
 
 use crate::argument::entry;
 use crate::boundary::Fault;
 use crate::callback::{QContextFillFunc, QContextFunc, QContextPolledFunc};
 use crate::run::append_query;
-use crate::user::{User, register};
+use crate::user::{UserData, register};
 use glib::translate::ToGlibPtr;
 use glib_sys::{GArray, GDestroyNotify, GError, GMainContext, GPollFD, gboolean, gpointer};
 use qcontext::QContext as Context;
@@ -16,42 +16,42 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Clone)]
-struct Hook {
+struct PollHook {
     id: u32,
     fill: QContextFillFunc,
     polled: QContextPolledFunc,
-    user: Arc<User>,
+    user: Arc<UserData>,
 }
 
 #[derive(Clone, Default)]
-struct Hooks {
+struct MainLoopHooks {
     lock: QContextFunc,
     unlock: QContextFunc,
-    data: Data,
-    polls: Vec<Hook>,
+    data: HookData,
+    polls: Vec<PollHook>,
     last: u32,
 }
 
 #[derive(Clone, Copy)]
-struct Data(gpointer);
+struct HookData(gpointer);
 
 // SAFETY: C says by setting hooks that their data may be used on the thread that iterates.
-unsafe impl Send for Data {}
+unsafe impl Send for HookData {}
 
-impl Default for Data {
+impl Default for HookData {
     fn default() -> Self {
-        Data(ptr::null_mut())
+        HookData(ptr::null_mut())
     }
 }
 
-static HOOKS: Mutex<Option<Hooks>> = Mutex::new(None);
+static HOOKS: Mutex<Option<MainLoopHooks>> = Mutex::new(None);
 
-fn hooks() -> MutexGuard<'static, Option<Hooks>> {
+fn hooks() -> MutexGuard<'static, Option<MainLoopHooks>> {
     HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// qcontext_main_init:
-/// Makes sure that qcontext-main can run: it takes its fds now, where running out of them can still be reported.
+/// Creates qcontext-main, so that a lack of fds is reported here.
 /// @error: OS
 ///
 /// Returns: FALSE on failure.
@@ -68,8 +68,8 @@ pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean
 }
 
 /// qcontext_main_iterate:
-/// Runs one iteration of the default GMainContext, and with it of qcontext-main.
-/// @nonblock: whether to do only what is ready
+/// Runs one iteration of the default GMainContext, which includes qcontext-main.
+/// @nonblock: whether to return without waiting
 ///
 /// Returns: 1 when something was dispatched, else 0.
 ///
@@ -96,7 +96,7 @@ pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
 
 /// # Safety
 /// The calling thread owns `gmain`.
-unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &Hooks) -> bool {
+unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &MainLoopHooks) -> bool {
     let size = u32::try_from(size_of::<GPollFD>()).unwrap_or(0);
     // SAFETY: plain values.
     let fds = unsafe { glib_sys::g_array_new(0, 0, size) };
@@ -106,7 +106,7 @@ unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &Hooks) -> bo
     // SAFETY: as above; the array is one of GPollFD.
     let own = unsafe { append_query(gmain, priority, &raw mut timeout, fds) };
     for hook in &hooks.polls {
-        hook.user.fill(hook.fill, fds, &mut timeout);
+        hook.user.call_fill(hook.fill, fds, &mut timeout);
     }
     if nonblock {
         timeout = 0;
@@ -114,7 +114,7 @@ unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &Hooks) -> bo
     // SAFETY: the array is one of GPollFD.
     unsafe { poll(fds, timeout, hooks) };
     for hook in &hooks.polls {
-        hook.user.polled(hook.polled, fds);
+        hook.user.call_polled(hook.polled, fds);
     }
     // SAFETY: the array is alive.
     let data = unsafe { (*fds).data }.cast::<GPollFD>();
@@ -133,7 +133,7 @@ unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &Hooks) -> bo
 ///
 /// # Safety
 /// `fds` is an array of GPollFD.
-unsafe fn poll(fds: *mut GArray, timeout_ms: i32, hooks: &Hooks) {
+unsafe fn poll(fds: *mut GArray, timeout_ms: i32, hooks: &MainLoopHooks) {
     // SAFETY: the caller's word.
     let fds = unsafe { &*fds };
     let (data, count) = (fds.data.cast::<GPollFD>(), fds.len);
@@ -148,7 +148,7 @@ unsafe fn poll(fds: *mut GArray, timeout_ms: i32, hooks: &Hooks) {
     }
 }
 
-fn call(hook: QContextFunc, data: Data) {
+fn call(hook: QContextFunc, data: HookData) {
     if let Some(hook) = hook {
         // SAFETY: C set this hook with this data.
         unsafe { hook(data.0) };
@@ -156,7 +156,7 @@ fn call(hook: QContextFunc, data: Data) {
 }
 
 /// qcontext_main_set_lock_hooks:
-/// Names the program's own big lock: qcontext_main_iterate() is called with it held, and drops it while it waits.
+/// Sets the hooks of the program's big lock. qcontext_main_iterate() is called with the lock held and drops it while it waits.
 /// @lock: (nullable): takes the lock
 /// @unlock: (nullable): releases it
 /// @user_data: data of both
@@ -171,22 +171,22 @@ pub extern "C" fn qcontext_main_set_lock_hooks(
     entry!(qcontext_main_set_lock_hooks, (), || {
         let mut guard = hooks();
         let hooks = guard.get_or_insert_default();
-        (hooks.lock, hooks.unlock, hooks.data) = (lock, unlock, Data(user_data));
+        (hooks.lock, hooks.unlock, hooks.data) = (lock, unlock, HookData(user_data));
         drop(guard);
         Ok(())
     });
 }
 
 /// qcontext_main_add_poll_hook:
-/// Lets a library that knows only poll(2) take part in qcontext_main_iterate(): its fds are waited for with the others.
-/// @fill: (nullable): asked what to wait for before each wait
-/// @polled: (nullable): told what was found after it
+/// Adds the fds of a library that only knows poll(2) to those that qcontext_main_iterate() waits for.
+/// @fill: (nullable): appends fds before each wait
+/// @polled: (nullable): called with the result after each wait
 /// @user_data: data of both
 /// @destroy: (nullable): runs when the hook was removed and its last call has returned
 ///
 /// Returns: an id for qcontext_main_remove_poll_hook().
 ///
-/// Any thread, any locks held; counts from the next iteration on.
+/// Any thread, any locks held; takes effect at the next iteration.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_main_add_poll_hook(
     fill: QContextFillFunc,
@@ -201,7 +201,7 @@ pub extern "C" fn qcontext_main_add_poll_hook(
             let hooks = guard.get_or_insert_default();
             hooks.last += 1;
             let id = hooks.last;
-            hooks.polls.push(Hook {
+            hooks.polls.push(PollHook {
                 id,
                 fill,
                 polled,
@@ -216,7 +216,8 @@ pub extern "C" fn qcontext_main_add_poll_hook(
 }
 
 /// qcontext_main_remove_poll_hook:
-/// @id: what qcontext_main_add_poll_hook() said
+/// Removes a poll hook.
+/// @id: the id of qcontext_main_add_poll_hook()
 /// @error: NOT_FOUND
 ///
 /// Returns: FALSE on failure.

@@ -1,4 +1,4 @@
-//! Event notifiers: eventfds in the caller's storage, which may be copied bit by bit.
+//! Event notifiers: eventfds in the caller's storage. C code may copy that storage bit by bit.
 #![allow(unsafe_code)] // entry points, fds as numbers
 
 use crate::argument::{Out, Pointee, entry};
@@ -14,11 +14,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct QContextNotifier {
-    /// What becomes readable by a signal.
+    /// The fd that a signal makes readable.
     pub rfd: c_int,
-    /// What a signal writes to.
+    /// The fd that a signal writes to.
     pub wfd: c_int,
-    /// Whether the fds are there.
+    /// Whether the fds are valid.
     pub initialized: gboolean,
 }
 
@@ -45,7 +45,7 @@ fn both(fd: c_int, initialized: gboolean) -> QContextNotifier {
     }
 }
 
-/// The eventfd `fd` of an initialised notifier, whose owner stays the notifier.
+/// The eventfd `fd` of an initialised notifier. The notifier keeps owning it.
 fn borrow(fd: c_int) -> ManuallyDrop<EventNotifier> {
     // SAFETY: the notifier owns its fds until it is cleaned up.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -54,7 +54,7 @@ fn borrow(fd: c_int) -> ManuallyDrop<EventNotifier> {
 
 /// qcontext_notifier_init:
 /// Initialises a notifier with a new eventfd.
-/// @notifier: the storage, whatever is in it
+/// @notifier: the storage, with any content
 /// @active: whether it is signalled already
 /// @error: OS
 ///
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn qcontext_notifier_init(
 
 /// qcontext_notifier_init_fd:
 /// Initialises a notifier with an eventfd that came from elsewhere, which it takes over.
-/// @notifier: the storage, whatever is in it
+/// @notifier: the storage, with any content
 /// @fd: an eventfd, which should be non-blocking
 ///
 /// Any thread, any locks held.
@@ -101,10 +101,10 @@ pub unsafe extern "C" fn qcontext_notifier_init_fd(notifier: *mut QContextNotifi
 }
 
 /// qcontext_notifier_cleanup:
-/// Closes the notifier's fds. Its handlers were removed before.
+/// Closes the notifier's fds. Remove its handlers first.
 /// @notifier: a notifier; one that is not initialised stays so
 ///
-/// Any thread, any locks held; nobody else uses @notifier meanwhile.
+/// Any thread, any locks held; no other call uses @notifier at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qcontext_notifier_cleanup(notifier: *mut QContextNotifier) {
     entry!(
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn qcontext_notifier_cleanup(notifier: *mut QContextNotifi
 }
 
 /// qcontext_notifier_set:
-/// Signals. Several signals before a test are one.
+/// Signals. Several signals before a test count as one.
 /// @notifier: a notifier
 ///
 /// Returns: FALSE when the notifier is not initialised.

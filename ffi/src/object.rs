@@ -15,11 +15,11 @@ use std::ptr;
 
 /// qcontext_object_add:
 /// Creates a context as the command line does: "qcontext,id=ctx1,threaded=yes", or a JSON object. It lasts until
-/// qcontext_object_del(), also without references.
+/// qcontext_object_del(), even when no reference is left.
 /// @optarg: the argument of -object
 /// @error: an unknown type or option, a bad or taken id
 ///
-/// Returns: (transfer full) (nullable): a reference to the context that was made, also when another thread deletes it at once.
+/// Returns: (transfer full) (nullable): a reference to the new context, even if another thread has deleted it by then.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn qcontext_object_add(
 }
 
 /// qcontext_object_del:
-/// Stops a context, waits for its thread and forgets its name. References stay good for qcontext_unref(). When several threads
+/// Stops a context, waits for its thread and forgets its name. References stay valid for qcontext_unref(). When several threads
 /// delete one context, one of them succeeds and the others get NOT_FOUND.
 /// @id: the context's name
 /// @error: NOT_FOUND; BUSY for qcontext-main and while a device uses the context; WOULD_DEADLOCK on its own thread

@@ -1,4 +1,4 @@
-//! The options of a device that a C program models.
+//! Device options for programs that implement devices in C.
 #![allow(unsafe_code)] // entry points
 
 use crate::argument::{Given, Out, Pointee, entry, give};
@@ -13,14 +13,14 @@ use std::ffi::c_char;
 use std::ptr;
 
 /// QContextDeviceOpts:
-/// The options of one -device argument. Reading one marks it as known, for qcontext_device_opts_finish().
+/// The options of one -device argument. Taking an option removes it, so that qcontext_device_opts_finish() finds unknown ones.
 #[derive(Debug)]
 pub struct QContextDeviceOpts(Options);
 
 impl Pointee for QContextDeviceOpts {}
 
 /// qcontext_device_opts_parse:
-/// Parses the argument of -device: "virtio-blk,drive=d0,context=ctx1", or a JSON object. The first bare word is the driver.
+/// Parses the argument of -device: "virtio-blk,drive=d0,context=ctx1", or a JSON object. If the first item has no '=', it is the driver.
 /// @optarg: the argument
 /// @error: INVALID_ARGUMENT for malformed JSON, INVALID_ID
 ///
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn qcontext_device_opts_free(opts: *mut QContextDeviceOpts
 }
 
 /// qcontext_device_opts_take:
-/// Takes an option out as text.
+/// Takes an option as text.
 /// @opts: options
 /// @name: the option
 ///
@@ -87,10 +87,10 @@ pub unsafe extern "C" fn qcontext_device_opts_take(
 }
 
 /// qcontext_device_opts_take_bool:
-/// Takes a boolean out: on, yes, true, y, off, no, false, n.
+/// Takes a boolean: on, yes, true, y, off, no, false, n.
 /// @opts: options
 /// @name: the option
-/// @value: (inout): where the value goes; stays as it is when the option is not given
+/// @value: (inout): where to store the value; unchanged when the option is not given
 /// @error: INVALID_ARGUMENT for anything else
 ///
 /// Returns: FALSE on failure.
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn qcontext_device_opts_take_bool(
 }
 
 /// qcontext_device_opts_take_context:
-/// Takes out the name of a context and looks it up.
+/// Takes the name of a context and looks it up.
 /// @opts: options
 /// @name: the option, usually "context"
 /// @error: NOT_FOUND
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn qcontext_device_opts_take_context(
 }
 
 /// qcontext_device_opts_finish:
-/// Makes sure that every option was taken, so that a misspelt one is an error.
+/// Checks that no option is left, so that a misspelt one is an error.
 /// @opts: options
 /// @error: INVALID_ARGUMENT, which names the first one left
 ///

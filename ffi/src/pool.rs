@@ -30,10 +30,10 @@ fn result_of(outcome: Result<c_int>) -> c_int {
     outcome.unwrap_or_else(|error| -error.errno())
 }
 
-/// A pointer that the worker may use.
+/// The argument of a job.
 struct Argument(gpointer);
 
-// SAFETY: C says by submitting that its argument may be used on a worker thread.
+// SAFETY: promise 5: the argument may be used on a worker thread.
 unsafe impl Send for Argument {}
 
 impl Argument {
@@ -44,13 +44,13 @@ impl Argument {
 }
 
 /// qcontext_pool_submit:
-/// Runs a job on a worker thread of the AioContext's pool. Jobs start in the order they came.
+/// Runs a job on a worker thread of the AioContext's pool. Jobs start in the order of submission.
 /// @aio: the AioContext on which the completion runs
 /// @func: the job
 /// @arg: its argument, not used after it has returned or was cancelled
-/// @done: (nullable): told the result; never before this has returned to the loop
+/// @done: (nullable): called with the result; never before this call has returned to the loop
 /// @user_data: data of @done
-/// @destroy: (nullable): runs after @done, or without it when the AioContext goes first
+/// @destroy: (nullable): runs after @done, or without it when the AioContext ends first
 /// @error: OS when no worker can be started; nothing was taken then
 ///
 /// Returns: (transfer full) (nullable): the job; free with qcontext_job_free(), at any time.
@@ -76,11 +76,11 @@ pub unsafe extern "C" fn qcontext_pool_submit(
             let complete = Arc::new(AtomicBool::new(false));
             let completed = Arc::clone(&complete);
             let job = register(user_data, destroy, send_to_aio(&aio), |user, _| {
-                let told = move |outcome| {
-                    user.tell(done, result_of(outcome));
+                let complete_job = move |outcome| {
+                    user.call_done(done, result_of(outcome));
                     completed.store(true, Ordering::Release);
                 };
-                Ok(aio.submit(move || argument.give_to(func), told))
+                Ok(aio.submit(move || argument.give_to(func), complete_job))
             })?;
             Ok(give(QContextJob { job, aio, complete }))
         }
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn qcontext_pool_submit(
 }
 
 /// qcontext_job_cancel:
-/// Completes a job with -ECANCELED, if it has not begun; else it completes as it would have.
+/// Completes a job with -ECANCELED if it has not begun. A running job completes normally.
 /// @job: a job
 ///
 /// Any thread, any locks held; never waits.
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn qcontext_job_is_complete(job: *mut QContextJob) -> gboo
 }
 
 /// qcontext_job_free:
-/// Lets go of a job, which goes on.
+/// Frees the handle of a job. The job itself continues.
 /// @job: (nullable) (transfer full): a job; NULL is ignored
 ///
 /// Any thread, any locks held.
@@ -149,10 +149,10 @@ pub unsafe extern "C" fn qcontext_job_free(job: *mut QContextJob) {
 }
 
 /// qcontext_aio_set_pool_limits:
-/// Changes how many workers of the AioContext's pool stay and how many there may be; at first 0 and 64.
+/// Changes the limits of the AioContext's worker pool. The defaults are 0 and 64.
 /// @aio: an AioContext
-/// @min: how many stay
-/// @max: how many there may be
+/// @min: the number of workers that stay when there are no jobs
+/// @max: the largest number of workers
 /// @error: INVALID_ARGUMENT when @max is 0 or below @min
 ///
 /// Returns: FALSE on failure; nothing has changed then.

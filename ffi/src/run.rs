@@ -1,4 +1,4 @@
-//! Running an unthreaded context: whole iterations, or the four steps for programs with a poll loop of their own.
+//! Running an unthreaded context: whole iterations, or the four steps of an iteration for programs with their own poll loop.
 #![allow(unsafe_code)] // entry points; the steps of an iteration exist in C only
 
 use crate::argument::{FromC, Out, entry};
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn qcontext_iterate(
 }
 
 /// qcontext_acquire:
-/// Makes the calling thread the one that may run the context, until as many calls of qcontext_release().
+/// Makes the calling thread the owner of the context, which may run it, until qcontext_release() is called as often.
 /// @context: a context
 ///
 /// Returns: FALSE while another thread owns the context.
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn qcontext_acquire(context: *mut QContext) -> gboolean {
 }
 
 /// qcontext_release:
-/// Takes a qcontext_acquire() back.
+/// Undoes one qcontext_acquire().
 /// @context: a context that the calling thread has acquired
 ///
 /// The thread that acquired it.
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn qcontext_release(context: *mut QContext) {
 }
 
 /// qcontext_prepare:
-/// First step of an iteration in the caller's own poll loop. The other three follow whatever this returns.
+/// First step of an iteration in the caller's own poll loop. The other three steps follow in every case.
 /// @context: a context that the calling thread has acquired
 /// @priority: (out) (nullable): the priority to give to the next two steps
 ///
@@ -126,9 +126,9 @@ pub unsafe extern "C" fn qcontext_prepare(context: *mut QContext, priority: *mut
 }
 
 /// qcontext_append_query:
-/// Second step: appends what the context waits for to an array, so that several loops share one poll.
+/// Second step: appends the fds of the context to an array, so that several loops share one poll.
 /// @context: a context that the calling thread has acquired
-/// @max_priority: what qcontext_prepare() said
+/// @max_priority: the priority of qcontext_prepare()
 /// @timeout_ms: (out): how long the poll may block, -1 for ever
 /// @pollfds: an array of GPollFD
 ///
@@ -186,9 +186,9 @@ pub(crate) unsafe fn append_query(
 }
 
 /// qcontext_check:
-/// Third step: tells the context what the poll found.
+/// Third step: passes the result of the poll to the context.
 /// @context: a context that the calling thread has acquired
-/// @max_priority: what qcontext_prepare() said
+/// @max_priority: the priority of qcontext_prepare()
 /// @pollfds: (nullable): the entries that qcontext_append_query() appended, with their revents
 /// @count: their number
 ///

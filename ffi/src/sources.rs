@@ -13,8 +13,8 @@ use std::ptr;
 /// qcontext_attach_source:
 /// Lets the context drive any GSource, and takes a reference to it. It is destroyed when the context stops.
 /// @context: a context
-/// @source: a source that is attached nowhere
-/// @name: (nullable): the name to find it by
+/// @source: a source that is not attached
+/// @name: (nullable): a name for qcontext_find_source_by_name()
 /// @error: EXISTS when the name is taken, BUSY when the source is attached or destroyed already, CLOSED after a stop
 ///
 /// Returns: the source's id within the GMainContext, 0 on failure.

@@ -1,12 +1,12 @@
-//! User data and its destroy notify.
+//! User data of C callbacks, and its destroy notify.
 //!
 //! # Invariants
-//! 1. A [`User`] belongs to the callbacks that are registered with it and goes when the last of them does, which the Rust side
-//!    makes happen on the home thread after the last call has returned.
-//! 2. The destroy notify runs if and only if the registration has succeeded: `PENDING` becomes `TAKEN` when it has, and a
-//!    user that goes while `PENDING` is left to [`register`], which knows the outcome.
-//! 3. A call counts itself before it looks at `closed`; [`Fate::close`] sets that before it looks at the count. So either the
-//!    call sees that it must not begin, or the closer sees it.
+//! 1. The callbacks of a registration own its [`UserData`]. It is dropped with the last of them. The Rust side drops them on
+//!    the home thread, after the last call has returned.
+//! 2. The destroy notify runs if and only if the registration succeeded. [`register`] changes `PENDING` to `TAKEN` after
+//!    success. If the user data is dropped earlier, its destructor leaves the notify to [`register`].
+//! 3. A call increments `calls` before it reads `closed`. [`Registration::close`] sets `closed` before it reads `calls`. So
+//!    either the call does not begin, or `close` waits for it.
 #![allow(unsafe_code)] // calls C with C's pointers
 
 use crate::boundary::Fault;
@@ -22,36 +22,36 @@ const PENDING: u8 = 0;
 const TAKEN: u8 = 1;
 const GONE: u8 = 2;
 
-/// What becomes of a user: shared by the user and those who wait for its end.
+/// The state of a registration, and its running calls. The user data and the C handle share it.
 #[derive(Default)]
-pub(crate) struct Fate {
+pub(crate) struct Registration {
     state: AtomicU8,
     closed: AtomicBool,
     calls: AtomicUsize,
-    /// The thread that calls.
+    /// The thread of the running call.
     caller: AtomicUsize,
     lock: Mutex<()>,
     idle: Condvar,
 }
 
 /// User data with its destroy notify.
-pub(crate) struct User {
+pub(crate) struct UserData {
     data: gpointer,
     destroy: GDestroyNotify,
-    fate: Arc<Fate>,
+    registration: Arc<Registration>,
 }
 
-/// Runs a destroy notify when it goes.
-struct Destroy(gpointer, GDestroyNotify);
+/// Runs a destroy notify when it is dropped.
+struct DestroyOnDrop(gpointer, GDestroyNotify);
 
-// SAFETY: C says by registering that its data may be used on the thread of the context.
-unsafe impl Send for User {}
+// SAFETY: promise 5: the data may be used on the thread of the context.
+unsafe impl Send for UserData {}
 // SAFETY: the fields are read only.
-unsafe impl Sync for User {}
-// SAFETY: as for `User`.
-unsafe impl Send for Destroy {}
+unsafe impl Sync for UserData {}
+// SAFETY: as for `UserData`.
+unsafe impl Send for DestroyOnDrop {}
 
-impl Drop for Destroy {
+impl Drop for DestroyOnDrop {
     fn drop(&mut self) {
         if let Some(destroy) = self.1 {
             // SAFETY: invariants 1 and 2: this is the one call.
@@ -60,34 +60,35 @@ impl Drop for Destroy {
     }
 }
 
-impl Drop for User {
+impl Drop for UserData {
     fn drop(&mut self) {
-        if self.fate.state.swap(GONE, Ordering::AcqRel) == TAKEN {
-            drop(Destroy(self.data, self.destroy));
+        if self.registration.state.swap(GONE, Ordering::AcqRel) == TAKEN {
+            drop(DestroyOnDrop(self.data, self.destroy));
         }
     }
 }
 
-/// Registers callbacks with user data: `attempt` hands the user to them. A destroy notify whose turn comes before the
-/// registration is known to have succeeded goes to the home thread by `send_home`.
+/// Registers callbacks with user data. `attempt` registers closures that own the user data. If these are dropped before
+/// `attempt` has returned successfully, `send_home` runs the destroy notify on the home thread.
 pub(crate) fn register<T>(
     data: gpointer,
     destroy: GDestroyNotify,
     send_home: impl FnOnce(Box<dyn FnOnce() + Send>),
-    attempt: impl FnOnce(Arc<User>, &Arc<Fate>) -> Result<T, Error>,
+    attempt: impl FnOnce(Arc<UserData>, &Arc<Registration>) -> Result<T, Error>,
 ) -> Result<T, Fault> {
-    let fate = Arc::new(Fate::default());
-    let user = Arc::new(User {
+    let registration = Arc::new(Registration::default());
+    let user = Arc::new(UserData {
         data,
         destroy,
-        fate: Arc::clone(&fate),
+        registration: Arc::clone(&registration),
     });
-    let done = attempt(user, &fate)?;
-    let settled = fate
-        .state
-        .compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+    let done = attempt(user, &registration)?;
+    let settled =
+        registration
+            .state
+            .compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
     if settled.is_err() {
-        let destroy = Destroy(data, destroy);
+        let destroy = DestroyOnDrop(data, destroy);
         send_home(Box::new(move || drop(destroy)));
     }
     Ok(done)
@@ -108,7 +109,7 @@ pub(crate) fn send_to(context: &Context) -> impl FnOnce(Box<dyn FnOnce() + Send>
     }
 }
 
-impl User {
+impl UserData {
     /// Calls `callback`, if there is one.
     pub(crate) fn call(&self, callback: QContextFunc) {
         if let Some(callback) = callback {
@@ -123,47 +124,54 @@ impl User {
         unsafe { question(self.data) != 0 }
     }
 
-    /// Tells `done` the result of a job.
-    pub(crate) fn tell(&self, done: QContextJobDoneFunc, result: c_int) {
+    /// Calls `done` with the result of a job.
+    pub(crate) fn call_done(&self, done: QContextJobDoneFunc, result: c_int) {
         if let Some(done) = done {
             // SAFETY: as for `call`.
             unsafe { done(self.data, result) };
         }
     }
 
-    /// Lets `fill` append fds.
-    pub(crate) fn fill(&self, fill: QContextFillFunc, fds: *mut GArray, timeout_ms: &mut i32) {
+    /// Calls `fill`, which appends fds.
+    pub(crate) fn call_fill(&self, fill: QContextFillFunc, fds: *mut GArray, timeout_ms: &mut i32) {
         if let Some(fill) = fill {
             // SAFETY: as for `call`; the array is one of GPollFD.
             unsafe { fill(fds, timeout_ms, self.data) };
         }
     }
 
-    /// Tells `polled` what was found.
-    pub(crate) fn polled(&self, polled: QContextPolledFunc, fds: *mut GArray) {
+    /// Calls `polled` with the result of the poll.
+    pub(crate) fn call_polled(&self, polled: QContextPolledFunc, fds: *mut GArray) {
         if let Some(polled) = polled {
             // SAFETY: as for `fill`.
             unsafe { polled(fds, self.data) };
         }
     }
 
-    /// As [`User::call`], for callbacks whose end somebody may wait for.
+    /// As [`UserData::call`], for callbacks with which [`Registration::close`] is used.
     pub(crate) fn call_counted(&self, callback: QContextFunc) {
-        let fate = &self.fate;
-        fate.calls.fetch_add(1, Ordering::SeqCst);
-        if !fate.closed.load(Ordering::SeqCst) {
-            fate.caller.store(thread_token(), Ordering::Relaxed);
+        let registration = &self.registration;
+        registration.calls.fetch_add(1, Ordering::SeqCst);
+        if !registration.closed.load(Ordering::SeqCst) {
+            registration.caller.store(thread_token(), Ordering::Relaxed);
             self.call(callback);
         }
-        if fate.calls.fetch_sub(1, Ordering::SeqCst) == 1 && fate.closed.load(Ordering::SeqCst) {
-            drop(fate.lock.lock().unwrap_or_else(PoisonError::into_inner));
-            fate.idle.notify_all();
+        if registration.calls.fetch_sub(1, Ordering::SeqCst) == 1
+            && registration.closed.load(Ordering::SeqCst)
+        {
+            drop(
+                registration
+                    .lock
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+            registration.idle.notify_all();
         }
     }
 }
 
-impl Fate {
-    /// Refuses further calls and waits for those that have begun.
+impl Registration {
+    /// Refuses further calls and waits for the running ones.
     ///
     /// # Errors
     /// `WouldDeadlock` when the calling thread runs a call; nothing has changed then.
@@ -171,7 +179,7 @@ impl Fate {
         if self.calls.load(Ordering::SeqCst) > 0
             && self.caller.load(Ordering::Relaxed) == thread_token()
         {
-            let message = "a callback can not wait for its own end";
+            let message = "a callback cannot wait for its own end";
             return Err(Error::new(ErrorKind::WouldDeadlock, message));
         }
         self.closed.store(true, Ordering::SeqCst);
@@ -187,7 +195,7 @@ impl Fate {
     }
 }
 
-/// A number that names the calling thread while it lives.
+/// A number that identifies the calling thread while it lives.
 fn thread_token() -> usize {
     thread_local!(static TOKEN: u8 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())

@@ -1,11 +1,11 @@
-//! Property values as GLib's and as text.
+//! Property values as GVariants and as text.
 #![forbid(unsafe_code)]
 
 use glib::Variant;
 use glib::variant::ToVariant;
 use qcontext::object::Value;
 
-/// Null becomes an empty `maybe`, a list `av`, members `a{sv}`.
+/// Converts a value. Null becomes an empty `maybe`, a list `av`, an object `a{sv}`.
 pub(crate) fn to_variant(value: &Value) -> Variant {
     match value {
         Value::Null => None::<Variant>.to_variant(),
@@ -29,7 +29,7 @@ pub(crate) fn to_variant(value: &Value) -> Variant {
     }
 }
 
-/// A boolean, a number or a string; nothing else.
+/// Converts a boolean, a number or a string; `None` for other types.
 pub(crate) fn from_variant(value: &Variant) -> Option<Value> {
     None.or_else(|| value.get::<bool>().map(Value::from))
         .or_else(|| value.get::<i64>().map(Value::from))
@@ -40,7 +40,7 @@ pub(crate) fn from_variant(value: &Variant) -> Option<Value> {
         .or_else(|| value.get::<String>().map(Value::from))
 }
 
-/// As people read it.
+/// The value as text for people.
 pub(crate) fn to_text(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),

@@ -12,7 +12,7 @@ use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::clock;
 use crate::handle::{Borrowed, QContextAio};
-use crate::user::{Fate, register, send_to_aio};
+use crate::user::{Registration, register, send_to_aio};
 use glib_sys::{GDestroyNotify, gpointer};
 use qcontext::{AioContext, Error, Timer};
 use std::ptr::{self, NonNull};
@@ -42,7 +42,7 @@ pub struct QContextTimer {
 /// The Rust timer of a C timer, with the calls of its callback.
 pub(super) struct Node {
     timer: Timer,
-    fate: Arc<Fate>,
+    registration: Arc<Registration>,
 }
 
 impl Node {
@@ -57,7 +57,7 @@ impl Node {
 
     /// Refuses further calls and waits for the running one.
     pub(super) fn close(&self) -> Result<(), Error> {
-        self.fate.close()
+        self.registration.close()
     }
 }
 
@@ -150,11 +150,11 @@ impl TimerRef {
         let clock = clock::by_number(fields.clock)?;
         // SAFETY: the caller of qcontext_timer_init() keeps the AioContext for as long as the timer.
         let aio = unsafe { Borrowed::<AioContext>::from_c(fields.aio, "the AioContext is NULL") }?;
-        let node = register(data, destroy, send_to_aio(&aio), |user, fate| {
+        let node = register(data, destroy, send_to_aio(&aio), |user, registration| {
             let timer = aio.timer(clock, move || user.call_counted(func));
             Ok(Arc::new(Node {
                 timer,
-                fate: Arc::clone(fate),
+                registration: Arc::clone(registration),
             }))
         })?;
         let raw = Arc::into_raw(Arc::clone(&node));
