@@ -1,7 +1,7 @@
 //! The command line of `qctx`.
 //!
-//! Three programs in one: with options it serves what they describe, with a subcommand it asks a running `qctx` over its
-//! QMP socket, and with nothing at all it shows what it can do. Every mistake is a message in QEMU's shape,
+//! With options, the program serves the devices that they describe. With a subcommand, it queries a running `qctx` over its QMP
+//! socket. Without arguments, it runs a demonstration. Each error is a message in QEMU's form,
 //! `qctx: -object ...: what is wrong`, and exit status 1.
 #![deny(unsafe_code)] // signal.rs has its exception
 
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use failure::Failure;
 use output::print;
 
-/// Runs the program with these arguments, its own name not among them.
+/// Runs the program with these arguments, without its own name.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match decode(arguments).and_then(|arguments| dispatch(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,

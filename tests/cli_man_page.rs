@@ -24,19 +24,19 @@ SUMMARY
 .RI [ ARGUMENT ]...
 .SH DESCRIPTION
 .B qctx
-makes the event loops, disks and devices that its options describe and serves them until it is told to end. Each device is
-served by the event loop it is assigned to by name. Virtual machines connect to a device over vhost-user; their memory must
-be shared with the server. With
+creates the event loops, disks and devices that its options describe, and serves them until a command or a signal ends it.
+Each device is assigned to an event loop by name. Virtual machines connect to a device over vhost-user; their memory must be
+shared with the server. With
 .B \-machine
-the program is a virtual machine itself, on KVM, and ends when its guest powers off. A running
+the program runs a virtual machine itself, on KVM, and ends when the guest powers off. A running
 .B qctx
-is managed over QMP, among others by its own subcommands.
+is managed over QMP, for example by its own subcommands.
 "#;
 
 const AFTER: &str = r#".SH ENVIRONMENT
 .TP
 .B QMP_SOCKET
-the QMP socket of the subcommands when none is given.
+the QMP socket that subcommands use if no socket is given.
 .SH EXIT STATUS
 0 after
 .BR quit ,
@@ -45,7 +45,7 @@ or
 .BR SIGINT ,
 after the guest of
 .B \-machine
-powered off, or when the subcommand was answered; 1 after a mistake, with what was wrong on standard error.
+powered off, or when a subcommand succeeded; 1 after an error, with a message on standard error.
 .SH SEE ALSO
 .BR qemu-system (1),
 .BR qemu-storage-daemon (1)

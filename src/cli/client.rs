@@ -1,4 +1,4 @@
-//! A QMP client that asks one thing after the other.
+//! A QMP client that executes one command at a time.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use qcontext::{Error, ErrorKind, Result};
 pub(super) struct Client {
     stream: UnixStream,
     framer: Framer,
-    /// Received, but not yet framed.
+    /// Received bytes that are not framed yet.
     pending: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ impl Client {
     }
 }
 
-/// The server's error as ours, with its class kept as far as it matters here.
+/// The server's error as one of ours. The classes that callers distinguish are kept.
 fn refusal(error: &Value) -> Error {
     let text = |name| error.member(name).and_then(Value::as_str);
     let kind = match text("class") {

@@ -1,8 +1,7 @@
-//! The QMP commands of the program: its end, its devices and its machine.
+//! The QMP commands of the program: `quit`, devices, and the machine.
 //!
-//! Names, answers and events are QEMU's (qapi/run-state.json, qapi/machine.json, qapi/misc.json). Without a machine the
-//! commands that direct one are refused; then `query-status` tells of the program itself, which runs, and there are no
-//! processors.
+//! Names, answers and events are QEMU's (qapi/run-state.json, qapi/machine.json, qapi/misc.json). Without a machine, commands
+//! that control one fail, `query-status` answers `running` for the program itself, and the list of processors is empty.
 #![forbid(unsafe_code)]
 
 use qcontext::kvm::microvm::{Cpu, Event, MicroVm, Status};
@@ -24,16 +23,16 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
     });
     add_devices(&mut commands);
     add_queries(&mut commands, guest);
-    add_order(&mut commands, "stop", guest, |guest, reply| {
+    add_machine_command(&mut commands, "stop", guest, |guest, reply| {
         guest.pause(|outcome| reply.done(outcome));
     });
-    add_order(&mut commands, "cont", guest, |guest, reply| {
+    add_machine_command(&mut commands, "cont", guest, |guest, reply| {
         guest.resume(|outcome| reply.done(outcome));
     });
-    add_order(&mut commands, "system_reset", guest, |guest, reply| {
+    add_machine_command(&mut commands, "system_reset", guest, |guest, reply| {
         guest.reset(|outcome| reply.done(outcome));
     });
-    add_order(&mut commands, "system_powerdown", guest, |guest, reply| {
+    add_machine_command(&mut commands, "system_powerdown", guest, |guest, reply| {
         guest.press_power_button(|outcome| reply.done(outcome));
     });
     commands
@@ -70,7 +69,7 @@ fn add_queries(commands: &mut Commands, guest: Option<&MicroVm>) {
     });
 }
 
-/// A processor; they are cores of one package, one thread each.
+/// A processor. All processors are cores of one package, with one thread each.
 fn describe(cpu: &Cpu) -> Value {
     let place = Value::dict([
         ("core-id", i64::from(cpu.index).into()),
@@ -86,18 +85,18 @@ fn describe(cpu: &Cpu) -> Value {
     ])
 }
 
-/// A command that directs the machine, without arguments.
-fn add_order(
+/// Adds a command without arguments that controls the machine.
+fn add_machine_command(
     commands: &mut Commands,
     name: &'static str,
     guest: Option<&MicroVm>,
-    give: fn(&MicroVm, Reply),
+    run: fn(&MicroVm, Reply),
 ) {
     let guest = guest.cloned();
     commands.add_later(name, move |arguments: Options, reply| {
         match (arguments.finish(), &guest) {
             (Err(error), _) => reply.done(Err(error)),
-            (Ok(()), Some(guest)) => give(guest, reply),
+            (Ok(()), Some(guest)) => run(guest, reply),
             (Ok(()), None) => reply.done(Err(no_machine(name))),
         }
     });
@@ -109,8 +108,8 @@ fn no_machine(command: &str) -> Error {
     Error::new(ErrorKind::Unsupported, message)
 }
 
-/// Tells all clients what has happened to the machine.
-pub(super) fn tell(event: Event) {
+/// Sends the event of a change of the machine to all clients.
+pub(super) fn emit(event: Event) {
     match event {
         Event::Stopped => monitor::emit("STOP", Dict::new()),
         Event::Resumed => monitor::emit("RESUME", Dict::new()),
@@ -119,8 +118,8 @@ pub(super) fn tell(event: Event) {
     }
 }
 
-/// Tells all clients that the machine ends, and the program with it.
-pub(super) fn tell_end(reason: Reason) {
+/// Sends SHUTDOWN to all clients: the machine ends, and the program with it.
+pub(super) fn emit_shutdown(reason: Reason) {
     monitor::emit("SHUTDOWN", because(reason));
 }
 

@@ -7,10 +7,10 @@ use qcontext::kvm::microvm::Cause;
 
 use super::main_loop::Flag;
 
-/// A reason under QEMU's name for it.
+/// A reason, with QEMU's name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reason {
-    /// Whether the guest wanted it.
+    /// Whether the guest caused it.
     pub(super) guest: bool,
     pub(super) name: &'static str,
 }
@@ -36,7 +36,7 @@ impl Reason {
     }
 }
 
-/// Set once, on any thread, when the program is to end; the first reason counts.
+/// The request to end the program. Any thread may set it; the first reason counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ending {
     flag: Flag,
@@ -49,7 +49,7 @@ impl Ending {
         self.flag.set();
     }
 
-    /// The reason, once there is one.
+    /// The reason, once the end is requested.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.reason.get().copied().filter(|_| self.flag.is_set())
     }

@@ -1,11 +1,11 @@
-//! What ends the program with exit status 1.
+//! Errors that end the program with exit status 1.
 #![forbid(unsafe_code)]
 
 use qcontext::{Error, ErrorKind};
 
 use super::output::warn;
 
-/// A message, and the part of the command line that it is about.
+/// A message, and the part of the command line that caused it.
 #[derive(Debug)]
 pub(super) struct Failure {
     place: String,
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// Tells the user.
+    /// Prints the message to standard error.
     pub(super) fn report(&self) {
         warn(&self.to_string());
     }

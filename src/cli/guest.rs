@@ -48,7 +48,7 @@ impl Guest {
         let (ending, failure) = (ending.clone(), Arc::clone(&self.failure));
         let started = self
             .machine
-            .start(self.paused, commands::tell, move |outcome| {
+            .start(self.paused, commands::emit, move |outcome| {
                 let reason = match &outcome {
                     Ok(cause) => Reason::of_machine(*cause),
                     Err(_) => Reason::FAILURE,

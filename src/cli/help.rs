@@ -1,64 +1,64 @@
-//! What `--help`, `--version` and `help` among options print.
+//! The texts of `--help`, `--version` and `help` among options.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
 
 use qcontext::object::{Options, types};
 
-/// Where to read more.
+/// Where the user finds more.
 pub(super) const HINT: &str = "Try 'qctx --help' for more information.";
 
 const USAGE: &str = "\
 qctx: virtual devices on named event loops, and a machine for them
 
 Show what it can do:
-  qctx                          a guest of its own, on KVM, drives two disks on two contexts; exit status 0 if every
-                                byte was right. Where KVM runs no guest, a driver in the process does the same
+  qctx                          run a small built-in guest on KVM, which drives two disks on two contexts. Exit status 0
+                                if every byte was right. Without KVM, a driver in the process takes the guest's place
 Serve:
-  qctx OPTION...                make what the options describe, serve it until 'quit' or SIGTERM
-Ask a running qctx:
+  qctx OPTION...                create what the options describe, and serve it until 'quit' or SIGTERM
+Query a running qctx:
   qctx qom-list [-s SOCKET] PATH            list properties, and children with a '/'
   qctx qom-get [-s SOCKET] PATH.PROPERTY    print a property
   qctx qom-set [-s SOCKET] PATH.PROPERTY VALUE
                                             change a property
   qctx qom-tree [-s SOCKET] [PATH]          print everything below PATH, '/' by default
 
-Options (one or two dashes; order does not matter: objects come first, monitors last):
+Options (one or two dashes, in any order; objects are created first, monitors last):
   -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
           [,thread-pool-min=N][,thread-pool-max=N][,poller=auto|epoll|io_uring|poll]
-                 a named event loop, by default without a thread of its own, which waits with 'poller' or, where
-                 that is not to be had, with epoll; 'qcontext-main' always exists
+                 a named event loop, by default without a thread of its own. It waits with 'poller'; if the kernel
+                 does not offer that, with epoll. 'qcontext-main' always exists
   -drive if=none,id=ID,file=PATH,format=raw[,aio=io_uring|threads][,cache=writeback|none|writethrough|directsync]
         [,cache.direct=on|off][,read-only=on|off][,discard=unmap|ignore][,locking=auto|on|off]
                  a raw disk image
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
   -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
   -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
-                 a block device node: a file, one on top of another, or nothing, for measuring
+                 a block device node: a file, a raw image in another node, or no data at all, for measuring
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
         [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off]
-                 a disk for the machine that -machine makes or, with 'vhost-user', for virtual machines that connect
-                 to the Unix socket PATH; 'drive' is the id of a -drive or a node-name. With x-data-plane=on the
-                 context that 'context' names serves it, else and by default 'qcontext-main'.
+                 a disk for the machine of -machine or, with 'vhost-user', for virtual machines that connect to the
+                 Unix socket PATH. 'drive' is the id of a -drive or a node-name. With x-data-plane=on the context that
+                 'context' names serves it; otherwise 'qcontext-main' does.
                  '-device virtio-blk,help' lists the options
   -qmp unix:PATH,server=on,wait=off
-                 a QMP monitor at a Unix socket, which appears when everything above exists
+                 a QMP monitor at a Unix socket, which is created after everything else
   -qmp stdio     a QMP monitor on standard input and output
   -machine microvm
-                 a machine on KVM, which boots a kernel; the program ends when the guest powers off
+                 a machine on KVM that boots a kernel; the program ends when the guest powers off
   -m SIZE        its memory, in MiB or with a suffix (k, M, G); default: 128
   -smp N         its processors; default: 1
   -kernel FILE   its kernel: a bzImage, or an ELF file
   -initrd FILE   the initial RAM disk
   -append TEXT   the kernel's command line
   -serial stdio|file:PATH|none
-                 where its serial port leads; default: standard input and output
-  -no-reboot     a reset ends the program, too
+                 the other end of its serial port; default: standard input and output
+  -no-reboot     a reset ends the program
   -S             the machine waits for the QMP command 'cont' before its first instruction
-  -h, --help     this text; '-object help' and '-object TYPE,help' tell more
+  -h, --help     this text; '-object help' and '-object TYPE,help' print more
   -V, --version  the version
 
-  A value ends at a comma; ',,' stands for a comma in it. A value that begins with '{' is JSON.
+  A value ends at a comma; ',,' in a value stands for a comma. A value that begins with '{' is JSON.
 
 Client options:
   -s, --socket SOCKET   the QMP socket; default: the environment variable QMP_SOCKET

@@ -1,4 +1,4 @@
-//! Iterating `qcontext-main`, and the flags that end it.
+//! Iterating `qcontext-main` until a condition holds.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use qcontext::{QContext, Wait};
 
 use super::failure::Failure;
 
-/// Something that happens once, on any thread, and then wakes the main loop.
+/// An event that happens once, on any thread, and wakes the main loop.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flag(Arc<AtomicBool>);
 
@@ -24,7 +24,7 @@ impl Flag {
     }
 }
 
-/// Iterates until `done` says so. It is asked after each iteration.
+/// Iterates until `done` is true.
 pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     while !done() {
         QContext::main()
@@ -34,7 +34,7 @@ pub(super) fn iterate_until(done: impl Fn() -> bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Iterates until `done` says so, for `limit` at most.
+/// Iterates until `done` is true, for `limit` at most.
 pub(super) fn iterate_for(limit: Duration, done: impl Fn() -> bool) -> Result<(), Failure> {
     let late = Flag::default();
     let too_late = late.clone();

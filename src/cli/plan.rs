@@ -14,14 +14,14 @@ mod machine;
 
 pub(super) use machine::{MachinePlan, SerialTarget};
 
-/// What a command line without subcommand asks for.
+/// What a command line without subcommand does.
 #[derive(Debug)]
 pub(super) enum Invocation {
     /// Print this text and end.
     Print(String),
-    /// Show what the program can do.
+    /// Run the demonstration.
     Demonstrate,
-    /// Serve this.
+    /// Serve this plan.
     Run(Box<Plan>),
 }
 
@@ -61,7 +61,7 @@ pub(super) enum MonitorChannel {
     Unix(PathBuf),
 }
 
-/// Reads the command line.
+/// Parses the command line.
 pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let mut plan = Plan::default();
     let mut machine = machine::MachineOptions::default();
@@ -150,7 +150,7 @@ impl Plan {
     }
 }
 
-/// Identifiers in option strings are checked as they are read, before anything is made.
+/// Checks the id of an option string before anything is created.
 fn check_new_id(list: &[PlannedObject], options: &Options, what: &str) -> Result<()> {
     let Some(id) = options.peek("id").filter(|_| options.form() == Form::Opts) else {
         return Ok(());

@@ -1,8 +1,9 @@
-//! The subcommands that look at and change the object tree of a running `qctx`.
+//! The subcommands that read and change the object tree of a running `qctx`.
 #![forbid(unsafe_code)]
 
 use std::env;
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use qcontext::json;
 use qcontext::object::Value;
@@ -13,24 +14,47 @@ use super::failure::Failure;
 use super::help;
 use super::output::print;
 
-/// A subcommand with its arguments.
+/// A subcommand with its operands.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct Subcommand {
     command: &'static str,
     socket: String,
     operands: Vec<String>,
 }
 
-/// Names, operands, and how many of those there are at least and at most.
-const COMMANDS: [(&str, &str, usize, usize); 4] = [
-    ("qom-list", "PATH", 1, 1),
-    ("qom-get", "PATH.PROPERTY", 1, 1),
-    ("qom-set", "PATH.PROPERTY VALUE", 2, 2),
-    ("qom-tree", "[PATH]", 0, 1),
+/// A subcommand's name and operands.
+struct Usage {
+    name: &'static str,
+    operands: &'static str,
+    /// How many operands it takes.
+    count: RangeInclusive<usize>,
+}
+
+const USAGES: [Usage; 4] = [
+    Usage {
+        name: "qom-list",
+        operands: "PATH",
+        count: 1..=1,
+    },
+    Usage {
+        name: "qom-get",
+        operands: "PATH.PROPERTY",
+        count: 1..=1,
+    },
+    Usage {
+        name: "qom-set",
+        operands: "PATH.PROPERTY VALUE",
+        count: 2..=2,
+    },
+    Usage {
+        name: "qom-tree",
+        operands: "[PATH]",
+        count: 0..=1,
+    },
 ];
 
-/// Reads a command line that has a subcommand; `None` if this one has not.
-pub(super) fn parse(arguments: &[String]) -> Result<Option<Request>, Failure> {
+/// Parses a command line that has a subcommand. Returns `None` if it has none.
+pub(super) fn parse(arguments: &[String]) -> Result<Option<Subcommand>, Failure> {
     let mut socket = None;
     let mut words = Vec::new();
     let mut rest = arguments.iter();
@@ -48,7 +72,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Option<Request>, Failure> {
                 print(&help::text());
                 std::process::exit(0);
             }
-            _ if words.is_empty() && !COMMANDS.iter().any(|known| known.0 == argument) => {
+            _ if words.is_empty() && !USAGES.iter().any(|known| known.name == argument) => {
                 return Ok(None);
             }
             // The first word is the subcommand; a value such as -1 may look like an option.
@@ -72,13 +96,14 @@ fn is_option(argument: &str) -> bool {
     name.is_some_and(|name| !name.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-fn check(mut words: Vec<String>, socket: Option<String>) -> Result<Request, Failure> {
+fn check(mut words: Vec<String>, socket: Option<String>) -> Result<Subcommand, Failure> {
     let operands = words.split_off(1);
-    let known = COMMANDS.iter().find(|known| known.0 == words[0]);
-    let &(command, usage, least, most) =
+    let known = USAGES.iter().find(|known| known.name == words[0]);
+    let usage =
         known.ok_or_else(|| Failure::new(&words[0], "unknown command").with_hint(help::HINT))?;
-    if operands.len() < least || operands.len() > most {
-        let message = format!("usage: qctx {command} [-s SOCKET] {usage}");
+    let command = usage.name;
+    if !usage.count.contains(&operands.len()) {
+        let message = format!("usage: qctx {command} [-s SOCKET] {}", usage.operands);
         return Err(Failure::new(command, message));
     }
     let socket = socket.filter(|socket| !socket.is_empty()).ok_or_else(|| {
@@ -87,15 +112,15 @@ fn check(mut words: Vec<String>, socket: Option<String>) -> Result<Request, Fail
             "no QMP socket given: use -s SOCKET or set QMP_SOCKET",
         )
     })?;
-    Ok(Request {
+    Ok(Subcommand {
         command,
         socket,
         operands,
     })
 }
 
-impl Request {
-    /// Asks, and prints the answer.
+impl Subcommand {
+    /// Executes the subcommand and prints the answer.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let text = self
             .ask()
@@ -121,30 +146,30 @@ impl Request {
 }
 
 /// One entry of `qom-list`.
-struct Entry {
+struct ListedName {
     name: String,
     type_name: String,
 }
 
-impl Entry {
+impl ListedName {
     fn is_child(&self) -> bool {
         self.type_name.starts_with("child<")
     }
 }
 
-/// What is at `path`: children first, each part sorted.
-fn entries(client: &mut Client, path: &str) -> Result<Vec<Entry>> {
+/// The children and then the properties at `path`, each sorted.
+fn entries(client: &mut Client, path: &str) -> Result<Vec<ListedName>> {
     let listed = client.execute("qom-list", Value::dict([("path", path.into())]))?;
     let Value::List(items) = listed else {
         return Err(unexpected());
     };
     let entry = |item: &Value| {
-        Some(Entry {
+        Some(ListedName {
             name: item.member("name")?.as_str()?.to_owned(),
             type_name: item.member("type")?.as_str()?.to_owned(),
         })
     };
-    let entries: Option<Vec<Entry>> = items.iter().map(entry).collect();
+    let entries: Option<Vec<ListedName>> = items.iter().map(entry).collect();
     let mut entries = entries.ok_or_else(unexpected)?;
     entries.sort_by(|a, b| (!a.is_child(), &a.name).cmp(&(!b.is_child(), &b.name)));
     Ok(entries)
@@ -166,7 +191,7 @@ fn get(client: &mut Client, operand: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Sets a property; the value is taken literally for a string property, as JSON for any other.
+/// Sets a property. The value of a string property is taken literally, of another property as JSON.
 fn set(client: &mut Client, operand: &str, text: &str) -> Result<String> {
     let (path, property) = split(operand)?;
     let listed = entries(client, path)?;
@@ -193,19 +218,19 @@ fn boolean(text: &str) -> Value {
     }
 }
 
-/// Everything at and below `top`, one object after the other.
+/// All objects at and below `top` with their properties.
 fn tree(client: &mut Client, top: &str) -> Result<String> {
     let mut text = String::new();
     let mut pending = vec![top.to_owned()];
     while let Some(path) = pending.pop() {
         line(&mut text, format_args!("{path}"));
-        let (children, properties): (Vec<Entry>, Vec<Entry>) = entries(client, &path)?
+        let (children, properties): (Vec<ListedName>, Vec<ListedName>) = entries(client, &path)?
             .into_iter()
-            .partition(Entry::is_child);
+            .partition(ListedName::is_child);
         for property in properties {
             let shown = value_of(client, &path, &property.name)
                 .map_or_else(|error| format!("<{error}>"), |value| bare(&value));
-            let Entry { name, type_name } = property;
+            let ListedName { name, type_name } = property;
             line(&mut text, format_args!("  {name}: {shown} ({type_name})"));
         }
         let parent = path.trim_end_matches('/');
@@ -230,7 +255,7 @@ fn split(operand: &str) -> Result<(&str, &str)> {
     })
 }
 
-/// A scalar as it is, anything else as JSON.
+/// A string as it is, another value as JSON.
 fn bare(value: &Value) -> String {
     match value {
         Value::Str(text) => text.clone(),

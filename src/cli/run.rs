@@ -1,4 +1,4 @@
-//! Serving: makes what the plan says, then runs `qcontext-main` until somebody ends it.
+//! Serving: creates what the plan describes, runs `qcontext-main` until the end is requested, and removes everything.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -19,58 +19,77 @@ use super::plan::{MonitorChannel, Plan, PlannedObject};
 use super::signal;
 use super::{commands, devices};
 
-/// How long clients may take to read the last replies, and the other side of the console to read something.
+/// How long clients have to read the last replies, and the reader of the console to read at least one byte.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves the plan; returns after `quit`, SIGTERM or SIGINT, with everything taken down.
+/// Serves the plan. Returns after `quit`, a signal or the guest's end, with everything removed.
 pub(super) fn run(plan: Plan) -> Result<(), Failure> {
-    // Signals first: threads inherit what is blocked.
+    // Signals first: threads inherit that they are blocked.
     let ending = Ending::default();
     let asked = ending.clone();
     let signals = signal::watch(move || asked.set(Reason::SIGNAL))
         .map_err(|error| Failure::at("signals", &error))?;
     let mut outcome = serve(plan, &ending);
-    // Nobody asks for anything new while everything goes.
-    if let Ok(served) = &mut outcome {
-        served.monitor.shut_down();
-        if let Some(machine) = &served.machine {
+    if let Ok(service) = &mut outcome {
+        service.stop();
+    }
+    // After a failure too: the sockets of the devices that exist must be removed.
+    remove_devices()?;
+    let result = outcome.and_then(Service::flush);
+    drop(signals);
+    result
+}
+
+fn remove_devices() -> Result<(), Failure> {
+    let gone = Flag::default();
+    let last = gone.clone();
+    Device::shutdown_all(move || last.set());
+    iterate_until(|| gone.is_set())
+}
+
+/// What the program serves.
+struct Service {
+    monitor: Monitor,
+    machine: Option<MicroVm>,
+    /// How the machine ended, if it ended by itself.
+    ended: Result<(), Failure>,
+}
+
+impl Service {
+    /// Accepts no more requests, and stops the machine.
+    fn stop(&mut self) {
+        self.monitor.shut_down();
+        if let Some(machine) = &self.machine {
             machine.stop();
         }
     }
-    // Also after a failure: sockets of devices that were made must go.
-    let gone = Flag::default();
-    let told = gone.clone();
-    Device::shutdown_all(move || told.set());
-    iterate_until(|| gone.is_set())?;
-    let said = outcome.and_then(|served| {
-        let Service {
-            monitor,
-            machine,
-            ended,
-        } = served;
-        let unsent = || machine.as_ref().map_or(0, MicroVm::unsent);
-        say_goodbye(|| monitor.is_quiet() && unsent() == 0, unsent)?;
+
+    /// Writes the last replies and the rest of the console's output.
+    fn flush(self) -> Result<(), Failure> {
+        let unsent = || self.machine.as_ref().map_or(0, MicroVm::unsent);
+        flush_until(|| self.monitor.is_quiet() && unsent() == 0, unsent)?;
         if unsent() > 0 {
             warn(&format!(
                 "qctx: -serial: {} bytes were not read in time",
                 unsent()
             ));
         }
-        ended
-    });
-    drop(signals);
-    said
+        self.ended
+    }
 }
 
-/// What was served, and is to be taken down.
-struct Service {
-    monitor: Monitor,
-    machine: Option<MicroVm>,
-    /// How the machine ended, if it did so by itself.
-    ended: Result<(), Failure>,
+/// Iterates until `is_quiet`. Gives up when `unsent` has not become less for the time of [`FAREWELL`].
+fn flush_until(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Result<(), Failure> {
+    loop {
+        let before = unsent();
+        iterate_for(FAREWELL, &is_quiet)?;
+        if is_quiet() || unsent() >= before {
+            return Ok(());
+        }
+    }
 }
 
-/// Makes everything and runs the loop; gives it back when it is time to end.
+/// Creates everything in the plan, and runs the loop until the end is requested.
 fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
@@ -100,7 +119,7 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
     }
     iterate_until(|| ending.reason().is_some())?;
     if let (Some(_), Some(reason)) = (&guest, ending.reason()) {
-        commands::tell_end(reason);
+        commands::emit_shutdown(reason);
     }
     let ended = guest.as_ref().map_or(Ok(()), Guest::outcome);
     Ok(Service {
@@ -118,15 +137,4 @@ fn make(items: Vec<PlannedObject>, create: impl Fn(Options) -> Result<()>) -> Re
         create(item.options).map_err(|error| Failure::at(item.place, &error))?;
     }
     Ok(())
-}
-
-/// Lets the last replies out, and what the guest has sent for as long as somebody reads it.
-fn say_goodbye(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Result<(), Failure> {
-    loop {
-        let before = unsent();
-        iterate_for(FAREWELL, &is_quiet)?;
-        if is_quiet() || unsent() >= before {
-            return Ok(());
-        }
-    }
 }

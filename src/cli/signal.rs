@@ -8,7 +8,7 @@ use gio::prelude::*;
 
 use qcontext::{Error, Result};
 
-/// Keeps the signals coming as events; dropping it stops that.
+/// The source of the signals. Dropping it removes the source.
 #[derive(Debug)]
 pub(super) struct Signals {
     source: glib::Source,
@@ -20,8 +20,8 @@ impl Drop for Signals {
     }
 }
 
-/// Calls `action` on the main loop for each of the signals that ask a program to end. To be called before the process has
-/// other threads, because they inherit that the signals are blocked.
+/// Calls `action` on the main loop for each of these signals. Call it before the process has other threads, so that they
+/// inherit the blocked signals.
 pub(super) fn watch(action: impl Fn() + 'static) -> Result<Signals> {
     let set = block()?;
     // SAFETY: `set` is a valid signal set.
