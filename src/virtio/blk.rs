@@ -22,10 +22,12 @@ use std::sync::Arc;
 
 use gsource::AioContext;
 
+use super::pluggable::FinishCallback;
 use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
 use super::{Limits, VirtioDevice};
 use crate::Result;
 use crate::block::{Access, Edge, Node, Parent, Permissions};
+use crate::object::Value;
 
 mod config;
 mod options;
@@ -69,7 +71,7 @@ impl Blk {
 
     /// The node on offer.
     pub fn node(&self) -> &Arc<Node> {
-        self.model().edge.node()
+        self.model().node()
     }
 
     /// What a queue has done so far; zeroes for a queue that does not exist.
@@ -87,6 +89,18 @@ impl Blk {
     /// What all queues together have done so far.
     pub fn total(&self) -> QueueStats {
         let queues = (0..self.queue_count()).map(|index| self.stats(index));
+        queues.fold(QueueStats::default(), QueueStats::plus)
+    }
+}
+
+impl BlkModel {
+    fn node(&self) -> &Arc<Node> {
+        self.edge.node()
+    }
+
+    /// What all queues together have done so far, without kicks and calls.
+    fn total(&self) -> QueueStats {
+        let queues = self.stats.iter().map(|stats| stats.read());
         queues.fold(QueueStats::default(), QueueStats::plus)
     }
 }
@@ -111,11 +125,11 @@ impl Model for BlkModel {
     }
 
     fn features(&self, limits: Limits) -> u64 {
-        config::features(self.edge.node(), limits)
+        config::features(self.node(), limits)
     }
 
     fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]) {
-        let space = config::space(self.edge.node(), limits);
+        let space = config::space(self.node(), limits);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);
@@ -128,6 +142,14 @@ impl Model for BlkModel {
     /// The capacity is the node's length.
     fn set_config_notice(&self, notice: ConfigNotice) {
         self.edge.on_resize(move || notice.signal());
+    }
+
+    fn property(&self, name: &str) -> Option<Value> {
+        pluggable::property(self, name)
+    }
+
+    fn finish(&self, control: &AioContext, done: FinishCallback) {
+        pluggable::finish(self.node(), control, done);
     }
 
     fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<BlkQueue> {

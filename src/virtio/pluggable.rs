@@ -1,8 +1,9 @@
 //! What `-device` needs to know of a device model: its options, how a device of it is made, what it shows and how it ends.
 //!
 //! `crate::device` gives a device its id, its context, its transport and its place in the object tree, and knows models
-//! by what stands here alone. A new model (a disk, a network card) implements the two traits, describes itself in a
-//! [`ModelType`], and the program registers that: nothing else changes.
+//! by what stands here alone. A new model (a disk, a network card) implements `worker::Model`, whose workers
+//! make a [`PluggableDevice`] of it, and [`ModelOptions`]; it describes itself in a [`ModelType`], and the program registers
+//! that: nothing else changes.
 //!
 //! * [`ModelType`]: the model, as `-device NAME` finds it
 //! * [`ModelOptions`]: what one device of the model is asked to be

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use gsource::AioContext;
 
 use super::options::OPTIONS;
-use super::{Blk, BlkOptions};
+use super::{Blk, BlkModel, BlkOptions};
 use crate::block::{self, Node};
 use crate::object::Value;
-use crate::virtio::VirtioDevice;
 use crate::virtio::pluggable::{FinishCallback, ModelOptions, ModelType, PluggableDevice};
 use crate::{Error, ErrorKind, Result};
 
@@ -57,31 +56,33 @@ impl ModelOptions for BlkOptions {
     }
 }
 
-impl PluggableDevice for Blk {
-    fn property(&self, name: &str) -> Option<Value> {
-        let counter = match name {
-            "drive" => return Some(self.node().name().into()),
-            "num-queues" => return Some(i64::from(self.queue_count()).into()),
-            "read-only" => return Some(self.node().is_read_only().into()),
-            "reads" => self.total().reads,
-            "writes" => self.total().writes,
-            "flushes" => self.total().flushes,
-            "read-bytes" => self.total().bytes_read,
-            "write-bytes" => self.total().bytes_written,
-            "errors" => self.total().errors,
-            _ => return None,
-        };
-        Some(counter.into())
-    }
+/// A property of a disk.
+pub(super) fn property(model: &BlkModel, name: &str) -> Option<Value> {
+    let counter = match name {
+        "drive" => return Some(model.node().name().into()),
+        "num-queues" => {
+            let queues = i64::try_from(model.stats.len()).unwrap_or(i64::MAX);
+            return Some(queues.into());
+        }
+        "read-only" => return Some(model.node().is_read_only().into()),
+        "reads" => model.total().reads,
+        "writes" => model.total().writes,
+        "flushes" => model.total().flushes,
+        "read-bytes" => model.total().bytes_read,
+        "write-bytes" => model.total().bytes_written,
+        "errors" => model.total().errors,
+        _ => return None,
+    };
+    Some(counter.into())
+}
 
-    /// Writes that the guest saw finished may be in the host's page cache; a flush brings them into the file.
-    fn finish(&self, control: &AioContext, done: FinishCallback) {
-        let drive = self.node().name().to_owned();
-        block::flush(self.node(), control, move |outcome| {
-            done(outcome.map_err(|error| {
-                let message = format!("the last flush of drive '{drive}' failed: {error}");
-                Error::new(error.kind(), message)
-            }));
-        });
-    }
+/// Writes that the guest saw finished may be in the host's page cache; a flush brings them into the file.
+pub(super) fn finish(node: &Arc<Node>, control: &AioContext, done: FinishCallback) {
+    let drive = node.name().to_owned();
+    block::flush(node, control, move |outcome| {
+        done(outcome.map_err(|error| {
+            let message = format!("the last flush of drive '{drive}' failed: {error}");
+            Error::new(error.kind(), message)
+        }));
+    });
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use gsource::AioContext;
 
 use super::{Model, QueueWorker};
+use crate::object::Value;
 use crate::virtio::notify::{CallFd, Signal};
+use crate::virtio::pluggable::{FinishCallback, PluggableDevice};
 use crate::virtio::queue::{Broken, SIZE_MAX};
 use crate::virtio::{Countdown, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
@@ -167,6 +169,16 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
         for queue in &self.queues {
             queue.release();
         }
+    }
+}
+
+impl<M: Model> PluggableDevice for WorkerDevice<M> {
+    fn property(&self, name: &str) -> Option<Value> {
+        self.model.property(name)
+    }
+
+    fn finish(&self, control: &AioContext, done: FinishCallback) {
+        self.model.finish(control, done);
     }
 }
 

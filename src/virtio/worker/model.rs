@@ -2,7 +2,7 @@
 //!
 //! Implemented by models: [`Model`] for what all queues share, [`QueueModel`] for one started queue. A model sees chains
 //! and its configuration space. It never sees a socket, a hypervisor or a ring's indices, and no transport sees into its
-//! requests.
+//! requests. With a [`ModelType`](crate::virtio::pluggable::ModelType) besides, `-device` finds it.
 #![forbid(unsafe_code)]
 
 use std::sync::Weak;
@@ -12,7 +12,9 @@ use gsource::AioContext;
 use super::ConfigNotice;
 use super::answers::Answers;
 use crate::Result;
+use crate::object::Value;
 use crate::virtio::Limits;
+use crate::virtio::pluggable::FinishCallback;
 use crate::virtio::queue::{Broken, Chain};
 
 /// A virtio device without its queues' lives.
@@ -37,6 +39,18 @@ pub trait Model: Send + Sync + 'static {
     /// Takes the handle by which the model says that its configuration space has changed. Called once, before anything
     /// else.
     fn set_config_notice(&self, _notice: ConfigNotice) {}
+
+    /// The value of one of the properties that the model lists in its
+    /// [`ModelType`](crate::virtio::pluggable::ModelType); `None` for any other name.
+    fn property(&self, _name: &str) -> Option<Value> {
+        None
+    }
+
+    /// Finishes the device's work when its queues have stopped for good: what a guest was told is done becomes durable.
+    /// Called on the home thread of `control`; calls `done` there once, now or in a callback of `control`.
+    fn finish(&self, _control: &AioContext, done: FinishCallback) {
+        done(Ok(()));
+    }
 
     /// Begins the work of a queue that starts. `handle` leads back to the queue when something completes later. The queue's
     /// end is the drop of what is returned; no chain is kept then.
