@@ -33,4 +33,4 @@ mod session;
 mod socket;
 
 pub use listener::Listener;
-pub use session::Served;
+pub use session::OfferedDevice;

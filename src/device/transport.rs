@@ -19,7 +19,7 @@ use crate::Result;
 use crate::kvm::mmio::Mmio;
 #[cfg(feature = "kvm")]
 use crate::kvm::{Announcement, Board, MmioDevice};
-use crate::vhost_user::{Listener, Served};
+use crate::vhost_user::{Listener, OfferedDevice};
 use crate::virtio::pluggable::PluggableDevice;
 
 /// A running transport.
@@ -42,11 +42,11 @@ pub(super) struct TransportSetup<'a> {
 impl Transport {
     /// Offers the device at the socket `path`; messages are handled in the callbacks of `control`.
     pub(super) fn listen(setup: &TransportSetup<'_>, path: &Path) -> Result<Transport> {
-        let served = Served {
+        let offered = OfferedDevice {
             device: Arc::<dyn PluggableDevice>::clone(setup.model),
             queue_size_max: setup.options.queue_size,
         };
-        let listener = Listener::new(&setup.options.id, path, setup.control, served)?;
+        let listener = Listener::new(&setup.options.id, path, setup.control, offered)?;
         Ok(Transport::VhostUser(listener))
     }
 

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gsource::{AioContext, Bh, FdHandler};
 
 use super::framing::{ReadOutcome, Reader, Writer};
-use super::session::{Served, Session, StopNotice};
+use super::session::{OfferedDevice, Session, StopNotice};
 use crate::{Error, Result};
 
 /// How many messages are handled before other handlers of the thread get their turn.
@@ -114,7 +114,7 @@ impl Connection {
     pub(super) fn new(
         aio: &AioContext,
         socket: UnixStream,
-        served: Served,
+        offered: OfferedDevice,
         owner: Weak<dyn ConnectionOwner>,
     ) -> Result<Arc<Connection>> {
         let connection = Arc::new_cyclic(|this: &Weak<Connection>| {
@@ -124,7 +124,7 @@ impl Connection {
                 socket,
                 owner,
                 state: Mutex::new(ConnectionState::new(Session::new(
-                    served,
+                    offered,
                     stop_notice(this.clone()),
                 ))),
                 stopped: Mutex::default(),

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
 
-use super::protocol::{Header, Message, Request};
-use super::session::Served;
+use super::protocol::{Header, Message, RequestCode};
+use super::session::OfferedDevice;
 use crate::virtio::notify::Signal;
 use crate::virtio::{Limits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
@@ -57,8 +57,8 @@ impl FakeDevice {
     }
 
     /// As a listener wants it.
-    pub(super) fn served(self: &Arc<Self>) -> Served {
-        Served {
+    pub(super) fn offered(self: &Arc<Self>) -> OfferedDevice {
+        OfferedDevice {
             device: Arc::clone(self) as Arc<dyn VirtioDevice>,
             queue_size_max: 1024,
         }
@@ -186,7 +186,7 @@ pub(super) fn bytes(number: u32, need_reply: bool, payload: &[u8]) -> Vec<u8> {
 
 /// A message as the reader hands it over.
 pub(super) fn message(
-    request: Request,
+    request: RequestCode,
     need_reply: bool,
     payload: &[u8],
     fds: Vec<OwnedFd>,

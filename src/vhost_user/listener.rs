@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use gsource::{AioContext, Clock, FdHandler, Timer};
 
 use super::connection::{Connection, ConnectionOwner};
-use super::session::Served;
+use super::session::OfferedDevice;
 use super::socket;
 use crate::{Error, ErrorKind, Result};
 
@@ -53,7 +53,7 @@ struct Acceptor {
     identity: (u64, u64),
     socket: UnixListener,
     aio: AioContext,
-    served: Served,
+    offered: OfferedDevice,
     retry: Timer,
     this: Weak<Acceptor>,
     state: Mutex<AcceptorState>,
@@ -70,13 +70,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` and offers what is `served`, called `name` in messages, in the callbacks of `aio`.
+    /// Binds `path` and offers what is `offered`, called `name` in messages, in the callbacks of `aio`.
     ///
     /// A socket file without a listener is replaced.
     ///
     /// # Errors
     /// `Busy` if another process listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
-    pub fn new(name: &str, path: &Path, aio: &AioContext, served: Served) -> Result<Listener> {
+    pub fn new(
+        name: &str,
+        path: &Path,
+        aio: &AioContext,
+        offered: OfferedDevice,
+    ) -> Result<Listener> {
         let socket = bind(name, path)?;
         let identity = identity(path)
             .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
@@ -88,7 +93,7 @@ impl Listener {
                 identity,
                 socket,
                 aio: aio.clone(),
-                served,
+                offered,
                 retry: aio.timer(Clock::Realtime, move || with(&retry, Acceptor::listen)),
                 this: this.clone(),
                 state: Mutex::default(),
@@ -196,7 +201,7 @@ impl Acceptor {
     fn connect(&self, socket: UnixStream) -> Result<()> {
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
         let owner: Weak<dyn ConnectionOwner> = self.this.clone();
-        let connection = Connection::new(&self.aio, socket, self.served.clone(), owner)?;
+        let connection = Connection::new(&self.aio, socket, self.offered.clone(), owner)?;
         self.connected.store(true, Ordering::Relaxed);
         self.state().connection = Some(connection);
         Ok(())

@@ -42,10 +42,10 @@ const FLAG_VERSION: u32 = 0x1;
 const FLAG_REPLY: u32 = 1 << 2;
 const FLAG_NEED_REPLY: u32 = 1 << 3;
 
-/// The requests we answer; everything else is refused.
+/// The requests of front ends that are answered; all others are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Request {
+pub(super) enum RequestCode {
     GetFeatures = 1,
     SetFeatures = 2,
     SetOwner = 3,
@@ -70,35 +70,35 @@ pub(super) enum Request {
     RemMemReg = 38,
 }
 
-impl Request {
-    const ALL: [Request; 22] = [
-        Request::GetFeatures,
-        Request::SetFeatures,
-        Request::SetOwner,
-        Request::ResetOwner,
-        Request::SetMemTable,
-        Request::SetVringNum,
-        Request::SetVringAddr,
-        Request::SetVringBase,
-        Request::GetVringBase,
-        Request::SetVringKick,
-        Request::SetVringCall,
-        Request::SetVringErr,
-        Request::GetProtocolFeatures,
-        Request::SetProtocolFeatures,
-        Request::GetQueueNum,
-        Request::SetVringEnable,
-        Request::SetBackendReqFd,
-        Request::GetConfig,
-        Request::SetConfig,
-        Request::GetMaxMemSlots,
-        Request::AddMemReg,
-        Request::RemMemReg,
+impl RequestCode {
+    const ALL: [RequestCode; 22] = [
+        RequestCode::GetFeatures,
+        RequestCode::SetFeatures,
+        RequestCode::SetOwner,
+        RequestCode::ResetOwner,
+        RequestCode::SetMemTable,
+        RequestCode::SetVringNum,
+        RequestCode::SetVringAddr,
+        RequestCode::SetVringBase,
+        RequestCode::GetVringBase,
+        RequestCode::SetVringKick,
+        RequestCode::SetVringCall,
+        RequestCode::SetVringErr,
+        RequestCode::GetProtocolFeatures,
+        RequestCode::SetProtocolFeatures,
+        RequestCode::GetQueueNum,
+        RequestCode::SetVringEnable,
+        RequestCode::SetBackendReqFd,
+        RequestCode::GetConfig,
+        RequestCode::SetConfig,
+        RequestCode::GetMaxMemSlots,
+        RequestCode::AddMemReg,
+        RequestCode::RemMemReg,
     ];
 
     /// The request with this number, if we know it.
-    pub(super) fn from_number(number: u32) -> Option<Request> {
-        Request::ALL
+    pub(super) fn from_number(number: u32) -> Option<RequestCode> {
+        RequestCode::ALL
             .into_iter()
             .find(|&request| request as u32 == number)
     }
@@ -107,50 +107,50 @@ impl Request {
     pub(super) fn has_reply(self) -> bool {
         matches!(
             self,
-            Request::GetFeatures
-                | Request::GetVringBase
-                | Request::GetProtocolFeatures
-                | Request::GetQueueNum
-                | Request::GetConfig
-                | Request::GetMaxMemSlots
+            RequestCode::GetFeatures
+                | RequestCode::GetVringBase
+                | RequestCode::GetProtocolFeatures
+                | RequestCode::GetQueueNum
+                | RequestCode::GetConfig
+                | RequestCode::GetMaxMemSlots
         )
     }
 
     /// The least and the most payload bytes the request may carry.
     fn payload_range(self) -> (u32, u32) {
         match self {
-            Request::GetFeatures
-            | Request::GetProtocolFeatures
-            | Request::GetQueueNum
-            | Request::GetMaxMemSlots
-            | Request::SetOwner
-            | Request::ResetOwner
-            | Request::SetBackendReqFd => (0, 8),
-            Request::SetFeatures
-            | Request::SetProtocolFeatures
-            | Request::SetVringKick
-            | Request::SetVringCall
-            | Request::SetVringErr
-            | Request::SetVringNum
-            | Request::SetVringBase
-            | Request::GetVringBase
-            | Request::SetVringEnable => (8, 8),
-            Request::SetVringAddr => (40, 40),
-            Request::SetMemTable => (8, 8 + 32 * 8),
-            Request::AddMemReg | Request::RemMemReg => (40, 40),
-            Request::GetConfig | Request::SetConfig => (12, 12 + MAX_CONFIG),
+            RequestCode::GetFeatures
+            | RequestCode::GetProtocolFeatures
+            | RequestCode::GetQueueNum
+            | RequestCode::GetMaxMemSlots
+            | RequestCode::SetOwner
+            | RequestCode::ResetOwner
+            | RequestCode::SetBackendReqFd => (0, 8),
+            RequestCode::SetFeatures
+            | RequestCode::SetProtocolFeatures
+            | RequestCode::SetVringKick
+            | RequestCode::SetVringCall
+            | RequestCode::SetVringErr
+            | RequestCode::SetVringNum
+            | RequestCode::SetVringBase
+            | RequestCode::GetVringBase
+            | RequestCode::SetVringEnable => (8, 8),
+            RequestCode::SetVringAddr => (40, 40),
+            RequestCode::SetMemTable => (8, 8 + 32 * 8),
+            RequestCode::AddMemReg | RequestCode::RemMemReg => (40, 40),
+            RequestCode::GetConfig | RequestCode::SetConfig => (12, 12 + MAX_CONFIG),
         }
     }
 
     /// How many fds the request may carry; more are closed unseen.
     fn fd_limit(self) -> usize {
         match self {
-            Request::SetMemTable => MAX_FDS,
-            Request::SetVringKick
-            | Request::SetVringCall
-            | Request::SetVringErr
-            | Request::SetBackendReqFd
-            | Request::AddMemReg => 1,
+            RequestCode::SetMemTable => MAX_FDS,
+            RequestCode::SetVringKick
+            | RequestCode::SetVringCall
+            | RequestCode::SetVringErr
+            | RequestCode::SetBackendReqFd
+            | RequestCode::AddMemReg => 1,
             _ => 0,
         }
     }
@@ -208,7 +208,7 @@ impl Header {
     fn check_size(self) -> Result<()> {
         let (least, most) = self
             .request()
-            .map_or((0, MAX_UNKNOWN_PAYLOAD), Request::payload_range);
+            .map_or((0, MAX_UNKNOWN_PAYLOAD), RequestCode::payload_range);
         if (least..=most).contains(&self.size) {
             return Ok(());
         }
@@ -220,8 +220,8 @@ impl Header {
     }
 
     /// The request, if we know its number.
-    pub(super) fn request(self) -> Option<Request> {
-        Request::from_number(self.number)
+    pub(super) fn request(self) -> Option<RequestCode> {
+        RequestCode::from_number(self.number)
     }
 
     /// What to call the message in a trace.

@@ -1,7 +1,8 @@
-//! The state machine of one vhost-user connection: complete messages in, calls to the device and reply bytes out.
+//! What one front end has said: complete messages in, calls to the device and answers out.
 //!
-//! It knows no socket and no loop. [`super::connection`] feeds it messages one at a time and stops feeding while
-//! [`Session::is_waiting`]: a queue stop is asynchronous, and what the front end sent behind it waits for its answer.
+//! A session knows no loop: [`super::connection`] hands in messages one at a time. Some need a queue to stop, which takes as
+//! long as the requests in flight; while [`Session::is_waiting`] no message is handed in. Whether a queue runs, the device
+//! knows; the session remembers what the front end has said about it ([`super::description`]).
 //!
 //! A queue starts when it has a size, addresses and a kick fd, features are acknowledged, and it is enabled (or the front
 //! end has not acknowledged protocol features, which have the enable message). The order in which that happens does not matter.
@@ -19,7 +20,7 @@ use super::backend_channel::BackendChannel;
 use super::description::VringDescription;
 use super::protocol::{
     self as wire, F_PROTOCOL_FEATURES, Header, Message, PROTOCOL_BACKEND_REQ, PROTOCOL_CONFIG,
-    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request, VringState,
+    PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, RequestCode, VringState,
 };
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::{Limits, VirtioDevice};
@@ -40,12 +41,12 @@ const PROTOCOL_FEATURES: u64 = PROTOCOL_MQ
 /// How many memory regions a front end may add one by one.
 const MEM_SLOTS: usize = 509;
 
-/// Told, from any thread, that the device has stopped a queue, and the index of its next available entry.
+/// Called, on any thread, when the device has stopped a queue, with the index of its next available entry.
 pub(super) type StopNotice = Arc<dyn Fn(u16, u16) + Send + Sync>;
 
 /// The device that front ends are offered.
 #[derive(Clone)]
-pub struct Served {
+pub struct OfferedDevice {
     /// The device.
     pub device: Arc<dyn VirtioDevice>,
     /// The most entries a queue may have, if the device could do more.
@@ -53,7 +54,7 @@ pub struct Served {
 }
 
 /// What a message is answered with.
-enum Answer {
+enum MessageAnswer {
     /// Nothing of its own: an acknowledgement if asked for.
     Done,
     U64(u64),
@@ -65,7 +66,7 @@ enum Answer {
 /// What to do when the queues have stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    /// Answer with the index at which this queue stopped.
+    /// MessageAnswer with the index at which this queue stopped.
     ReplyBase(u16),
     /// Start again what is still ready, then acknowledge.
     StartReady,
@@ -75,7 +76,7 @@ enum Then {
 
 /// A stop in progress.
 #[derive(Debug)]
-struct Waiting {
+struct PendingStop {
     left: usize,
     request: Option<Header>,
     then: Then,
@@ -92,18 +93,18 @@ pub(super) struct Session {
     vrings: Vec<VringDescription>,
     /// The device knows it weakly, so changes are reported as long as this is here.
     backend_channel: Option<Arc<BackendChannel>>,
-    waiting: Option<Waiting>,
+    waiting: Option<PendingStop>,
     closed: bool,
 }
 
 impl Session {
-    /// A fresh connection to what is `served`; `notice` hears of queues that have stopped and must lead to
+    /// A fresh connection to what is `offered`; `notice` hears of queues that have stopped and must lead to
     /// [`Session::queue_stopped`].
-    pub(super) fn new(served: Served, notice: StopNotice) -> Session {
-        let Served {
+    pub(super) fn new(offered: OfferedDevice, notice: StopNotice) -> Session {
+        let OfferedDevice {
             device,
             queue_size_max,
-        } = served;
+        } = offered;
         let limits = Limits {
             queues: device.queue_count(),
             queue_size: queue_size_max.min(device.queue_size_max()),
@@ -144,8 +145,8 @@ impl Session {
             None => Err(message.wrong("is not supported")),
         };
         match answer {
-            Ok(Answer::AfterStop(queues, then)) => {
-                self.waiting = Some(Waiting {
+            Ok(MessageAnswer::AfterStop(queues, then)) => {
+                self.waiting = Some(PendingStop {
                     left: queues.len(),
                     request: Some(header),
                     then,
@@ -184,10 +185,10 @@ impl Session {
         }
         self.closed = true;
         self.backend_channel = None;
-        // A stop in progress goes on, but nobody waits for its answer any more.
+        // A stop in progress goes on, but its message gets no answer any more.
         let left = self.waiting.take().map_or(0, |waiting| waiting.left);
         let running = self.running_queues();
-        self.waiting = Some(Waiting {
+        self.waiting = Some(PendingStop {
             left: left + running.len(),
             request: None,
             then: Then::Close,
@@ -196,30 +197,30 @@ impl Session {
         self.waiting.take_if(|waiting| waiting.left == 0);
     }
 
-    fn dispatch(&mut self, request: Request, message: Message) -> Result<Answer> {
+    fn dispatch(&mut self, request: RequestCode, message: Message) -> Result<MessageAnswer> {
         match request {
-            Request::GetFeatures => Ok(Answer::U64(self.offered())),
-            Request::SetFeatures => self.set_features(&message),
-            Request::GetProtocolFeatures => Ok(Answer::U64(PROTOCOL_FEATURES)),
-            Request::SetProtocolFeatures => self.set_protocol_features(&message),
-            Request::GetQueueNum => Ok(Answer::U64(self.vrings.len() as u64)),
-            Request::GetMaxMemSlots => Ok(Answer::U64(MEM_SLOTS as u64)),
-            Request::SetOwner => Ok(Answer::Done),
-            Request::ResetOwner => Ok(self.reset_owner()),
-            Request::SetMemTable => self.set_mem_table(message),
-            Request::AddMemReg => self.add_mem_reg(message),
-            Request::RemMemReg => self.rem_mem_reg(&message),
-            Request::SetVringNum => self.set_vring_num(&message),
-            Request::SetVringBase => self.set_vring_base(&message),
-            Request::SetVringAddr => self.set_vring_addr(&message),
-            Request::SetVringKick => self.set_vring_kick(message),
-            Request::SetVringCall => self.set_vring_call(message),
-            Request::SetVringErr => self.set_vring_err(message),
-            Request::SetVringEnable => self.set_vring_enable(&message),
-            Request::SetBackendReqFd => self.set_backend_req_fd(message),
-            Request::GetVringBase => self.vring_base(&message),
-            Request::GetConfig => Ok(self.config(&message)),
-            Request::SetConfig => self.set_config(&message),
+            RequestCode::GetFeatures => Ok(MessageAnswer::U64(self.offered())),
+            RequestCode::SetFeatures => self.set_features(&message),
+            RequestCode::GetProtocolFeatures => Ok(MessageAnswer::U64(PROTOCOL_FEATURES)),
+            RequestCode::SetProtocolFeatures => self.set_protocol_features(&message),
+            RequestCode::GetQueueNum => Ok(MessageAnswer::U64(self.vrings.len() as u64)),
+            RequestCode::GetMaxMemSlots => Ok(MessageAnswer::U64(MEM_SLOTS as u64)),
+            RequestCode::SetOwner => Ok(MessageAnswer::Done),
+            RequestCode::ResetOwner => Ok(self.reset_owner()),
+            RequestCode::SetMemTable => self.set_mem_table(message),
+            RequestCode::AddMemReg => self.add_mem_reg(message),
+            RequestCode::RemMemReg => self.rem_mem_reg(&message),
+            RequestCode::SetVringNum => self.set_vring_num(&message),
+            RequestCode::SetVringBase => self.set_vring_base(&message),
+            RequestCode::SetVringAddr => self.set_vring_addr(&message),
+            RequestCode::SetVringKick => self.set_vring_kick(message),
+            RequestCode::SetVringCall => self.set_vring_call(message),
+            RequestCode::SetVringErr => self.set_vring_err(message),
+            RequestCode::SetVringEnable => self.set_vring_enable(&message),
+            RequestCode::SetBackendReqFd => self.set_backend_req_fd(message),
+            RequestCode::GetVringBase => self.vring_base(&message),
+            RequestCode::GetConfig => Ok(self.config(&message)),
+            RequestCode::SetConfig => self.set_config(&message),
         }
     }
 
@@ -228,19 +229,19 @@ impl Session {
     fn answer(
         &self,
         header: Header,
-        answer: Result<Answer>,
+        answer: Result<MessageAnswer>,
         out: &mut Vec<u8>,
     ) -> Result<Option<Error>> {
         let wants_ack = header.needs_reply()
             && self.protocol_features & PROTOCOL_REPLY_ACK != 0
-            && !header.request().is_some_and(Request::has_reply);
+            && !header.request().is_some_and(RequestCode::has_reply);
         match answer {
-            Ok(Answer::U64(value)) => wire::write_reply(out, header, &value.to_le_bytes()),
-            Ok(Answer::Bytes(bytes)) => wire::write_reply(out, header, &bytes),
-            Ok(Answer::Done | Answer::AfterStop(..)) if wants_ack => {
+            Ok(MessageAnswer::U64(value)) => wire::write_reply(out, header, &value.to_le_bytes()),
+            Ok(MessageAnswer::Bytes(bytes)) => wire::write_reply(out, header, &bytes),
+            Ok(MessageAnswer::Done | MessageAnswer::AfterStop(..)) if wants_ack => {
                 wire::write_reply(out, header, &0u64.to_le_bytes());
             }
-            Ok(Answer::Done | Answer::AfterStop(..)) => {}
+            Ok(MessageAnswer::Done | MessageAnswer::AfterStop(..)) => {}
             Err(error) if wants_ack => {
                 wire::write_reply(out, header, &1u64.to_le_bytes());
                 return Ok(Some(error));
@@ -254,7 +255,7 @@ impl Session {
         self.device.features(self.limits) | F_PROTOCOL_FEATURES
     }
 
-    fn set_features(&mut self, message: &Message) -> Result<Answer> {
+    fn set_features(&mut self, message: &Message) -> Result<MessageAnswer> {
         let bits = message.u64()?;
         let unknown = bits & !self.offered();
         if unknown != 0 {
@@ -264,29 +265,29 @@ impl Session {
         self.start_ready()
     }
 
-    fn set_protocol_features(&mut self, message: &Message) -> Result<Answer> {
+    fn set_protocol_features(&mut self, message: &Message) -> Result<MessageAnswer> {
         let bits = message.u64()?;
         let unknown = bits & !PROTOCOL_FEATURES;
         if unknown != 0 {
             return Err(message.wrong(&format!("acknowledges {unknown:#x}, which we do not offer")));
         }
         self.protocol_features = bits;
-        Ok(Answer::Done)
+        Ok(MessageAnswer::Done)
     }
 
     /// Disables every queue, which is all that this deprecated message may still mean.
-    fn reset_owner(&mut self) -> Answer {
+    fn reset_owner(&mut self) -> MessageAnswer {
         for vring in &mut self.vrings {
             vring.enabled = false;
             vring.kick = None;
         }
-        Answer::AfterStop(self.running_queues(), Then::StartReady)
+        MessageAnswer::AfterStop(self.running_queues(), Then::StartReady)
     }
 
     /// Starts every queue that is ready. One that cannot start asks for a new kick fd before the next try.
-    fn start_ready(&mut self) -> Result<Answer> {
+    fn start_ready(&mut self) -> Result<MessageAnswer> {
         if self.memory.region_count() == 0 || self.closed {
-            return Ok(Answer::Done);
+            return Ok(MessageAnswer::Done);
         }
         for (index, vring) in (0..).zip(&mut self.vrings) {
             if !vring.is_ready(self.acked) || self.device.is_started(index) {
@@ -299,7 +300,7 @@ impl Session {
                 return Err(error);
             }
         }
-        Ok(Answer::Done)
+        Ok(MessageAnswer::Done)
     }
 
     fn running_queues(&self) -> Vec<u16> {
@@ -321,9 +322,9 @@ impl Session {
             return Ok(None);
         };
         let answer = match waiting.then {
-            Then::ReplyBase(index) => Ok(Answer::Bytes(self.base_bytes(index))),
+            Then::ReplyBase(index) => Ok(MessageAnswer::Bytes(self.base_bytes(index))),
             Then::StartReady => self.start_ready(),
-            Then::Close => Ok(Answer::Done),
+            Then::Close => Ok(MessageAnswer::Done),
         };
         match waiting.request {
             Some(header) => self.answer(header, answer, out),
@@ -338,9 +339,9 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Served {
+impl fmt::Debug for OfferedDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Served")
+        f.debug_struct("OfferedDevice")
             .field("queue_size_max", &self.queue_size_max)
             .finish_non_exhaustive()
     }

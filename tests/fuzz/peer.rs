@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gsource::{AioContext, Wait};
-use qcontext::vhost_user::{Listener, Served};
+use qcontext::vhost_user::{Listener, OfferedDevice};
 use qcontext::virtio::blk::Blk;
 use support::deadline::DEADLINE;
 use support::directory::TestDir;
@@ -87,7 +87,7 @@ impl Target {
         let blk = Blk::new("disk0", &node, vec![aio.clone()], "fuzz").unwrap();
         let directory = TestDir::new();
         let path = directory.socket("fuzz.sock");
-        let served = Served {
+        let served = OfferedDevice {
             device: Arc::new(blk),
             queue_size_max: 1024,
         };

@@ -11,6 +11,7 @@ use super::registers::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_
 use crate::virtio::{F_RING_RESET, F_VERSION_1};
 
 mod hold;
+mod resize;
 mod rig;
 
 use rig::Rig;

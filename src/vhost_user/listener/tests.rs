@@ -10,7 +10,7 @@ use gsource::Wait;
 use virtio_driver::ScmSocket;
 
 use super::super::fake::{Asked, FakeDevice, bytes, eventfd, memfd, pair, words};
-use super::super::protocol::Request;
+use super::super::protocol::RequestCode;
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ impl Bench {
     fn new() -> Bench {
         let (dir, aio) = (Dir::new(), AioContext::new().unwrap());
         let device = Arc::new(FakeDevice::new(1));
-        let listener = Listener::new("disk0", &dir.socket(), &aio, device.served()).unwrap();
+        let listener = Listener::new("disk0", &dir.socket(), &aio, device.offered()).unwrap();
         Bench {
             dir,
             aio,
@@ -88,7 +88,7 @@ impl Bench {
         got
     }
 
-    fn send(&self, client: &UnixStream, request: Request, payload: &[u8], fd: Option<OwnedFd>) {
+    fn send(&self, client: &UnixStream, request: RequestCode, payload: &[u8], fd: Option<OwnedFd>) {
         let data = bytes(request as u32, false, payload);
         let fds: Vec<_> = fd.iter().map(AsRawFd::as_raw_fd).collect();
         let sent = client
@@ -99,7 +99,7 @@ impl Bench {
 
     /// Features as the last sign that everything sent before was handled.
     fn features(&self, client: &UnixStream) -> u64 {
-        self.send(client, Request::GetFeatures, &[], None);
+        self.send(client, RequestCode::GetFeatures, &[], None);
         let reply = self.receive(client, 20);
         u64::from_le_bytes(reply[12..].try_into().unwrap())
     }
@@ -107,16 +107,21 @@ impl Bench {
     /// A client whose queue runs.
     fn running(&self) -> UnixStream {
         let client = self.connect();
-        self.send(&client, Request::SetFeatures, &words(&[1 << 32]), None);
+        self.send(&client, RequestCode::SetFeatures, &words(&[1 << 32]), None);
         let region = words(&[0, 0, 0x10000, 0, 0]);
-        self.send(&client, Request::AddMemReg, &region, Some(memfd(0x10000)));
-        self.send(&client, Request::SetVringNum, &pair(0, 64), None);
-        let mut addr = pair(0, 0);
-        addr.extend(words(&[0x1000, 0x2000, 0x3000, 0]));
-        self.send(&client, Request::SetVringAddr, &addr, None);
         self.send(
             &client,
-            Request::SetVringKick,
+            RequestCode::AddMemReg,
+            &region,
+            Some(memfd(0x10000)),
+        );
+        self.send(&client, RequestCode::SetVringNum, &pair(0, 64), None);
+        let mut addr = pair(0, 0);
+        addr.extend(words(&[0x1000, 0x2000, 0x3000, 0]));
+        self.send(&client, RequestCode::SetVringAddr, &addr, None);
+        self.send(
+            &client,
+            RequestCode::SetVringKick,
             &words(&[0]),
             Some(eventfd()),
         );
@@ -142,7 +147,7 @@ fn front_end_is_answered() {
 fn busy_socket_is_an_error_that_names_device_and_path() {
     let bench = Bench::new();
     let path = bench.dir.socket();
-    let device = bench.device.served();
+    let device = bench.device.offered();
     let error = Listener::new("disk1", &path, &bench.aio, device).unwrap_err();
     let expected = format!(
         "device 'disk1': vhost-user='{}' is in use: another server listens there",
@@ -158,7 +163,7 @@ fn stale_socket_is_replaced_and_other_files_are_not() {
     let bench = Bench::new();
     let stale = bench.dir.0.join("stale.sock");
     drop(UnixListener::bind(&stale).unwrap());
-    let device = || bench.device.served();
+    let device = || bench.device.offered();
     assert!(Listener::new("disk1", &stale, &bench.aio, device()).is_ok());
     let file = bench.dir.0.join("file");
     std::fs::write(&file, "precious").unwrap();
@@ -173,7 +178,7 @@ fn socket_goes_with_the_listener_unless_it_is_another() {
     let path = bench.dir.socket();
     drop(bench.listener);
     assert!(!path.exists());
-    let device = || bench.device.served();
+    let device = || bench.device.offered();
     let listener = Listener::new("disk0", &path, &bench.aio, device()).unwrap();
     std::fs::rename(&path, bench.dir.0.join("moved")).unwrap();
     let other = UnixListener::bind(&path).unwrap();
@@ -187,7 +192,7 @@ fn next_front_end_is_served_when_the_first_has_gone_and_its_queue_has_stopped() 
     let bench = Bench::new();
     let first = bench.running();
     let second = bench.connect();
-    bench.send(&second, Request::GetFeatures, &[], None);
+    bench.send(&second, RequestCode::GetFeatures, &[], None);
     drop(first);
     bench.until(|| bench.device.calls() == [Asked::Stop(0)]);
     (0..50).for_each(|_| {
@@ -202,8 +207,8 @@ fn next_front_end_is_served_when_the_first_has_gone_and_its_queue_has_stopped() 
 fn messages_behind_a_queue_stop_wait_for_it() {
     let bench = Bench::new();
     let client = bench.running();
-    bench.send(&client, Request::GetVringBase, &pair(0, 0), None);
-    bench.send(&client, Request::GetFeatures, &[], None);
+    bench.send(&client, RequestCode::GetVringBase, &pair(0, 0), None);
+    bench.send(&client, RequestCode::GetFeatures, &[], None);
     bench.until(|| bench.device.calls() == [Asked::Stop(0)]);
     (0..50).for_each(|_| {
         bench.aio.poll(Wait::NoBlock).unwrap();
@@ -237,7 +242,7 @@ fn peer_that_never_reads_is_not_read_from() {
     let client = bench.connect();
     let mut request = pair(0, 256);
     request.extend([0; 4]);
-    let request = bytes(Request::GetConfig as u32, false, &request);
+    let request = bytes(RequestCode::GetConfig as u32, false, &request);
     let mut sent = 0;
     let mut quiet = 0;
     while quiet < 1000 {

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Header, MAX_FDS, Request, protocol, u32_at, u64_at};
+use super::{Header, MAX_FDS, RequestCode, protocol, u32_at, u64_at};
 use crate::{Error, Result};
 
 /// The most bytes of configuration space that one message may move.
@@ -70,7 +70,7 @@ impl Message {
         payload: Vec<u8>,
         mut fds: Vec<OwnedFd>,
     ) -> Message {
-        fds.truncate(header.request().map_or(0, Request::fd_limit));
+        fds.truncate(header.request().map_or(0, RequestCode::fd_limit));
         Message {
             header,
             payload,

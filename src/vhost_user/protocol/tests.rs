@@ -41,8 +41,8 @@ fn unknown_request_of_moderate_size_is_framed() {
 
 #[test]
 fn every_known_request_is_found_by_its_number() {
-    for request in Request::ALL {
-        assert_eq!(Request::from_number(request as u32), Some(request));
+    for request in RequestCode::ALL {
+        assert_eq!(RequestCode::from_number(request as u32), Some(request));
     }
 }
 

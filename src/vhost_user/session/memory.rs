@@ -6,12 +6,12 @@
 use std::os::fd::OwnedFd;
 
 use super::super::protocol::{DescribedRegion, Message};
-use super::{Answer, MEM_SLOTS, Session, Then};
+use super::{MEM_SLOTS, MessageAnswer, Session, Then};
 use crate::Result;
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
 
 impl Session {
-    pub(super) fn set_mem_table(&mut self, message: Message) -> Result<Answer> {
+    pub(super) fn set_mem_table(&mut self, message: Message) -> Result<MessageAnswer> {
         let regions = message.mem_table()?;
         if regions.len() != message.fds.len() {
             let what = format!("{} regions with {} fds", regions.len(), message.fds.len());
@@ -24,7 +24,7 @@ impl Session {
         Ok(self.replace_memory(memory))
     }
 
-    pub(super) fn add_mem_reg(&mut self, mut message: Message) -> Result<Answer> {
+    pub(super) fn add_mem_reg(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let region = message.single_region()?;
         if self.memory.region_count() >= MEM_SLOTS {
             return Err(message.wrong(&format!("exceeds {MEM_SLOTS} memory slots")));
@@ -37,7 +37,7 @@ impl Session {
         Ok(self.replace_memory(memory))
     }
 
-    pub(super) fn rem_mem_reg(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn rem_mem_reg(&mut self, message: &Message) -> Result<MessageAnswer> {
         let region = message.single_region()?;
         let memory =
             self.memory
@@ -46,9 +46,9 @@ impl Session {
     }
 
     /// Queues that run stop, finishing with the old memory what they hold, and start again with the new one.
-    fn replace_memory(&mut self, memory: GuestMemory) -> Answer {
+    fn replace_memory(&mut self, memory: GuestMemory) -> MessageAnswer {
         self.memory = memory;
-        Answer::AfterStop(self.running_queues(), Then::StartReady)
+        MessageAnswer::AfterStop(self.running_queues(), Then::StartReady)
     }
 }
 

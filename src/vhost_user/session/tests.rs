@@ -37,7 +37,7 @@ impl Bench {
         let told = Arc::clone(&stopped);
         let notice: StopNotice =
             Arc::new(move |index, next| told.lock().unwrap().push((index, next)));
-        let session = Session::new(device.served(), notice);
+        let session = Session::new(device.offered(), notice);
         Bench {
             device,
             session,
@@ -49,10 +49,13 @@ impl Bench {
     /// Ready for queues: owner, features, protocol features, one region of memory.
     fn negotiated(queues: u16) -> Bench {
         let mut bench = Bench::new(queues);
-        bench.ok(Request::SetOwner, &[]);
-        bench.ok(Request::SetFeatures, &words(&[FEATURES]));
-        bench.ok(Request::SetProtocolFeatures, &words(&[PROTOCOL_FEATURES]));
-        bench.ok_fd(Request::AddMemReg, &ram(0), memfd(RAM));
+        bench.ok(RequestCode::SetOwner, &[]);
+        bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
+        bench.ok(
+            RequestCode::SetProtocolFeatures,
+            &words(&[PROTOCOL_FEATURES]),
+        );
+        bench.ok_fd(RequestCode::AddMemReg, &ram(0), memfd(RAM));
         bench
     }
 
@@ -61,24 +64,24 @@ impl Bench {
     }
 
     /// Sends without asking for an acknowledgement and expects neither refusal nor close.
-    fn ok(&mut self, request: Request, payload: &[u8]) {
+    fn ok(&mut self, request: RequestCode, payload: &[u8]) {
         let refused = self.try_send(message(request, false, payload, Vec::new()));
         assert!(refused.unwrap().is_none());
     }
 
-    fn ok_fd(&mut self, request: Request, payload: &[u8], fd: OwnedFd) {
+    fn ok_fd(&mut self, request: RequestCode, payload: &[u8], fd: OwnedFd) {
         let refused = self.try_send(message(request, false, payload, vec![fd]));
         assert!(refused.unwrap().is_none());
     }
 
     /// Asks for an acknowledgement and returns it.
-    fn acked(&mut self, request: Request, payload: &[u8], fds: Vec<OwnedFd>) -> u64 {
+    fn acked(&mut self, request: RequestCode, payload: &[u8], fds: Vec<OwnedFd>) -> u64 {
         self.try_send(message(request, true, payload, fds)).unwrap();
         self.u64_reply(request)
     }
 
     /// The one reply that is due, without its header.
-    fn reply(&mut self, request: Request) -> Vec<u8> {
+    fn reply(&mut self, request: RequestCode) -> Vec<u8> {
         let out = std::mem::take(&mut self.out);
         assert!(out.len() >= 12, "no reply to {request:?}");
         assert_eq!(out[..4], (request as u32).to_le_bytes());
@@ -88,11 +91,11 @@ impl Bench {
         out[12..].to_vec()
     }
 
-    fn u64_reply(&mut self, request: Request) -> u64 {
+    fn u64_reply(&mut self, request: RequestCode) -> u64 {
         u64::from_le_bytes(self.reply(request).try_into().unwrap())
     }
 
-    fn get(&mut self, request: Request) -> u64 {
+    fn get(&mut self, request: RequestCode) -> u64 {
         self.ok(request, &[]);
         self.u64_reply(request)
     }
@@ -109,11 +112,11 @@ impl Bench {
 
     /// Size, base, addresses and kick of a queue, in QEMU's order.
     fn describe(&mut self, index: u32, base: u32) {
-        self.ok(Request::SetVringNum, &pair(index, 128));
-        self.ok(Request::SetVringBase, &pair(index, base));
-        self.ok(Request::SetVringAddr, &addr(index, DESC, USED, AVAIL));
+        self.ok(RequestCode::SetVringNum, &pair(index, 128));
+        self.ok(RequestCode::SetVringBase, &pair(index, base));
+        self.ok(RequestCode::SetVringAddr, &addr(index, DESC, USED, AVAIL));
         self.ok_fd(
-            Request::SetVringKick,
+            RequestCode::SetVringKick,
             &words(&[u64::from(index)]),
             eventfd(),
         );
@@ -123,7 +126,7 @@ impl Bench {
         let mut bench = Bench::negotiated(queues);
         for index in 0..u32::from(queues) {
             bench.describe(index, 0);
-            bench.ok(Request::SetVringEnable, &pair(index, 1));
+            bench.ok(RequestCode::SetVringEnable, &pair(index, 1));
         }
         assert_eq!(bench.device.calls().len(), usize::from(queues));
         bench
@@ -155,10 +158,10 @@ fn started(index: u16, base: u16, features: u64, regions: usize) -> Asked {
 fn gets_are_answered_once_also_with_need_reply() {
     let mut bench = Bench::negotiated(4);
     for (request, expected) in [
-        (Request::GetFeatures, bench.device.features | 1 << 30),
-        (Request::GetProtocolFeatures, 0x8229),
-        (Request::GetQueueNum, 4),
-        (Request::GetMaxMemSlots, 509),
+        (RequestCode::GetFeatures, bench.device.features | 1 << 30),
+        (RequestCode::GetProtocolFeatures, 0x8229),
+        (RequestCode::GetQueueNum, 4),
+        (RequestCode::GetMaxMemSlots, 509),
     ] {
         assert_eq!(bench.get(request), expected, "{request:?}");
         assert_eq!(bench.acked(request, &[], Vec::new()), expected);
@@ -168,8 +171,8 @@ fn gets_are_answered_once_also_with_need_reply() {
 #[test]
 fn without_protocol_features_a_queue_starts_with_its_kick() {
     let mut bench = Bench::new(1);
-    bench.ok(Request::SetFeatures, &words(&[F_VERSION_1]));
-    bench.ok_fd(Request::AddMemReg, &ram(0), memfd(RAM));
+    bench.ok(RequestCode::SetFeatures, &words(&[F_VERSION_1]));
+    bench.ok_fd(RequestCode::AddMemReg, &ram(0), memfd(RAM));
     bench.describe(0, 2);
     assert_eq!(bench.device.calls(), [started(0, 2, F_VERSION_1, 1)]);
 }
@@ -182,12 +185,12 @@ fn a_queue_starts_when_the_last_missing_piece_arrives() {
         for step in (0..6).filter(|&step| step != last).chain([last]) {
             assert_eq!(bench.device.calls(), [], "{last} missing");
             match step {
-                0 => bench.ok(Request::SetFeatures, &words(&[FEATURES])),
-                1 => bench.ok_fd(Request::AddMemReg, &ram(0), memfd(RAM)),
-                2 => bench.ok(Request::SetVringNum, &pair(0, 128)),
-                3 => bench.ok(Request::SetVringAddr, &addr(0, DESC, USED, AVAIL)),
-                4 => bench.ok_fd(Request::SetVringKick, &words(&[0]), eventfd()),
-                _ => bench.ok(Request::SetVringEnable, &pair(0, 1)),
+                0 => bench.ok(RequestCode::SetFeatures, &words(&[FEATURES])),
+                1 => bench.ok_fd(RequestCode::AddMemReg, &ram(0), memfd(RAM)),
+                2 => bench.ok(RequestCode::SetVringNum, &pair(0, 128)),
+                3 => bench.ok(RequestCode::SetVringAddr, &addr(0, DESC, USED, AVAIL)),
+                4 => bench.ok_fd(RequestCode::SetVringKick, &words(&[0]), eventfd()),
+                _ => bench.ok(RequestCode::SetVringEnable, &pair(0, 1)),
             }
         }
         assert_eq!(bench.device.calls(), [started(0, 0, F_VERSION_1, 1)]);
@@ -197,9 +200,9 @@ fn a_queue_starts_when_the_last_missing_piece_arrives() {
 #[test]
 fn kick_and_call_of_a_running_queue_are_replaced() {
     let mut bench = Bench::running(1);
-    bench.ok_fd(Request::SetVringKick, &words(&[0]), eventfd());
-    bench.ok_fd(Request::SetVringCall, &words(&[0]), eventfd());
-    bench.ok(Request::SetVringCall, &words(&[1 << 8]));
+    bench.ok_fd(RequestCode::SetVringKick, &words(&[0]), eventfd());
+    bench.ok_fd(RequestCode::SetVringCall, &words(&[0]), eventfd());
+    bench.ok(RequestCode::SetVringCall, &words(&[1 << 8]));
     assert_eq!(
         bench.device.calls(),
         [
@@ -213,7 +216,7 @@ fn kick_and_call_of_a_running_queue_are_replaced() {
 #[test]
 fn reset_owner_stops_everything() {
     let mut bench = Bench::running(2);
-    bench.ok(Request::ResetOwner, &[]);
+    bench.ok(RequestCode::ResetOwner, &[]);
     assert!(bench.session.is_waiting());
     bench.finish_stops(1);
     assert_eq!(bench.device.calls(), [Asked::Stop(0), Asked::Stop(1)]);
@@ -226,23 +229,23 @@ fn a_queue_that_cannot_start_waits_for_another_kick_fd() {
     bench.device.refuse_start(true);
     bench.describe(0, 0);
     assert_eq!(
-        bench.acked(Request::SetVringEnable, &pair(0, 1), Vec::new()),
+        bench.acked(RequestCode::SetVringEnable, &pair(0, 1), Vec::new()),
         1
     );
     bench.device.refuse_start(false);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
     assert_eq!(bench.device.calls(), []);
-    bench.ok_fd(Request::SetVringKick, &words(&[0]), eventfd());
+    bench.ok_fd(RequestCode::SetVringKick, &words(&[0]), eventfd());
     assert_eq!(bench.device.calls(), [started(0, 0, F_VERSION_1, 1)]);
 }
 
 #[test]
 fn removing_the_memory_of_the_rings_leaves_the_queue_stopped() {
     let mut bench = Bench::running(1);
-    bench.ok_fd(Request::AddMemReg, &ram(1), memfd(RAM));
+    bench.ok_fd(RequestCode::AddMemReg, &ram(1), memfd(RAM));
     bench.finish_stops(1);
     bench
-        .try_send(message(Request::RemMemReg, true, &ram(0), Vec::new()))
+        .try_send(message(RequestCode::RemMemReg, true, &ram(0), Vec::new()))
         .unwrap();
     bench.device.finish_stops(2);
     let stopped = std::mem::take(&mut *bench.stopped.lock().unwrap());
@@ -251,9 +254,9 @@ fn removing_the_memory_of_the_rings_leaves_the_queue_stopped() {
         .queue_stopped(stopped[0].0, 2, &mut bench.out)
         .unwrap();
     assert!(refused.is_some());
-    assert_eq!(bench.u64_reply(Request::RemMemReg), 1);
-    bench.ok(Request::GetVringBase, &pair(0, 0));
-    assert_eq!(bench.reply(Request::GetVringBase), pair(0, 2));
+    assert_eq!(bench.u64_reply(RequestCode::RemMemReg), 1);
+    bench.ok(RequestCode::GetVringBase, &pair(0, 0));
+    assert_eq!(bench.reply(RequestCode::GetVringBase), pair(0, 2));
 }
 
 #[test]
@@ -273,7 +276,7 @@ fn close_waits_for_every_queue_and_starts_none() {
 #[test]
 fn close_during_a_stop_waits_for_that_too_and_answers_nothing() {
     let mut bench = Bench::running(2);
-    bench.ok(Request::GetVringBase, &pair(1, 0));
+    bench.ok(RequestCode::GetVringBase, &pair(1, 0));
     bench.session.close();
     assert_eq!(bench.device.calls(), [Asked::Stop(1), Asked::Stop(0)]);
     assert!(!bench.session.is_closed());
@@ -288,7 +291,7 @@ fn fds_end_with_the_session() {
     let (reader, writer) = canary();
     // Not an eventfd, so it is refused; the refusal must close it too.
     let refused = bench.try_send(message(
-        Request::SetVringKick,
+        RequestCode::SetVringKick,
         true,
         &words(&[0]),
         vec![writer],

@@ -3,11 +3,11 @@
 
 use super::super::description::{self, VringDescription};
 use super::super::protocol::{Message, VringState};
-use super::{Answer, Session, Then};
+use super::{MessageAnswer, Session, Then};
 use crate::Result;
 
 impl Session {
-    pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<MessageAnswer> {
         let VringState { index, num } = message.vring_state()?;
         let most = self.limits.queue_size;
         let size = u16::try_from(num)
@@ -22,15 +22,15 @@ impl Session {
         self.start_ready()
     }
 
-    pub(super) fn set_vring_base(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn set_vring_base(&mut self, message: &Message) -> Result<MessageAnswer> {
         let VringState { index, num } = message.vring_state()?;
         let base = u16::try_from(num)
             .map_err(|_| message.wrong(&format!("starts at {num}, expected at most 65535")))?;
         self.idle_vring(index, message)?.base = base;
-        Ok(Answer::Done)
+        Ok(MessageAnswer::Done)
     }
 
-    pub(super) fn set_vring_addr(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn set_vring_addr(&mut self, message: &Message) -> Result<MessageAnswer> {
         let addr = message.vring_addr()?;
         let memory = self.memory.clone();
         let vring = self.idle_vring(addr.index, message)?;
@@ -43,7 +43,7 @@ impl Session {
         self.start_ready()
     }
 
-    pub(super) fn set_vring_kick(&mut self, mut message: Message) -> Result<Answer> {
+    pub(super) fn set_vring_kick(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
         let Some(fd) = vring.fd else {
@@ -58,7 +58,7 @@ impl Session {
         self.start_ready()
     }
 
-    pub(super) fn set_vring_call(&mut self, mut message: Message) -> Result<Answer> {
+    pub(super) fn set_vring_call(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
         description::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
@@ -67,18 +67,18 @@ impl Session {
                 .set_call(index, description::signal(vring.fd.as_ref())?)?;
         }
         self.vrings[usize::from(index)].call = vring.fd;
-        Ok(Answer::Done)
+        Ok(MessageAnswer::Done)
     }
 
-    pub(super) fn set_vring_err(&mut self, mut message: Message) -> Result<Answer> {
+    pub(super) fn set_vring_err(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
         description::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
         self.vrings[usize::from(index)].err = vring.fd;
-        Ok(Answer::Done)
+        Ok(MessageAnswer::Done)
     }
 
-    pub(super) fn set_vring_enable(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn set_vring_enable(&mut self, message: &Message) -> Result<MessageAnswer> {
         let VringState { index, num } = message.vring_state()?;
         let index = self.queue_index(u64::from(index), message)?;
         if num > 1 {
@@ -86,12 +86,12 @@ impl Session {
         }
         self.vrings[usize::from(index)].enabled = num == 1;
         if num == 0 && self.device.is_started(index) {
-            return Ok(Answer::AfterStop(vec![index], Then::StartReady));
+            return Ok(MessageAnswer::AfterStop(vec![index], Then::StartReady));
         }
         self.start_ready()
     }
 
-    pub(super) fn vring_base(&mut self, message: &Message) -> Result<Answer> {
+    pub(super) fn vring_base(&mut self, message: &Message) -> Result<MessageAnswer> {
         let VringState { index, .. } = message.vring_state()?;
         let index = self.queue_index(u64::from(index), message)?;
         // The next start needs a new kick fd; the call fd stays, front ends do not always send it again.
@@ -100,7 +100,7 @@ impl Session {
             true => vec![index],
             false => Vec::new(),
         };
-        Ok(Answer::AfterStop(queues, Then::ReplyBase(index)))
+        Ok(MessageAnswer::AfterStop(queues, Then::ReplyBase(index)))
     }
 
     fn queue_index(&self, index: u64, message: &Message) -> Result<u16> {

@@ -25,10 +25,12 @@ pub const SET_VRING_ENABLE: u32 = 18;
 pub const ADD_MEM_REG: u32 = 37;
 
 const GET_FEATURES: u32 = 1;
+const SET_BACKEND_REQ_FD: u32 = 21;
+const GET_CONFIG: u32 = 24;
 /// VERSION_1 and PROTOCOL_FEATURES.
 const FEATURES: u64 = 1 << 32 | 1 << 30;
-/// MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS.
-const PROTOCOL_FEATURES: u64 = 0x8209;
+/// MQ, REPLY_ACK, BACKEND_REQ, CONFIG, CONFIGURE_MEM_SLOTS.
+const PROTOCOL_FEATURES: u64 = 0x8229;
 pub const RAM: usize = 1 << 20;
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
@@ -105,6 +107,26 @@ impl FrontEnd {
     pub fn is_served(&self) -> bool {
         self.ask(&Raw::new(GET_FEATURES, Vec::new(), None))
             .is_some()
+    }
+
+    /// Sends a socket for requests of the back end and returns the other end.
+    pub fn backend_requests(&self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let message = Raw::new(SET_BACKEND_REQ_FD, Vec::new(), Some(theirs.into()));
+        assert_eq!(self.ask(&message), Some(0));
+        ours
+    }
+
+    /// The disk's size in bytes, as its configuration space says.
+    pub fn capacity(&self) -> u64 {
+        let mut window = pair(0, 8);
+        window.extend([0; 12]);
+        self.send(&Raw::new(GET_CONFIG, window, None));
+        let mut reply = [0; 12 + 12 + 8];
+        (&self.socket).read_exact(&mut reply).unwrap();
+        u64::from_le_bytes(reply[24..].try_into().unwrap()) * 512
     }
 
     /// Everything from owner to memory, in order.

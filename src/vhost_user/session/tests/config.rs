@@ -12,8 +12,8 @@ fn config_answers_have_the_asked_size_and_errors_are_empty() {
     for (offset, size) in [(0u32, 60u32), (0, 57), (20, 8), (0, 256), (255, 1), (0, 0)] {
         let mut payload = pair(offset, size);
         payload.extend([0; 4]);
-        bench.ok(Request::GetConfig, &payload);
-        let reply = bench.reply(Request::GetConfig);
+        bench.ok(RequestCode::GetConfig, &payload);
+        let reply = bench.reply(RequestCode::GetConfig);
         assert_eq!(reply[..8], payload[..8]);
         assert_eq!(reply.len(), 12 + size as usize);
         if size > 0 {
@@ -22,8 +22,8 @@ fn config_answers_have_the_asked_size_and_errors_are_empty() {
     }
     let mut payload = pair(200, 100);
     payload.extend([0; 4]);
-    bench.ok(Request::GetConfig, &payload);
-    assert_eq!(bench.reply(Request::GetConfig), []);
+    bench.ok(RequestCode::GetConfig, &payload);
+    assert_eq!(bench.reply(RequestCode::GetConfig), []);
 }
 
 #[test]
@@ -31,10 +31,10 @@ fn set_config_reaches_the_device() {
     let mut bench = Bench::negotiated(1);
     let mut payload = pair(32, 1);
     payload.extend([0, 0, 0, 0, 1]);
-    assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 0);
+    assert_eq!(bench.acked(RequestCode::SetConfig, &payload, Vec::new()), 0);
     assert_eq!(bench.device.calls(), [Asked::WriteConfig(32, vec![1])]);
     payload[4] = 2;
-    assert_eq!(bench.acked(Request::SetConfig, &payload, Vec::new()), 1);
+    assert_eq!(bench.acked(RequestCode::SetConfig, &payload, Vec::new()), 1);
 }
 
 /// A front end that has sent its end of a second socket; ours for reading.
@@ -42,7 +42,7 @@ pub(super) fn with_backend_channel(bench: &mut Bench) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let fds = vec![OwnedFd::from(theirs)];
-    assert_eq!(bench.acked(Request::SetBackendReqFd, &[], fds), 0);
+    assert_eq!(bench.acked(RequestCode::SetBackendReqFd, &[], fds), 0);
     ours
 }
 
@@ -91,11 +91,17 @@ fn a_front_end_that_does_not_read_or_has_gone_stops_nothing() {
 #[test]
 fn the_second_socket_needs_its_protocol_feature_and_an_fd() {
     let mut bench = Bench::negotiated(1);
-    assert_eq!(bench.acked(Request::SetBackendReqFd, &[], Vec::new()), 1);
+    assert_eq!(
+        bench.acked(RequestCode::SetBackendReqFd, &[], Vec::new()),
+        1
+    );
     let without = PROTOCOL_FEATURES & !PROTOCOL_BACKEND_REQ;
-    bench.ok(Request::SetProtocolFeatures, &words(&[without]));
+    bench.ok(RequestCode::SetProtocolFeatures, &words(&[without]));
     let (reader, writer) = canary();
-    assert_eq!(bench.acked(Request::SetBackendReqFd, &[], vec![writer]), 1);
+    assert_eq!(
+        bench.acked(RequestCode::SetBackendReqFd, &[], vec![writer]),
+        1
+    );
     assert!(is_dead(reader));
 }
 
@@ -103,7 +109,7 @@ fn the_second_socket_needs_its_protocol_feature_and_an_fd() {
 fn a_front_end_without_configuration_space_is_told_nothing() {
     let mut bench = Bench::negotiated(1);
     let without = PROTOCOL_FEATURES & !PROTOCOL_CONFIG;
-    bench.ok(Request::SetProtocolFeatures, &words(&[without]));
+    bench.ok(RequestCode::SetProtocolFeatures, &words(&[without]));
     let _ours = with_backend_channel(&mut bench);
     assert!(!bench.device.change_config());
 }

@@ -7,22 +7,22 @@ use super::*;
 #[test]
 fn qemu_10_sequence() {
     let mut bench = Bench::new(2);
-    bench.get(Request::GetFeatures);
-    bench.get(Request::GetProtocolFeatures);
-    bench.ok(Request::SetProtocolFeatures, &words(&[0x8229]));
-    bench.get(Request::GetQueueNum);
-    bench.get(Request::GetMaxMemSlots);
+    bench.get(RequestCode::GetFeatures);
+    bench.get(RequestCode::GetProtocolFeatures);
+    bench.ok(RequestCode::SetProtocolFeatures, &words(&[0x8229]));
+    bench.get(RequestCode::GetQueueNum);
+    bench.get(RequestCode::GetMaxMemSlots);
     let _channel = config::with_backend_channel(&mut bench);
-    bench.ok(Request::SetOwner, &[]);
-    bench.get(Request::GetFeatures);
+    bench.ok(RequestCode::SetOwner, &[]);
+    bench.get(RequestCode::GetFeatures);
     for queue in 0..2 {
-        bench.ok_fd(Request::SetVringCall, &words(&[queue]), eventfd());
-        bench.ok_fd(Request::SetVringErr, &words(&[queue]), eventfd());
+        bench.ok_fd(RequestCode::SetVringCall, &words(&[queue]), eventfd());
+        bench.ok_fd(RequestCode::SetVringErr, &words(&[queue]), eventfd());
     }
     let mut window = pair(0, 57);
     window.extend([0; 4 + 57]);
-    bench.ok(Request::GetConfig, &window);
-    assert_eq!(bench.reply(Request::GetConfig).len(), 12 + 57);
+    bench.ok(RequestCode::GetConfig, &window);
+    assert_eq!(bench.reply(RequestCode::GetConfig).len(), 12 + 57);
     qemu_start(&mut bench, true, 0);
     assert_eq!(
         bench.device.calls(),
@@ -40,14 +40,14 @@ fn qemu_10_sequence() {
 }
 
 fn qemu_start(bench: &mut Bench, first: bool, base: u32) {
-    bench.ok(Request::SetFeatures, &words(&[FEATURES]));
+    bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
     for queue in 0..2 {
-        bench.ok_fd(Request::SetVringCall, &words(&[queue]), eventfd());
+        bench.ok_fd(RequestCode::SetVringCall, &words(&[queue]), eventfd());
     }
-    bench.ok(Request::SetFeatures, &words(&[FEATURES]));
+    bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
     if first {
         assert_eq!(
-            bench.acked(Request::AddMemReg, &ram(0), vec![memfd(RAM)]),
+            bench.acked(RequestCode::AddMemReg, &ram(0), vec![memfd(RAM)]),
             0
         );
     }
@@ -57,7 +57,7 @@ fn qemu_start(bench: &mut Bench, first: bool, base: u32) {
     assert_eq!(bench.device.calls(), []);
     for queue in 0..2 {
         assert_eq!(
-            bench.acked(Request::SetVringEnable, &pair(queue, 1), Vec::new()),
+            bench.acked(RequestCode::SetVringEnable, &pair(queue, 1), Vec::new()),
             0
         );
     }
@@ -65,16 +65,21 @@ fn qemu_start(bench: &mut Bench, first: bool, base: u32) {
 
 fn qemu_stop(bench: &mut Bench) {
     for queue in 0..2 {
-        let disable = message(Request::SetVringEnable, true, &pair(queue, 0), Vec::new());
+        let disable = message(
+            RequestCode::SetVringEnable,
+            true,
+            &pair(queue, 0),
+            Vec::new(),
+        );
         bench.try_send(disable).unwrap();
         assert!(bench.session.is_waiting());
         assert_eq!(bench.out, []);
         bench.finish_stops(17);
-        assert_eq!(bench.u64_reply(Request::SetVringEnable), 0);
+        assert_eq!(bench.u64_reply(RequestCode::SetVringEnable), 0);
     }
     for queue in 0..2 {
-        bench.ok(Request::GetVringBase, &pair(queue, 0));
-        assert_eq!(bench.reply(Request::GetVringBase), pair(queue, 17));
+        bench.ok(RequestCode::GetVringBase, &pair(queue, 0));
+        assert_eq!(bench.reply(RequestCode::GetVringBase), pair(queue, 17));
     }
     assert_eq!(bench.device.calls(), [Asked::Stop(0), Asked::Stop(1)]);
 }
@@ -84,19 +89,19 @@ fn qemu_stop(bench: &mut Bench) {
 fn seabios_then_linux() {
     let mut bench = Bench::negotiated(2);
     bench.describe(0, 0);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
-    bench.ok(Request::SetVringEnable, &pair(1, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(1, 1));
     assert_eq!(bench.device.calls(), [started(0, 0, F_VERSION_1, 1)]);
-    bench.ok(Request::GetVringBase, &pair(0, 0));
+    bench.ok(RequestCode::GetVringBase, &pair(0, 0));
     assert!(bench.session.is_waiting());
     bench.finish_stops(3);
-    assert_eq!(bench.reply(Request::GetVringBase), pair(0, 3));
+    assert_eq!(bench.reply(RequestCode::GetVringBase), pair(0, 3));
     assert_eq!(bench.device.calls(), [Asked::Stop(0)]);
-    bench.ok(Request::SetFeatures, &words(&[FEATURES]));
+    bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
     bench.describe(0, 0);
     bench.describe(1, 0);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
-    bench.ok(Request::SetVringEnable, &pair(1, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(1, 1));
     assert_eq!(
         bench.device.calls(),
         [started(0, 0, F_VERSION_1, 1), started(1, 0, F_VERSION_1, 1)]
@@ -113,19 +118,19 @@ fn memory_table_replaces_memory_and_restarts_running_queues() {
         payload
     };
     assert_eq!(
-        bench.acked(Request::SetMemTable, &table(1), vec![memfd(RAM)]),
+        bench.acked(RequestCode::SetMemTable, &table(1), vec![memfd(RAM)]),
         0
     );
     bench.describe(0, 5);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
     assert_eq!(bench.device.calls(), [started(0, 5, F_VERSION_1, 1)]);
     let two = vec![memfd(RAM), memfd(RAM)];
     bench
-        .try_send(message(Request::SetMemTable, true, &table(2), two))
+        .try_send(message(RequestCode::SetMemTable, true, &table(2), two))
         .unwrap();
     assert!(bench.session.is_waiting());
     bench.finish_stops(9);
-    assert_eq!(bench.u64_reply(Request::SetMemTable), 0);
+    assert_eq!(bench.u64_reply(RequestCode::SetMemTable), 0);
     assert_eq!(
         bench.device.calls(),
         [Asked::Stop(0), started(0, 9, F_VERSION_1, 2)]
@@ -136,35 +141,43 @@ fn memory_table_replaces_memory_and_restarts_running_queues() {
 #[test]
 fn virtio_driver_sequence() {
     let mut bench = Bench::new(1);
-    bench.ok(Request::SetOwner, &[]);
-    bench.get(Request::GetFeatures);
-    bench.ok(Request::SetFeatures, &words(&[FEATURES]));
-    bench.get(Request::GetProtocolFeatures);
-    bench.ok(Request::SetProtocolFeatures, &words(&[0x8209]));
-    assert_eq!(bench.acked(Request::GetQueueNum, &[], Vec::new()), 1);
-    assert_eq!(bench.acked(Request::GetMaxMemSlots, &[], Vec::new()), 509);
+    bench.ok(RequestCode::SetOwner, &[]);
+    bench.get(RequestCode::GetFeatures);
+    bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
+    bench.get(RequestCode::GetProtocolFeatures);
+    bench.ok(RequestCode::SetProtocolFeatures, &words(&[0x8209]));
+    assert_eq!(bench.acked(RequestCode::GetQueueNum, &[], Vec::new()), 1);
+    assert_eq!(
+        bench.acked(RequestCode::GetMaxMemSlots, &[], Vec::new()),
+        509
+    );
     let odd = words(&[0, DESC & !0xffff, 0xf780, DESC & !0xffff, 0]);
     assert_eq!(
-        bench.acked(Request::AddMemReg, &odd, vec![memfd(0xf780)]),
+        bench.acked(RequestCode::AddMemReg, &odd, vec![memfd(0xf780)]),
         0
     );
     for (request, payload, fd) in [
-        (Request::SetVringNum, pair(0, 128), None),
-        (Request::SetVringBase, pair(0, 0), None),
-        (Request::SetVringAddr, addr(0, DESC, USED, AVAIL), None),
-        (Request::SetVringKick, words(&[0]), Some(eventfd())),
-        (Request::SetVringCall, words(&[0]), Some(eventfd())),
-        (Request::SetVringEnable, pair(0, 1), None),
+        (RequestCode::SetVringNum, pair(0, 128), None),
+        (RequestCode::SetVringBase, pair(0, 0), None),
+        (RequestCode::SetVringAddr, addr(0, DESC, USED, AVAIL), None),
+        (RequestCode::SetVringKick, words(&[0]), Some(eventfd())),
+        (RequestCode::SetVringCall, words(&[0]), Some(eventfd())),
+        (RequestCode::SetVringEnable, pair(0, 1), None),
     ] {
         assert_eq!(bench.acked(request, &payload, fd.into_iter().collect()), 0);
     }
     assert_eq!(bench.device.calls().len(), 1);
     let data = words(&[0, 0x1000, 512, 0x1000, 0]);
     bench
-        .try_send(message(Request::AddMemReg, true, &data, vec![memfd(512)]))
+        .try_send(message(
+            RequestCode::AddMemReg,
+            true,
+            &data,
+            vec![memfd(512)],
+        ))
         .unwrap();
     bench.finish_stops(4);
-    assert_eq!(bench.u64_reply(Request::AddMemReg), 0);
+    assert_eq!(bench.u64_reply(RequestCode::AddMemReg), 0);
     assert_eq!(bench.device.calls().len(), 2);
 }
 
@@ -172,10 +185,10 @@ fn virtio_driver_sequence() {
 #[test]
 fn enable_before_features_is_kept() {
     let mut bench = Bench::new(2);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
-    bench.ok(Request::SetFeatures, &words(&[FEATURES]));
-    bench.ok_fd(Request::AddMemReg, &ram(0), memfd(RAM));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetFeatures, &words(&[FEATURES]));
+    bench.ok_fd(RequestCode::AddMemReg, &ram(0), memfd(RAM));
     bench.describe(0, 0);
-    bench.ok(Request::SetVringEnable, &pair(0, 1));
+    bench.ok(RequestCode::SetVringEnable, &pair(0, 1));
     assert_eq!(bench.device.calls(), [started(0, 0, F_VERSION_1, 1)]);
 }

@@ -35,23 +35,23 @@ fn random_messages_never_panic_and_never_leak() {
     }
 }
 
-fn random_message(random: &mut Random, canary: &OwnedFd) -> (Request, Vec<u8>, Vec<OwnedFd>) {
+fn random_message(random: &mut Random, canary: &OwnedFd) -> (RequestCode, Vec<u8>, Vec<OwnedFd>) {
     let request = loop {
         let number = u32::try_from(random.below(40)).unwrap();
-        if let Some(request) = Request::from_number(number) {
+        if let Some(request) = RequestCode::from_number(number) {
             break request;
         }
     };
     let size = match request {
-        Request::SetVringAddr | Request::AddMemReg | Request::RemMemReg => 5,
-        Request::SetMemTable => 9,
-        Request::GetConfig | Request::SetConfig => 4,
-        Request::GetFeatures
-        | Request::GetProtocolFeatures
-        | Request::GetQueueNum
-        | Request::GetMaxMemSlots
-        | Request::SetOwner
-        | Request::ResetOwner => 0,
+        RequestCode::SetVringAddr | RequestCode::AddMemReg | RequestCode::RemMemReg => 5,
+        RequestCode::SetMemTable => 9,
+        RequestCode::GetConfig | RequestCode::SetConfig => 4,
+        RequestCode::GetFeatures
+        | RequestCode::GetProtocolFeatures
+        | RequestCode::GetQueueNum
+        | RequestCode::GetMaxMemSlots
+        | RequestCode::SetOwner
+        | RequestCode::ResetOwner => 0,
         _ => 1,
     };
     let payload: Vec<u64> = (0..size).map(|_| random_word(random)).collect();
