@@ -21,9 +21,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub mod boot;
 pub mod bus;
-pub mod driver;
 mod eventfd;
-pub mod guest;
 pub mod irq;
 mod machine;
 pub mod microvm;

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use qcontext::QContext;
-use qcontext::kvm::guest::{self, Fault, Job, Outcome};
 use support::embedded_guest::{Disk, Rig, run, stats};
+use support::guest::{self, Fault, Job, Outcome};
 use support::skip::skip;
 
 /// Makes tests of functions that need a machine.

@@ -11,10 +11,10 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use qcontext::device::Device;
-use qcontext::kvm::guest::Job;
 use qcontext::kvm::microvm::MachineDevice;
 use qcontext::kvm::{self, Machine};
 use support::embedded_guest::{DEADLINE, Disk, Rig, Running, stats};
+use support::guest::{self, Job};
 use support::skip::skip;
 
 /// All memory of the embedded guest.
@@ -138,6 +138,6 @@ fn requests_of_worker_threads_finish_before_a_disk_is_held() {
 
 #[test]
 fn disks_that_their_guest_resets_all_the_time_are_held_as_well() {
-    let queue_resets = kvm::guest::QUEUE_RESETS;
+    let queue_resets = guest::QUEUE_RESETS;
     check(&[Disk::new(job(1, 3, 0)), Disk::new(job(2, 2, queue_resets))]);
 }

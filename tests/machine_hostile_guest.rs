@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use qcontext::QContext;
-use qcontext::kvm::driver::Bench;
-use qcontext::kvm::guest::{self, Job};
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{End, Machine};
 use support::embedded_guest::{DEADLINE, Disk, Rig, stats};
+use support::guest::{self, Job};
+use support::in_process::InProcessMachine;
 use support::random::Random;
 use support::skip::skip;
 
@@ -71,9 +71,9 @@ fn two_disks(blocks: u16) -> [Disk; 2] {
 }
 
 /// One thing that a driver should not do.
-fn misbehave(bench: &Bench, random: &mut Dice) {
+fn misbehave(machine: &InProcessMachine, random: &mut Dice) {
     let write = |register: u64, value: u32| {
-        bench
+        machine
             .bus()
             .write(REGISTERS + register, &value.to_le_bytes());
     };
@@ -82,13 +82,13 @@ fn misbehave(bench: &Bench, random: &mut Dice) {
         3 => {
             let mut bytes = vec![0; usize::try_from(1 + random.below(8)).unwrap()];
             let register = random.below(0x208);
-            bench.bus().read(REGISTERS + register, &mut bytes);
-            bench.bus().write(REGISTERS + register, &bytes);
+            machine.bus().read(REGISTERS + register, &mut bytes);
+            machine.bus().write(REGISTERS + register, &bytes);
         }
         4..6 => {
             let words: Vec<u8> = (0..4).flat_map(|_| random.value().to_le_bytes()).collect();
             let place = random.below(0x1000) * 16;
-            assert!(bench.ram().memory().write(MEMORY + place, &words));
+            assert!(machine.ram().memory().write(MEMORY + place, &words));
         }
         6 => initialise(&write, random),
         7..9 => {
@@ -97,12 +97,12 @@ fn misbehave(bench: &Bench, random: &mut Dice) {
                 .concat();
             let index = random.below(0x80).to_le_bytes();
             assert!(
-                bench
+                machine
                     .ram()
                     .memory()
                     .write(MEMORY + 0x204 + random.below(60), &entry)
             );
-            assert!(bench.ram().memory().write(MEMORY + 0x202, &index[..2]));
+            assert!(machine.ram().memory().write(MEMORY + 0x202, &index[..2]));
             write(0x50, 0);
         }
         _ => write(0x70, 0),
@@ -143,14 +143,14 @@ fn initialise(write: &impl Fn(u64, u32), random: &mut Dice) {
 fn a_device_survives_every_kind_of_garbage_and_works_after_a_reset() {
     for seed in 1..=8 {
         println!("seed {seed}");
-        let mut bench = Bench::new().unwrap();
+        let mut machine = InProcessMachine::new().unwrap();
         let disks = two_disks(16);
-        let rig = Rig::on(&mut bench, &disks, QContext::anonymous(true).unwrap());
+        let rig = Rig::on(&mut machine, &disks, QContext::anonymous(true).unwrap());
         let mut random = Dice(Random(seed));
         for _ in 0..20_000 {
-            misbehave(&bench, &mut random);
+            misbehave(&machine, &mut random);
         }
-        let outcomes = bench.run(&disks.map(|disk| disk.job)).unwrap();
+        let outcomes = machine.run(&disks.map(|disk| disk.job)).unwrap();
         for outcome in outcomes {
             assert_eq!((outcome.fault, outcome.requests), (None, 33), "seed {seed}");
         }

@@ -1,8 +1,11 @@
-//! What the program does when it is asked for nothing: a guest of its own drives two disks on two contexts.
+//! `qctx` without arguments: a guest of its own drives two disks on two contexts.
 //!
-//! Everything is checked from both sides: the guest compares what it reads with what it wrote, and afterwards the image
-//! files are compared with the pattern. Where KVM lets no guest run, a driver in this process does the same job.
-#![forbid(unsafe_code)]
+//! The result is checked from both sides: the guest compares what it reads with what it wrote, and afterwards the image files
+//! are compared with the pattern. Where KVM lets no guest run, drivers in this process do the same job.
+//!
+//! * `guest`: the guest's code and its jobs
+//! * `in_process`: the drivers, on a machine without a processor
+#![deny(unsafe_code)] // guest/code.rs has the symbols of the assembler
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions, TransportOptions};
-use qcontext::kvm::driver::Bench;
-use qcontext::kvm::guest::{self, BLOCK, DISKS_MAX, Job, Outcome};
 use qcontext::kvm::{Board, Builder, End};
 use qcontext::object::options;
 use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
@@ -23,15 +24,21 @@ use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::{print, warn};
 use super::signal;
 
+mod guest;
+mod in_process;
+
+use guest::{BLOCK, DISKS_MAX, Job, Outcome};
+use in_process::InProcessMachine;
+
 /// How long the guest may take; a second or two is usual.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Blocks on each disk.
 const BLOCKS: u16 = 128;
 
-/// Runs the guest, prints what came of it; an error unless every byte was right.
+/// Runs the guest and prints the result. An error unless every byte was right.
 pub(super) fn run() -> Result<(), Failure> {
-    // Signals first: threads inherit what is blocked.
+    // Signals are blocked before any thread starts, because threads inherit the mask.
     let stop = Flag::default();
     let asked = stop.clone();
     let signals =
@@ -58,7 +65,7 @@ fn demonstrate(stop: &Flag) -> Result<bool> {
         warn(&format!(
             "qctx: no KVM guest: {error}; a driver in this process does its job"
         ));
-        in_process(&stage, stop)
+        without_kvm(&stage, stop)
     })?;
     let mut passed = done.outcomes.len() == DISKS_MAX;
     print(&done.headline);
@@ -74,18 +81,18 @@ fn demonstrate(stop: &Flag) -> Result<bool> {
     Ok(passed)
 }
 
-/// What came of the guest, or of the driver in its place.
-struct Done {
+/// What the guest did, or the drivers in its place.
+struct DemoResult {
     headline: String,
     outcomes: Vec<Outcome>,
     devices: Vec<String>,
 }
 
-/// With KVM.
+/// Runs the guest on KVM.
 ///
 /// # Errors
-/// `Closed` if somebody asked the program to end; else why no guest can run here.
-fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
+/// `Closed` if the program was asked to end; otherwise why no guest can run here.
+fn on_kvm(stage: &Stage, stop: &Flag) -> Result<DemoResult> {
     let mut builder = Builder::new(guest::config(1, &QContext::main()))?;
     let devices = Devices::new(stage, &mut builder)?;
     let reports = guest::load(&mut builder, &Stage::jobs())?;
@@ -109,7 +116,7 @@ fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
     let outcomes = reports.outcomes(machine.ram(), DISKS_MAX);
     let millis = reports.duration().as_millis();
     let threads: Vec<String> = threads.iter().map(i64::to_string).collect();
-    Ok(Done {
+    Ok(DemoResult {
         headline: format!(
             "embedded guest: real mode on KVM, vcpu thread {}, {millis} ms\n",
             threads.join(" ")
@@ -119,26 +126,26 @@ fn on_kvm(stage: &Stage, stop: &Flag) -> Result<Done> {
     })
 }
 
-/// Without.
+/// Runs the drivers.
 ///
 /// # Errors
-/// `Closed` if somebody asked the program to end.
-fn in_process(stage: &Stage, stop: &Flag) -> Result<Done> {
-    let mut bench = Bench::new()?;
-    let devices = Devices::new(stage, &mut bench)?;
+/// `Closed` if the program was asked to end.
+fn without_kvm(stage: &Stage, stop: &Flag) -> Result<DemoResult> {
+    let mut machine = InProcessMachine::new()?;
+    let devices = Devices::new(stage, &mut machine)?;
     let since = Instant::now();
-    let outcomes = drive(&bench, stop)?;
+    let outcomes = drive(&machine, stop)?;
     let millis = since.elapsed().as_millis();
-    Ok(Done {
+    Ok(DemoResult {
         headline: format!("in-process driver: a thread for each disk, {millis} ms\n"),
         outcomes,
         devices: devices.describe(),
     })
 }
 
-/// Lets the drivers work while the main loop looks for signals.
-fn drive(bench: &Bench, stop: &Flag) -> Result<Vec<Outcome>> {
-    /// Tells, also after a panic, that the thread has nothing more to do.
+/// Runs the drivers while the main loop watches for signals.
+fn drive(machine: &InProcessMachine, stop: &Flag) -> Result<Vec<Outcome>> {
+    /// Says that the thread has ended, also after a panic.
     struct Over(Flag);
     impl Drop for Over {
         fn drop(&mut self) {
@@ -152,12 +159,12 @@ fn drive(bench: &Bench, stop: &Flag) -> Result<Vec<Outcome>> {
             .name("drivers".to_owned())
             .spawn_scoped(scope, move || {
                 let _over = over;
-                bench.run(&Stage::jobs())
+                machine.run(&Stage::jobs())
             })
             .map_err(|error| Error::os("cannot start the drivers", error))?;
         let waited = iterate_until(|| ended.is_set() || stop.is_set());
         if !ended.is_set() {
-            bench.halt();
+            machine.halt();
         }
         let outcomes = runner.join();
         waited.map_err(|failure| Error::new(ErrorKind::Closed, failure.to_string()))?;
@@ -175,17 +182,17 @@ fn wait_for(ended: &Flag, stop: &Flag) -> Result<()> {
             "asked to end before the guest did",
         ));
     }
-    // A guest that is late is told of by what it left unfinished.
+    // A guest that is late is reported by its unfinished disks.
     Ok(())
 }
 
-/// The images, nodes and contexts; all of it goes with this.
+/// The images, nodes and contexts. Dropping it removes them.
 struct Stage {
     folder: PathBuf,
     contexts: Vec<QContext>,
 }
 
-/// A folder that was not there before. One that a killed program left behind is none of ours.
+/// A new folder. One that a killed program has left behind is not used.
 fn new_folder() -> Result<PathBuf> {
     let own = format!("qctx-{}", std::process::id());
     let mut number = 0;
@@ -285,7 +292,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         for (number, context) in self.contexts.iter().enumerate() {
-            // Whatever is left is left to the process's end.
+            // What cannot be removed ends with the process.
             let _ = QContext::delete(context.id());
             let _ = Node::remove(&format!("d{number}"));
         }
@@ -302,7 +309,7 @@ fn remove(folder: &Path) {
     }
 }
 
-/// The devices of one attempt; they are gone, with nothing in flight, when this is.
+/// The devices of one attempt. Dropping it waits until they are gone and nothing is in flight.
 struct Devices(Vec<Arc<Device>>);
 
 impl Devices {

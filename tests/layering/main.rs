@@ -163,7 +163,7 @@ fn nothing_knows_what_it_must_not_know() {
         ("virtio/memory", "fn f(fd: VHOST_FD) {}"),
         ("virtio/blk/queue", "impl gsource::IoSink for Queue {}"),
         ("cli/run", "use io_uring::IoUring;"),
-        ("kvm/guest", "use io_uring::squeue;"),
+        ("kvm/serial", "use io_uring::squeue;"),
     ];
     for (module, code) in words {
         let wrong = banned_words(&sources.with(module, code), &BANNED_WORDS);

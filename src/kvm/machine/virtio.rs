@@ -12,6 +12,7 @@ use super::Builder;
 use crate::kvm::mmio::{LENGTH, Mmio, Parts, QUEUE_NOTIFY};
 use crate::kvm::{eventfd, failed};
 use crate::virtio::VirtioDevice;
+use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
@@ -64,7 +65,10 @@ pub trait Board {
 
 impl Slots {
     /// The place of the device of that number.
-    pub(crate) fn place(&self, number: usize, id: &str) -> Result<Announcement> {
+    ///
+    /// # Errors
+    /// `LimitExceeded` if there are not so many places.
+    pub fn place(&self, number: usize, id: &str) -> Result<Announcement> {
         let gsi = self.lines.get(number).ok_or_else(|| {
             let most = self.lines.len();
             let message = format!("device '{id}': the machine has room for {most} virtio devices");
@@ -75,6 +79,36 @@ impl Slots {
             id: id.to_owned(),
             registers: start..start + LENGTH,
             gsi: *gsi,
+        })
+    }
+}
+
+impl MmioDevice {
+    /// The device behind its registers, for a machine without KVM. The caller puts it on a bus of its own: each doorbell is a
+    /// write to the registers, and each interrupt a signal on `line`.
+    ///
+    /// # Errors
+    /// `Os` if fds have run out.
+    pub fn without_kvm(self, memory: GuestMemory, line: Arc<dyn Signal>) -> Result<Mmio> {
+        let queues = 0..self.device.queue_count();
+        let kicks = queues.map(|_| eventfd::new("a doorbell"));
+        let kicks = kicks.collect::<Result<_>>()?;
+        Ok(self.behind_registers(memory, line, kicks))
+    }
+
+    fn behind_registers(
+        self,
+        memory: GuestMemory,
+        line: Arc<dyn Signal>,
+        kicks: Vec<EventFd>,
+    ) -> Mmio {
+        Mmio::new(Parts {
+            device: self.device,
+            queue_size_max: self.queue_size_max,
+            memory,
+            control: self.control,
+            line,
+            kicks,
         })
     }
 }
@@ -93,16 +127,10 @@ impl Board for Builder {
             }
             kicks.push(kick);
         }
-        let mmio = Arc::new(Mmio::new(Parts {
-            device: wanted.device,
-            queue_size_max: wanted.queue_size_max,
-            memory: self.ram.memory().clone(),
-            control: wanted.control,
-            line,
-            kicks,
-        }));
+        let (id, memory) = (wanted.id.clone(), self.ram.memory().clone());
+        let mmio = Arc::new(wanted.behind_registers(memory, line, kicks));
         let device = Arc::<Mmio>::clone(&mmio);
-        self.add_mmio(announcement.registers.clone(), &wanted.id, device)?;
+        self.add_mmio(announcement.registers.clone(), &id, device)?;
         self.announcements.push(announcement.clone());
         Ok((mmio, announcement))
     }

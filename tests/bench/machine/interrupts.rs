@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use qcontext::QContext;
 use qcontext::kvm::irq::Line;
 use qcontext::kvm::vcpu::RealMode;
-use qcontext::kvm::{Builder, Machine, guest};
+use qcontext::kvm::{Builder, Machine};
 use qcontext::virtio::notify::Signal;
+use support::guest;
 
 /// Interrupts in a row.
 const COUNT: u32 = 20_000;

@@ -14,8 +14,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qcontext::kvm::guest::{Job, Outcome, POLL};
 use support::embedded_guest::{Disk, Rig};
+use support::guest::{Job, Outcome, POLL};
 
 /// Rounds; the medians of so many count.
 const ROUNDS: usize = 9;

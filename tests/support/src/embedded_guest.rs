@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::directory::{TestDir, unique};
+use crate::guest::{self, Job, Outcome, Reports};
 use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions, TransportOptions};
-use qcontext::kvm::guest::{self, Job, Outcome, Reports};
 use qcontext::kvm::{Board, Builder, End, Machine};
 use qcontext::object::options;
 use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};

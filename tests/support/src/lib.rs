@@ -5,6 +5,7 @@
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
+//! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
@@ -20,6 +21,12 @@ pub mod driven_disk;
 pub mod embedded_guest;
 #[cfg(feature = "devices")]
 pub mod front_end;
+#[cfg(feature = "devices")]
+#[path = "../../../src/cli/demo/guest.rs"]
+pub mod guest;
+#[cfg(feature = "devices")]
+#[path = "../../../src/cli/demo/in_process.rs"]
+pub mod in_process;
 pub mod linux_guest;
 pub mod loops;
 pub mod mock_driver;

@@ -1,16 +1,18 @@
 //! The drivers with a device that never answers.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, Weak};
 
-use gsource::{AioContext, Wait};
+use qcontext::virtio::{F_VERSION_1, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
+use qcontext::{AioContext, Wait};
 
+use super::interrupt::PATIENCE;
 use super::*;
-use crate::virtio::{F_VERSION_1, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
 
-/// A disk by its registers, that says when a queue starts, and serves none.
+/// A disk that reports when a queue starts, and serves none.
 struct Silent(Mutex<Sender<()>>);
 
 impl VirtioDevice for Silent {
@@ -66,8 +68,8 @@ impl VirtioDevice for Silent {
     }
 }
 
-fn bench(control: &AioContext, started: Sender<()>) -> Bench {
-    let mut bench = Bench::new().unwrap();
+fn machine(control: &AioContext, started: Sender<()>) -> InProcessMachine {
+    let mut machine = InProcessMachine::new().unwrap();
     let wanted = MmioDevice {
         id: "silent".to_owned(),
         device: Arc::new(Silent(Mutex::new(started))),
@@ -76,26 +78,23 @@ fn bench(control: &AioContext, started: Sender<()>) -> Bench {
         ioeventfd: true,
         irqfd: true,
     };
-    bench.add_virtio(wanted).unwrap();
-    bench
+    machine.add_virtio(wanted).unwrap();
+    machine
 }
 
 #[test]
 fn a_driver_that_waits_in_vain_gives_up_when_it_is_halted() {
     let control = AioContext::new().unwrap();
     let (sender, started) = channel();
-    let bench = Arc::new(bench(&control, sender));
+    let machine = Arc::new(machine(&control, sender));
     let (tell, outcome) = channel();
-    let at_work = Arc::clone(&bench);
+    let at_work = Arc::clone(&machine);
     let runner = thread::spawn(move || tell.send(at_work.run(&[Job::default()])).unwrap());
     while started.try_recv().is_err() {
         control.poll(Wait::NoBlock).unwrap();
     }
-    assert!(
-        outcome.try_recv().is_err(),
-        "it has nothing to be done with"
-    );
-    bench.halt();
+    assert!(outcome.try_recv().is_err(), "it waits for the disk");
+    machine.halt();
     // Well before its own patience ends, which would end the wait too.
     let halted = outcome.recv_timeout(PATIENCE / 2).unwrap().unwrap_err();
     assert_eq!(halted.kind(), ErrorKind::Closed);
@@ -106,9 +105,9 @@ fn a_driver_that_waits_in_vain_gives_up_when_it_is_halted() {
 fn drivers_that_were_halted_do_not_begin() {
     let control = AioContext::new().unwrap();
     let (sender, started) = channel();
-    let bench = bench(&control, sender);
-    bench.halt();
-    let halted = bench.run(&[Job::default()]).unwrap_err();
+    let machine = machine(&control, sender);
+    machine.halt();
+    let halted = machine.run(&[Job::default()]).unwrap_err();
     assert_eq!(halted.kind(), ErrorKind::Closed);
     assert!(started.try_recv().is_err());
 }

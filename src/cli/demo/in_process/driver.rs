@@ -1,12 +1,17 @@
 //! A driver of one virtio-blk disk behind virtio-mmio registers.
 //!
-//! Does what `disks.s` does, with the same places in memory.
+//! Does what the embedded guest (`guest/disks.s`) does, at the same places in memory.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{BLOCK, Bench, Fault, Job, Latency, Ordering, PATIENCE, Seat, fence, guest, layout};
+use qcontext::kvm::bus::Bus;
+use qcontext::virtio::memory::GuestMemory;
+
+use super::super::guest::{self, BLOCK, Fault, Job, Latency, layout};
+use super::interrupt::{Interrupt, PATIENCE};
 
 const DESCRIPTORS: u64 = 0;
 const AVAILABLE: u64 = 0x200;
@@ -21,16 +26,27 @@ const WRITE: u16 = 2;
 
 /// What a batch does; the numbers are virtio-blk's request types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum BatchKind {
     Read = 0,
     Write = 1,
     Flush = 4,
 }
 
-/// A driver at work.
-pub(super) struct Driver<'a> {
-    bench: &'a Bench,
-    seat: &'a Seat,
+/// What a driver uses of its machine and its disk.
+#[derive(Clone, Copy)]
+pub(super) struct DiskAccess<'a> {
+    pub(super) memory: &'a GuestMemory,
+    pub(super) bus: &'a Bus,
+    /// The address of the disk's registers.
+    pub(super) registers: u64,
+    pub(super) interrupt: &'a Interrupt,
+    /// Set when the driver is to give up.
+    pub(super) halted: &'a AtomicBool,
+}
+
+/// A driver and its progress.
+pub(super) struct DiskDriver<'a> {
+    access: DiskAccess<'a>,
     base: u64,
     job: Job,
     avail: u16,
@@ -38,11 +54,10 @@ pub(super) struct Driver<'a> {
     waits: Vec<Duration>,
 }
 
-impl<'a> Driver<'a> {
-    pub(super) fn new(bench: &'a Bench, seat: &'a Seat, number: usize, job: Job) -> Driver<'a> {
-        Driver {
-            bench,
-            seat,
+impl<'a> DiskDriver<'a> {
+    pub(super) fn new(access: DiskAccess<'a>, number: usize, job: Job) -> DiskDriver<'a> {
+        DiskDriver {
+            access,
             base: layout::disk(number),
             job,
             avail: 0,
@@ -54,9 +69,9 @@ impl<'a> Driver<'a> {
     /// Writes, flushes, reads and compares.
     pub(super) fn work(&mut self) -> Result<(), Fault> {
         self.begin()?;
-        self.all_blocks(Kind::Write)?;
-        self.batch(Kind::Flush, 0, 1)?;
-        self.all_blocks(Kind::Read)
+        self.all_blocks(BatchKind::Write)?;
+        self.batch(BatchKind::Flush, 0, 1)?;
+        self.all_blocks(BatchKind::Read)
     }
 
     pub(super) fn latency(&self) -> Latency {
@@ -70,7 +85,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// From reset to DRIVER_OK, as virtio 1.2 section 3.1.1 tells.
+    /// From reset to DRIVER_OK (virtio 1.2, section 3.1.1).
     fn begin(&mut self) -> Result<(), Fault> {
         self.write(0x70, 0);
         let since = Instant::now();
@@ -117,7 +132,7 @@ impl<'a> Driver<'a> {
         self.write(0x44, 1);
     }
 
-    fn all_blocks(&mut self, kind: Kind) -> Result<(), Fault> {
+    fn all_blocks(&mut self, kind: BatchKind) -> Result<(), Fault> {
         let mut first = 0;
         while first < self.job.blocks {
             let count = self.job.depth.min(self.job.blocks - first);
@@ -127,24 +142,24 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Submits `count` requests from block `first` on, waits for them and looks at what came.
-    fn batch(&mut self, kind: Kind, first: u16, count: u16) -> Result<(), Fault> {
+    /// Submits `count` requests from block `first` on, waits for them and checks the results.
+    fn batch(&mut self, kind: BatchKind, first: u16, count: u16) -> Result<(), Fault> {
         if self.is_halted() {
             return Err(Fault::Unfinished);
         }
         for slot in 0..count {
             self.put_request(kind, first + slot, slot);
         }
-        // The ring's entries are visible before its index is, and the index before the doorbell is rung.
+        // The device must see the ring's entries before the index, and the index before the doorbell.
         fence(Ordering::SeqCst);
         self.put(AVAILABLE + 2, &self.avail.to_le_bytes());
         fence(Ordering::SeqCst);
-        let rung = Instant::now();
+        let submitted = Instant::now();
         for _ in 0..self.job.kicks {
             self.write(0x50, 0);
         }
         self.wait()?;
-        self.waits.push(rung.elapsed());
+        self.waits.push(submitted.elapsed());
         for slot in 0..count {
             self.check(kind, first + slot, slot)?;
             self.requests += 1;
@@ -155,7 +170,7 @@ impl<'a> Driver<'a> {
     /// Sleeps until everything submitted is used.
     fn wait(&self) -> Result<(), Fault> {
         loop {
-            if !self.seat.bell.wait(&self.bench.halted) {
+            if !self.access.interrupt.wait(self.access.halted) {
                 return Err(Fault::Unfinished);
             }
             let bits = self.read(0x60);
@@ -170,35 +185,35 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn put_request(&mut self, kind: Kind, block: u16, slot: u16) {
+    fn put_request(&mut self, kind: BatchKind, block: u16, slot: u16) {
         let number = u64::from(slot);
         let (header, status) = (HEADERS + 16 * number, STATUSES + number);
         let data = DATA + BLOCK as u64 * number;
         let sector = match kind {
-            Kind::Flush => 0,
+            BatchKind::Flush => 0,
             _ => u64::from(block) * 8,
         };
         let [low, high] = [u64::from(kind as u32), sector].map(u64::to_le_bytes);
         self.put(header, &[low, high].concat());
         self.put(status, &[0xff]);
         let head = 3 * slot;
-        let after_header = if kind == Kind::Flush {
+        let after_header = if kind == BatchKind::Flush {
             head + 2
         } else {
             head + 1
         };
         self.put_descriptor(head, header, 16, NEXT, after_header);
         let direction = match kind {
-            Kind::Read => NEXT | WRITE,
+            BatchKind::Read => NEXT | WRITE,
             _ => NEXT,
         };
         self.put_descriptor(head + 1, data, 4096, direction, head + 2);
         self.put_descriptor(head + 2, status, 1, WRITE, 0);
         match kind {
-            // What was there must not pass for what was read.
-            Kind::Read => self.put(data, &[0; BLOCK]),
-            Kind::Write => self.put(data, &guest::pattern(self.job.seed, block)),
-            Kind::Flush => {}
+            // So that old data cannot be taken for what was read.
+            BatchKind::Read => self.put(data, &[0; BLOCK]),
+            BatchKind::Write => self.put(data, &guest::pattern(self.job.seed, block)),
+            BatchKind::Flush => {}
         }
         let entry = u64::from(self.avail % QUEUE_SIZE);
         self.put(AVAILABLE + 4 + 2 * entry, &head.to_le_bytes());
@@ -213,14 +228,14 @@ impl<'a> Driver<'a> {
         self.put(DESCRIPTORS + 16 * u64::from(index), &bytes);
     }
 
-    fn check(&self, kind: Kind, block: u16, slot: u16) -> Result<(), Fault> {
+    fn check(&self, kind: BatchKind, block: u16, slot: u16) -> Result<(), Fault> {
         let number = u64::from(slot);
         let mut status = [0xff];
         self.get(STATUSES + number, &mut status);
         if status != [0] {
             return Err(Fault::Status);
         }
-        if kind != Kind::Read {
+        if kind != BatchKind::Read {
             return Ok(());
         }
         let mut data = vec![0; BLOCK];
@@ -232,16 +247,16 @@ impl<'a> Driver<'a> {
     }
 
     fn is_halted(&self) -> bool {
-        self.bench.halted.load(Ordering::SeqCst)
+        self.access.halted.load(Ordering::SeqCst)
     }
 
-    /// The places are in memory.
+    /// All places are in memory, so this cannot fail.
     fn put(&self, offset: u64, bytes: &[u8]) {
-        self.bench.ram().memory().write(self.base + offset, bytes);
+        self.access.memory.write(self.base + offset, bytes);
     }
 
     fn get(&self, offset: u64, bytes: &mut [u8]) {
-        self.bench.ram().memory().read(self.base + offset, bytes);
+        self.access.memory.read(self.base + offset, bytes);
     }
 
     fn word(&self, offset: u64) -> u16 {
@@ -252,13 +267,13 @@ impl<'a> Driver<'a> {
 
     fn read(&self, register: u64) -> u32 {
         let mut bytes = [0; 4];
-        let address = self.seat.registers.start + register;
-        self.bench.bus().read(address, &mut bytes);
+        let address = self.access.registers + register;
+        self.access.bus.read(address, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 
     fn write(&self, register: u64, value: u32) {
-        let address = self.seat.registers.start + register;
-        self.bench.bus().write(address, &value.to_le_bytes());
+        let address = self.access.registers + register;
+        self.access.bus.write(address, &value.to_le_bytes());
     }
 }

@@ -15,7 +15,7 @@
 # With one processor it drives all disks; with two, each processor drives the disk of its number. Interrupts of the PIC
 # go to processor 0 only, so processor 1 looks for itself.
 #
-# The layout of machine, disk and control block is known to the host: see guest.rs.
+# The host's side, guest.rs, uses the layout of machine, disk and control block.
 
     .section .rodata.qcontext_guest, "a"
     .code16
