@@ -12,35 +12,45 @@
 //!    is done at once; the rest goes to the home's io_uring or to its worker pool, a batch at a time.
 //! 4. When requests have finished, the channel calls its [`ChannelOwner`], which reaps them.
 //!
-//! Where things are:
+//! Where things are, from below:
 //!
+//! * `request`, `bounce`: one request and its memory
+//! * `image`: an open file or block device, with its locks
+//! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
+//! * `way`: a queue's way to the data, for files and null disks
+//! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
+//! * `drivers`: `raw`, `file` and `null-co`, and how one adds another
 //! * `options`, `format`: `-drive` and `-blockdev`
-//! * `node`, `graph`, `permission`: what there is, and who uses it
-//! * `driver`: what a node is made of (`raw`, `file`, `null-co`), and how one adds a driver
-//! * `channel`, `request`: the queue's side of a way, with drain
-//! * `flush`: one flush of a node by itself
+//! * `channel`, `flush`: what devices use
 //!
 //! # Threads
 //! Nodes are shared by all threads, and only their length changes. A channel is used by the thread that drives its
 //! AioContext; channels to one node share nothing but the open file, so queues on different contexts never meet.
 #![deny(unsafe_code)] // children that need it say why
 
+mod bounce;
+mod budget;
 mod channel;
 mod driver;
+mod drivers;
 mod flush;
 mod format;
+mod gate;
 mod graph;
+mod image;
 mod node;
 mod options;
 mod permission;
 mod request;
 #[cfg(test)]
 mod test_file;
+mod way;
 
-pub use channel::{Channel, ChannelOwner, Drained, Finished, Submission};
+pub use channel::Channel;
 pub use driver::Driver;
 pub use flush::flush;
+pub use gate::{ChannelOwner, Drained};
 pub use graph::{Edge, Parent};
 pub use node::Node;
 pub use permission::{Access, Permissions};
-pub use request::{Op, Request};
+pub use request::{Finished, Op, Request, Submission};

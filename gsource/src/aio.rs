@@ -18,6 +18,8 @@
 pub(crate) mod bh;
 pub(crate) mod clock;
 mod core;
+pub(crate) mod file_call;
+pub(crate) mod file_requests;
 pub(crate) mod handler;
 pub(crate) mod notifier;
 pub(crate) mod notify;

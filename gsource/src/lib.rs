@@ -30,6 +30,8 @@ mod unwind;
 pub use aio::AioContext;
 pub use aio::bh::Bh;
 pub use aio::clock::{Clock, last_tick_ns};
+pub use aio::file_call::{FileCall, IoMemory};
+pub use aio::file_requests::FileRequests;
 pub use aio::handler::FdHandler;
 pub use aio::notifier::EventNotifier;
 pub use aio::pool::job::Job;

@@ -1,7 +1,7 @@
 //! A queue's channel to a node.
 //!
 //! Used by devices. The owner fills requests and submits them; some are finished at once, the others come back from
-//! [`Channel::reap`]. How a request gets to the data is the business of the [`Way`](super::driver::Way) that the node's
+//! [`Channel::reap`]. How a request gets to the data is the business of the [`Way`](super::way::Way) that the node's
 //! driver opened. On top of it the channel checks requests, counts them, and holds them back while it is drained.
 //!
 //! # Threads
@@ -19,63 +19,16 @@ use std::sync::{Arc, Weak};
 
 use gsource::AioContext;
 
-use super::driver::{Way, WayQueue};
+use super::budget::Budget;
+use super::gate::{ChannelOwner, Drained, Gate};
 use super::graph::Edge;
 use super::node::Node;
 use super::permission::Permissions;
-use super::request::{Op, Request};
+use super::request::{Finished, Op, Request, RequestBatch, Submission};
+use super::way::Way;
 
-mod gate;
 #[cfg(test)]
 mod tests;
-
-pub use gate::Drained;
-pub(super) use gate::Gate;
-
-/// The owner of a channel, as the channel sees it.
-pub trait ChannelOwner: Send + Sync {
-    /// There is something to [`reap`](Channel::reap). Called on the home thread of the channel's AioContext, once for
-    /// many requests, with no lock held.
-    fn ready(&self);
-}
-
-/// A finished request and 0 or the errno that ended it.
-#[derive(Debug)]
-pub struct Finished {
-    /// The request; give it back with [`Channel::recycle`].
-    pub request: Box<Request>,
-    /// 0, or a negative errno.
-    pub result: i32,
-}
-
-/// What became of a submitted request.
-#[derive(Debug)]
-pub enum Submission {
-    /// It comes back from [`Channel::reap`].
-    Queued,
-    /// It is finished already.
-    Done(Finished),
-}
-
-/// Requests in their boxes, which they keep on the way through.
-pub(super) type RequestBatch = Vec<Box<Request>>;
-
-/// How many bytes a batch may still move on the home thread, so that neighbours on it get their turn.
-#[derive(Debug)]
-pub(super) struct Budget(u64);
-
-impl Budget {
-    const BATCH: u64 = 256 * 1024;
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.0 == 0
-    }
-
-    /// Counts bytes that were moved.
-    pub(super) fn charge(&mut self, bytes: u64) {
-        self.0 = self.0.saturating_sub(bytes);
-    }
-}
 
 /// One queue's way to a node.
 #[derive(Debug)]
@@ -107,12 +60,12 @@ impl Channel {
         owner: Weak<dyn ChannelOwner>,
     ) -> Channel {
         let gate = Gate::new(aio, owner);
-        let way = node.open_way(&WayQueue { aio, gate: &gate });
+        let way = node.open_way(&gate);
         Channel {
             node: Arc::clone(node),
             may_write: permissions.contains(Permissions::WRITE),
             way,
-            budget: Budget(Budget::BATCH),
+            budget: Budget::BATCH,
             below: 0,
             gate,
             is_held: false,
@@ -123,7 +76,7 @@ impl Channel {
 
     /// Begins a batch: what may be done at once is limited per batch.
     pub fn begin_batch(&mut self) {
-        self.budget = Budget(Budget::BATCH);
+        self.budget = Budget::BATCH;
     }
 
     /// Whether this batch has done as much at once as it may; the rest should wait for the next iteration, so that

@@ -13,11 +13,11 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::driver::{BlockDriver, Driver, NewNode, Way, WayQueue};
+use super::driver::{BlockDriver, Driver, NewNode};
+use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
-use super::options;
 use super::permission::{Access, Permissions};
-use crate::object::Options;
+use super::way::Way;
 use crate::{Error, ErrorKind, Result};
 
 #[cfg(test)]
@@ -37,23 +37,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens what a `-drive` option describes and registers it under its `id`.
-    ///
-    /// # Errors
-    /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
-    /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
-    pub fn open_drive(options: Options) -> Result<Arc<Node>> {
-        options::drive(options)?.register(duplicate_drive)
-    }
-
-    /// Opens what a `-blockdev` option describes and registers it under its `node-name`.
-    ///
-    /// # Errors
-    /// As for [`open_drive`](Node::open_drive).
-    pub fn open_blockdev(options: Options) -> Result<Arc<Node>> {
-        options::blockdev(options)?.register(duplicate_node)
-    }
-
     /// A node that is not registered yet, made of the driver that `open` opens.
     pub(super) fn named(
         name: String,
@@ -91,7 +74,11 @@ impl Node {
         Ok(node)
     }
 
-    fn register(self: Arc<Node>, duplicate: fn(&str) -> Error) -> Result<Arc<Node>> {
+    /// Lets the node be found by its name.
+    ///
+    /// # Errors
+    /// `duplicate` if the name is taken.
+    pub(super) fn register(self: Arc<Node>, duplicate: fn(&str) -> Error) -> Result<Arc<Node>> {
         match registry().entry(self.name.clone()) {
             Entry::Occupied(_) => return Err(duplicate(&self.name)),
             Entry::Vacant(free) => free.insert(Arc::clone(&self)),
@@ -99,7 +86,7 @@ impl Node {
         Ok(self)
     }
 
-    /// Refuses a taken name, before anything is opened under it.
+    /// Refuses a taken name before anything is opened under it.
     pub(super) fn check_unused(name: &str, duplicate: fn(&str) -> Error) -> Result<()> {
         if registry().contains_key(name) {
             return Err(duplicate(name));
@@ -243,8 +230,8 @@ impl Node {
         self.id
     }
 
-    pub(super) fn open_way(&self, queue: &WayQueue<'_>) -> Way {
-        self.driver.open_way(queue)
+    pub(super) fn open_way(&self, gate: &Arc<Gate>) -> Way {
+        self.driver.open_way(gate)
     }
 }
 
@@ -253,16 +240,6 @@ fn child_resized(node: &Weak<Node>) {
     if let Some(node) = node.upgrade() {
         let _ = node.update_length();
     }
-}
-
-pub(super) fn duplicate_drive(name: &str) -> Error {
-    let message = format!("Duplicate ID '{name}' for drive");
-    Error::new(ErrorKind::AlreadyExists, message)
-}
-
-pub(super) fn duplicate_node(name: &str) -> Error {
-    let message = format!("Duplicate nodes with node-name='{name}'");
-    Error::new(ErrorKind::AlreadyExists, message)
 }
 
 /// The map is consistent after every single operation on it.

@@ -7,16 +7,37 @@
 
 use std::sync::Arc;
 
-use super::driver::file::{FileOptions, NO_FILE_NAME, first_bytes};
-use super::driver::{self, BlockDriver, NewNode, null, raw};
+use super::driver::{BlockDriver, NewNode};
+use super::drivers::file::{FileOptions, NO_FILE_NAME};
+use super::drivers::{self, null, raw};
 use super::format::{PROBE_LEN, probe};
-use super::node::{Node, duplicate_drive, duplicate_node};
+use super::image::first_bytes;
+use super::node::Node;
 use crate::object::Options;
 use crate::object::options::check_id;
 use crate::{Error, ErrorKind, Result};
 
 #[cfg(test)]
 mod tests;
+
+impl Node {
+    /// Opens what a `-drive` option describes and registers it under its `id`.
+    ///
+    /// # Errors
+    /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
+    /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
+    pub fn open_drive(options: Options) -> Result<Arc<Node>> {
+        drive(options)?.register(duplicate_drive)
+    }
+
+    /// Opens what a `-blockdev` option describes and registers it under its `node-name`.
+    ///
+    /// # Errors
+    /// As for [`open_drive`](Node::open_drive).
+    pub fn open_blockdev(options: Options) -> Result<Arc<Node>> {
+        blockdev(options)?.register(duplicate_node)
+    }
+}
 
 /// Opens what a `-drive` describes: a null disk, or a raw image over a file.
 pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
@@ -42,7 +63,7 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
             Ok(null)
         }
         Some("raw") | None => raw_over_file(&mut keys, node, format.is_none()),
-        Some(other) => Err(driver::unknown(other)),
+        Some(other) => Err(drivers::unknown(other)),
     })
 }
 
@@ -78,7 +99,7 @@ pub(super) fn blockdev(mut keys: Options) -> Result<Arc<Node>> {
     check_id(&name, "node-name")?;
     Node::check_unused(&name, duplicate_node)?;
     Node::named(name, |node| {
-        let opened = driver::open(&mut keys, node)?;
+        let opened = drivers::open(&mut keys, node)?;
         keys.finish()?;
         Ok(opened)
     })
@@ -112,4 +133,14 @@ fn only(keys: &mut Options, key: &str, accepted: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn duplicate_drive(name: &str) -> Error {
+    let message = format!("Duplicate ID '{name}' for drive");
+    Error::new(ErrorKind::AlreadyExists, message)
+}
+
+fn duplicate_node(name: &str) -> Error {
+    let message = format!("Duplicate nodes with node-name='{name}'");
+    Error::new(ErrorKind::AlreadyExists, message)
 }

@@ -1,6 +1,6 @@
 //! One request to a node, and how far it has come.
 //!
-//! Filled by devices, carried out by the [`Way`](super::driver::Way) of a channel. A request moves by value, in its box,
+//! Filled by devices, carried out by the [`Way`](super::way::Way) of a channel. A request moves by value, in its box,
 //! from the device to the engine and back, so no other code can touch it while the kernel works on it.
 //!
 //! # Invariants
@@ -13,9 +13,13 @@
 
 use std::ptr;
 
+use gsource::IoMemory;
 use vm_memory::VolatileSlice;
 
-use super::driver::file::Bounce;
+use super::bounce::Bounce;
+
+/// The unit of guest addresses.
+pub(super) const SECTOR: u64 = 512;
 
 /// What to do with a range of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,22 +50,26 @@ pub(super) enum Method {
     WriteZeroes,
 }
 
-/// Memory that a system call may read or write for as long as this is borrowed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Memory<'a>(&'a [libc::iovec]);
-
-impl<'a> Memory<'a> {
-    /// # Safety
-    /// What the vectors describe is valid for `'a`, and no Rust reference into it is used meanwhile.
-    pub(super) unsafe fn new(vectors: &'a [libc::iovec]) -> Memory<'a> {
-        Memory(vectors)
-    }
-
-    /// The vectors, as many as one system call takes.
-    pub(super) fn vectors(self) -> &'a [libc::iovec] {
-        &self.0[..self.0.len().min(libc::UIO_MAXIOV as usize)]
-    }
+/// A finished request and 0 or the errno that ended it.
+#[derive(Debug)]
+pub struct Finished {
+    /// The request; give it back with [`Channel::recycle`](super::Channel::recycle).
+    pub request: Box<Request>,
+    /// 0, or a negative errno.
+    pub result: i32,
 }
+
+/// What became of a submitted request.
+#[derive(Debug)]
+pub enum Submission {
+    /// It comes back from [`Channel::reap`](super::Channel::reap).
+    Queued,
+    /// It is finished already.
+    Done(Finished),
+}
+
+/// Requests in their boxes, which they keep on the way through.
+pub(super) type RequestBatch = Vec<Box<Request>>;
 
 /// A request; see the module.
 #[derive(Debug)]
@@ -152,10 +160,10 @@ impl Request {
     }
 
     /// The memory not yet transferred.
-    pub(super) fn memory(&self) -> Memory<'_> {
-        // SAFETY: the segments are valid while the request is there (invariant 1), and reached through volatile slices
-        // by anyone else (invariant 3).
-        unsafe { Memory::new(&self.segments[self.first..]) }
+    pub(super) fn memory(&self) -> IoMemory<'_> {
+        // SAFETY: the segments are valid while the request is there (invariant 1), and no reference into them is used
+        // (invariant 3).
+        unsafe { IoMemory::new(&self.segments[self.first..]) }
     }
 
     /// Whether some memory of the request is not aligned to `align`, a power of two.

@@ -42,7 +42,7 @@ pub struct IoQueue {
 
 impl IoQueue {
     pub(crate) fn new(aio: AioContext, sink: Arc<dyn IoSink>) -> Result<IoQueue> {
-        if !is_supported() {
+        if !IoQueue::is_supported() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "this kernel allows no io_uring",
@@ -56,6 +56,12 @@ impl IoQueue {
             in_flight,
             place: HomeCell::new(None),
         })
+    }
+
+    /// True where the kernel lets this process have a ring.
+    pub fn is_supported() -> bool {
+        static SUPPORTED: OnceLock<bool> = OnceLock::new();
+        *SUPPORTED.get_or_init(|| IoUring::new(2).is_ok())
     }
 
     /// Calls `work` with the right to queue requests, taken once for all of them.
@@ -136,12 +142,6 @@ impl fmt::Debug for IoQueue {
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
-}
-
-/// True where the kernel lets this process have a ring.
-fn is_supported() -> bool {
-    static SUPPORTED: OnceLock<bool> = OnceLock::new();
-    *SUPPORTED.get_or_init(|| IoUring::new(2).is_ok())
 }
 
 #[cfg(test)]

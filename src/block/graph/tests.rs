@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::block::driver::{null, raw};
+use crate::block::drivers::{null, raw};
 use crate::object::options;
 
 const READ: Permissions = Permissions::CONSISTENT_READ;

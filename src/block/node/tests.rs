@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::block::options::drive;
 use crate::block::test_file::TestFile;
 use crate::object::options::parse;
 
 fn open(file: &TestFile, more: &str) -> Arc<Node> {
     let text = format!("id=d0,format=raw,file={},{more}", file.path());
-    options::drive(parse(None, &text).unwrap()).unwrap()
+    drive(parse(None, &text).unwrap()).unwrap()
 }
 
 #[test]

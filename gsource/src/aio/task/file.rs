@@ -1,27 +1,24 @@
 //! Reading and writing a file as futures: by the io_uring of the home, or by its worker pool where the kernel has none.
 //!
 //! # Invariants
-//! 1. A request in flight owns its buffer and a share of the file: in the table of [`Requests`], which the ring keeps alive, or
-//!    in its job. So both stay for the kernel whatever becomes of the future.
-//! 2. A table that goes away with requests in flight (the ring ended first) leaves their buffers allocated for ever.
+//! 1. A request in flight owns its buffer and a share of the file: in [`FileRequests`], which the ring keeps alive, or in its
+//!    job. So both stay for the kernel whatever becomes of the future.
 #![allow(unsafe_code)] // entries name the memory of buffers
 
 use super::once::Once;
 use crate::aio::lock;
 use crate::sync::Mutex;
-use crate::{AioContext, Error, IoBatch, IoCompletion, IoQueue, IoSink, Result};
-use io_uring::{opcode, squeue, types};
+use crate::{
+    AioContext, Error, FileCall, FileRequests, IoBatch, IoCompletion, IoMemory, IoQueue, IoSink,
+    Result,
+};
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
-/// What the kernel moves at most in one call.
-const LENGTH_MAX: u32 = 0x7fff_f000;
 
 /// A file of an AioContext, for its tasks. Clones are the same file; it is closed when the last one and the last request are
 /// gone.
@@ -69,18 +66,28 @@ enum Op {
 /// A result as of a system call, and the buffer.
 type Reply = Arc<Once<(i32, Vec<u8>)>>;
 
+/// A request with its buffer, which belongs to it until it has completed.
+#[derive(Debug)]
+struct Buffered {
+    op: Op,
+    buffer: Vec<u8>,
+    /// Describes the buffer.
+    vector: [libc::iovec; 1],
+}
+
+// SAFETY: the vector is about memory of its own.
+unsafe impl Send for Buffered {}
+
 /// A request that the kernel has.
 #[derive(Debug)]
 struct InFlight {
-    buffer: Vec<u8>,
-    /// Keeps the fd.
-    _file: Arc<File>,
+    buffered: Buffered,
     reply: Reply,
 }
 
-/// The requests in flight, by the number their entries carry.
-#[derive(Debug, Default)]
-struct Requests(Mutex<Vec<Option<InFlight>>>);
+/// The requests in flight.
+#[derive(Debug)]
+struct Requests(Mutex<FileRequests<File, InFlight>>);
 
 /// A request to a file as a future; see [`AsyncFile::read_at`].
 #[derive(Debug)]
@@ -99,19 +106,20 @@ enum Stage {
 impl AioContext {
     /// Makes `file` one that tasks of this context can read and write.
     pub fn file(&self, file: impl Into<OwnedFd>) -> AsyncFile {
-        let requests = Arc::new(Requests::default());
+        let file = Arc::new(File::from(file.into()));
+        let requests = Mutex::new(FileRequests::new(Arc::clone(&file)));
+        let requests = Arc::new(Requests(requests));
         let sink: Arc<dyn IoSink> = Arc::<Requests>::clone(&requests);
         let way = match self.register_io(sink) {
             Ok(queue) => Way::Ring(queue, requests),
             Err(_) => Way::Pool(self.clone()),
         };
-        AsyncFile::new(file.into(), way)
+        AsyncFile::new(file, way)
     }
 }
 
 impl AsyncFile {
-    fn new(file: OwnedFd, way: Way) -> AsyncFile {
-        let file = Arc::new(File::from(file));
+    fn new(file: Arc<File>, way: Way) -> AsyncFile {
         AsyncFile(Arc::new(Inner { file, way }))
     }
 
@@ -145,46 +153,18 @@ impl AsyncFile {
     /// Starts a request; when that fails, the buffer comes back at once.
     fn send(&self, op: Op, buffer: Vec<u8>) -> Result<Reply, (Error, Vec<u8>)> {
         match &self.0.way {
-            Way::Ring(queue, requests) => self.send_to_ring(queue, requests, op, buffer),
+            Way::Ring(queue, requests) => requests.send(queue, op, buffer),
             Way::Pool(aio) => Ok(self.send_to_pool(aio, op, buffer)),
         }
     }
 
-    fn send_to_ring(
-        &self,
-        queue: &IoQueue,
-        requests: &Requests,
-        op: Op,
-        mut buffer: Vec<u8>,
-    ) -> Result<Reply, (Error, Vec<u8>)> {
-        let entry = entry(op, &self.0.file, &mut buffer);
-        let reply = Reply::new(Once::new());
-        let user = requests.put(InFlight {
-            buffer,
-            _file: Arc::clone(&self.0.file),
-            reply: Arc::clone(&reply),
-        });
-        // SAFETY: the table owns the buffer, which does not move, and the file (invariants 1 and 2).
-        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(user as u64, entry) };
-        match queue.batch(push).flatten() {
-            Ok(()) => Ok(reply),
-            Err(error) => {
-                let taken = requests.take(user);
-                Err((error, taken.map_or_else(Vec::new, |request| request.buffer)))
-            }
-        }
-    }
-
-    fn send_to_pool(&self, aio: &AioContext, op: Op, mut buffer: Vec<u8>) -> Reply {
+    fn send_to_pool(&self, aio: &AioContext, op: Op, buffer: Vec<u8>) -> Reply {
         let reply = Reply::new(Once::new());
         let (told, file) = (Arc::clone(&reply), Arc::clone(&self.0.file));
+        let mut buffered = Buffered::new(op, buffer);
         let work = move || {
-            let result = match op {
-                Op::Read(offset) => file.read_at(&mut buffer, offset),
-                Op::Write(offset) => file.write_at(&buffer, offset),
-                Op::Sync => file.sync_all().map(|()| 0),
-            };
-            (number(result), buffer)
+            let result = buffered.call().run(file.as_fd(), 0);
+            (result, buffered.into_buffer())
         };
         aio.submit(work, move |done| {
             told.set(done.unwrap_or_else(|error| (-error.errno(), Vec::new())));
@@ -193,25 +173,31 @@ impl AsyncFile {
     }
 }
 
-/// What a system call would have answered.
-fn number(result: io::Result<usize>) -> i32 {
-    match result {
-        Ok(count) => i32::try_from(count).unwrap_or(i32::MAX),
-        Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+impl Buffered {
+    fn new(op: Op, mut buffer: Vec<u8>) -> Buffered {
+        let vector = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        Buffered {
+            op,
+            buffer,
+            vector: [vector],
+        }
     }
-}
 
-fn entry(op: Op, file: &File, buffer: &mut [u8]) -> squeue::Entry {
-    let fd = types::Fd(file.as_raw_fd());
-    let length = u32::try_from(buffer.len()).map_or(LENGTH_MAX, |length| length.min(LENGTH_MAX));
-    match op {
-        Op::Read(offset) => opcode::Read::new(fd, buffer.as_mut_ptr(), length)
-            .offset(offset)
-            .build(),
-        Op::Write(offset) => opcode::Write::new(fd, buffer.as_ptr(), length)
-            .offset(offset)
-            .build(),
-        Op::Sync => opcode::Fsync::new(fd).build(),
+    fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    fn call(&mut self) -> FileCall<'_> {
+        // SAFETY: the vector describes the buffer, which nothing else uses while `self` is borrowed.
+        let memory = unsafe { IoMemory::new(&self.vector) };
+        match self.op {
+            Op::Read(offset) => FileCall::Read(memory, offset),
+            Op::Write(offset) => FileCall::Write(memory, offset),
+            Op::Sync => FileCall::Sync,
+        }
     }
 }
 
@@ -241,39 +227,38 @@ impl Future for FileRequest {
 }
 
 impl Requests {
-    fn put(&self, request: InFlight) -> usize {
-        let mut table = lock(&self.0);
-        let free = table.iter().position(Option::is_none);
-        let index = free.unwrap_or(table.len());
-        match table.get_mut(index) {
-            Some(place) => *place = Some(request),
-            None => table.push(Some(request)),
-        }
-        index
-    }
-
-    fn take(&self, index: usize) -> Option<InFlight> {
-        lock(&self.0).get_mut(index).and_then(Option::take)
+    fn send(&self, queue: &IoQueue, op: Op, buffer: Vec<u8>) -> Result<Reply, (Error, Vec<u8>)> {
+        let reply = Reply::new(Once::new());
+        let mut request = Some(InFlight {
+            buffered: Buffered::new(op, buffer),
+            reply: Arc::clone(&reply),
+        });
+        let push = |batch: &mut IoBatch<'_>| {
+            let mut table = lock(&self.0);
+            let request = request.take()?;
+            // SAFETY: the memory is the buffer's, which is part of the request.
+            unsafe { table.push(batch, request, |_, request| request.buffered.call()) }.err()
+        };
+        let error = match queue.batch(push) {
+            Ok(None) => return Ok(reply),
+            Ok(Some((back, error))) => return Err((error, back.buffered.into_buffer())),
+            Err(error) => error,
+        };
+        Err((
+            error,
+            request.map_or_else(Vec::new, |request| request.buffered.into_buffer()),
+        ))
     }
 }
 
 impl IoSink for Requests {
     fn complete(&self, completions: &[IoCompletion]) {
         for completion in completions {
-            let user = usize::try_from(completion.user).unwrap_or(usize::MAX);
-            if let Some(request) = self.take(user) {
-                request.reply.set((completion.result, request.buffer));
+            let request = lock(&self.0).complete(*completion);
+            if let Some(request) = request {
+                let buffer = request.buffered.into_buffer();
+                request.reply.set((completion.result, buffer));
             }
-        }
-    }
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        let left = mem::take(&mut *lock(&self.0));
-        for request in left.into_iter().flatten() {
-            // Invariant 2.
-            mem::forget(request.buffer);
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::{AsyncFile, Way};
 use crate::{AioContext, Wait};
 use std::fs::File;
+use std::sync::Arc;
 
 #[test]
 fn without_io_uring_the_worker_pool_serves_files() {
@@ -16,7 +17,7 @@ fn without_io_uring_the_worker_pool_serves_files() {
         .truncate(true)
         .open(&path);
     std::fs::remove_file(&path).unwrap();
-    let file = AsyncFile::new(options.unwrap().into(), Way::Pool(aio.clone()));
+    let file = AsyncFile::new(Arc::new(options.unwrap()), Way::Pool(aio.clone()));
     let task = aio.spawn_local(async move {
         let (written, hello) = file.write_at(b"hello".to_vec(), 3).await;
         assert_eq!((written.unwrap(), hello.as_slice()), (5, &b"hello"[..]));

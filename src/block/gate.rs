@@ -1,6 +1,6 @@
 //! The top of a channel: calls the channel's owner, and says whether requests may pass.
 //!
-//! Used by [`super::Channel`], which heeds it, and by the ways, which announce finished requests here. A drain holds the
+//! Used by a [`Channel`](super::Channel), which heeds it, and by the ways, which announce finished requests here. A drain holds the
 //! gate: the channel lets no request pass any more, and when none is below it any more the drain's callback runs.
 //!
 //! # Threads
@@ -15,13 +15,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh};
 
-use super::ChannelOwner;
+/// The owner of a channel, as the channel sees it.
+pub trait ChannelOwner: Send + Sync {
+    /// There is something to [`reap`](super::Channel::reap). Called on the home thread of the channel's AioContext, once
+    /// for many requests, with no lock held.
+    fn ready(&self);
+}
 
 /// Called when a drained channel is quiet.
 type QuietCallback = Box<dyn FnOnce() + Send>;
 
 /// See the module.
-pub(in crate::block) struct Gate {
+pub(super) struct Gate {
+    aio: AioContext,
     owner: Weak<dyn ChannelOwner>,
     bh: Bh,
     /// The channel has to look at `state`.
@@ -63,6 +69,7 @@ impl Gate {
                 }
             };
             Gate {
+                aio: aio.clone(),
                 owner,
                 bh: aio.bh("block-channel", run),
                 changed: AtomicBool::new(false),
@@ -71,15 +78,20 @@ impl Gate {
         })
     }
 
+    /// The AioContext in whose callbacks requests are served.
+    pub(super) fn aio(&self) -> &AioContext {
+        &self.aio
+    }
+
     /// Calls the owner. On the home thread, with no lock held.
-    pub(in crate::block) fn call_owner(&self) {
+    pub(super) fn call_owner(&self) {
         if let Some(owner) = self.owner.upgrade() {
             owner.ready();
         }
     }
 
     /// Calls the owner in the next iteration of the home.
-    pub(in crate::block) fn schedule(&self) {
+    pub(super) fn schedule(&self) {
         self.bh.schedule();
     }
 

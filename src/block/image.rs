@@ -9,25 +9,27 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::super::SECTOR;
-use super::lock::{self, Locks};
+use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
 
+mod lock;
 #[cfg(test)]
 mod tests;
+
+use lock::Locks;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// How to open an image.
 #[derive(Clone, Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // independent options of the command line
-pub(in crate::block) struct OpenImage {
-    pub(in crate::block) path: String,
-    pub(in crate::block) read_only: bool,
+pub(super) struct OpenImage {
+    pub(super) path: String,
+    pub(super) read_only: bool,
     /// Falls back to reading only if the file cannot be opened for writing.
     pub(super) auto_read_only: bool,
     /// Past the page cache (O_DIRECT).
@@ -192,9 +194,9 @@ pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
     Ok(start)
 }
 
-impl AsRawFd for Image {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+impl AsFd for Image {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

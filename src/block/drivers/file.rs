@@ -1,40 +1,20 @@
 //! `file` and `host_device`: a file or block device of the host.
-//!
-//! * [`image`](mod@image): the open file, with the [`lock`]s that other programs respect
-//! * [`FileWay`]: a queue's way to it, which uses the others:
-//!     * [`inline`]: what the page cache can answer at once
-//!     * [`bounce`]: aligned buffers for direct I/O
-//!     * [`uring`] and [`threads`]: the engines that carry out the rest
-//!     * [`step`]: which system call comes next and what its result means, for all of them
-#![deny(unsafe_code)] // children that need it say why
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::{BlockDriver, Driver, SECTOR, Way, WayQueue};
+use gsource::IoQueue;
+
+use crate::block::driver::{BlockDriver, Driver};
+use crate::block::gate::Gate;
+use crate::block::image::{Image, OpenImage};
+use crate::block::request::SECTOR;
+use crate::block::way::Way;
+use crate::block::way::file::{Aio, FileWay};
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
-mod bounce;
-mod image;
-mod inline;
-mod lock;
-mod step;
-mod threads;
-mod uring;
-mod way;
-
-pub(in crate::block) use bounce::Bounce;
-use image::{Image, OpenImage};
-pub(in crate::block) use way::FileWay;
-
 pub(in crate::block) const NO_FILE_NAME: &str = "The 'file' block driver requires a file name";
-
-/// Which engine was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aio {
-    Uring,
-    Threads,
-}
 
 /// How a file is to be opened and used.
 #[derive(Debug)]
@@ -116,8 +96,8 @@ impl BlockDriver for FileDriver {
         Driver::File
     }
 
-    fn open_way(&self, queue: &WayQueue<'_>) -> Way {
-        Way::File(Box::new(FileWay::open(&self.image, self.aio, queue)))
+    fn open_way(&self, gate: &Arc<Gate>) -> Way {
+        Way::File(Box::new(FileWay::open(&self.image, self.aio, gate)))
     }
 
     fn length(&self) -> Result<u64> {
@@ -155,9 +135,9 @@ impl BlockDriver for FileDriver {
 
 fn take_aio(keys: &mut Options) -> Result<Aio> {
     match keys.take_str("aio")?.as_deref() {
-        None if uring::is_available() => Ok(Aio::Uring),
+        None if IoQueue::is_supported() => Ok(Aio::Uring),
         None | Some("threads") => Ok(Aio::Threads),
-        Some("io_uring") if uring::is_available() => Ok(Aio::Uring),
+        Some("io_uring") if IoQueue::is_supported() => Ok(Aio::Uring),
         Some("io_uring") => {
             let message = "aio=io_uring is not allowed by this kernel: use aio=threads";
             Err(Error::new(ErrorKind::Unsupported, message))
@@ -168,11 +148,6 @@ fn take_aio(keys: &mut Options) -> Result<Aio> {
         }
         Some(_) => Err(invalid("invalid aio option")),
     }
-}
-
-/// The first bytes of an image that is not opened yet, for the recognition of formats.
-pub(in crate::block) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
-    image::first_bytes(path, len)
 }
 
 fn unsafe_cache(option: &str) -> Error {

@@ -3,15 +3,15 @@
 //! Used by [`super::FileWay`]. Page-cache mode only. On tmpfs plain preadv2 and pwritev2 never wait for a device;
 //! elsewhere reads carry RWF_NOWAIT, and what that leaves over goes to the engine. Requests are limited in size, and
 //! a batch in its sum, so that copying for one disk does not keep its neighbours waiting.
-#![allow(unsafe_code)] // preadv2 and pwritev2
+#![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
-use super::image::Image;
-use super::step::{Step, next_step, take_result};
-use crate::block::channel::Budget;
-use crate::block::request::{Memory, Op, Request};
+use super::step::{next_step, take_result};
+use crate::block::budget::Budget;
+use crate::block::image::Image;
+use crate::block::request::{Op, Request};
 
 /// The longest request that is tried inline.
 const REQUEST_MAX: u64 = 64 * 1024;
@@ -47,11 +47,7 @@ impl Inline {
             return None;
         }
         budget.charge(request.length);
-        let result = match next_step(image, request) {
-            Step::Read(memory, offset) => call(image, libc::preadv2, memory, offset, flags),
-            Step::Write(memory, offset) => call(image, libc::pwritev2, memory, offset, flags),
-            _ => return None,
-        };
+        let result = next_step(image, request).run(image.as_fd(), flags);
         match -result {
             libc::EAGAIN | libc::EINTR => None,
             libc::EOPNOTSUPP => {
@@ -73,22 +69,4 @@ impl Inline {
             _ => None,
         }
     }
-}
-
-type Transfer = unsafe extern "C" fn(i32, *const libc::iovec, i32, i64, i32) -> isize;
-
-fn call(image: &Image, transfer: Transfer, memory: Memory<'_>, offset: u64, flags: i32) -> i32 {
-    let vectors = memory.vectors();
-    let count = i32::try_from(vectors.len()).unwrap_or(i32::MAX);
-    // SAFETY: the memory is valid for a system call while it is borrowed, which is its promise.
-    let moved = unsafe {
-        transfer(
-            image.as_raw_fd(),
-            vectors.as_ptr(),
-            count,
-            offset.cast_signed(),
-            flags,
-        )
-    };
-    super::threads::count_or_errno(moved)
 }

@@ -1,19 +1,39 @@
-//! A queue's way to a file: inline, or through bounce buffers and an engine.
-#![forbid(unsafe_code)]
+//! A queue's way to a file.
+//!
+//! * [`inline`]: what the page cache can answer at once
+//! * [`bounces`]: aligned buffers for direct I/O
+//! * [`uring`] and [`threads`]: the engines that carry out the rest
+//! * [`step`]: which system call comes next and what its result means, for all of them
+//! * [`inbox`]: what comes from the engines until the channel takes it
+#![deny(unsafe_code)] // children that need it say why
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::WayQueue;
-use super::Aio;
-use super::bounce::Bounces;
-use super::image::Image;
-use super::inline::Inline;
-use super::step::is_ignored;
-use super::threads::Threads;
-use super::uring::Uring;
-use crate::block::channel::{Budget, Finished, Gate, RequestBatch, Submission};
-use crate::block::request::Request;
+use crate::block::budget::Budget;
+use crate::block::gate::Gate;
+use crate::block::image::Image;
+use crate::block::request::{Finished, Request, RequestBatch, Submission};
+
+mod bounces;
+mod inbox;
+mod inline;
+mod step;
+mod threads;
+mod uring;
+
+use bounces::Bounces;
+use inline::Inline;
+use step::is_ignored;
+use threads::Threads;
+use uring::Uring;
+
+/// Which engine was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::block) enum Aio {
+    Uring,
+    Threads,
+}
 
 /// A queue's way to a file.
 #[derive(Debug)]
@@ -39,21 +59,21 @@ enum Engine {
 
 impl FileWay {
     /// Opens a way with the engine that was asked for; with threads where the kernel offers no ring to this queue.
-    pub(super) fn open(image: &Arc<Image>, aio: Aio, queue: &WayQueue<'_>) -> FileWay {
+    pub(in crate::block) fn open(image: &Arc<Image>, aio: Aio, gate: &Arc<Gate>) -> FileWay {
         let uring = match aio {
-            Aio::Uring => Uring::new(image, queue).ok(),
+            Aio::Uring => Uring::new(image, gate).ok(),
             Aio::Threads => None,
         };
         let engine = match uring {
             Some(uring) => Engine::Uring(uring),
-            None => Engine::Threads(Threads::new(image, queue)),
+            None => Engine::Threads(Threads::new(image, gate)),
         };
         let align = image.alignment.map(|alignment| alignment.memory);
         FileWay {
             image: Arc::clone(image),
             inline: Inline::new(image),
             engine,
-            gate: Arc::clone(queue.gate),
+            gate: Arc::clone(gate),
             bounces: Bounces::new(align),
             fresh: Vec::new(),
             waiting: VecDeque::new(),
@@ -61,11 +81,7 @@ impl FileWay {
         }
     }
 
-    pub(in crate::block) fn submit(
-        &mut self,
-        mut request: Box<Request>,
-        budget: &mut Budget,
-    ) -> Submission {
+    pub(super) fn submit(&mut self, mut request: Box<Request>, budget: &mut Budget) -> Submission {
         if is_ignored(&self.image, &request) {
             return Submission::Done(Finished { request, result: 0 });
         }
@@ -82,7 +98,7 @@ impl FileWay {
     }
 
     #[inline]
-    pub(in crate::block) fn flush_submissions(&mut self) {
+    pub(super) fn flush_submissions(&mut self) {
         if !self.fresh.is_empty() {
             self.start_fresh();
         }
@@ -99,7 +115,7 @@ impl FileWay {
         }
     }
 
-    pub(in crate::block) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
+    pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         let before = finished.len();
         match &mut self.engine {
             Engine::Uring(uring) => uring.reap(&mut self.fresh, finished),

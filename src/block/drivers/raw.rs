@@ -6,10 +6,12 @@
 use std::slice;
 use std::sync::Arc;
 
-use super::{BlockDriver, Driver, NewNode, Way, WayQueue};
+use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::gate::Gate;
 use crate::block::graph::Edge;
 use crate::block::node::Node;
 use crate::block::permission::Access;
+use crate::block::way::Way;
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
@@ -62,8 +64,8 @@ impl BlockDriver for RawDriver {
         Driver::Raw
     }
 
-    fn open_way(&self, queue: &WayQueue<'_>) -> Way {
-        self.child.node().open_way(queue)
+    fn open_way(&self, gate: &Arc<Gate>) -> Way {
+        self.child.node().open_way(gate)
     }
 
     fn length(&self) -> Result<u64> {

@@ -5,37 +5,25 @@
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 
-use super::image::Image;
-use crate::block::request::{Memory, Method, Op, Request};
+use gsource::{FileCall, IoMemory};
 
-/// A system call on the image.
-#[derive(Debug)]
-pub(super) enum Step<'a> {
-    /// preadv
-    Read(Memory<'a>, u64),
-    /// pwritev
-    Write(Memory<'a>, u64),
-    /// fdatasync
-    DataSync,
-    /// fallocate
-    Allocate { mode: i32, offset: u64, length: u64 },
-    /// Nothing to do.
-    Nothing,
-}
+use crate::block::image::Image;
+use crate::block::request::{Finished, Method, Op, Request};
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
 /// Decides the next call.
-pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> Step<'a> {
+#[inline]
+pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall<'a> {
     let offset = request.offset + request.done;
     match request.op {
-        Op::Flush => Step::DataSync,
-        Op::Discard if is_ignored(image, request) => Step::Nothing,
+        Op::Flush => FileCall::DataSync,
         Op::Discard => allocate(PUNCH_HOLE, request),
-        Op::Read => Step::Read(memory(request), offset),
-        Op::Write => Step::Write(memory(request), offset),
+        Op::Read => FileCall::Read(memory(request), offset),
+        Op::Write => FileCall::Write(memory(request), offset),
         Op::WriteZeroes { unmap } => {
             if request.method == Method::Plain {
                 let punch = unmap && image.discard && image.punch_hole.is_there();
@@ -49,7 +37,7 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> Step<'a>
             }
             request.method = Method::WriteZeroes;
             request.borrow_zeroes();
-            Step::Write(request.memory(), offset)
+            FileCall::Write(request.memory(), offset)
         }
     }
 }
@@ -57,6 +45,16 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> Step<'a>
 /// Whether the request is a discard that the file does not take: a hint without effect.
 pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
     request.op == Op::Discard && (!image.discard || !image.punch_hole.is_there())
+}
+
+/// Carries out a request to its end, on the calling thread.
+pub(super) fn run(image: &Image, mut request: Box<Request>) -> Finished {
+    loop {
+        let result = next_step(image, &mut request).run(image.as_fd(), 0);
+        if let ControlFlow::Break(result) = take_result(image, &mut request, result) {
+            return Finished { request, result };
+        }
+    }
 }
 
 /// Takes in the result of the last call, a count or a negative errno: breaks with the request's own result when it
@@ -94,19 +92,19 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
 }
 
 /// The memory of the next transfer: the bounce buffer, filled for a write, or the request's own.
-fn memory(request: &mut Request) -> Memory<'_> {
+fn memory(request: &mut Request) -> IoMemory<'_> {
     if let Some(mut bounce) = request.bounce.take() {
-        let len = bounce.prepare(request.remaining());
+        bounce.set_remaining(request.remaining());
         if request.op == Op::Write {
-            request.gather(&mut bounce.bytes_mut()[..len]);
+            request.gather(bounce.bytes_mut());
         }
         return request.bounce.insert(bounce).memory();
     }
     request.memory()
 }
 
-fn allocate(mode: i32, request: &Request) -> Step<'static> {
-    Step::Allocate {
+fn allocate(mode: i32, request: &Request) -> FileCall<'static> {
+    FileCall::Allocate {
         mode,
         offset: request.offset,
         length: request.length,
@@ -145,8 +143,8 @@ fn transferred(image: &Image, request: &mut Request, result: i32) -> ControlFlow
 
 #[cfg(test)]
 mod tests {
-    use super::super::image::OpenImage;
     use super::*;
+    use crate::block::image::OpenImage;
     use crate::block::test_file::TestFile;
 
     fn file() -> Image {
@@ -205,18 +203,18 @@ mod tests {
         let file = file();
         let mut request = request(Op::WriteZeroes { unmap: true }, &mut []);
         request.set_length(4096);
-        let is = |step: Step<'_>, expected: i32| matches!(step, Step::Allocate { mode, .. } if mode == expected);
+        let is = |step: FileCall<'_>, expected: i32| matches!(step, FileCall::Allocate { mode, .. } if mode == expected);
         assert!(is(next_step(&file, &mut request), PUNCH_HOLE));
         assert!(take_result(&file, &mut request, -libc::EOPNOTSUPP).is_continue());
         assert!(is(next_step(&file, &mut request), ZERO_RANGE));
         assert!(take_result(&file, &mut request, -libc::EOPNOTSUPP).is_continue());
         assert!(
-            matches!(next_step(&file, &mut request), Step::Write(memory, 0) if memory.vectors().len() == 1)
+            matches!(next_step(&file, &mut request), FileCall::Write(memory, 0) if memory.vectors().len() == 1)
         );
         assert!(take_result(&file, &mut request, 4000).is_continue());
         assert!(matches!(
             next_step(&file, &mut request),
-            Step::Write(_, 4000)
+            FileCall::Write(_, 4000)
         ));
         assert_eq!(take_result(&file, &mut request, 96), ControlFlow::Break(0));
     }
@@ -228,14 +226,14 @@ mod tests {
         request.set_length(4096);
         let result = take_result(&file, &mut request, -libc::EOPNOTSUPP);
         assert_eq!(result, ControlFlow::Break(0));
-        assert!(matches!(next_step(&file, &mut request), Step::Nothing));
+        assert!(is_ignored(&file, &request));
     }
 
     #[test]
     fn only_flushes_that_worked_count() {
         let file = file();
         let mut request = request(Op::Flush, &mut []);
-        assert!(matches!(next_step(&file, &mut request), Step::DataSync));
+        assert!(matches!(next_step(&file, &mut request), FileCall::DataSync));
         let failed = take_result(&file, &mut request, -libc::EIO);
         assert_eq!(
             (failed, file.data_syncs()),

@@ -3,12 +3,15 @@
 //! Writes vanish. Reads leave the memory as it is, or zero it with `read-zeroes=on`.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{BlockDriver, Driver, SECTOR, Way, WayQueue};
 use crate::Result;
-use crate::block::channel::{Budget, Finished};
-use crate::block::request::{Op, Request};
+use crate::block::driver::{BlockDriver, Driver};
+use crate::block::gate::Gate;
+use crate::block::request::SECTOR;
+use crate::block::way::Way;
+use crate::block::way::null::NullWay;
 use crate::object::Options;
 
 /// The size of a null disk when none is given.
@@ -20,13 +23,6 @@ struct NullDriver {
     length: AtomicU64,
     read_only: bool,
     way: NullWay,
-}
-
-/// The way to a null disk.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::block) struct NullWay {
-    /// Whether reads return zeroes.
-    read_zeroes: bool,
 }
 
 /// Opens a null disk as `-drive` and `-blockdev` describe it.
@@ -45,7 +41,7 @@ impl BlockDriver for NullDriver {
         Driver::NullCo
     }
 
-    fn open_way(&self, _queue: &WayQueue<'_>) -> Way {
+    fn open_way(&self, _gate: &Arc<Gate>) -> Way {
         Way::Null(self.way)
     }
 
@@ -72,17 +68,5 @@ impl BlockDriver for NullDriver {
 
     fn data_syncs(&self) -> u64 {
         0
-    }
-}
-
-impl NullWay {
-    /// Carries out any request at once.
-    #[inline]
-    pub(super) fn run(self, mut request: Box<Request>, budget: &mut Budget) -> Finished {
-        if self.read_zeroes && request.op == Op::Read {
-            request.fill_rest_with_zeroes();
-            budget.charge(request.length);
-        }
-        Finished { request, result: 0 }
     }
 }

@@ -1,0 +1,52 @@
+//! A queue's way to the data of a node.
+//!
+//! A node's driver opens it, a channel uses it. It is one of a few kinds, told apart by one match per request: what is
+//! done at once needs no more than that.
+//!
+//! # Threads
+//! A way belongs to its channel, on the home thread.
+#![deny(unsafe_code)] // children that need it say why
+
+use super::budget::Budget;
+use super::request::{Finished, Request, Submission};
+
+pub(super) mod file;
+pub(super) mod null;
+
+use file::FileWay;
+use null::NullWay;
+
+/// A queue's way to the data of a node, open.
+#[derive(Debug)]
+pub(super) enum Way {
+    Null(NullWay),
+    File(Box<FileWay>),
+}
+
+impl Way {
+    /// Starts a request or carries it out at once.
+    #[inline]
+    pub(super) fn submit(&mut self, request: Box<Request>, budget: &mut Budget) -> Submission {
+        match self {
+            Way::Null(null) => Submission::Done(null.run(request, budget)),
+            Way::File(file) => file.submit(request, budget),
+        }
+    }
+
+    /// Hands over what was submitted since the last time.
+    #[inline]
+    pub(super) fn flush_submissions(&mut self) {
+        match self {
+            Way::Null(_) => {}
+            Way::File(file) => file.flush_submissions(),
+        }
+    }
+
+    /// Appends the requests that have finished, and goes on with those that need more.
+    pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
+        match self {
+            Way::Null(_) => {}
+            Way::File(file) => file.reap(budget, finished),
+        }
+    }
+}
