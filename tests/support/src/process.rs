@@ -85,3 +85,13 @@ pub fn outcome(output: &Output) -> (Option<i32>, String, String) {
         text(&output.stderr),
     )
 }
+
+/// Runs `qctx`, which must refuse: a line of standard error and exit status 1, and nothing on standard output.
+#[track_caller]
+pub fn refused(arguments: &[&str], message: &str) {
+    let (status, output, error) = outcome(&run(arguments));
+    assert_eq!(
+        (status, output.as_str(), error.trim_end()),
+        (Some(1), "", message)
+    );
+}

@@ -1,46 +1,18 @@
 //! Tests that are declared once and run with every loop and poller.
 #![forbid(unsafe_code)]
 
-/// Declares tests that run under both loops with every poller.
+/// Declares tests that run under both loops with every poller: the argument is an [`Driven`](super::Driven) in an `Arc`.
 #[macro_export]
 macro_rules! both_loops {
     ($($(#[$meta:meta])* fn $name:ident($driven:ident) $body:block)*) => {$(
-        $(#[$meta])*
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            fn case($driven: &std::sync::Arc<$crate::loops::Driven>) $body
-
-            #[test]
-            fn own_loop() {
-                $crate::loops::run($crate::loops::Loop::Own, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn own_loop_with_io_uring() {
-                $crate::loops::run($crate::loops::Loop::Own, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
-
-            #[test]
-            fn own_loop_with_poll() {
-                $crate::loops::run($crate::loops::Loop::Own, $crate::loops::Poller::Poll, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop() {
-                $crate::loops::run($crate::loops::Loop::Glib, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop_with_io_uring() {
-                $crate::loops::run($crate::loops::Loop::Glib, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop_with_poll() {
-                $crate::loops::run($crate::loops::Loop::Glib, $crate::loops::Poller::Poll, stringify!($name), case);
-            }
+        $crate::loop_cases! {
+            [$(#[$meta])*] $name($driven: &std::sync::Arc<$crate::loops::Driven>) $body run
+            own_loop: Own Epoll,
+            own_loop_with_io_uring: Own IoUring,
+            own_loop_with_poll: Own Poll,
+            glib_loop: Glib Epoll,
+            glib_loop_with_io_uring: Glib IoUring,
+            glib_loop_with_poll: Glib Poll,
         }
     )*};
 }
@@ -49,76 +21,55 @@ macro_rules! both_loops {
 #[macro_export]
 macro_rules! both_loops_by_file {
     ($($(#[$meta:meta])* fn $name:ident($driven:ident) $body:block)*) => {$(
-        $(#[$meta])*
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            fn case($driven: &std::sync::Arc<$crate::loops::Driven>) $body
-
-            #[test]
-            fn own_loop() {
-                $crate::loops::run($crate::loops::Loop::Own, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn own_loop_with_io_uring() {
-                $crate::loops::run($crate::loops::Loop::Own, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop() {
-                $crate::loops::run($crate::loops::Loop::Glib, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop_with_io_uring() {
-                $crate::loops::run($crate::loops::Loop::Glib, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
+        $crate::loop_cases! {
+            [$(#[$meta])*] $name($driven: &std::sync::Arc<$crate::loops::Driven>) $body run
+            own_loop: Own Epoll,
+            own_loop_with_io_uring: Own IoUring,
+            glib_loop: Glib Epoll,
+            glib_loop_with_io_uring: Glib IoUring,
         }
     )*};
 }
 
-/// Declares tests that get a loop which runs in a thread of its own, once of each kind with every poller.
+/// Declares tests whose loop runs in a thread of its own, once of each kind with every poller: the argument is a
+/// [`Running`](super::Running).
 #[macro_export]
 macro_rules! both_threads {
     ($($(#[$meta:meta])* fn $name:ident($running:ident) $body:block)*) => {$(
-        $(#[$meta])*
+        $crate::loop_cases! {
+            [$(#[$meta])*] $name($running: &$crate::loops::Running) $body run_threaded
+            own_loop: Own Epoll,
+            own_loop_with_io_uring: Own IoUring,
+            own_loop_with_poll: Own Poll,
+            glib_loop: Glib Epoll,
+            glib_loop_with_io_uring: Glib IoUring,
+            glib_loop_with_poll: Glib Poll,
+        }
+    )*};
+}
+
+/// A module with a test for each loop and poller. For the macros above.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! loop_cases {
+    (
+        [$($meta:tt)*] $name:ident($argument:ident: $type:ty) $body:block $run:ident
+        $($test:ident: $loop:ident $poller:ident,)*
+    ) => {
+        $($meta)*
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
-            fn case($running: &$crate::loops::Running) $body
+            fn case($argument: $type) $body
 
-            #[test]
-            fn own_loop() {
-                $crate::loops::run_threaded($crate::loops::Loop::Own, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn own_loop_with_io_uring() {
-                $crate::loops::run_threaded($crate::loops::Loop::Own, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
-
-            #[test]
-            fn own_loop_with_poll() {
-                $crate::loops::run_threaded($crate::loops::Loop::Own, $crate::loops::Poller::Poll, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop() {
-                $crate::loops::run_threaded($crate::loops::Loop::Glib, $crate::loops::Poller::Epoll, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop_with_io_uring() {
-                $crate::loops::run_threaded($crate::loops::Loop::Glib, $crate::loops::Poller::IoUring, stringify!($name), case);
-            }
-
-            #[test]
-            fn glib_loop_with_poll() {
-                $crate::loops::run_threaded($crate::loops::Loop::Glib, $crate::loops::Poller::Poll, stringify!($name), case);
-            }
+            $(
+                #[test]
+                fn $test() {
+                    let (kind, poller) = ($crate::loops::Loop::$loop, $crate::loops::Poller::$poller);
+                    $crate::loops::$run(kind, poller, stringify!($name), case);
+                }
+            )*
         }
-    )*};
+    };
 }
