@@ -33,11 +33,22 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// What modules of the root crate must not import although it lies below them.
-const BANNED_IMPORTS: [Ban<'_>; 2] = [
+const BANNED_IMPORTS: [Ban<'_>; 3] = [
     // A device knows its model by traits alone.
     (&["device"], &["block", "virtio/blk"]),
     // A transport never looks into a request.
     (&["kvm", "vhost_user"], &["block", "virtio/blk"]),
+    // Nothing in the life of a queue is about one model.
+    (
+        &[
+            "virtio/memory",
+            "virtio/notify",
+            "virtio/pluggable",
+            "virtio/queue",
+            "virtio/worker",
+        ],
+        &["block", "virtio/blk"],
+    ),
 ];
 
 /// Words that modules of the root crate must not name.
@@ -148,6 +159,7 @@ fn nothing_knows_what_it_must_not_know() {
         ("device", "fn f() { crate::virtio::blk::Blk::new(); }"),
         ("kvm/mmio", "use crate::virtio::{blk, notify::Signal};"),
         ("vhost_user/session", "use crate::block::Node;"),
+        ("virtio/worker/serving", "use super::super::blk::Blk;"),
     ];
     for (module, code) in imports {
         let wrong = banned_imports(&sources.with(module, code), &BANNED_IMPORTS);
