@@ -16,31 +16,31 @@
 #![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
 
 pub(crate) mod bh;
-pub(crate) mod clock;
 mod core;
 pub(crate) mod file_call;
 pub(crate) mod file_requests;
 pub(crate) mod handler;
+pub(crate) mod io_queue;
+pub(crate) mod job;
 pub(crate) mod notifier;
-pub(crate) mod notify;
-pub(crate) mod pool;
 mod raw;
 pub(crate) mod task;
 pub(crate) mod timer;
 
 use crate::list::List;
+use crate::poller::io_sink::IoSink;
 use crate::poller::ring::Abilities;
-use crate::poller::uring::{IoQueue, IoSink};
 use crate::poller::{Drivers, Poller};
 use crate::reactor::{Attachment, Reactor, Wait};
 use crate::source;
 use crate::sync::{AtomicPtr, AtomicUsize};
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::{Mutex, lock};
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
 use core::Apart;
 pub(crate) use core::Core;
 use handler::{FdRecord, Switch};
-use pool::job::Jobs;
+use io_queue::IoQueue;
+use job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -322,9 +322,4 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.core.tear_down();
     }
-}
-
-/// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,7 +37,7 @@ impl EventFd {
             }
         }
         #[cfg(shuttle)]
-        crate::poller::model::change();
+        crate::kernel_model::change();
     }
 
     /// Reads and clears the counter; 0 when it was clear.

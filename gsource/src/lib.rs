@@ -11,38 +11,40 @@
 #![deny(unsafe_code)]
 
 mod aio;
+mod clock;
 mod deadline;
 mod error;
 mod eventfd;
-mod home_cell;
-mod home_queue;
 mod iohandler;
+#[cfg(shuttle)]
+mod kernel_model;
 mod list;
+mod panic_boundary;
 mod poller;
-mod queued;
 mod reactor;
 #[cfg(all(test, shuttle))]
 mod scenarios;
 mod source;
 mod sync;
-mod unwind;
+mod worker_pool;
 
 pub use aio::AioContext;
 pub use aio::bh::Bh;
-pub use aio::clock::{Clock, last_tick_ns};
 pub use aio::file_call::{FileCall, IoMemory};
 pub use aio::file_requests::FileRequests;
 pub use aio::handler::FdHandler;
+pub use aio::io_queue::{IoBatch, IoQueue};
+pub use aio::job::Job;
 pub use aio::notifier::EventNotifier;
-pub use aio::pool::job::Job;
-pub use aio::pool::{Pool, PoolLimits, Work};
 pub use aio::task::file::{AsyncFile, FileRequest};
 pub use aio::task::wait::{Readiness, Sleep};
 pub use aio::task::{JoinHandle, PoolRun};
 pub use aio::timer::Timer;
+pub use clock::{Clock, last_tick_ns};
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
 pub use poller::epoll::Epoll;
-pub use poller::uring::{IoBatch, IoCompletion, IoQueue, IoSink};
+pub use poller::io_sink::{IoCompletion, IoSink};
 pub use poller::{Drivers, Poller};
 pub use reactor::{Driving, PollParams, Reactor, Wait, start_virtual_clock, stop_virtual_clock};
+pub use worker_pool::{Pool, PoolLimits, Work};

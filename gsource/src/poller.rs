@@ -14,11 +14,9 @@
 #![deny(unsafe_code)]
 
 pub(crate) mod epoll;
-pub(crate) mod list;
-#[cfg(shuttle)]
-pub(crate) mod model;
+pub(crate) mod io_sink;
+pub(crate) mod poll;
 pub(crate) mod ring;
-pub(crate) mod uring;
 
 use crate::{Error, ErrorKind, Result};
 use std::fmt;

@@ -12,51 +12,56 @@
 //!    goes unnoticed.
 #![deny(unsafe_code)]
 
+mod adaptive_poll;
 mod attachment;
 pub(crate) mod bhs;
-mod busy;
-mod collect;
 mod direct;
 mod driving;
+mod fd_cache;
 mod fd_table;
-mod foreign;
+mod glib_wait;
+pub(crate) mod home_cell;
+pub(crate) mod home_queue;
 mod io;
-mod known;
-mod records;
-mod retired;
+pub(crate) mod notify;
+mod pending_release;
+pub(crate) mod queued;
+mod registration;
+pub(crate) mod thread_pin;
 mod timers;
 mod turn;
+mod wait;
 
 use crate::aio::handler::FdRecord;
-use crate::aio::lock;
-use crate::aio::notify::NotifyState;
-use crate::aio::pool::OwnPool;
-use crate::aio::task::Residents;
 use crate::eventfd::EventFd;
-use crate::home_cell::HomeCell;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
-use crate::poller::list::PollList;
+use crate::poller::io_sink::IoCompletion;
+use crate::poller::poll::PollList;
 use crate::poller::ring::{Abilities, Ring};
-use crate::poller::uring::IoCompletion;
 use crate::poller::{Drivers, EVENTS, Poller};
+use crate::sync::lock;
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Life, Mutex};
-use crate::{Error, Result};
+use crate::worker_pool::OwnPool;
+use crate::{Error, Pool, PoolLimits, Result};
+use adaptive_poll::AdaptivePoll;
+pub use adaptive_poll::PollParams;
+pub(crate) use adaptive_poll::ask_again;
 pub(crate) use attachment::{Attachment, Urgency};
 use bhs::HomeBhs;
 pub(crate) use bhs::{Claimed, at_home, on_home};
-use busy::Busy;
-pub use busy::PollParams;
-pub(crate) use busy::ask_again;
 pub use driving::Driving;
 pub(crate) use driving::thread_token;
+use fd_cache::FdCache;
 use fd_table::{Batch, FdTable, Set};
-use known::Known;
-pub(crate) use retired::Retired;
+use home_cell::HomeCell;
+use notify::NotifyState;
+pub(crate) use pending_release::PendingRelease;
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock, Weak};
+use thread_pin::ThreadPin;
 use timers::Timers;
 pub use timers::{start_virtual_clock, stop_virtual_clock};
 
@@ -127,8 +132,8 @@ struct Home {
     /// The owner serves the reactor directly: the GSource has nothing to say. See [`Reactor::ask_glib`].
     served: bool,
     put_off: turn::PutOff,
-    busy: Busy,
-    known: Known,
+    adaptive_poll: AdaptivePoll,
+    fd_cache: FdCache,
     /// Room for the completions of one sink.
     completions: Vec<IoCompletion>,
     ring: Option<Box<Ring>>,
@@ -176,7 +181,7 @@ pub struct Reactor {
     fds: Mutex<FdTable>,
     timers: Mutex<Timers>,
     poll_params: Mutex<PollParams>,
-    retired: Mutex<Vec<Retired>>,
+    retired: Mutex<Vec<PendingRelease>>,
     /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
     counts: Counts,
     /// Set after something was put into `retired`.
@@ -190,9 +195,9 @@ pub struct Reactor {
     home: HomeCell<Home>,
     /// Room for what a wait reports.
     events: HomeCell<Box<[Event; EVENTS]>>,
-    pub(crate) pool: OwnPool,
+    pool: OwnPool,
     /// Tasks, which only their thread may drive.
-    pub(crate) residents: Residents,
+    pub(crate) thread_pin: ThreadPin,
 }
 
 impl Reactor {
@@ -242,8 +247,8 @@ impl Reactor {
                 collected: false,
                 served: false,
                 put_off: turn::PutOff::default(),
-                busy: Busy::default(),
-                known: Known::default(),
+                adaptive_poll: AdaptivePoll::default(),
+                fd_cache: FdCache::default(),
                 completions: Vec::new(),
                 ring: None,
                 is_foreign: false,
@@ -251,7 +256,7 @@ impl Reactor {
             }),
             events: HomeCell::new(Box::new([Event { events: 0, u64: 0 }; EVENTS])),
             pool: OwnPool::new(),
-            residents: Residents::default(),
+            thread_pin: ThreadPin::default(),
         });
         timers::announce(&reactor);
         reactor
@@ -324,6 +329,26 @@ impl Reactor {
         drop(fds);
         report(trouble);
         Ok(io)
+    }
+}
+
+impl Reactor {
+    /// The pool for work of the AioContexts that are here.
+    pub fn pool(&self) -> &Pool {
+        self.pool.pool()
+    }
+
+    /// How many workers the pool has.
+    pub fn pool_limits(&self) -> PoolLimits {
+        self.pool().limits()
+    }
+
+    /// Changes how many workers the pool has. Idle workers above the maximum end at once, busy ones after their work.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
+    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
+        self.pool().set_limits(limits)
     }
 }
 

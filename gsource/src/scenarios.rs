@@ -20,7 +20,7 @@ mod glib;
 mod stop;
 mod timers;
 
-use crate::aio::lock;
+use crate::sync::lock;
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, PoisonError, thread};
 use crate::{AioContext, Poller, Reactor, Wait};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};

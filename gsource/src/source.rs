@@ -115,7 +115,7 @@ unsafe extern "C" fn prepare(
     let reactor = &state.reactor;
     let wait = match reactor.drive_or_be_woken() {
         Ok(driving) => {
-            reactor.residents.note_glib();
+            reactor.thread_pin.note_glib();
             let wait = reactor.prepare(&driving);
             state.shown.borrow_mut().update(source, reactor, &driving);
             if wait.is_some() {
@@ -167,9 +167,9 @@ unsafe extern "C" fn finalize(source: *mut glib_sys::GSource) {
     if !state.is_null() {
         // SAFETY: the box was made by `new`, and finalize runs once.
         let state = unsafe { Box::from_raw(state) };
-        state.reactor.residents.forget_glib();
+        state.reactor.thread_pin.forget_glib();
         state.reactor.end_glib_wait();
-        crate::unwind::drop_guarded(&"destructor of a source", state);
+        crate::panic_boundary::drop_guarded(&"destructor of a source", state);
     }
 }
 

@@ -32,6 +32,11 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{thread, thread_local};
 
+/// Locks a mutex whose data is consistent even if a holder panicked, because no foreign code runs under it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// loom's, with a constant's syntax.
 #[cfg(loom)]
 macro_rules! of_loom {

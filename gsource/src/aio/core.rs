@@ -6,13 +6,14 @@
 
 use super::bh::{self, node::BhNode};
 use super::handler::{FdRecord, Switch};
-use super::pool::job::Jobs;
-use super::{lock, task};
+use super::job::Jobs;
+use super::task;
 use crate::list::List;
-use crate::reactor::{self, Attachment, Driving, Reactor, Retired, Urgency, ask_again};
+use crate::panic_boundary;
+use crate::reactor::{self, Attachment, Driving, PendingRelease, Reactor, Urgency, ask_again};
+use crate::sync::lock;
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Mutex, thread};
-use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::RawFd;
 use std::ptr;
@@ -118,9 +119,9 @@ impl Core {
         }
         handlers.push(record);
         let replaced = earlier.inspect(|earlier| earlier.mark_removed());
-        let left = self.try_retire(replaced.into_iter().map(Retired::Handler).collect());
+        let left = self.try_retire(replaced.into_iter().map(PendingRelease::Handler).collect());
         drop(handlers);
-        unwind::drop_guarded(&"destructor of a callback", left);
+        panic_boundary::drop_guarded(&"destructor of a callback", left);
         Ok(())
     }
 
@@ -130,9 +131,9 @@ impl Core {
         let found = handlers.iter().find(|record| record.is_handler_of(fd));
         let Some(record) = found else { return false };
         let earlier = record.replace_switch(switch);
-        let left = self.try_retire(earlier.into_iter().map(Retired::Switch).collect());
+        let left = self.try_retire(earlier.into_iter().map(PendingRelease::Switch).collect());
         drop(handlers);
-        unwind::drop_guarded(&"destructor of a switch", left);
+        panic_boundary::drop_guarded(&"destructor of a switch", left);
         true
     }
 
@@ -169,26 +170,26 @@ impl Core {
             record.mark_removed();
             self.visit(|attachment| attachment.reactor.remove_record(record));
         }
-        let left = self.try_retire(removed.into_iter().map(Retired::Handler).collect());
+        let left = self.try_retire(removed.into_iter().map(PendingRelease::Handler).collect());
         drop(handlers);
-        unwind::drop_guarded(&"destructor of a callback", left);
+        panic_boundary::drop_guarded(&"destructor of a callback", left);
         found
     }
 
     /// Gives `retired` to the home to drop; after the tear-down it comes back.
-    pub(super) fn try_retire(&self, retired: Vec<Retired>) -> Vec<Retired> {
+    pub(super) fn try_retire(&self, retired: Vec<PendingRelease>) -> Vec<PendingRelease> {
         let mut left = retired;
         self.visit(|attachment| attachment.reactor.retire(std::mem::take(&mut left)));
         left
     }
 
     /// Gives `retired` to the home to drop; after the tear-down it is dropped here.
-    pub(crate) fn retire(&self, retired: Retired) {
+    pub(crate) fn retire(&self, retired: PendingRelease) {
         // Under the lock that a move takes, so that it is not left to a reactor that is being left.
         let handlers = lock(&self.handlers);
         let left = self.try_retire(vec![retired]);
         drop(handlers);
-        unwind::drop_guarded(&"destructor of a callback", left);
+        panic_boundary::drop_guarded(&"destructor of a callback", left);
     }
 
     /// Moves everything from `old` to `new`. The caller is allowed to by invariant 1, which is checked here.
@@ -217,7 +218,7 @@ impl Core {
                 let ask = Box::new(move || ask_again(&record));
                 bh::schedule_oneshot(self, "last question of busy-polling", ask);
             } else {
-                unwind::drop_guarded(&"destructor of an fd handler", record);
+                panic_boundary::drop_guarded(&"destructor of an fd handler", record);
             }
         }
         let handlers = lock(&self.handlers);
@@ -229,7 +230,7 @@ impl Core {
             Ok(closed) => closed,
             Err(error) => {
                 let trouble = old.readopt_records(&handlers);
-                old.retire(trouble.into_iter().map(Retired::Trouble));
+                old.retire(trouble.into_iter().map(PendingRelease::Trouble));
                 return Err(error);
             }
         };
@@ -243,8 +244,8 @@ impl Core {
         let is_removed = |record: &Arc<FdRecord>| record.is_removed();
         // Collected here, so that the others are not dropped under the lock that `retire` takes.
         let removed: Vec<_> = unseen.into_iter().filter(is_removed).collect();
-        new.retire(removed.into_iter().map(Retired::Handler));
-        new.retire(closed.into_iter().map(Retired::Trouble));
+        new.retire(removed.into_iter().map(PendingRelease::Handler));
+        new.retire(closed.into_iter().map(PendingRelease::Trouble));
         old.hand_over_retired(self, new, &driving);
         // What was kicked there is held by that list, and nobody may ever drive it again.
         old.take_kicked(&driving);
@@ -288,7 +289,7 @@ impl Core {
         let mut reactor = None;
         self.visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
         if let Some(reactor) = reactor {
-            reactor.retire([Retired::Context(Arc::clone(self))]);
+            reactor.retire([PendingRelease::Context(Arc::clone(self))]);
             reactor.leave_to_home();
         }
         self.private.leave_to_home();
@@ -333,7 +334,7 @@ impl Core {
             // What one has kicked elsewhere, after this context had left, holds it and through it that reactor.
             if !ptr::eq(Arc::as_ptr(&attachment.reactor), reactor) {
                 let left = Arc::clone(&attachment.reactor);
-                left.retire([Retired::Attachment(attachment)]);
+                left.retire([PendingRelease::Attachment(attachment)]);
                 left.leave_to_home();
             }
         }

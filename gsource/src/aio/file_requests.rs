@@ -9,8 +9,9 @@
 //!    allocated and open for ever.
 #![allow(unsafe_code)] // an entry names memory of its request
 
+use super::io_queue::IoBatch;
 use crate::aio::file_call::FileCall;
-use crate::poller::uring::{IoBatch, IoCompletion};
+use crate::poller::io_sink::IoCompletion;
 use crate::{Error, Result};
 use std::fmt;
 use std::mem;

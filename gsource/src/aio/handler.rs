@@ -1,11 +1,12 @@
 //! The handler of one fd: its callbacks, and the record a reactor keeps of it.
 #![allow(unsafe_code)] // shares callbacks that one thread at a time calls
 
-use crate::aio::{Core, lock};
+use crate::aio::Core;
+use crate::panic_boundary::{self, Panicked};
 use crate::poller::{ERROR, HANGUP, READABLE, WRITABLE};
 use crate::sync::Mutex;
+use crate::sync::lock;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::unwind::{self, Panicked};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Weak};
@@ -237,7 +238,7 @@ impl FdRecord {
     pub(crate) fn call<T>(&self, callback: impl FnOnce() -> T) -> Result<T, Panicked> {
         let calls = self.calls.load(Ordering::Relaxed);
         self.calls.store(calls + 1, Ordering::Relaxed);
-        let outcome = unwind::guard(self, callback);
+        let outcome = panic_boundary::guard(self, callback);
         self.calls.store(calls, Ordering::Relaxed);
         outcome
     }

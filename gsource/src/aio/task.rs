@@ -24,9 +24,8 @@ pub(crate) mod wait;
 
 use crate::aio::{Core, bh};
 use crate::sync::{AtomicBool, Ordering};
-use crate::{AioContext, Bh, Error, ErrorKind, Job, Result, unwind};
+use crate::{AioContext, Bh, Error, ErrorKind, Job, Result, panic_boundary};
 use once::Once;
-pub(crate) use stay::Residents;
 use stay::Stay;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -236,7 +235,7 @@ impl<T> Unbuilt<T> {
             return;
         };
         let begun = Stay::begin(&self.core).and_then(|stay| {
-            let future = unwind::catch("the task", build).inspect_err(report)?;
+            let future = panic_boundary::catch("the task", build).inspect_err(report)?;
             begin(stay, &self.remote, &outcome, future)
         });
         if let Err(error) = begun {
@@ -321,7 +320,7 @@ impl Task {
         }
         let waker = Waker::from(Arc::clone(&self.remote));
         let poll = || future.as_mut().poll(&mut Context::from_waker(&waker));
-        match unwind::catch("the task", poll) {
+        match panic_boundary::catch("the task", poll) {
             Ok(Poll::Pending) => {
                 self.future.set(Some(future));
                 if self.again.take() {
@@ -329,10 +328,10 @@ impl Task {
                 }
                 return;
             }
-            Ok(Poll::Ready(())) => unwind::drop_guarded(&"destructor of a task", future),
+            Ok(Poll::Ready(())) => panic_boundary::drop_guarded(&"destructor of a task", future),
             Err(error) => {
                 report(&error);
-                unwind::drop_guarded(&"destructor of a task", future);
+                panic_boundary::drop_guarded(&"destructor of a task", future);
                 self.outcome.fail(error);
             }
         }
@@ -342,7 +341,7 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        unwind::drop_guarded(&"destructor of a task", self.future.take());
+        panic_boundary::drop_guarded(&"destructor of a task", self.future.take());
         self.outcome.fail(cancelled());
     }
 }

@@ -9,11 +9,11 @@
 #![allow(unsafe_code)] // shares callbacks that one thread at a time calls
 
 use crate::aio::Core;
-use crate::aio::clock::Clock;
+use crate::clock::Clock;
 use crate::deadline::{Item, NOWHERE};
-use crate::reactor::Retired;
+use crate::panic_boundary;
+use crate::reactor::PendingRelease;
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
-use crate::unwind;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl TimerNode {
         if self.dead.load(Ordering::Acquire) {
             return;
         }
-        let call = || unwind::guard(&self, &self.callback);
+        let call = || panic_boundary::guard(&self, &self.callback);
         if self.core.during_call(call).is_err() {
             self.dead.store(true, Ordering::Release);
         }
@@ -124,7 +124,7 @@ impl Drop for Timer {
         // SAFETY: the handle ends here. Its count goes to the home and not to whoever is last: the callback is dropped there.
         let node = unsafe { ManuallyDrop::take(&mut self.0) };
         let core = Arc::clone(&node.core);
-        core.retire(Retired::Timer(node));
+        core.retire(PendingRelease::Timer(node));
     }
 }
 

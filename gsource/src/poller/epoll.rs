@@ -61,7 +61,7 @@ impl Epoll {
         // SAFETY: the event is a valid one and outlives the call.
         let answer = unsafe { libc::epoll_ctl(self.as_raw_fd(), operation, fd, &raw mut event) };
         #[cfg(shuttle)]
-        super::model::change();
+        crate::kernel_model::change();
         if answer < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -72,7 +72,7 @@ impl Epoll {
     /// Waits for at most `timeout_ns` (negative: for ever) and fills `events`. Interrupted waits return nothing.
     #[cfg(shuttle)]
     pub(crate) fn wait(&self, events: &mut [Event], timeout_ns: i64) -> usize {
-        super::model::wait(timeout_ns, || self.wait_ms(events, 0))
+        crate::kernel_model::wait(timeout_ns, || self.wait_ms(events, 0))
     }
 
     /// Waits for at most `timeout_ns` (negative: for ever) and fills `events`. Interrupted waits return nothing.

@@ -16,7 +16,7 @@ mod setup;
 mod tests;
 mod watch;
 
-use crate::poller::uring::{IoCompletion, IoSink};
+use crate::poller::io_sink::{IoCompletion, IoSink};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::{Error, ErrorKind, Result};
 use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
@@ -118,7 +118,7 @@ impl Ring {
     /// Queues a request of a slot; [`Ring::begin`] follows.
     ///
     /// # Safety
-    /// As for [`IoBatch::push`](super::uring::IoBatch::push).
+    /// As for [`IoBatch::push`](crate::IoBatch::push).
     pub(crate) unsafe fn request(
         &mut self,
         slot: u16,

@@ -4,7 +4,7 @@
 use super::Reactor;
 use crate::aio::Core;
 use crate::list::{Link, Linked, Pushed};
-use crate::queued::Queued;
+use crate::reactor::queued::Queued;
 use crate::sync::Life;
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use super::{Attachment, Driving, Reactor, Urgency};
 use crate::aio::Core;
 use crate::aio::bh::Wish;
 use crate::aio::bh::node::{self, BhNode};
-use crate::home_queue::{self, Claim, HomeQueue};
+use crate::reactor::home_queue::{self, Claim, HomeQueue};
 use crate::sync::Ordering;
 use std::cell::Cell;
 use std::ptr::{self, NonNull};

@@ -96,7 +96,7 @@ impl Reactor {
 
     /// Makes `me` the driver, if nobody else is and no task belongs to another thread.
     fn claim(&self, me: usize) -> bool {
-        if self.residents.are_elsewhere(me)
+        if self.thread_pin.are_elsewhere(me)
             || self
                 .driver
                 .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
@@ -105,7 +105,7 @@ impl Reactor {
             return false;
         }
         // The last driver may have spawned a task after the first look.
-        let is_mine = !self.residents.are_elsewhere(me);
+        let is_mine = !self.thread_pin.are_elsewhere(me);
         if !is_mine {
             self.driver.store(0, Ordering::SeqCst);
         }

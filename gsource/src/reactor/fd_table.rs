@@ -70,7 +70,7 @@ pub(crate) enum Set {
     #[default]
     None,
     Epoll(Arc<Epoll>),
-    /// The home, by a [`PollList`](crate::poller::list::PollList) of that version.
+    /// The home, by a [`PollList`](crate::poller::poll::PollList) of that version.
     List(u64),
 }
 

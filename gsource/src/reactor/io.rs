@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::{Driving, Home, Means, RING, Reactor};
-use crate::aio::lock;
+use crate::panic_boundary;
 use crate::poller::Drivers;
+use crate::poller::io_sink::{IoCompletion, IoSink};
 use crate::poller::ring::Ring;
-use crate::poller::uring::{IoCompletion, IoSink};
+use crate::sync::lock;
 use crate::sync::{AtomicUsize, Ordering};
-use crate::unwind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -173,8 +173,9 @@ impl Reactor {
         let mut run = std::mem::take(&mut self.home.get(driving).completions);
         while let Some((number, sink)) = self.next_run(driving, &mut run) {
             progress = true;
-            let _ = unwind::guard(&"completion of io_uring requests", || sink.complete(&run));
-            unwind::drop_guarded(&"destructor of an io_uring sink", sink);
+            let _ =
+                panic_boundary::guard(&"completion of io_uring requests", || sink.complete(&run));
+            panic_boundary::drop_guarded(&"destructor of an io_uring sink", sink);
             if let Some(ring) = &mut self.home.get(driving).ring {
                 ring.end_run(number);
             }

@@ -3,13 +3,14 @@
 
 use super::Reactor;
 use crate::Clock;
-use crate::aio::clock::{self, CLOCKS};
+use crate::aio::Core;
 use crate::aio::timer::TimerNode;
-use crate::aio::{Core, lock};
+use crate::clock::{self, CLOCKS};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
+use crate::panic_boundary;
 use crate::sync::Ordering;
+use crate::sync::lock;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
-use crate::unwind;
 use std::sync::{Arc, Weak};
 
 /// One queue per clock.
@@ -137,7 +138,7 @@ impl Reactor {
             .collect();
         self.count_timers(&timers);
         drop(timers);
-        unwind::drop_guarded(&"destructor of a timer", dropped);
+        panic_boundary::drop_guarded(&"destructor of a timer", dropped);
     }
 
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
@@ -180,7 +181,7 @@ impl Reactor {
             while let Some(timer) = self.pop_due(clock, pass) {
                 timer.fire();
                 // It may have been dropped and reaped meanwhile.
-                unwind::drop_guarded(&"destructor of a timer", timer);
+                panic_boundary::drop_guarded(&"destructor of a timer", timer);
                 progress = true;
             }
         }

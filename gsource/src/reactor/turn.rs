@@ -3,12 +3,12 @@
 
 use super::fd_table::Batch;
 use super::{Driving, Reactor, TIMER, Wait};
-use crate::aio::clock::last_tick_ns;
 use crate::aio::handler::FdRecord;
-use crate::aio::lock;
+use crate::clock::last_tick_ns;
+use crate::panic_boundary;
 use crate::poller::POLLED;
 use crate::sync::Ordering;
-use crate::unwind;
+use crate::sync::lock;
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -135,7 +135,7 @@ impl Reactor {
     /// Runs everything that is ready; true when something that counts as progress was.
     fn run_ready(&self, driving: &Driving<'_>) -> bool {
         if self.state.accept() && self.counts.polls.load(Ordering::Acquire) {
-            self.home.get(driving).busy.note_notification();
+            self.home.get(driving).adaptive_poll.note_notification();
         }
         self.collect_ready(driving);
         let mut progress = self.run_bhs(driving);
@@ -210,10 +210,10 @@ impl Reactor {
                 progress |= !record.handler.quiet;
                 call(&record, record.handler.write.as_deref());
             }
-            let leftover = self.home.get(driving).known.give_back(record);
+            let leftover = self.home.get(driving).fd_cache.give_back(record);
             // It may have been removed and reaped meanwhile.
             if let Some(last) = leftover.filter(|one| Arc::strong_count(one) == 1) {
-                unwind::drop_guarded(&"destructor of an fd handler", last);
+                panic_boundary::drop_guarded(&"destructor of an fd handler", last);
             }
         }
     }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // poll(2) stands in for GLib's
 
 use super::{Account, check};
-use crate::poller::model;
+use crate::kernel_model;
 use crate::reactor::Reactor;
 use crate::sync::{AtomicBool, Ordering, thread};
 use crate::{AioContext, Poller, Wait};
@@ -46,7 +46,7 @@ impl GLoop {
         let Ok(driving) = self.reactor.drive_or_be_woken() else {
             return -1;
         };
-        self.reactor.residents.note_glib();
+        self.reactor.thread_pin.note_glib();
         let wait = self.reactor.prepare(&driving);
         if let Some(listed) = self.reactor.listed_since(&driving, &mut self.version) {
             self.listed = listed;
@@ -67,7 +67,7 @@ impl GLoop {
                 revents: 0,
             })
             .collect();
-        model::wait(timeout_ns, || {
+        kernel_model::wait(timeout_ns, || {
             let count = libc::nfds_t::try_from(fds.len()).unwrap();
             // SAFETY: the entries of the vector.
             let ready = unsafe { libc::poll(fds.as_mut_ptr(), count, 0) };

@@ -3,10 +3,10 @@
 
 use super::flags::Flags;
 use crate::aio::Core;
-use crate::home_queue::Chained;
 use crate::list::{Link, Linked};
+use crate::panic_boundary::{self, Panicked};
+use crate::reactor::home_queue::Chained;
 use crate::sync::{AtomicPtr, Life};
-use crate::unwind::{self, Panicked};
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -120,7 +120,7 @@ impl BhNode {
 unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
     // SAFETY: the head of a whole is its first field.
     let whole = unsafe { node.cast::<Whole<C>>().as_ref() };
-    unwind::guard(&Named(whole.head.name), || whole.callback.run())
+    panic_boundary::guard(&Named(whole.head.name), || whole.callback.run())
 }
 
 /// # Safety
@@ -128,7 +128,7 @@ unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
 unsafe fn free_whole<C>(node: NonNull<BhNode>) {
     // SAFETY: the whole came from a box and this is its end.
     let whole = unsafe { Box::from_raw(node.cast::<Whole<C>>().as_ptr()) };
-    unwind::drop_guarded(&Named(whole.head.name), whole);
+    panic_boundary::drop_guarded(&Named(whole.head.name), whole);
 }
 
 /// Calls the node, which was taken from the queue and said that it wants to be.

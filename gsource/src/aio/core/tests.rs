@@ -1,7 +1,7 @@
 //! What a context keeps of the places where it was.
 #![forbid(unsafe_code)]
 
-use crate::aio::lock;
+use crate::sync::lock;
 use crate::{AioContext, Reactor};
 
 #[test]

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)] // entries name the memory of buffers
 
 use super::once::Once;
-use crate::aio::lock;
 use crate::sync::Mutex;
+use crate::sync::lock;
 use crate::{
     AioContext, Error, FileCall, FileRequests, IoBatch, IoCompletion, IoMemory, IoQueue, IoSink,
     Result,

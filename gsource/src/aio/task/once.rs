@@ -1,8 +1,8 @@
 //! A value that is told once, by any thread, to one task that waits for it.
 #![forbid(unsafe_code)]
 
-use crate::aio::lock;
 use crate::sync::Mutex;
+use crate::sync::lock;
 use std::fmt;
 use std::task::{Context, Poll, Waker};
 

@@ -7,58 +7,10 @@
 
 use crate::aio::Core;
 use crate::reactor::{Reactor, thread_token};
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::Ordering;
 use crate::{Error, ErrorKind, Result};
 use std::marker::PhantomData;
 use std::sync::Arc;
-
-/// The tasks of a reactor.
-#[derive(Default)]
-pub(crate) struct Residents {
-    /// The thread they are on, 0 without tasks.
-    thread: AtomicUsize,
-    count: AtomicUsize,
-    /// The thread that iterates the GMainContext of the reactor's source: while GLib waits, nobody drives. 0 without one.
-    glib: AtomicUsize,
-}
-
-impl Residents {
-    /// True when they are on another thread than `thread`.
-    pub(crate) fn are_elsewhere(&self, thread: usize) -> bool {
-        let there = self.thread.load(Ordering::SeqCst);
-        there != 0 && there != thread
-    }
-
-    /// The calling thread serves the reactor's source.
-    pub(crate) fn note_glib(&self) {
-        self.glib.store(thread_token(), Ordering::Relaxed);
-    }
-
-    /// The reactor's source is gone.
-    pub(crate) fn forget_glib(&self) {
-        self.glib.store(0, Ordering::Relaxed);
-    }
-
-    /// True when GLib waits on another thread, or will again.
-    pub(crate) fn wait_elsewhere(&self) -> bool {
-        let there = self.glib.load(Ordering::Relaxed);
-        there != 0 && there != thread_token()
-    }
-
-    fn enter(&self, thread: usize) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        self.thread.store(thread, Ordering::SeqCst);
-    }
-
-    /// True when that was the last one.
-    fn leave(&self) -> bool {
-        let is_last = self.count.fetch_sub(1, Ordering::SeqCst) == 1;
-        if is_last {
-            self.thread.store(0, Ordering::SeqCst);
-        }
-        is_last
-    }
-}
 
 /// A task's share in keeping its context where it is.
 pub(super) struct Stay {
@@ -76,14 +28,14 @@ impl Stay {
     pub(super) fn begin(core: &Arc<Core>) -> Result<Stay> {
         loop {
             let reactor = reactor_of(core)?;
-            if !reactor.is_driven_here() && reactor.residents.wait_elsewhere() {
+            if !reactor.is_driven_here() && reactor.thread_pin.wait_elsewhere() {
                 let message = "another thread iterates the GMainContext that drives this context";
                 return Err(Error::new(ErrorKind::WrongThread, message));
             }
             let _driving = reactor.drive()?;
             // Nobody moves the context any more, but somebody may just have done so.
             if core.is_on(&reactor) {
-                reactor.residents.enter(thread_token());
+                reactor.thread_pin.enter(thread_token());
                 core.tasks.fetch_add(1, Ordering::SeqCst);
                 let (core, reactor) = (Arc::clone(core), Arc::clone(&reactor));
                 return Ok(Stay {
@@ -103,7 +55,7 @@ impl Stay {
 impl Drop for Stay {
     fn drop(&mut self) {
         self.core.tasks.fetch_sub(1, Ordering::SeqCst);
-        if self.reactor.residents.leave() && !self.reactor.is_driven_here() {
+        if self.reactor.thread_pin.leave() && !self.reactor.is_driven_here() {
             // Others may have left things here that they could not drop.
             self.reactor.leave_to_home();
         }

@@ -6,7 +6,7 @@ use super::{Abilities, Ring};
 use crate::Clock;
 use crate::eventfd::EventFd;
 use crate::poller::epoll::Epoll;
-use crate::poller::uring::{IoCompletion, IoSink};
+use crate::poller::io_sink::{IoCompletion, IoSink};
 use crate::poller::{Drivers, EDGE, READABLE};
 use crate::sync::AtomicUsize;
 use io_uring::opcode;

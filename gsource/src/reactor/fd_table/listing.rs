@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Entry, FdTable, Set, check_open, index, raw, refused, split, token};
-use crate::poller::list::{Drained, Listed, PollList, is_eventfd};
+use crate::poller::poll::{Drained, Listed, PollList, is_eventfd};
 use crate::poller::{EDGE, READABLE};
 use crate::reactor::RING;
 use crate::{Error, Result};

@@ -7,14 +7,14 @@ use super::{Batch, FdTable, Set, split};
 use crate::aio::handler::{FdHandler, FdRecord};
 use crate::eventfd::EventFd;
 use crate::poller::epoll::{Epoll, Event};
-use crate::reactor::known::Known;
+use crate::reactor::fd_cache::FdCache;
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Weak};
 
 /// How the home finds whom an event is for.
-type Find = fn(&World, &mut Known, &Event) -> Vec<Arc<FdRecord>>;
+type Find = fn(&World, &mut FdCache, &Event) -> Vec<Arc<FdRecord>>;
 
 struct World {
     epoll: Arc<Epoll>,
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// A turn of the home: whom it has called.
-    fn turn(&self, known: &mut Known, find: Find) -> Vec<Arc<FdRecord>> {
+    fn turn(&self, known: &mut FdCache, find: Find) -> Vec<Arc<FdRecord>> {
         self.step();
         let mut events = [Event { events: 0, u64: 0 }; 4];
         let count = self.epoll.wait(&mut events, 0);
@@ -113,7 +113,7 @@ impl World {
 }
 
 /// As the home does it: by the token, from memory or from the table.
-fn by_token(world: &World, known: &mut Known, event: &Event) -> Vec<Arc<FdRecord>> {
+fn by_token(world: &World, known: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
     let token = event.u64;
     if let Some(record) = known.lend(token) {
         let lent = Arc::clone(&record);
@@ -131,7 +131,7 @@ fn by_token(world: &World, known: &mut Known, event: &Event) -> Vec<Arc<FdRecord
 }
 
 /// As one would without generations.
-fn by_number(world: &World, _known: &mut Known, event: &Event) -> Vec<Arc<FdRecord>> {
+fn by_number(world: &World, _known: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
     let [fd, _] = split(event.u64);
     let table = world.table.lock().unwrap();
     let entry = table.entry(fd.cast_signed());
@@ -146,7 +146,7 @@ fn check(change: fn(&World), find: Find) {
             let world = loom::sync::Arc::clone(&world);
             loom::thread::spawn(move || change(&world))
         };
-        let mut known = Known::default();
+        let mut known = FdCache::default();
         for _ in 0..2 {
             let called = world.turn(&mut known, find);
             let is_new = |record: &Arc<FdRecord>| Arc::ptr_eq(record, &world.new);

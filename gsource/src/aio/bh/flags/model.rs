@@ -2,8 +2,8 @@
 #![allow(unsafe_code)] // nodes are raw pointers, as for the real users
 
 use super::{Duty, Flags, Wish};
-use crate::home_queue::{Chained, HomeQueue};
 use crate::list::{Link, Linked, List, Pushed};
+use crate::reactor::home_queue::{Chained, HomeQueue};
 use crate::sync::AtomicPtr;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Handlers by fd.
 #[derive(Default)]
-pub(super) struct Known(Vec<Place>);
+pub(super) struct FdCache(Vec<Place>);
 
 #[derive(Default)]
 enum Place {
@@ -26,8 +26,8 @@ enum Place {
     Lent(u32, usize),
 }
 
-impl Known {
-    /// Lends the handler that `token` stands for, until [`Known::give_back`].
+impl FdCache {
+    /// Lends the handler that `token` stands for, until [`FdCache::give_back`].
     pub(super) fn lend(&mut self, token: u64) -> Option<Arc<FdRecord>> {
         let [fd, generation] = split(token);
         let place = self.0.get_mut(fd as usize)?;
@@ -94,7 +94,7 @@ impl Place {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::Known;
+    use super::FdCache;
     use crate::FdHandler;
     use crate::aio::handler::FdRecord;
     use std::sync::{Arc, Weak};
@@ -106,8 +106,8 @@ mod tests {
         Arc::new(FdRecord::new(3, FdHandler::new(), Weak::new()))
     }
 
-    fn with(record: &Arc<FdRecord>) -> Known {
-        let mut known = Known::default();
+    fn with(record: &Arc<FdRecord>) -> FdCache {
+        let mut known = FdCache::default();
         known.learn(TOKEN, Arc::clone(record));
         known
     }

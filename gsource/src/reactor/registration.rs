@@ -4,9 +4,10 @@
 use super::Driving;
 use super::Reactor;
 use super::fd_table::{Batch, FdTable};
+use crate::aio::Core;
 use crate::aio::handler::FdRecord;
-use crate::aio::{Core, lock};
 use crate::sync::Ordering;
+use crate::sync::lock;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -114,7 +115,7 @@ impl Reactor {
             .chain(ready.into_iter().map(|(record, _)| record))
             .collect();
         for record in records {
-            home.known.forget(record);
+            home.fd_cache.forget(record);
         }
         leaving
     }

@@ -2,7 +2,7 @@
 //! shuttle's, so that nobody sleeps but where shuttle sees it, and time is what the waits say that they have waited.
 #![forbid(unsafe_code)]
 
-use crate::aio::lock;
+use crate::sync::lock;
 use crate::sync::{Condvar, Mutex, thread};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 

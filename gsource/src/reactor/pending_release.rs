@@ -3,15 +3,16 @@
 
 use super::{Attachment, Driving, Reactor, report};
 use crate::Error;
+use crate::aio::Core;
 use crate::aio::handler::{FdRecord, Switch};
 use crate::aio::timer::TimerNode;
-use crate::aio::{Core, lock};
+use crate::panic_boundary;
 use crate::sync::Ordering;
-use crate::unwind;
+use crate::sync::lock;
 use std::sync::Arc;
 
 /// Something whose destructor belongs to the home thread.
-pub(crate) enum Retired {
+pub(crate) enum PendingRelease {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
     Switch(Arc<Switch>),
@@ -23,33 +24,37 @@ pub(crate) enum Retired {
     Trouble(Error),
 }
 
-impl Retired {
+impl PendingRelease {
     /// True when it is of `core`; what is of nobody goes with whoever has the reactor to itself.
     fn goes_with(&self, core: &Arc<Core>, reactor: &Reactor) -> bool {
         match self {
-            Retired::Handler(record) => record.is_of(core),
-            Retired::Timer(timer) => Arc::ptr_eq(&timer.core, core),
-            Retired::Context(other) => Arc::ptr_eq(other, core),
-            Retired::Attachment(_) => false,
-            Retired::Switch(_) | Retired::Trouble(_) => core.is_private(reactor),
+            PendingRelease::Handler(record) => record.is_of(core),
+            PendingRelease::Timer(timer) => Arc::ptr_eq(&timer.core, core),
+            PendingRelease::Context(other) => Arc::ptr_eq(other, core),
+            PendingRelease::Attachment(_) => false,
+            PendingRelease::Switch(_) | PendingRelease::Trouble(_) => core.is_private(reactor),
         }
     }
 
     /// Drops it; gives it back when it is too early.
-    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<Retired> {
+    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<PendingRelease> {
         match self {
-            Retired::Handler(record) => {
+            PendingRelease::Handler(record) => {
                 reactor.lose_sight_of(&record, driving);
-                unwind::drop_guarded(&"destructor of an fd handler", record);
+                panic_boundary::drop_guarded(&"destructor of an fd handler", record);
             }
-            Retired::Timer(timer) => unwind::drop_guarded(&"destructor of a timer", timer),
-            Retired::Switch(switch) => unwind::drop_guarded(&"destructor of a switch", switch),
-            Retired::Context(core) if core.is_in_call() => {
-                return Some(Retired::Context(core));
+            PendingRelease::Timer(timer) => {
+                panic_boundary::drop_guarded(&"destructor of a timer", timer);
             }
-            Retired::Context(core) => core.end(reactor, driving),
-            Retired::Attachment(attachment) => drop(attachment),
-            Retired::Trouble(error) => report([error]),
+            PendingRelease::Switch(switch) => {
+                panic_boundary::drop_guarded(&"destructor of a switch", switch);
+            }
+            PendingRelease::Context(core) if core.is_in_call() => {
+                return Some(PendingRelease::Context(core));
+            }
+            PendingRelease::Context(core) => core.end(reactor, driving),
+            PendingRelease::Attachment(attachment) => drop(attachment),
+            PendingRelease::Trouble(error) => report([error]),
         }
         None
     }
@@ -57,7 +62,7 @@ impl Retired {
 
 impl Reactor {
     /// Leaves `retired` to the home to drop; nothing retired disturbs nobody.
-    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = Retired>) {
+    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = PendingRelease>) {
         let mut queue = lock(&self.retired);
         let before = queue.len();
         queue.extend(retired);
@@ -78,7 +83,7 @@ impl Reactor {
             .extract_if(.., |one| one.goes_with(core, self))
             .collect();
         for one in &moving {
-            if let Retired::Handler(record) = one {
+            if let PendingRelease::Handler(record) = one {
                 self.lose_sight_of(record, driving);
             }
         }
@@ -87,11 +92,11 @@ impl Reactor {
 
     /// Lets go of the home's own references to a handler.
     fn lose_sight_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
-        self.home.get(driving).known.forget(record);
+        self.home.get(driving).fd_cache.forget(record);
         self.expel(record, driving);
     }
 
-    fn take_retired(&self) -> Vec<Retired> {
+    fn take_retired(&self) -> Vec<PendingRelease> {
         self.has_retired.store(false, Ordering::SeqCst);
         std::mem::take(&mut *lock(&self.retired))
     }
@@ -102,7 +107,7 @@ impl Reactor {
 
     /// Lets the home drop what is left behind here; this thread does so if there is no other.
     pub(crate) fn leave_to_home(&self) {
-        if self.residents.wait_elsewhere() {
+        if self.thread_pin.wait_elsewhere() {
             self.rouse();
         } else {
             self.reap_if_idle();

@@ -8,8 +8,8 @@
 
 use super::{Driving, Means, RING, Reactor, report};
 use crate::Error;
-use crate::aio::lock;
 use crate::sync::Ordering;
+use crate::sync::lock;
 use std::os::fd::RawFd;
 
 impl Reactor {

@@ -117,7 +117,7 @@ pub(crate) fn start_virtual() {
 
 #[cfg(shuttle)]
 fn read(_clock: libc::clockid_t) -> i64 {
-    crate::poller::model::now_ns()
+    crate::kernel_model::now_ns()
 }
 
 #[cfg(not(shuttle))]

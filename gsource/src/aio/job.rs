@@ -10,11 +10,11 @@
 //! 2. A job stands in its AioContext's table until the home has delivered it or the context has ended.
 #![forbid(unsafe_code)]
 
-use super::{Pool, Work};
-use crate::aio::{Core, bh, lock};
+use crate::aio::{Core, bh};
 use crate::sync::Mutex;
+use crate::sync::lock;
 use crate::sync::{AtomicU64, Ordering};
-use crate::{AioContext, Error, ErrorKind, Result, unwind};
+use crate::{AioContext, Error, ErrorKind, Pool, PoolLimits, Result, Work, panic_boundary};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -97,6 +97,33 @@ impl AioContext {
     }
 }
 
+impl AioContext {
+    /// The pool of the reactor this context is on now.
+    pub fn pool(&self) -> Pool {
+        match self.reactor() {
+            Ok(reactor) => reactor.pool().clone(),
+            Err(_) => self.core().private.pool().clone(),
+        }
+    }
+
+    /// Changes how many workers this context has while it is attached nowhere; on a home the limits are the home's.
+    ///
+    /// # Errors
+    /// As for [`Reactor::set_pool_limits`].
+    ///
+    /// ```
+    /// use gsource::{AioContext, PoolLimits};
+    /// let aio = AioContext::new()?;
+    /// aio.set_pool_limits(PoolLimits { min: 0, max: 2 })?;
+    /// let refused = aio.set_pool_limits(PoolLimits { min: 3, max: 2 }).unwrap_err();
+    /// assert_eq!(refused.to_string(), "bad thread-pool-min/thread-pool-max values");
+    /// # Ok::<(), gsource::Error>(())
+    /// ```
+    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
+        self.core().private.set_pool_limits(limits)
+    }
+}
+
 impl Job {
     /// Takes the job back if it has not begun: then it is delivered as `Cancelled` (`ECANCELED`). A job that runs is left
     /// alone and delivers its result. True when it had not begun.
@@ -160,7 +187,7 @@ where
         if left.is_none() {
             self.report();
         }
-        unwind::drop_guarded(&"result of an abandoned job", left);
+        panic_boundary::drop_guarded(&"result of an abandoned job", left);
     }
 
     /// Gives a queued job up; true when it was queued.
@@ -205,7 +232,7 @@ where
 {
     fn run(&self) {
         if let Some(work) = self.begin() {
-            self.finish(unwind::catch("the job", work));
+            self.finish(panic_boundary::catch("the job", work));
         }
     }
 
@@ -239,7 +266,7 @@ where
         match stage {
             Stage::Finished(done, result) => done(result),
             Stage::Unrun(work, done, error) => {
-                unwind::drop_guarded(&"a job that has not run", work);
+                panic_boundary::drop_guarded(&"a job that has not run", work);
                 done(Err(error));
             }
             Stage::Queued(..) | Stage::Running(_) | Stage::Over => {}
@@ -251,6 +278,6 @@ where
         if matches!(stage, Stage::Queued(..)) {
             self.pool.count_void();
         }
-        unwind::drop_guarded(&"an abandoned job", stage);
+        panic_boundary::drop_guarded(&"an abandoned job", stage);
     }
 }

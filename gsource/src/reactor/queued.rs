@@ -32,8 +32,8 @@ impl Queued {
 #[allow(unsafe_code)] // pushes raw nodes
 mod model {
     use super::Queued;
-    use crate::aio::notify::NotifyState;
     use crate::list::{Link, Linked, List, Pushed, Taken};
+    use crate::reactor::notify::NotifyState;
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::thread;

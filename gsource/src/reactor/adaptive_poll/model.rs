@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::leave_poll_mode;
-use crate::aio::notify::NotifyState;
+use crate::reactor::notify::NotifyState;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
 use loom::thread;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::{Driving, Home, Means, Reactor, TIMER, report};
-use crate::aio::lock;
 use crate::poller::epoll::{Epoll, Event};
 use crate::sync::Ordering;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 impl Reactor {
@@ -79,7 +79,7 @@ impl Reactor {
             match token {
                 super::WAKE | super::RING => {}
                 TIMER => home.timer_fd_deadline = i64::MAX,
-                _ => match home.known.lend(token) {
+                _ => match home.fd_cache.lend(token) {
                     Some(record) => home.batch.push_back((record, ready)),
                     None => outcome = outcome.and(self.look_up(home, event)),
                 },
@@ -96,7 +96,7 @@ impl Reactor {
     fn look_up(&self, home: &mut Home, event: &Event) -> Result<()> {
         let mut fds = lock(&self.fds);
         if let Some(record) = fds.sole(event.u64) {
-            home.known.learn(event.u64, record);
+            home.fd_cache.learn(event.u64, record);
         }
         fds.collect(event, &mut home.batch)
     }

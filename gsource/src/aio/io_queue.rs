@@ -6,8 +6,9 @@
 //! The ring belongs to the home. An [`IoQueue`] may be held anywhere; its batches are the home's.
 #![allow(unsafe_code)] // submission entries name memory of the caller
 
-use crate::home_cell::HomeCell;
+use crate::poller::io_sink::IoSink;
 use crate::poller::ring::Ring;
+use crate::reactor::home_cell::HomeCell;
 use crate::reactor::{Driving, Reactor};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::{AioContext, Error, ErrorKind, Result};
@@ -15,21 +16,6 @@ use io_uring::{IoUring, squeue};
 use std::fmt;
 use std::ptr;
 use std::sync::{Arc, OnceLock, Weak};
-
-/// A finished request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoCompletion {
-    /// The number given to [`IoBatch::push`].
-    pub user: u64,
-    /// What the system call would have returned, with `-errno` for errors.
-    pub result: i32,
-}
-
-/// Takes finished requests, on the home thread, with no lock held.
-pub trait IoSink: Send + Sync {
-    /// Some requests have finished, in the order of the kernel.
-    fn complete(&self, completions: &[IoCompletion]);
-}
 
 /// An AioContext's access to the ring of its home.
 pub struct IoQueue {
@@ -146,8 +132,8 @@ impl fmt::Debug for IoQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::{IoBatch, IoCompletion, IoSink};
-    use crate::{AioContext, Wait};
+    use super::IoBatch;
+    use crate::{AioContext, IoCompletion, IoSink, Wait};
     use io_uring::opcode;
     use std::sync::{Arc, Mutex};
 

@@ -12,9 +12,9 @@ mod pace;
 use super::turn::{call, remove};
 use super::{Driving, Reactor, Wait};
 use crate::aio::handler::FdRecord;
-use crate::aio::lock;
 use crate::poller::POLLED;
 use crate::sync::Ordering;
+use crate::sync::lock;
 use crate::{Clock, Error, ErrorKind, Result};
 use pace::Pace;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub struct PollParams {
 
 /// The home's polling.
 #[derive(Default)]
-pub(super) struct Busy {
+pub(super) struct AdaptivePoll {
     enrolled: Vec<Enrolled>,
     /// Notifications are looked for; like [`Enrolled::since`].
     notifier: Option<i64>,
@@ -49,7 +49,7 @@ pub(super) struct Busy {
     skipped: u32,
 }
 
-impl Busy {
+impl AdaptivePoll {
     /// True when nobody takes part.
     pub(super) fn is_idle(&self) -> bool {
         self.enrolled.is_empty() && self.notifier.is_none()
@@ -121,7 +121,7 @@ impl Reactor {
             return;
         }
         let mut home = self.home.get(driving);
-        let enrolled = &mut home.busy.enrolled;
+        let enrolled = &mut home.adaptive_poll.enrolled;
         let is_in = enrolled
             .iter()
             .any(|other| Arc::ptr_eq(&other.record, record));
@@ -131,8 +131,8 @@ impl Reactor {
                 since: Clock::Realtime.now_ns(),
             });
         }
-        let started = polls && home.busy.started;
-        home.busy.owes_question |= was_told && !started;
+        let started = polls && home.adaptive_poll.started;
+        home.adaptive_poll.owes_question |= was_told && !started;
         drop(home);
         // Not what it was told before, perhaps: its `io_poll_ready` may have iterated.
         switch(record, started);
@@ -142,11 +142,11 @@ impl Reactor {
     pub(crate) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let mut home = self.home.get(driving);
         let index = home
-            .busy
+            .adaptive_poll
             .enrolled
             .iter()
             .position(|other| Arc::ptr_eq(&other.record, record));
-        let gone = index.map(|index| home.busy.enrolled.swap_remove(index));
+        let gone = index.map(|index| home.adaptive_poll.enrolled.swap_remove(index));
         drop(home);
         gone.is_some()
     }
@@ -154,7 +154,7 @@ impl Reactor {
     /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew. True when its notifications were off:
     /// then it must be asked once more, there.
     pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        let started = self.home.get(driving).busy.started;
+        let started = self.home.get(driving).adaptive_poll.started;
         let was_polled = self.expel(record, driving) && started;
         if was_polled {
             switch(record, false);
@@ -182,7 +182,7 @@ impl Reactor {
     #[inline]
     pub(super) fn may_poll_busily(&self, driving: &Driving<'_>) -> bool {
         let polls = self.counts.polls.load(Ordering::Acquire);
-        let busy = &self.home.get(driving).busy;
+        let busy = &self.home.get(driving).adaptive_poll;
         busy.has_something_to_do(polls)
     }
 
@@ -197,7 +197,7 @@ impl Reactor {
         self.dismiss_idle(driving, begin);
         let polls = self.counts.polls.load(Ordering::Acquire);
         let budget = if polls {
-            self.home.get(driving).busy.pace.now_ns()
+            self.home.get(driving).adaptive_poll.pace.now_ns()
         } else {
             0
         };
@@ -212,7 +212,7 @@ impl Reactor {
         if budget > 0 {
             self.switch_all(driving, true);
             if self.spin(driving, begin + budget) {
-                self.home.get(driving).busy.pace.found();
+                self.home.get(driving).adaptive_poll.pace.found();
             }
         }
         if self.home.get(driving).batch.is_empty() {
@@ -233,7 +233,7 @@ impl Reactor {
 
     /// True when enrolled handlers have been without notifications since they were asked.
     fn takes_question(&self, driving: &Driving<'_>) -> bool {
-        let busy = &mut self.home.get(driving).busy;
+        let busy = &mut self.home.get(driving).adaptive_poll;
         busy.started | std::mem::take(&mut busy.owes_question)
     }
 
@@ -241,15 +241,19 @@ impl Reactor {
     pub(super) fn adapt(&self, driving: &Driving<'_>, begin: i64) {
         let params = self.poll_params();
         let waited = Clock::Realtime.now_ns() - begin;
-        let pace = &mut self.home.get(driving).busy.pace;
+        let pace = &mut self.home.get(driving).adaptive_poll.pace;
         pace.waited(waited, params);
     }
 
     /// True when polling found work and the epoll set was looked at lately, so that this turn need not.
     pub(super) fn may_skip_wait(&self, driving: &Driving<'_>) -> bool {
         let home = &mut *self.home.get(driving);
-        let skip = !home.batch.is_empty() && home.busy.skipped < SKIPS;
-        home.busy.skipped = if skip { home.busy.skipped + 1 } else { 0 };
+        let skip = !home.batch.is_empty() && home.adaptive_poll.skipped < SKIPS;
+        home.adaptive_poll.skipped = if skip {
+            home.adaptive_poll.skipped + 1
+        } else {
+            0
+        };
         skip
     }
 
@@ -279,7 +283,7 @@ impl Reactor {
             let record = self
                 .home
                 .get(driving)
-                .busy
+                .adaptive_poll
                 .enrolled
                 .get(index)
                 .map(|one| Arc::clone(&one.record));
@@ -289,7 +293,7 @@ impl Reactor {
                 found = true;
                 let mut home = self.home.get(driving);
                 home.batch.push_back((record, POLLED));
-                if let Some(enrolled) = home.busy.enrolled.get_mut(index - 1) {
+                if let Some(enrolled) = home.adaptive_poll.enrolled.get_mut(index - 1) {
                     enrolled.since = i64::MAX;
                 }
             }
@@ -299,11 +303,11 @@ impl Reactor {
     /// Drops handlers that are removed or found nothing for long.
     fn dismiss_idle(&self, driving: &Driving<'_>, now: i64) {
         let mut home = self.home.get(driving);
-        let started = home.busy.started;
-        let since = home.busy.notifier.map(|since| since.min(now));
-        home.busy.notifier = since.filter(|since| now - since <= IDLE_NS);
+        let started = home.adaptive_poll.started;
+        let since = home.adaptive_poll.notifier.map(|since| since.min(now));
+        home.adaptive_poll.notifier = since.filter(|since| now - since <= IDLE_NS);
         for enrolled in home
-            .busy
+            .adaptive_poll
             .enrolled
             .iter_mut()
             .filter(|enrolled| enrolled.since == i64::MAX)
@@ -312,7 +316,7 @@ impl Reactor {
         }
         let is_idle = |one: &mut Enrolled| one.record.is_removed() || now - one.since > IDLE_NS;
         let idle: Vec<_> = home
-            .busy
+            .adaptive_poll
             .enrolled
             .extract_if(.., is_idle)
             .map(|one| one.record)
@@ -331,12 +335,12 @@ impl Reactor {
 
     fn switch_all(&self, driving: &Driving<'_>, polling: bool) {
         let mut home = self.home.get(driving);
-        if home.busy.started == polling {
+        if home.adaptive_poll.started == polling {
             return;
         }
-        home.busy.started = polling;
+        home.adaptive_poll.started = polling;
         let records: Vec<_> = home
-            .busy
+            .adaptive_poll
             .enrolled
             .iter()
             .map(|one| Arc::clone(&one.record))

@@ -79,7 +79,7 @@ impl PollList {
 
     #[cfg(shuttle)]
     fn poll(&mut self, timeout_ns: i64) -> usize {
-        super::model::wait(timeout_ns, || self.ppoll(0))
+        crate::kernel_model::wait(timeout_ns, || self.ppoll(0))
     }
 
     #[cfg(not(shuttle))]

@@ -1,6 +1,6 @@
 //! The worker pool of a reactor: threads for work that would block its home.
 //!
-//! [`AioContext::submit`] queues a [`Job`](job::Job), whose result comes back to the AioContext; who has requests of its own that must
+//! [`AioContext::submit`](crate::AioContext::submit) queues a [`Job`](crate::Job), whose result comes back to the AioContext; who has requests of its own that must
 //! not cost an allocation each implements [`Work`] and enqueues that. What is queued starts in order. A thread is started
 //! when there is more work than free threads, up to the maximum; one that finds nothing to do for ten seconds goes away
 //! unless it belongs to the minimum.
@@ -17,12 +17,9 @@
 //! 3. No lock is held while work runs or is dropped.
 #![forbid(unsafe_code)]
 
-pub(crate) mod job;
-
-use crate::aio::lock;
-use crate::reactor::Reactor;
+use crate::sync::lock;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, thread};
-use crate::{AioContext, Error, ErrorKind, Result, unwind};
+use crate::{Error, ErrorKind, Result, panic_boundary};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -132,6 +129,10 @@ impl OwnPool {
     pub(crate) fn new() -> OwnPool {
         OwnPool(Pool::with_idle(IDLE))
     }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.0
+    }
 }
 
 impl Drop for OwnPool {
@@ -187,11 +188,11 @@ impl Pool {
         lock(&self.0.state).queue.len()
     }
 
-    fn limits(&self) -> PoolLimits {
+    pub(crate) fn limits(&self) -> PoolLimits {
         lock(&self.0.state).limits
     }
 
-    fn set_limits(&self, limits: PoolLimits) -> Result<()> {
+    pub(crate) fn set_limits(&self, limits: PoolLimits) -> Result<()> {
         let (min, max) = limits.check()?;
         let mut state = lock(&self.0.state);
         (state.limits, state.min, state.max) = (limits, min, max);
@@ -203,7 +204,7 @@ impl Pool {
     }
 
     /// Something in the queue has become void. When most of it is, the places are given up.
-    fn count_void(&self) {
+    pub(crate) fn count_void(&self) {
         let mut state = lock(&self.0.state);
         state.void += 1;
         if state.void * 2 <= state.queue.len() {
@@ -240,7 +241,7 @@ impl Pool {
         };
         drop(state);
         for work in refused {
-            let _ = unwind::guard(&"refused work of a pool", || work.refused(error));
+            let _ = panic_boundary::guard(&"refused work of a pool", || work.refused(error));
         }
     }
 }
@@ -292,8 +293,8 @@ impl Shared {
         let mut state = lock(&self.state);
         while let Some((work, held)) = self.next(state) {
             drop(held);
-            let _ = unwind::guard(&"work of a pool", || work.run());
-            unwind::drop_guarded(&"work of a pool", work);
+            let _ = panic_boundary::guard(&"work of a pool", || work.run());
+            panic_boundary::drop_guarded(&"work of a pool", work);
             state = lock(&self.state);
             state.free += 1;
         }
@@ -339,53 +340,6 @@ impl Shared {
         }
         let woken = self.wanted.wait(state);
         (woken.unwrap_or_else(PoisonError::into_inner), false)
-    }
-}
-
-impl Reactor {
-    /// The pool for work of the AioContexts that are here.
-    pub fn pool(&self) -> &Pool {
-        &self.pool.0
-    }
-
-    /// How many workers the pool has.
-    pub fn pool_limits(&self) -> PoolLimits {
-        self.pool().limits()
-    }
-
-    /// Changes how many workers the pool has. Idle workers above the maximum end at once, busy ones after their work.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when a limit is negative, the maximum 0, or the minimum above it; nothing has changed then.
-    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
-        self.pool().set_limits(limits)
-    }
-}
-
-impl AioContext {
-    /// The pool of the reactor this context is on now.
-    pub fn pool(&self) -> Pool {
-        match self.reactor() {
-            Ok(reactor) => reactor.pool().clone(),
-            Err(_) => self.core().private.pool().clone(),
-        }
-    }
-
-    /// Changes how many workers this context has while it is attached nowhere; on a home the limits are the home's.
-    ///
-    /// # Errors
-    /// As for [`Reactor::set_pool_limits`].
-    ///
-    /// ```
-    /// use gsource::{AioContext, PoolLimits};
-    /// let aio = AioContext::new()?;
-    /// aio.set_pool_limits(PoolLimits { min: 0, max: 2 })?;
-    /// let refused = aio.set_pool_limits(PoolLimits { min: 3, max: 2 }).unwrap_err();
-    /// assert_eq!(refused.to_string(), "bad thread-pool-min/thread-pool-max values");
-    /// # Ok::<(), gsource::Error>(())
-    /// ```
-    pub fn set_pool_limits(&self, limits: PoolLimits) -> Result<()> {
-        self.core().private.set_pool_limits(limits)
     }
 }
 
