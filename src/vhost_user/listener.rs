@@ -37,7 +37,7 @@ const REPORTS_IN_FULL: u32 = 16;
 type DownCallback = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct AcceptorState {
+struct ListenerState {
     connection: Option<Arc<Connection>>,
     /// Set by shutdown: no front end is accepted any more.
     down: bool,
@@ -45,7 +45,7 @@ struct AcceptorState {
 }
 
 /// What the callbacks of a listener share: the socket and the front end that is connected.
-struct Acceptor {
+struct ListenerCore {
     /// The device, for messages.
     name: String,
     path: PathBuf,
@@ -55,8 +55,8 @@ struct Acceptor {
     aio: AioContext,
     offered: OfferedDevice,
     retry: Timer,
-    this: Weak<Acceptor>,
-    state: Mutex<AcceptorState>,
+    this: Weak<ListenerCore>,
+    state: Mutex<ListenerState>,
     connected: AtomicBool,
     linked: AtomicBool,
     reports: AtomicU32,
@@ -66,7 +66,7 @@ struct Acceptor {
 ///
 /// [`Listener::shutdown`] lets requests in flight finish before the end; dropping the listener closes everything at once.
 pub struct Listener {
-    acceptor: Arc<Acceptor>,
+    core: Arc<ListenerCore>,
 }
 
 impl Listener {
@@ -85,16 +85,16 @@ impl Listener {
         let socket = bind(name, path)?;
         let identity = identity(path)
             .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
-        let acceptor = Arc::new_cyclic(|this: &Weak<Acceptor>| {
+        let core = Arc::new_cyclic(|this: &Weak<ListenerCore>| {
             let retry = this.clone();
-            Acceptor {
+            ListenerCore {
                 name: name.to_string(),
                 path: path.to_path_buf(),
                 identity,
                 socket,
                 aio: aio.clone(),
                 offered,
-                retry: aio.timer(Clock::Realtime, move || with(&retry, Acceptor::listen)),
+                retry: aio.timer(Clock::Realtime, move || with(&retry, ListenerCore::listen)),
                 this: this.clone(),
                 state: Mutex::default(),
                 connected: AtomicBool::new(false),
@@ -102,38 +102,38 @@ impl Listener {
                 reports: AtomicU32::new(0),
             }
         });
-        let listener = Listener { acceptor };
-        listener.acceptor.watch()?;
+        let listener = Listener { core };
+        listener.core.watch()?;
         Ok(listener)
     }
 
     /// The path of the socket.
     pub fn path(&self) -> &Path {
-        &self.acceptor.path
+        &self.core.path
     }
 
     /// True while a front end is connected.
     pub fn is_connected(&self) -> bool {
-        self.acceptor.connected.load(Ordering::Relaxed)
+        self.core.connected.load(Ordering::Relaxed)
     }
 
     /// Removes the socket, ends the connection, lets the device finish what is in flight, and then calls `done` on the home
     /// thread.
     pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
-        let acceptor = Arc::clone(&self.acceptor);
-        self.acceptor
+        let core = Arc::clone(&self.core);
+        self.core
             .aio
             .schedule_oneshot("vhost-user-shutdown", move || {
-                acceptor.shut_down(Box::new(done));
+                core.shut_down(Box::new(done));
             });
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.acceptor.stop_listening();
+        self.core.stop_listening();
         let connection = {
-            let mut state = self.acceptor.state();
+            let mut state = self.core.state();
             state.down = true;
             state.connection.take()
         };
@@ -144,21 +144,21 @@ impl Drop for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("name", &self.acceptor.name)
-            .field("path", &self.acceptor.path)
+            .field("name", &self.core.name)
+            .field("path", &self.core.path)
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
     }
 }
 
-impl Acceptor {
-    fn state(&self) -> MutexGuard<'_, AcceptorState> {
+impl ListenerCore {
+    fn state(&self) -> MutexGuard<'_, ListenerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self) -> Result<()> {
         let this = self.this.clone();
-        let handler = FdHandler::new().on_read(move || with(&this, Acceptor::accept));
+        let handler = FdHandler::new().on_read(move || with(&this, ListenerCore::accept));
         self.aio.set_fd_handler(self.socket.as_raw_fd(), handler)
     }
 
@@ -229,7 +229,7 @@ impl Acceptor {
     }
 }
 
-impl ConnectionOwner for Acceptor {
+impl ConnectionOwner for ListenerCore {
     fn report(&self, error: &Error) {
         let count = self.reports.fetch_add(1, Ordering::Relaxed);
         if count < REPORTS_IN_FULL {
@@ -259,9 +259,9 @@ impl ConnectionOwner for Acceptor {
 }
 
 /// Runs `f` if the listener still exists.
-fn with(acceptor: &Weak<Acceptor>, f: impl FnOnce(&Acceptor)) {
-    if let Some(acceptor) = acceptor.upgrade() {
-        f(&acceptor);
+fn with(core: &Weak<ListenerCore>, f: impl FnOnce(&ListenerCore)) {
+    if let Some(core) = core.upgrade() {
+        f(&core);
     }
 }
 

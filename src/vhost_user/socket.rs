@@ -1,7 +1,7 @@
 //! The system calls of the transport: receive bytes with the fds that came with them, send bytes, and ask whether a socket
 //! has a listener.
 //!
-//! None of them blocks, whatever the flags of the socket are. Received fds are close-on-exec from the start and owned at once,
+//! None of them blocks, whatever the flags of the socket are. ReceivedBytes fds are close-on-exec from the start and owned at once,
 //! so no path can leak one.
 #![allow(unsafe_code)] // recvmsg, send and connect, and taking ownership of the fds that the kernel hands over
 
@@ -19,7 +19,7 @@ const CONTROL_WORDS: usize = 2 + FDS_PER_CALL;
 
 /// What one call brought.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(super) struct ReceivedBytes {
     /// Bytes stored; 0 means that the peer has closed its end.
     pub(super) bytes: usize,
     /// More fds were sent than fit (or than the process may have); the kernel closed the rest.
@@ -31,7 +31,7 @@ pub(super) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
-) -> io::Result<Received> {
+) -> io::Result<ReceivedBytes> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut vector = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -48,7 +48,7 @@ pub(super) fn receive(
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let bytes = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
     take_fds(&header, fds);
-    Ok(Received {
+    Ok(ReceivedBytes {
         bytes,
         fds_lost: header.msg_flags & libc::MSG_CTRUNC != 0,
     })
