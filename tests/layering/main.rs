@@ -228,7 +228,8 @@ fn event_sources_know_nothing_of_contexts() {
 
 #[test]
 fn every_file_says_what_it_is_and_whether_it_may_be_unsafe() {
-    let files = ["src", "tests", "gsource", "ffi/src"].map(|folder| files(&top().join(folder)));
+    let files =
+        ["src", "tests", "examples", "gsource", "ffi/src"].map(|folder| files(&top().join(folder)));
     for path in files.iter().flatten() {
         let text = fs::read_to_string(path).unwrap();
         let says = |start: &str| text.lines().any(|line| line.starts_with(start));
