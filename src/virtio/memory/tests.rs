@@ -19,7 +19,7 @@ fn region(guest_addr: u64, size: u64, offset: u64) -> MemoryRegion {
     MemoryRegion {
         guest_addr,
         size,
-        user_addr: guest_addr + 0x7000_0000_0000,
+        user_addr: guest_addr.wrapping_add(0x7000_0000_0000),
         fd: memfd(i64::try_from(offset + size).unwrap()),
         offset,
     }
@@ -77,6 +77,53 @@ fn buffers_may_cross_adjacent_regions_but_rings_may_not() {
     assert_eq!(back, [1, 2, 3, 4]);
     assert!(memory.contiguous(0x1ffe, 4).is_none());
     assert!(memory.contiguous(0x1ffe, 2).is_some());
+}
+
+/// Where each byte of a range is in this process, if all of it is the guest's: looked up byte by byte.
+fn host_addresses(memory: &GuestMemory, address: u64, len: usize) -> Option<Vec<usize>> {
+    let bytes = (0..len as u64).map(|at| {
+        let at = address.checked_add(at)?;
+        let region = memory
+            .regions
+            .iter()
+            .find(|region| region.guest.contains(&at))?;
+        let offset = usize::try_from(at - region.guest.start).unwrap();
+        Some(region.mapping.start().addr() + offset)
+    });
+    bytes.collect()
+}
+
+#[test]
+fn every_small_range_is_translated_as_byte_by_byte() {
+    let regions = [(0x10, 4), (0x14, 3), (0x1a, 2), (u64::MAX - 3, 3)];
+    let memory = regions
+        .into_iter()
+        .fold(GuestMemory::new(), |memory, (start, size)| {
+            memory.with_region(region(start, size, 0)).unwrap()
+        });
+    let starts = (0..0x20).chain(u64::MAX - 8..=u64::MAX);
+    for (address, len, last) in starts.flat_map(|address| {
+        (0..14).flat_map(move |len| (0..=regions.len()).map(move |last| (address, len, last)))
+    }) {
+        let expected = host_addresses(&memory, address, len);
+        let hint = Hint(Cell::new(last));
+        let addresses = |slice: GuestSlice<'_>| {
+            let start = slice.as_ptr().addr();
+            start..start + slice.len()
+        };
+        if let Some(slice) = memory.translate_hinted(address, u32::try_from(len).unwrap(), &hint) {
+            assert_eq!(
+                Some(addresses(slice).collect()),
+                expected,
+                "{address:#x}+{len}"
+            );
+        }
+        let mut found = Vec::new();
+        let is_inside = memory.translate(address, len, &hint, |slice| {
+            found.extend(addresses(slice));
+        });
+        assert_eq!(is_inside.then_some(found), expected, "{address:#x}+{len}");
+    }
 }
 
 #[test]

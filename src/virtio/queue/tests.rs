@@ -1,6 +1,8 @@
 //! The queue against a mock driver: notifications, batches, and everything a guest can get wrong.
 #![forbid(unsafe_code)]
 
+mod exhaustive;
+
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
