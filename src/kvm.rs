@@ -1,6 +1,6 @@
 //! A machine of our own on KVM: vcpu threads run the guest, contexts do its device I/O.
 //!
-//! Used by the command line, which builds a [`Builder`], puts devices on it, and starts it. What runs then:
+//! Used by the command line, which builds a [`MachineBuilder`], puts devices on it, and starts it. What runs then:
 //!
 //! * one thread per vcpu ([`vcpu`]), which executes guest code and answers trapped accesses through the [`bus`];
 //! * the contexts, which are told of work by ioeventfds that KVM signals without any vcpu thread taking part, and
@@ -31,9 +31,9 @@ pub mod ram;
 pub mod serial;
 pub mod vcpu;
 
-pub use machine::virtio::{Announcement, Board, MmioDevice, Slots};
-pub use machine::{Builder, Config, Controls, Machine};
-pub use vcpu::End;
+pub use machine::virtio::{Board, MmioDevice, MmioLocation, MmioSlots};
+pub use machine::{Machine, MachineBuilder, MachineConfig, MachineControls};
+pub use vcpu::MachineEnd;
 
 /// What a machine here cannot do without.
 const NEEDED: [(Cap, &str); 6] = [

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 
 use qcontext::QContext;
 use qcontext::kvm::vcpu::RealMode;
-use qcontext::kvm::{End, Machine};
+use qcontext::kvm::{Machine, MachineEnd};
 use support::embedded_guest::{DEADLINE, Disk, Rig, stats};
 use support::guest::{self, Job};
 use support::in_process::InProcessMachine;
@@ -208,7 +208,7 @@ fn neighbours(seed: u32) {
         .unwrap();
     let end = ended.recv_timeout(DEADLINE).unwrap();
     machine.stop();
-    assert!(matches!(end, End::PowerOff), "{end:?}");
+    assert!(matches!(end, MachineEnd::PowerOff), "{end:?}");
     let outcome = reports.outcomes(machine.ram(), 1)[0];
     assert_eq!((outcome.fault, outcome.requests), (None, 257));
     assert!(rig.image_is_right(0));

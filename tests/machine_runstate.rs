@@ -9,9 +9,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use qcontext::kvm::Builder;
-use qcontext::kvm::boot::Image;
-use qcontext::kvm::microvm::{Cause, Event, MachineDevice, MicroVm, Options, Status};
+use qcontext::kvm::MachineBuilder;
+use qcontext::kvm::boot::KernelImage;
+use qcontext::kvm::microvm::{
+    MachineDevice, MachineEvent, MicroVm, MicroVmOptions, RunState, ShutdownCause,
+};
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::object::{Value, tree};
 use qcontext::{Clock, Error, ErrorKind, QContext, Result, Wait, kvm};
@@ -25,9 +27,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 struct Rig {
     machine: MicroVm,
-    events: Receiver<Event>,
-    tell: Sender<Event>,
-    ended: Option<Receiver<Result<Cause>>>,
+    events: Receiver<MachineEvent>,
+    tell: Sender<MachineEvent>,
+    ended: Option<Receiver<Result<ShutdownCause>>>,
     directory: TestDir,
     alone: Option<MutexGuard<'static, ()>>,
 }
@@ -45,12 +47,12 @@ impl Rig {
         std::fs::write(directory.file("kernel"), tiny_kernel::busy()).unwrap();
         let backend = Backend::file(&directory.file("console")).unwrap();
         let console = Console::new(backend, &QContext::main()).unwrap();
-        let options = Options {
+        let options = MicroVmOptions {
             cpus: 2,
             memory: 64 << 20,
             reboot,
         };
-        let image = Image::open(&directory.file("kernel")).unwrap();
+        let image = KernelImage::open(&directory.file("kernel")).unwrap();
         let (tell, events) = channel();
         Some(Rig {
             machine: MicroVm::new(options, image, Some(console)).unwrap(),
@@ -89,11 +91,11 @@ impl Rig {
         self.order(|machine, done| machine.resume(done)).unwrap();
     }
 
-    fn event(&self) -> Event {
+    fn event(&self) -> MachineEvent {
         iterate_until("an event", || self.events.try_recv().ok())
     }
 
-    fn end(&self) -> Result<Cause> {
+    fn end(&self) -> Result<ShutdownCause> {
         let ended = self.ended.as_ref().unwrap();
         iterate_until("the end", || ended.try_recv().ok())
     }
@@ -155,13 +157,13 @@ fn a_machine_that_begins_stopped_has_not_run_and_its_clock_stands() {
         return;
     };
     rig.start(true);
-    assert_eq!(rig.machine.status(), Status::Prelaunch);
+    assert_eq!(rig.machine.status(), RunState::Prelaunch);
     let stood = standing_time().expect("the virtual clock stands");
     assert_eq!((rig.said(), state(0)), (0, "paused".into()));
     rig.resume();
     assert_eq!(
         (rig.event(), rig.machine.status()),
-        (Event::Resumed, Status::Running)
+        (MachineEvent::Resumed, RunState::Running)
     );
     assert!(Clock::Virtual.is_running() && Clock::Virtual.now_ns() >= stood);
     rig.is_alive();
@@ -180,7 +182,7 @@ fn the_virtual_clock_stands_while_the_machine_is_stopped() {
         rig.pause();
         assert_eq!(
             (rig.event(), rig.machine.status()),
-            (Event::Stopped, Status::Paused)
+            (MachineEvent::Stopped, RunState::Paused)
         );
         assert_eq!([state(0), state(1)], ["paused".into(), "paused".into()]);
         let stood = standing_time().expect("the virtual clock stands");
@@ -191,7 +193,7 @@ fn the_virtual_clock_stands_while_the_machine_is_stopped() {
         rig.resume();
         assert_eq!(
             (rig.event(), rig.machine.status()),
-            (Event::Resumed, Status::Running)
+            (MachineEvent::Resumed, RunState::Running)
         );
         rig.is_alive();
     }
@@ -215,13 +217,19 @@ fn orders_are_carried_out_one_after_the_other() {
     rig.machine.pause(answer("stop"));
     rig.machine.reset(answer("reset"));
     let events: Vec<_> = (0..5).map(|_| rig.event()).collect();
-    let reset = Event::Reset(Cause::HostReset);
-    let expected = [Event::Stopped, Event::Resumed, reset, Event::Stopped, reset];
+    let reset = MachineEvent::Reset(ShutdownCause::HostReset);
+    let expected = [
+        MachineEvent::Stopped,
+        MachineEvent::Resumed,
+        reset,
+        MachineEvent::Stopped,
+        reset,
+    ];
     assert_eq!(events, expected);
     let answers: Vec<_> = answers.try_iter().collect();
     let names = ["stop", "stop again", "go on", "reset", "stop", "reset"];
     assert_eq!(answers, names.map(|name| (name, true)));
-    assert_eq!(rig.machine.status(), Status::Prelaunch);
+    assert_eq!(rig.machine.status(), RunState::Prelaunch);
     standing_time().expect("the virtual clock stands");
     rig.resume();
     rig.is_alive();
@@ -241,7 +249,7 @@ fn a_reset_gives_a_processor_another_thread_with_the_same_affinity() {
     tree::set(path, "cpu-affinity", last.clone()).unwrap();
     let (before, elsewhere) = (thread(1), affinity(0));
     rig.order(|machine, done| machine.reset(done)).unwrap();
-    assert_eq!(rig.event(), Event::Reset(Cause::HostReset));
+    assert_eq!(rig.event(), MachineEvent::Reset(ShutdownCause::HostReset));
     assert_ne!(thread(1), before);
     assert_eq!((affinity(1), affinity(0)), (last.clone(), elsewhere));
     let none = tree::set(path, "cpu-affinity", Value::List(Vec::new())).unwrap_err();
@@ -261,9 +269,9 @@ fn the_power_button_reaches_the_guest_and_nothing_can_be_asked_afterwards() {
     rig.is_alive();
     rig.order(|machine, done| machine.press_power_button(done))
         .unwrap();
-    assert_eq!(rig.event(), Event::ButtonPressed);
-    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
-    assert_eq!(rig.machine.status(), Status::Shutdown);
+    assert_eq!(rig.event(), MachineEvent::ButtonPressed);
+    assert_eq!(rig.end().unwrap(), ShutdownCause::GuestShutdown);
+    assert_eq!(rig.machine.status(), RunState::Shutdown);
     let refused: Error = rig.order(|machine, done| machine.resume(done)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Closed);
     assert_eq!((state(0), thread(0)), ("gone".into(), Value::Int(-1)));
@@ -279,9 +287,9 @@ fn a_button_pressed_while_the_machine_stands_is_found_later() {
     rig.pause();
     rig.order(|machine, done| machine.press_power_button(done))
         .unwrap();
-    assert_eq!(rig.machine.status(), Status::Paused);
+    assert_eq!(rig.machine.status(), RunState::Paused);
     rig.resume();
-    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
+    assert_eq!(rig.end().unwrap(), ShutdownCause::GuestShutdown);
 }
 
 #[test]
@@ -292,8 +300,8 @@ fn a_reset_is_the_end_of_a_machine_that_does_not_reboot() {
     rig.start(true);
     standing_time().expect("the virtual clock stands");
     rig.order(|machine, done| machine.reset(done)).unwrap();
-    assert_eq!(rig.end().unwrap(), Cause::HostReset);
-    assert_eq!(rig.machine.status(), Status::Shutdown);
+    assert_eq!(rig.end().unwrap(), ShutdownCause::HostReset);
+    assert_eq!(rig.machine.status(), RunState::Shutdown);
     assert!(Clock::Virtual.is_running(), "nobody else would start it");
 }
 
@@ -321,7 +329,7 @@ fn who_waits_for_a_machine_that_is_told_to_stop_is_answered_and_the_clock_runs()
     assert!(Clock::Virtual.is_running(), "nobody else would start it");
     // What was under way comes to nothing.
     standing_time();
-    assert_eq!(rig.machine.status(), Status::Shutdown);
+    assert_eq!(rig.machine.status(), RunState::Shutdown);
     assert!(rig.events.try_recv().is_err());
     let refused = rig.order(|machine, done| machine.pause(done)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Closed);
@@ -340,7 +348,7 @@ fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
     while rig.order(|machine, done| machine.pause(done)).is_ok() {
         rig.machine.resume(drop);
     }
-    assert_eq!(rig.end().unwrap(), Cause::GuestShutdown);
+    assert_eq!(rig.end().unwrap(), ShutdownCause::GuestShutdown);
     assert!(Clock::Virtual.is_running(), "nobody else would start it");
 }
 
@@ -359,7 +367,7 @@ impl MachineDevice for Tardy {
 
     fn release(&self) {}
 
-    fn plug(&self, _: &mut Builder) -> Result<()> {
+    fn plug(&self, _: &mut MachineBuilder) -> Result<()> {
         Ok(())
     }
 }
@@ -405,7 +413,7 @@ fn a_device_that_is_not_ready_keeps_no_machine() {
 }
 
 /// A device that looks at its machine once, on another thread, when it goes on.
-struct Curious(Mutex<Option<MicroVm>>, Mutex<Vec<Status>>);
+struct Curious(Mutex<Option<MicroVm>>, Mutex<Vec<RunState>>);
 
 impl MachineDevice for Curious {
     fn unplug(&self, done: Box<dyn FnOnce() + Send>) {
@@ -429,7 +437,7 @@ impl MachineDevice for Curious {
         }
     }
 
-    fn plug(&self, _: &mut Builder) -> Result<()> {
+    fn plug(&self, _: &mut MachineBuilder) -> Result<()> {
         Ok(())
     }
 }
@@ -447,5 +455,5 @@ fn a_device_that_goes_on_may_look_at_its_machine() {
     rig.start(false);
     rig.pause();
     rig.resume();
-    assert_eq!(*device.1.lock().unwrap(), [Status::Running]);
+    assert_eq!(*device.1.lock().unwrap(), [RunState::Running]);
 }

@@ -4,7 +4,7 @@
 //! that control one fail, `query-status` answers `running` for the program itself, and the list of processors is empty.
 #![forbid(unsafe_code)]
 
-use qcontext::kvm::microvm::{Cpu, Event, MicroVm, Status};
+use qcontext::kvm::microvm::{CpuInfo, MachineEvent, MicroVm, RunState};
 use qcontext::monitor::{self, Commands, Reply};
 use qcontext::object::{Dict, Options, Value};
 use qcontext::{Error, ErrorKind};
@@ -55,10 +55,10 @@ fn add_queries(commands: &mut Commands, guest: Option<&MicroVm>) {
     let asked = guest.cloned();
     commands.add("query-status", move |arguments| {
         arguments.finish()?;
-        let status = asked.as_ref().map_or(Status::Running, MicroVm::status);
+        let status = asked.as_ref().map_or(RunState::Running, MicroVm::status);
         Ok(Value::dict([
             ("status", status.name().into()),
-            ("running", (status == Status::Running).into()),
+            ("running", (status == RunState::Running).into()),
         ]))
     });
     let guest = guest.cloned();
@@ -70,7 +70,7 @@ fn add_queries(commands: &mut Commands, guest: Option<&MicroVm>) {
 }
 
 /// A processor. All processors are cores of one package, with one thread each.
-fn describe(cpu: &Cpu) -> Value {
+fn describe(cpu: &CpuInfo) -> Value {
     let place = Value::dict([
         ("core-id", i64::from(cpu.index).into()),
         ("thread-id", Value::Int(0)),
@@ -109,12 +109,12 @@ fn no_machine(command: &str) -> Error {
 }
 
 /// Sends the event of a change of the machine to all clients.
-pub(super) fn emit(event: Event) {
+pub(super) fn emit(event: MachineEvent) {
     match event {
-        Event::Stopped => monitor::emit("STOP", Dict::new()),
-        Event::Resumed => monitor::emit("RESUME", Dict::new()),
-        Event::Reset(cause) => monitor::emit("RESET", because(Reason::of_machine(cause))),
-        Event::ButtonPressed => monitor::emit("POWERDOWN", Dict::new()),
+        MachineEvent::Stopped => monitor::emit("STOP", Dict::new()),
+        MachineEvent::Resumed => monitor::emit("RESUME", Dict::new()),
+        MachineEvent::Reset(cause) => monitor::emit("RESET", because(Reason::of_machine(cause))),
+        MachineEvent::ButtonPressed => monitor::emit("POWERDOWN", Dict::new()),
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions, TransportOptions};
-use qcontext::kvm::{Board, Builder, End};
+use qcontext::kvm::{Board, MachineBuilder, MachineEnd};
 use qcontext::object::options;
 use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
 use qcontext::{Error, ErrorKind, QContext, Result};
@@ -93,11 +93,11 @@ struct DemoResult {
 /// # Errors
 /// `Closed` if the program was asked to end; otherwise why no guest can run here.
 fn on_kvm(stage: &Stage, stop: &Flag) -> Result<DemoResult> {
-    let mut builder = Builder::new(guest::config(1, &QContext::main()))?;
+    let mut builder = MachineBuilder::new(guest::config(1, &QContext::main()))?;
     let devices = Devices::new(stage, &mut builder)?;
     let reports = guest::load(&mut builder, &Stage::jobs())?;
     let ended = Flag::default();
-    let end: Arc<Mutex<Option<End>>> = Arc::default();
+    let end: Arc<Mutex<Option<MachineEnd>>> = Arc::default();
     let (told, slot) = (ended.clone(), Arc::clone(&end));
     let machine = builder.start(guest::prepare(), false, move |how| {
         if let Ok(mut slot) = slot.lock() {
@@ -108,7 +108,7 @@ fn on_kvm(stage: &Stage, stop: &Flag) -> Result<DemoResult> {
     let threads = machine.thread_ids();
     wait_for(&ended, stop)?;
     machine.stop();
-    if let Some(End::Failed(error)) = end.lock().ok().and_then(|mut end| end.take())
+    if let Some(MachineEnd::Failed(error)) = end.lock().ok().and_then(|mut end| end.take())
         && !reports.has_begun()
     {
         return Err(error);

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use qcontext::kvm::microvm::Cause;
+use qcontext::kvm::microvm::ShutdownCause;
 
 use super::main_loop::Flag;
 
@@ -28,7 +28,7 @@ impl Reason {
     }
 
     /// The machine has ended by itself.
-    pub(super) fn of_machine(cause: Cause) -> Reason {
+    pub(super) fn of_machine(cause: ShutdownCause) -> Reason {
         Reason {
             guest: cause.is_guest(),
             name: cause.name(),

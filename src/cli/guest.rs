@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qcontext::kvm::boot::Image;
+use qcontext::kvm::boot::KernelImage;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::{Error, QContext, Result};
@@ -75,9 +75,9 @@ impl Guest {
 }
 
 /// What is booted, each file looked at.
-fn image(wanted: &MachinePlan) -> Result<Image, Failure> {
+fn image(wanted: &MachinePlan) -> Result<KernelImage, Failure> {
     let (kernel_place, kernel) = &wanted.kernel;
-    let mut image = Image::open(kernel).map_err(|error| Failure::at(kernel_place, &error))?;
+    let mut image = KernelImage::open(kernel).map_err(|error| Failure::at(kernel_place, &error))?;
     if let Some((place, initrd)) = &wanted.initrd {
         let set = image.set_initrd(initrd);
         set.map_err(|error| Failure::at(place, &error))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Device;
 use super::transport::{Transport, TransportSetup};
 use crate::Result;
-use crate::kvm::{Builder, microvm};
+use crate::kvm::{MachineBuilder, microvm};
 
 impl microvm::MachineDevice for Device {
     /// A device that is gone, or served over vhost-user, has nothing to leave.
@@ -31,7 +31,7 @@ impl microvm::MachineDevice for Device {
         }
     }
 
-    fn plug(&self, machine: &mut Builder) -> Result<()> {
+    fn plug(&self, machine: &mut MachineBuilder) -> Result<()> {
         let model = self.parts(|parts| Arc::clone(&parts.model));
         let Some(model) = model.filter(|_| !self.is_beside()) else {
             return Ok(());

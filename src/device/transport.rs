@@ -18,7 +18,7 @@ use crate::Result;
 #[cfg(feature = "kvm")]
 use crate::kvm::mmio::Mmio;
 #[cfg(feature = "kvm")]
-use crate::kvm::{Announcement, Board, MmioDevice};
+use crate::kvm::{Board, MmioDevice, MmioLocation};
 use crate::vhost_user::{Listener, OfferedDevice};
 use crate::virtio::pluggable::PluggableDevice;
 
@@ -28,7 +28,7 @@ pub(super) enum Transport {
     VhostUser(Listener),
     /// Registers and an interrupt line on the machine of this process.
     #[cfg(feature = "kvm")]
-    Machine(Arc<Mmio>, Announcement),
+    Machine(Arc<Mmio>, MmioLocation),
 }
 
 /// What a transport is made for.

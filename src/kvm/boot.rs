@@ -1,7 +1,7 @@
 //! Putting a kernel into a machine's memory: what a boot loader and its firmware would leave behind.
 //!
-//! Used by whoever starts or resets a machine. An [`Image`] looks at the files once and refuses what cannot work;
-//! [`Image::load`] writes kernel, initrd, command line, memory map and ACPI tables and says where the first processor
+//! Used by whoever starts or resets a machine. An [`KernelImage`] looks at the files once and refuses what cannot work;
+//! [`KernelImage::load`] writes kernel, initrd, command line, memory map and ACPI tables and says where the first processor
 //! begins, as often as the machine is reset.
 //!
 //! Two ways in: a bzImage starts in 64-bit mode with a zero page (the kernel's Documentation/arch/x86/boot.rst, "64-bit
@@ -35,7 +35,7 @@ use kernel::Kernel;
 
 /// A window of registers that the guest has to be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct MmioWindow {
     /// Its guest physical address.
     pub address: u64,
     /// Its length in bytes.
@@ -50,14 +50,14 @@ pub struct Platform {
     /// How many processors, 1 to [`layout::CPUS_MAX`].
     pub cpus: u8,
     /// The virtio-mmio devices, in the order in which the guest shall find them.
-    pub virtio: Vec<Window>,
+    pub virtio: Vec<MmioWindow>,
     /// Whether there is a serial port at [`layout::SERIAL`].
     pub serial: bool,
 }
 
 /// Where the first processor begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryPoint {
     /// In 64-bit mode, with the address of the zero page in RSI.
     Long {
         /// The first instruction.
@@ -72,19 +72,19 @@ pub enum Entry {
 
 /// A kernel with its initrd and its command line, ready to be loaded.
 #[derive(Debug)]
-pub struct Image {
+pub struct KernelImage {
     kernel: Kernel,
     initrd: Option<Initrd>,
     append: String,
 }
 
-impl Image {
+impl KernelImage {
     /// Looks at the kernel's file.
     ///
     /// # Errors
     /// It cannot be opened, or is not a kernel for this machine.
-    pub fn open(kernel: &Path) -> Result<Image> {
-        Ok(Image {
+    pub fn open(kernel: &Path) -> Result<KernelImage> {
+        Ok(KernelImage {
             kernel: Kernel::open(kernel)?,
             initrd: None,
             append: String::new(),
@@ -117,7 +117,7 @@ impl Image {
     ///
     /// # Errors
     /// The memory is too small, or the command line too long; the message says how much is needed.
-    pub fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<Entry> {
+    pub fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<EntryPoint> {
         let low = memory_map::low_end(memory);
         self.check_room(low)?;
         let command_line = self.command_line(platform)?;
@@ -142,11 +142,11 @@ impl Image {
         registers::write_tables(memory)?;
         if let Some(entry) = loaded.pvh_entry {
             pvh::write(memory, &handover)?;
-            return Ok(Entry::Pvh { address: entry });
+            return Ok(EntryPoint::Pvh { address: entry });
         }
         zero_page::write(memory, &handover, loaded.setup_header)?;
         let address = loaded.entry;
-        Ok(Entry::Long { address })
+        Ok(EntryPoint::Long { address })
     }
 
     /// Kernel and initrd must fit into low memory, one above the other.
@@ -177,7 +177,7 @@ impl Image {
     fn command_line(&self, platform: &Platform) -> Result<String> {
         let devices = platform.virtio.iter();
         let words = devices.map(|window| {
-            let Window {
+            let MmioWindow {
                 address,
                 length,
                 gsi,
@@ -218,7 +218,7 @@ fn reset_code() -> [u8; 10] {
 /// What the kernel is told in either protocol.
 #[derive(Debug)]
 struct Handover {
-    map: Vec<memory_map::Piece>,
+    map: Vec<memory_map::MemoryPiece>,
     /// Where the initrd is, and how long.
     initrd: Option<(u64, u64)>,
 }

@@ -26,10 +26,10 @@ pub trait BusDevice: Send + Sync {
 #[derive(Default)]
 pub struct Bus {
     /// Sorted, without overlap.
-    entries: Vec<Entry>,
+    entries: Vec<BusEntry>,
 }
 
-struct Entry {
+struct BusEntry {
     range: Range<u64>,
     name: String,
     device: Arc<dyn BusDevice>,
@@ -58,7 +58,7 @@ impl Bus {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let name = name.to_owned();
-        let entry = Entry {
+        let entry = BusEntry {
             range,
             name,
             device,

@@ -20,14 +20,14 @@ use crate::virtio::notify::Signal;
 
 /// One interrupt line.
 #[derive(Debug)]
-pub struct Line {
+pub struct IrqLine {
     gsi: u32,
-    way: Way,
+    delivery: Delivery,
 }
 
 /// How an edge gets to the interrupt controllers.
 #[derive(Debug)]
-enum Way {
+enum Delivery {
     /// The eventfd is KVM's.
     Irqfd(EventFd),
     /// Two calls, up and down. Pulses of several queues must not overlap: of two edges in one pulse the guest may see
@@ -35,26 +35,26 @@ enum Way {
     Calls { vm: Arc<VmFd>, pulse: Mutex<()> },
 }
 
-impl Line {
-    /// Line `gsi`, raised by an irqfd, or by calls from the raising thread.
+impl IrqLine {
+    /// IrqLine `gsi`, raised by an irqfd, or by calls from the raising thread.
     ///
     /// # Errors
     /// `Os` if KVM does not have the line or there are no fds left.
-    pub(super) fn new(vm: &Arc<VmFd>, gsi: u32, irqfd: bool) -> Result<Line> {
-        let way = if irqfd {
+    pub(super) fn new(vm: &Arc<VmFd>, gsi: u32, irqfd: bool) -> Result<IrqLine> {
+        let delivery = if irqfd {
             let event = eventfd::new("an interrupt")?;
             vm.register_irqfd(&event, gsi)
                 .map_err(failed(format_args!("connect interrupt {gsi}")))?;
-            Way::Irqfd(event)
+            Delivery::Irqfd(event)
         } else {
             vm.set_irq_line(gsi, false)
                 .map_err(failed(format_args!("reach interrupt {gsi}")))?;
-            Way::Calls {
+            Delivery::Calls {
                 vm: Arc::clone(vm),
                 pulse: Mutex::default(),
             }
         };
-        Ok(Line { gsi, way })
+        Ok(IrqLine { gsi, delivery })
     }
 
     /// The line's number.
@@ -63,15 +63,15 @@ impl Line {
     }
 }
 
-impl Signal for Line {
+impl Signal for IrqLine {
     /// One edge. An eventfd whose counter is full has an edge pending anyway, and the calls cannot fail on a line that
     /// exists.
     fn signal(&self) {
-        match &self.way {
-            Way::Irqfd(event) => {
+        match &self.delivery {
+            Delivery::Irqfd(event) => {
                 let _ = event.write(1);
             }
-            Way::Calls { vm, pulse } => {
+            Delivery::Calls { vm, pulse } => {
                 let _alone = pulse.lock().unwrap_or_else(PoisonError::into_inner);
                 let _ = vm.set_irq_line(self.gsi, true);
                 let _ = vm.set_irq_line(self.gsi, false);

@@ -1,10 +1,10 @@
 //! A machine: KVM's virtual machine, its memory, its buses and its vcpus.
 //!
-//! Used by the command line. A [`Builder`] takes devices until [`Builder::start`] makes a [`Machine`] of it, after which
+//! Used by the command line. A [`MachineBuilder`] takes devices until [`MachineBuilder::start`] makes a [`Machine`] of it, after which
 //! nothing on the buses changes any more.
 //!
 //! # Threads
-//! Any thread may direct a machine. Its end is told once, on the context that [`Config::context`] names.
+//! Any thread may direct a machine. Its end is told once, on the context that [`MachineConfig::context`] names.
 #![allow(unsafe_code)] // shows host memory to KVM
 
 use std::fmt;
@@ -19,12 +19,12 @@ use kvm_ioctls::{Kvm, VmFd};
 pub(super) mod virtio;
 
 use super::bus::{Bus, BusDevice};
-use super::irq::Line;
+use super::irq::IrqLine;
 use super::ram::Ram;
-use super::vcpu::{self, Crew, End, Prepare, Vcpu};
+use super::vcpu::{self, MachineEnd, PrepareVcpu, VcpuInfo, VcpuSet};
 use super::{failed, uninterrupted};
 use crate::{Error, ErrorKind, QContext, Result};
-use virtio::{Announcement, Slots};
+use virtio::{MmioLocation, MmioSlots};
 
 /// Three pages that KVM needs on some processors to run real mode, and one more for its page table; below 4 GiB, where
 /// no memory and no device is.
@@ -33,7 +33,7 @@ const IDENTITY_MAP: u64 = 0xfffb_c000;
 
 /// What a machine consists of, besides its devices.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct MachineConfig {
     /// Where memory is, in guest physical addresses; see [`super::ram::layout`].
     pub ram: Vec<Range<u64>>,
     /// The number of vcpus.
@@ -41,50 +41,50 @@ pub struct Config {
     /// Whether there is an interval timer (8254).
     pub pit: bool,
     /// Where virtio devices go.
-    pub virtio: Slots,
+    pub virtio: MmioSlots,
     /// The context on which the machine's end is told.
     pub context: QContext,
 }
 
 /// A machine that is being put together.
 #[derive(Debug)]
-pub struct Builder {
+pub struct MachineBuilder {
     kvm: Kvm,
     vm: Arc<VmFd>,
-    config: Config,
+    config: MachineConfig,
     pio: Bus,
     mmio: Bus,
-    controls: Controls,
-    announcements: Vec<Announcement>,
+    controls: MachineControls,
+    announcements: Vec<MmioLocation>,
     ram: Ram,
 }
 
 /// A device's, or anybody's, way to end the machine.
 #[derive(Clone, Debug)]
-pub struct Controls(pub(super) Arc<Crew>);
+pub struct MachineControls(pub(super) Arc<VcpuSet>);
 
 /// A machine. Dropping it stops its vcpus.
 pub struct Machine {
-    controls: Controls,
+    controls: MachineControls,
     vm: Arc<VmFd>,
     ram: Ram,
     /// Where the clock that KVM shows to guests stood when the vcpus were paused.
     clock: Arc<Mutex<Option<u64>>>,
 }
 
-impl Controls {
+impl MachineControls {
     /// Ends the machine: its vcpus stop, and whoever started it is told. The first end counts.
-    pub fn end(&self, end: End) {
+    pub fn end(&self, end: MachineEnd) {
         self.0.end(end);
     }
 }
 
-impl Builder {
+impl MachineBuilder {
     /// A machine without devices, but with interrupt controllers.
     ///
     /// # Errors
     /// As for [`super::open`]; `InvalidArgument` and `LimitExceeded` if the configuration cannot be had.
-    pub fn new(config: Config) -> Result<Builder> {
+    pub fn new(config: MachineConfig) -> Result<MachineBuilder> {
         let kvm = super::open()?;
         check_cpus(&kvm, config.cpus)?;
         let ram = Ram::new(&config.ram)?;
@@ -104,14 +104,14 @@ impl Builder {
             };
             vm.create_pit2(pit).map_err(failed("make a timer"))?;
         }
-        let crew = Crew::new(config.context.clone());
-        Ok(Builder {
+        let vcpus = VcpuSet::new(config.context.clone());
+        Ok(MachineBuilder {
             kvm,
             vm,
             config,
             pio: Bus::default(),
             mmio: Bus::default(),
-            controls: Controls(Arc::new(crew)),
+            controls: MachineControls(Arc::new(vcpus)),
             announcements: Vec::new(),
             ram,
         })
@@ -133,12 +133,12 @@ impl Builder {
     }
 
     /// What the machine was made from.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &MachineConfig {
         &self.config
     }
 
     /// For devices that can end the machine.
-    pub fn controls(&self) -> Controls {
+    pub fn controls(&self) -> MachineControls {
         self.controls.clone()
     }
 
@@ -175,12 +175,12 @@ impl Builder {
         self.mmio.add(addresses, name, device)
     }
 
-    /// Connects to an input of the interrupt controllers; see [`Line`].
+    /// Connects to an input of the interrupt controllers; see [`IrqLine`].
     ///
     /// # Errors
     /// `Os` if there is no such input.
-    pub fn line(&self, gsi: u32, irqfd: bool) -> Result<Line> {
-        Line::new(&self.vm, gsi, irqfd)
+    pub fn line(&self, gsi: u32, irqfd: bool) -> Result<IrqLine> {
+        IrqLine::new(&self.vm, gsi, irqfd)
     }
 
     /// Makes the vcpus and lets them run, or, if `paused`, wait for [`Machine::resume`]. `prepare` sets a vcpu's
@@ -190,9 +190,9 @@ impl Builder {
     /// `Os` if there are no resources for the vcpus or their threads, or what `prepare` answers.
     pub fn start(
         self,
-        prepare: Prepare,
+        prepare: PrepareVcpu,
         paused: bool,
-        ended: impl FnOnce(End) + Send + 'static,
+        ended: impl FnOnce(MachineEnd) + Send + 'static,
     ) -> Result<Machine> {
         let mut vcpus = Vec::new();
         for index in 0..self.config.cpus {
@@ -215,10 +215,10 @@ impl Builder {
             pio: Arc::new(self.pio),
             mmio: Arc::new(self.mmio),
         };
-        let crew = &machine.controls.0;
-        crew.start(vcpus, &buses, Box::new(ended))?;
+        let set = &machine.controls.0;
+        set.start(vcpus, &buses, Box::new(ended))?;
         if !paused {
-            crew.resume();
+            set.resume();
         }
         Ok(machine)
     }
@@ -267,7 +267,7 @@ impl Machine {
     }
 
     /// The vcpus as they are now.
-    pub fn vcpus(&self) -> Vec<Vcpu> {
+    pub fn vcpus(&self) -> Vec<VcpuInfo> {
         self.controls.0.vcpus()
     }
 
@@ -297,7 +297,7 @@ impl Machine {
     }
 
     /// For whoever else may end the machine.
-    pub fn controls(&self) -> &Controls {
+    pub fn controls(&self) -> &MachineControls {
         &self.controls
     }
 

@@ -17,23 +17,23 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::boot::{Image, Platform, Window, layout};
-use super::irq::Line;
+use super::boot::{KernelImage, MmioWindow, Platform, layout};
+use super::irq::IrqLine;
 use super::power::{self, Keyboard, Power};
 use super::ram;
 use super::serial::{self, Console, Serial};
-use super::{Announcement, Builder, Config, End, Machine, Slots};
+use super::{Machine, MachineBuilder, MachineConfig, MachineEnd, MmioLocation, MmioSlots};
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, QContext, Result, start_virtual_clock, stop_virtual_clock};
 
 mod cpu;
-mod orders;
 mod processors;
+mod runstate;
 
-use cpu::Listed;
-pub use cpu::{Cpu, register_type};
-use orders::Order;
-pub use orders::{Cause, Event, Status};
+use cpu::CpuObjects;
+pub use cpu::{CpuInfo, register_type};
+use runstate::RunStateRequest;
+pub use runstate::{MachineEvent, RunState, ShutdownCause};
 
 /// The smallest memory that is worth a try.
 const MEMORY_MIN: u64 = 2 << 20;
@@ -41,7 +41,7 @@ const PAGE: u64 = 4096;
 
 /// What a machine is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct MicroVmOptions {
     /// How many processors.
     pub cpus: u8,
     /// How many bytes of memory, in whole pages.
@@ -66,47 +66,47 @@ pub trait MachineDevice: Send + Sync {
     ///
     /// # Errors
     /// The machine refuses it.
-    fn plug(&self, machine: &mut Builder) -> Result<()>;
+    fn plug(&self, machine: &mut MachineBuilder) -> Result<()>;
 }
 
 /// Called once when the machine has ended for good, on `qcontext-main`.
-type Ended = Box<dyn FnOnce(Result<Cause>) + Send>;
-type Tell = Arc<dyn Fn(Event) + Send + Sync>;
+type OutcomeCallback = Box<dyn FnOnce(Result<ShutdownCause>) + Send>;
+type EventCallback = Arc<dyn Fn(MachineEvent) + Send + Sync>;
 
 /// The machine. Clones are the same one.
 #[derive(Clone)]
-pub struct MicroVm(Arc<Shared>);
+pub struct MicroVm(Arc<MicroVmCore>);
 
-struct Shared {
-    options: Options,
-    image: Image,
+struct MicroVmCore {
+    options: MicroVmOptions,
+    image: KernelImage,
     console: Option<Console>,
-    state: Mutex<State>,
+    state: Mutex<MicroVmState>,
 }
 
 #[derive(Default)]
-struct State {
+struct MicroVmState {
     /// The machine that is being put together, before it starts.
-    builder: Option<Builder>,
+    builder: Option<MachineBuilder>,
     /// Others hold it on `qcontext-main` only, while they direct it.
     machine: Option<Arc<Machine>>,
     /// The line of the power button, of the machine that is there.
-    button: Option<Line>,
+    button: Option<IrqLine>,
     devices: Vec<Arc<dyn MachineDevice>>,
     /// Gone when the machine was told to stop, or has ended.
-    ended: Option<Ended>,
-    tell: Option<Tell>,
-    status: Status,
+    ended: Option<OutcomeCallback>,
+    tell: Option<EventCallback>,
+    status: RunState,
     /// Whether the virtual clock stands because of this machine.
     stands: bool,
     /// What goes on at the moment; orders wait for its end.
-    doing: Option<orders::Doing>,
-    orders: VecDeque<Order>,
+    doing: Option<runstate::Transition>,
+    orders: VecDeque<RunStateRequest>,
     /// Counts machines, so that what is said about one that is gone is not heard.
     generation: u64,
     /// Of each processor whose threads were told where to run.
     affinities: Vec<Option<Vec<usize>>>,
-    listed: Option<Listed>,
+    listed: Option<CpuObjects>,
 }
 
 impl MicroVm {
@@ -114,16 +114,20 @@ impl MicroVm {
     ///
     /// # Errors
     /// A number is out of range; there is no KVM here, or not what the machine needs of it.
-    pub fn new(options: Options, image: Image, console: Option<Console>) -> Result<MicroVm> {
+    pub fn new(
+        options: MicroVmOptions,
+        image: KernelImage,
+        console: Option<Console>,
+    ) -> Result<MicroVm> {
         check(&options)?;
         let (builder, button) = builder(&options, console.as_ref())?;
-        let state = State {
+        let state = MicroVmState {
             builder: Some(builder),
             button: Some(button),
             affinities: vec![None; options.cpus.into()],
-            ..State::default()
+            ..MicroVmState::default()
         };
-        Ok(MicroVm(Arc::new(Shared {
+        Ok(MicroVm(Arc::new(MicroVmCore {
             options,
             image,
             console,
@@ -137,7 +141,7 @@ impl MicroVm {
     /// `Busy` if the machine has started, or what `add` answers.
     pub fn add<D: MachineDevice + 'static>(
         &self,
-        add: impl FnOnce(&mut Builder) -> Result<Arc<D>>,
+        add: impl FnOnce(&mut MachineBuilder) -> Result<Arc<D>>,
     ) -> Result<()> {
         let builder = self.0.lock().builder.take();
         let mut builder =
@@ -158,8 +162,8 @@ impl MicroVm {
     pub fn start(
         &self,
         paused: bool,
-        tell: impl Fn(Event) + Send + Sync + 'static,
-        ended: impl FnOnce(Result<Cause>) + Send + 'static,
+        tell: impl Fn(MachineEvent) + Send + Sync + 'static,
+        ended: impl FnOnce(Result<ShutdownCause>) + Send + 'static,
     ) -> Result<()> {
         let builder = self.0.lock().builder.take();
         let builder =
@@ -168,11 +172,11 @@ impl MicroVm {
         state.ended = Some(Box::new(ended));
         state.tell = Some(Arc::new(tell));
         state.status = match paused {
-            true => Status::Prelaunch,
-            false => Status::Running,
+            true => RunState::Prelaunch,
+            false => RunState::Running,
         };
         drop(state);
-        let started = Listed::new(&self.0).and_then(|listed| {
+        let started = CpuObjects::new(&self.0).and_then(|listed| {
             self.0.lock().listed = Some(listed);
             self.0.boot(builder)
         });
@@ -182,7 +186,7 @@ impl MicroVm {
     /// Ends the machine and waits for its vcpus. Nobody is told but those whose orders were not carried out.
     pub fn stop(&self) {
         let mut state = self.0.lock();
-        state.status = Status::Shutdown;
+        state.status = RunState::Shutdown;
         // Nothing that was begun goes on.
         state.generation += 1;
         state.abandon();
@@ -201,7 +205,7 @@ impl MicroVm {
         }
         drop(parts);
         self.0.lock().let_clock_run();
-        orders.into_iter().for_each(Order::refuse);
+        orders.into_iter().for_each(RunStateRequest::refuse);
     }
 
     /// How many bytes that the guest has written to its serial port are not out yet; none if they cannot get out.
@@ -210,9 +214,9 @@ impl MicroVm {
     }
 }
 
-impl Shared {
+impl MicroVmCore {
     /// Loads the kernel and lets the machine run, if it is to.
-    fn boot(self: &Arc<Self>, builder: Builder) -> Result<()> {
+    fn boot(self: &Arc<Self>, builder: MachineBuilder) -> Result<()> {
         let platform = Platform {
             cpus: self.options.cpus,
             virtio: builder.virtio_devices().iter().map(window).collect(),
@@ -229,7 +233,7 @@ impl Shared {
                 machine.set_affinity(index, cpus)?;
             }
         }
-        if state.status == Status::Running {
+        if state.status == RunState::Running {
             state.let_clock_run();
             machine.resume();
         } else {
@@ -241,7 +245,7 @@ impl Shared {
     }
 
     /// The machine has ended by itself, or because it is to be reset.
-    fn ended(self: &Arc<Self>, end: End) {
+    fn ended(self: &Arc<Self>, end: MachineEnd) {
         let mut state = self.lock();
         // Told to stop in between.
         if state.ended.is_none() {
@@ -258,23 +262,23 @@ impl Shared {
         }
         drop(button);
         let cause = match (&end, ordered) {
-            (End::PowerOff, _) => Cause::GuestShutdown,
-            (_, true) => Cause::HostReset,
-            (_, false) => Cause::GuestReset,
+            (MachineEnd::PowerOff, _) => ShutdownCause::GuestShutdown,
+            (_, true) => ShutdownCause::HostReset,
+            (_, false) => ShutdownCause::GuestReset,
         };
         match end {
-            End::Failed(error) => self.over(Status::InternalError, Err(error)),
-            End::Reset | End::TripleFault if self.options.reboot => self.reset(cause),
-            End::PowerOff | End::Reset | End::TripleFault => {
-                self.over(Status::Shutdown, Ok(cause));
+            MachineEnd::Failed(error) => self.over(RunState::InternalError, Err(error)),
+            MachineEnd::Reset | MachineEnd::TripleFault if self.options.reboot => self.reset(cause),
+            MachineEnd::PowerOff | MachineEnd::Reset | MachineEnd::TripleFault => {
+                self.over(RunState::Shutdown, Ok(cause));
             }
         }
     }
 
     /// Takes the devices off the machine that has ended, then makes the next one.
-    fn reset(self: &Arc<Self>, cause: Cause) {
+    fn reset(self: &Arc<Self>, cause: ShutdownCause) {
         let mut state = self.lock();
-        state.doing = Some(orders::Doing::Reset);
+        state.doing = Some(runstate::Transition::Reset);
         let devices = state.devices.clone();
         drop(state);
         let there = Arc::downgrade(self);
@@ -286,27 +290,27 @@ impl Shared {
         next();
     }
 
-    fn boot_again(self: &Arc<Self>, cause: Cause) {
+    fn boot_again(self: &Arc<Self>, cause: ShutdownCause) {
         // Told to stop in between.
         if self.lock().ended.is_none() {
             return;
         }
         let booted = self.next().and_then(|builder| self.boot(builder));
         if let Err(error) = booted {
-            return self.over(Status::InternalError, Err(error));
+            return self.over(RunState::InternalError, Err(error));
         }
         let mut state = self.lock();
         state.doing = None;
-        if state.status != Status::Running {
-            state.status = Status::Prelaunch;
+        if state.status != RunState::Running {
+            state.status = RunState::Prelaunch;
         }
         drop(state);
-        self.tell(Event::Reset(cause));
+        self.tell(MachineEvent::Reset(cause));
         self.serve();
     }
 
     /// The next machine, with the devices of the one before.
-    fn next(&self) -> Result<Builder> {
+    fn next(&self) -> Result<MachineBuilder> {
         let (mut builder, button) = builder(&self.options, self.console.as_ref())?;
         let devices = self.lock().devices.clone();
         for device in devices {
@@ -317,7 +321,7 @@ impl Shared {
     }
 
     /// The end for good.
-    fn over(&self, status: Status, outcome: Result<Cause>) {
+    fn over(&self, status: RunState, outcome: Result<ShutdownCause>) {
         let mut state = self.lock();
         state.status = status;
         state.doing = None;
@@ -325,25 +329,25 @@ impl Shared {
         let orders = std::mem::take(&mut state.orders);
         let ended = state.ended.take();
         drop(state);
-        orders.into_iter().for_each(Order::refuse);
+        orders.into_iter().for_each(RunStateRequest::refuse);
         if let Some(ended) = ended {
             ended(outcome);
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: MachineEvent) {
         let tell = self.lock().tell.clone();
         if let Some(tell) = tell {
             tell(event);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MicroVmState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl MicroVmState {
     fn let_clock_stand(&mut self) {
         self.stands = true;
         stop_virtual_clock();
@@ -357,14 +361,14 @@ impl State {
     }
 }
 
-impl Drop for Shared {
+impl Drop for MicroVmCore {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.let_clock_run();
         state.abandon();
         std::mem::take(&mut state.orders)
             .into_iter()
-            .for_each(Order::refuse);
+            .for_each(RunStateRequest::refuse);
     }
 }
 
@@ -377,13 +381,13 @@ impl fmt::Debug for MicroVm {
 }
 
 /// What comes later comes to nothing if the machine is gone; it does not keep the machine, nor its console.
-fn with(machine: &Weak<Shared>, action: impl FnOnce(&Arc<Shared>)) {
+fn with(machine: &Weak<MicroVmCore>, action: impl FnOnce(&Arc<MicroVmCore>)) {
     if let Some(machine) = machine.upgrade() {
         action(&machine);
     }
 }
 
-fn check(options: &Options) -> Result<()> {
+fn check(options: &MicroVmOptions) -> Result<()> {
     let bad = |message: String| Err(Error::new(ErrorKind::InvalidArgument, message));
     if !(1..=layout::CPUS_MAX).contains(&options.cpus) {
         let max = layout::CPUS_MAX;
@@ -413,12 +417,15 @@ fn when_all(others: usize, next: impl FnOnce() + Send + 'static) -> impl Fn() + 
 }
 
 /// A machine with everything but virtio devices, and its power button.
-fn builder(options: &Options, console: Option<&Console>) -> Result<(Builder, Line)> {
-    let mut builder = Builder::new(Config {
+fn builder(
+    options: &MicroVmOptions,
+    console: Option<&Console>,
+) -> Result<(MachineBuilder, IrqLine)> {
+    let mut builder = MachineBuilder::new(MachineConfig {
         ram: ram::layout(options.memory),
         cpus: options.cpus.into(),
         pit: false,
-        virtio: Slots {
+        virtio: MmioSlots {
             start: layout::VIRTIO,
             stride: layout::VIRTIO_STRIDE,
             lines: layout::VIRTIO_GSIS.to_vec(),
@@ -436,15 +443,15 @@ fn builder(options: &Options, console: Option<&Console>) -> Result<(Builder, Lin
     Ok((builder, button))
 }
 
-fn window(place: &Announcement) -> Window {
-    Window {
+fn window(place: &MmioLocation) -> MmioWindow {
+    MmioWindow {
         address: place.registers.start,
         length: place.registers.end - place.registers.start,
         gsi: place.gsi,
     }
 }
 
-fn add_serial(builder: &mut Builder, console: &Console) -> Result<()> {
+fn add_serial(builder: &mut MachineBuilder, console: &Console) -> Result<()> {
     let line = builder.line(layout::SERIAL_GSI, true)?;
     let device = Serial::new(console, Arc::new(move || line.signal()));
     let ports = layout::SERIAL..layout::SERIAL + serial::REGISTERS;

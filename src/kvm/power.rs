@@ -11,7 +11,7 @@ use super::boot::layout::{
     KEYBOARD, KEYBOARD_RESET, RESET, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS, SLEEP_TYPE_OFF,
 };
 use super::bus::BusDevice;
-use super::{Controls, End};
+use super::{MachineControls, MachineEnd};
 
 /// Sleep control: the sleep type's place, and the bit that makes it happen.
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -27,11 +27,11 @@ const RESET_OFFSET: u64 = (RESET - SLEEP_CONTROL) as u64;
 
 /// The registers.
 #[derive(Debug)]
-pub struct Power(Controls);
+pub struct Power(MachineControls);
 
 impl Power {
     /// Registers that end the machine of these controls.
-    pub fn new(controls: Controls) -> Power {
+    pub fn new(controls: MachineControls) -> Power {
         Power(controls)
     }
 }
@@ -54,11 +54,11 @@ pub const KEYBOARD_PORTS: Range<u16> = KEYBOARD..KEYBOARD + 1;
 
 /// The reset line of a keyboard controller, without keys.
 #[derive(Debug)]
-pub struct Keyboard(Controls);
+pub struct Keyboard(MachineControls);
 
 impl Keyboard {
     /// A line that ends the machine of these controls.
-    pub fn new(controls: Controls) -> Keyboard {
+    pub fn new(controls: MachineControls) -> Keyboard {
         Keyboard(controls)
     }
 }
@@ -71,20 +71,22 @@ impl BusDevice for Keyboard {
 
     fn write(&self, _: u64, data: &[u8]) {
         if data == [KEYBOARD_RESET] {
-            self.0.end(End::Reset);
+            self.0.end(MachineEnd::Reset);
         }
     }
 }
 
 /// What a write asks for.
-fn asked(offset: u64, data: &[u8]) -> Option<End> {
+fn asked(offset: u64, data: &[u8]) -> Option<MachineEnd> {
     let &[value] = data else {
         return None;
     };
     let sleep_type = value >> SLEEP_TYPE_SHIFT & SLEEP_TYPE_MASK;
     match offset {
-        CONTROL if value & SLEEP_ENABLE != 0 && sleep_type == SLEEP_TYPE_OFF => Some(End::PowerOff),
-        RESET_OFFSET if value == RESET_VALUE => Some(End::Reset),
+        CONTROL if value & SLEEP_ENABLE != 0 && sleep_type == SLEEP_TYPE_OFF => {
+            Some(MachineEnd::PowerOff)
+        }
+        RESET_OFFSET if value == RESET_VALUE => Some(MachineEnd::Reset),
         _ => None,
     }
 }
@@ -95,7 +97,7 @@ mod tests {
 
     #[test]
     fn power_off_needs_its_type_and_the_enable_bit() {
-        assert!(matches!(asked(0, &[0x34]), Some(End::PowerOff)));
+        assert!(matches!(asked(0, &[0x34]), Some(MachineEnd::PowerOff)));
         for value in [0x14, 0x20, 0x30, 0x10, 0] {
             assert!(asked(0, &[value]).is_none(), "{value:#x}");
         }
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn reset_needs_its_value() {
-        assert!(matches!(asked(2, &[RESET_VALUE]), Some(End::Reset)));
+        assert!(matches!(asked(2, &[RESET_VALUE]), Some(MachineEnd::Reset)));
         assert!(asked(2, &[0xfe]).is_none());
         assert!(asked(1, &[RESET_VALUE]).is_none());
         assert!(asked(2, &[RESET_VALUE, 0]).is_none());

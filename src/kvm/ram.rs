@@ -1,6 +1,6 @@
 //! A machine's memory: one memfd, mapped where the guest sees it.
 //!
-//! Used by [`super::Builder`], which shows it to KVM, by devices, which get it as a [`GuestMemory`], and by whoever
+//! Used by [`super::MachineBuilder`], which shows it to KVM, by devices, which get it as a [`GuestMemory`], and by whoever
 //! loads something into it before the guest runs.
 //!
 //! # Invariants

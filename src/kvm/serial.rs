@@ -77,14 +77,14 @@ struct Wire {
 
 /// The device.
 pub struct Serial {
-    uart: Mutex<Uart<Edge, NoEvents, Transmitter>>,
+    uart: Mutex<Uart<InterruptTrigger, NoEvents, Transmitter>>,
     wire: Arc<Wire>,
 }
 
 /// Makes one edge on the device's interrupt line. Never waits.
 pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
 
-struct Edge(Interrupt);
+struct InterruptTrigger(Interrupt);
 
 struct Transmitter(Arc<Wire>);
 
@@ -132,7 +132,7 @@ impl Serial {
         let wire = console.connect(&interrupt);
         let transmitter = Transmitter(Arc::clone(&wire));
         Serial {
-            uart: Mutex::new(Uart::new(Edge(interrupt), transmitter)),
+            uart: Mutex::new(Uart::new(InterruptTrigger(interrupt), transmitter)),
             wire,
         }
     }
@@ -163,7 +163,7 @@ impl Serial {
     }
 
     /// Moves input into the device, as much as it takes, and raises its interrupts.
-    fn receive(&self, uart: &mut Uart<Edge, NoEvents, Transmitter>) {
+    fn receive(&self, uart: &mut Uart<InterruptTrigger, NoEvents, Transmitter>) {
         let wire = &self.wire;
         let divisor_is_shown = uart.read(LCR) & LCR_DIVISOR != 0;
         if !divisor_is_shown && wire.ready.swap(false, Ordering::SeqCst) {
@@ -208,7 +208,7 @@ fn register_number(offset: u64) -> Option<u8> {
     number.filter(|number| u16::from(*number) < REGISTERS)
 }
 
-impl Trigger for Edge {
+impl Trigger for InterruptTrigger {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {

@@ -1,18 +1,23 @@
-//! The vcpus: a thread for each, and how they are directed.
+//! The vcpus of a machine: a thread for each, which are run, paused and stopped together.
 //!
-//! Used by the machine. A vcpu's thread does nothing but run guest code and answer its trapped accesses. To direct
-//! it, somebody writes what is wanted and sends the thread a signal, whose handler makes the current or next
-//! entry into the guest end at once (see `kick`).
+//! A vcpu's thread runs guest code and answers trapped accesses, nothing else. To pause or stop it, a thread stores the
+//! [`RunRequest`] and sends the vcpu's thread a signal. The signal's handler makes the current or next entry into the guest end
+//! at once (see `kick`), and the vcpu then reads the request.
+//!
+//! * `run`: the vcpu's thread
+//! * `kick`: the signal
+//! * `affinity`: the host's CPUs that a vcpu's thread may use
+//! * `real_mode`: the registers of a vcpu that starts in real mode
 //!
 //! # Threads
-//! Any thread directs; nothing here waits for a vcpu but `Crew::start`, for threads that are about to begin, and
-//! `Crew::stop`. The locks here are taken by a vcpu when it parks, begins or ends, so of all accesses only by the one
-//! that ends the machine.
+//! Any thread may pause, resume or stop. Only two functions wait for vcpus: `VcpuSet::start`, until the threads have started,
+//! and `VcpuSet::stop`. A vcpu takes the locks here only when it starts, parks or ends; no access to a device takes them, except
+//! one that ends the machine.
 //!
 //! # Invariants
-//! 1. What is wanted is written before the signal is sent; a vcpu withdraws the early exit before it looks at what is
-//!    wanted. So no wish is missed.
-//! 2. A handle in `threads` is of a thread that nobody has joined, so it may be signalled.
+//! 1. A request is stored before the signal is sent, and a vcpu clears the early exit before it reads the request. So no request
+//!    is missed.
+//! 2. The threads in `threads` have not been joined, so they may be signalled.
 #![deny(unsafe_code)] // children that need it say why
 
 use std::fmt;
@@ -33,60 +38,61 @@ mod run;
 pub(super) use affinity::{affinity, set_affinity};
 pub use real_mode::RealMode;
 
-/// How a machine ended by itself.
+/// Why a machine ended by itself.
 #[derive(Debug)]
-pub enum End {
+pub enum MachineEnd {
     /// The guest switched it off.
     PowerOff,
     /// The guest asked for a reset.
     Reset,
-    /// A vcpu could not even report its fault.
+    /// A vcpu had a fault while it delivered a double fault.
     TripleFault,
     /// A vcpu cannot go on.
     Failed(Error),
 }
 
-/// Sets the registers of a fresh vcpu, given its number.
-pub type Prepare = Arc<dyn Fn(u32, &VcpuFd) -> Result<()> + Send + Sync>;
+/// Sets the registers of a new vcpu, given its number.
+pub type PrepareVcpu = Arc<dyn Fn(u32, &VcpuFd) -> Result<()> + Send + Sync>;
 
-/// Called once, on the machine's context.
-type Done = Box<dyn FnOnce() + Send>;
-type Ended = Box<dyn FnOnce(End) + Send>;
+/// Called once on the machine's context, when no vcpu runs.
+type PauseDone = Box<dyn FnOnce() + Send>;
+/// Called once on the machine's context, when the machine has ended by itself.
+type EndCallback = Box<dyn FnOnce(MachineEnd) + Send>;
 
-/// What answers trapped accesses.
+/// The devices that answer trapped accesses.
 #[derive(Clone, Debug)]
 pub(super) struct Buses {
     pub(super) pio: Arc<Bus>,
     pub(super) mmio: Arc<Bus>,
 }
 
-/// What a vcpu is to do.
+/// What all vcpus are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Wish {
+enum RunRequest {
     Run,
     Pause,
     Stop,
 }
 
-/// All vcpus of a machine, and what is wanted of them.
-pub(super) struct Crew {
-    wish: AtomicU8,
+/// All vcpus of a machine.
+pub(super) struct VcpuSet {
+    request: AtomicU8,
     parking: Mutex<Parking>,
-    /// Told when the wish or the number of running vcpus changes.
+    /// Notified when the request or the number of running vcpus changes.
     changed: Condvar,
-    /// Who is told of the end, until it is told.
-    ended: Mutex<Option<Ended>>,
+    /// `None` once it was called, and after a stop.
+    ended: Mutex<Option<EndCallback>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// By vcpu.
-    members: Mutex<Arc<[Member]>>,
+    /// One for each vcpu.
+    handles: Mutex<Arc<[VcpuHandle]>>,
     context: QContext,
 }
 
-/// What others may know of a vcpu.
+/// What other threads can see of a vcpu.
 #[derive(Debug)]
-pub(super) struct Member {
-    /// -1 before its thread has begun and after it has ended.
+pub(super) struct VcpuHandle {
+    /// -1 before its thread has started and after it has ended.
     thread_id: AtomicI64,
     parked: AtomicBool,
 }
@@ -94,9 +100,9 @@ pub(super) struct Member {
 /// What a vcpu does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VcpuState {
-    /// It is in the guest, answers an access, or sleeps in KVM because the guest has halted it, which KVM does not tell apart.
+    /// It runs guest code, answers an access, or sleeps in KVM because the guest has halted it. KVM does not say which.
     Running,
-    /// It waits to go on.
+    /// It waits until the machine is resumed.
     Paused,
     /// It has no thread any more.
     Gone,
@@ -118,31 +124,31 @@ impl VcpuState {
     }
 }
 
-/// A vcpu as it is now.
+/// The state of a vcpu at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vcpu {
+pub struct VcpuInfo {
     /// The kernel's id of its thread, -1 without one.
     pub thread_id: i64,
-    /// What it does.
+    /// Its state.
     pub state: VcpuState,
 }
 
-impl Member {
-    fn new() -> Member {
-        Member {
+impl VcpuHandle {
+    fn new() -> VcpuHandle {
+        VcpuHandle {
             thread_id: AtomicI64::new(-1),
             parked: AtomicBool::new(false),
         }
     }
 
-    fn look(&self) -> Vcpu {
+    fn info(&self) -> VcpuInfo {
         let thread_id = self.thread_id.load(Ordering::Acquire);
         let state = match (thread_id, self.parked.load(Ordering::Acquire)) {
             (..0, _) => VcpuState::Gone,
             (_, true) => VcpuState::Paused,
             (_, false) => VcpuState::Running,
         };
-        Vcpu { thread_id, state }
+        VcpuInfo { thread_id, state }
     }
 }
 
@@ -150,19 +156,19 @@ impl Member {
 struct Parking {
     /// Vcpus that have a thread and are not parked.
     running: usize,
-    /// Who waits until none is running.
-    waiting: Vec<Done>,
+    /// Called when none is running.
+    waiting: Vec<PauseDone>,
 }
 
-impl Crew {
-    pub(super) fn new(context: QContext) -> Crew {
-        Crew {
-            wish: AtomicU8::new(Wish::Pause as u8),
+impl VcpuSet {
+    pub(super) fn new(context: QContext) -> VcpuSet {
+        VcpuSet {
+            request: AtomicU8::new(RunRequest::Pause as u8),
             parking: Mutex::default(),
             changed: Condvar::new(),
             ended: Mutex::default(),
             threads: Mutex::default(),
-            members: Mutex::new(Arc::new([])),
+            handles: Mutex::new(Arc::new([])),
             context,
         }
     }
@@ -172,21 +178,21 @@ impl Crew {
         self: &Arc<Self>,
         vcpus: Vec<VcpuFd>,
         buses: &Buses,
-        ended: Ended,
+        ended: EndCallback,
     ) -> Result<()> {
         kick::install()?;
         *lock(&self.ended) = Some(ended);
-        let members: Arc<[Member]> = vcpus.iter().map(|_| Member::new()).collect();
-        *lock(&self.members) = Arc::clone(&members);
+        let handles: Arc<[VcpuHandle]> = vcpus.iter().map(|_| VcpuHandle::new()).collect();
+        *lock(&self.handles) = Arc::clone(&handles);
         lock(&self.parking).running = vcpus.len();
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let (crew, buses, members) = (Arc::clone(self), buses.clone(), Arc::clone(&members));
+            let (set, buses, handles) = (Arc::clone(self), buses.clone(), Arc::clone(&handles));
             let spawned = thread::Builder::new()
                 .name(thread_name(index))
                 .spawn(move || {
-                    let member = &members[index];
-                    member.thread_id.store(kick::thread_id(), Ordering::Release);
-                    run::run(&crew, member, vcpu, &buses);
+                    let handle = &handles[index];
+                    handle.thread_id.store(kick::thread_id(), Ordering::Release);
+                    run::run(&set, handle, vcpu, &buses);
                 });
             let thread = spawned.map_err(|error| {
                 self.stop();
@@ -198,47 +204,47 @@ impl Crew {
         Ok(())
     }
 
-    pub(super) fn vcpus(&self) -> Vec<Vcpu> {
-        let members = Arc::clone(&lock(&self.members));
-        members.iter().map(Member::look).collect()
+    pub(super) fn vcpus(&self) -> Vec<VcpuInfo> {
+        let handles = Arc::clone(&lock(&self.handles));
+        handles.iter().map(VcpuHandle::info).collect()
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.wish() == Wish::Run
+        self.request() == RunRequest::Run
     }
 
     /// See [`super::Machine::pause`].
-    pub(super) fn pause(&self, done: Done) {
+    pub(super) fn pause(&self, done: PauseDone) {
         let mut parking = lock(&self.parking);
-        if self.wish() == Wish::Run {
-            self.set_wish(Wish::Pause);
+        if self.request() == RunRequest::Run {
+            self.set_request(RunRequest::Pause);
         }
         parking.waiting.push(done);
         let waiting = parking.take_waiting();
         drop(parking);
-        self.tell(waiting);
+        self.complete(waiting);
         self.kick();
     }
 
     /// See [`super::Machine::resume`].
     pub(super) fn resume(&self) {
         let mut parking = lock(&self.parking);
-        // Whoever still waits for a pause is overtaken: it was one for a moment, as far as anybody can tell.
+        // Completes pending pauses: for the caller, an immediate resume equals a very short pause.
         let waiting = std::mem::take(&mut parking.waiting);
-        if self.wish() == Wish::Pause {
-            self.set_wish(Wish::Run);
+        if self.request() == RunRequest::Pause {
+            self.set_request(RunRequest::Run);
         }
         drop(parking);
         self.changed.notify_all();
-        self.tell(waiting);
+        self.complete(waiting);
     }
 
-    /// See [`super::Controls::end`].
-    pub(super) fn end(&self, end: End) {
+    /// See [`super::MachineControls::end`].
+    pub(super) fn end(&self, end: MachineEnd) {
         let ended = lock(&self.ended).take();
         self.ask_to_stop();
         if let Some(ended) = ended {
-            // A context that is gone has nobody who would want to know.
+            // Fails if the context has been stopped; then nothing waits for the end.
             let _ = self.context.invoke(move || ended(end));
         }
     }
@@ -246,19 +252,19 @@ impl Crew {
     /// See [`super::Machine::stop`].
     pub(super) fn stop(&self) {
         let ended = lock(&self.ended).take();
-        // Dropped without the lock, as it is the owner's code.
+        // Dropped without the lock, because it is the caller's code.
         drop(ended);
         self.ask_to_stop();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
-            // A vcpu that panicked has said so.
+            // A panic of a vcpu has been reported by `run`.
             let _ = thread.join();
         }
     }
 
     fn ask_to_stop(&self) {
         let parking = lock(&self.parking);
-        self.set_wish(Wish::Stop);
+        self.set_request(RunRequest::Stop);
         drop(parking);
         self.changed.notify_all();
         self.kick();
@@ -270,22 +276,22 @@ impl Crew {
         }
     }
 
-    fn tell(&self, waiting: Vec<Done>) {
+    fn complete(&self, waiting: Vec<PauseDone>) {
         for done in waiting {
             let _ = self.context.invoke(done);
         }
     }
 
-    fn wish(&self) -> Wish {
-        match self.wish.load(Ordering::SeqCst) {
-            0 => Wish::Run,
-            1 => Wish::Pause,
-            _ => Wish::Stop,
+    fn request(&self) -> RunRequest {
+        match self.request.load(Ordering::SeqCst) {
+            0 => RunRequest::Run,
+            1 => RunRequest::Pause,
+            _ => RunRequest::Stop,
         }
     }
 
-    fn set_wish(&self, wish: Wish) {
-        self.wish.store(wish as u8, Ordering::SeqCst);
+    fn set_request(&self, request: RunRequest) {
+        self.request.store(request as u8, Ordering::SeqCst);
     }
 
     fn wait_while(&self, holds: impl FnMut(&mut Parking) -> bool) -> MutexGuard<'_, Parking> {
@@ -294,37 +300,37 @@ impl Crew {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// On a vcpu's thread: waits while a pause is wanted; what is wanted then.
-    fn park(&self, member: &Member) -> Wish {
+    /// On a vcpu's thread: waits until the request is not to pause, and answers it.
+    fn park(&self, handle: &VcpuHandle) -> RunRequest {
         let mut parking = lock(&self.parking);
         parking.running -= 1;
-        member.parked.store(true, Ordering::Release);
+        handle.parked.store(true, Ordering::Release);
         let waiting = parking.take_waiting();
         drop(parking);
         self.changed.notify_all();
-        self.tell(waiting);
-        let mut gone_on = self.wait_while(|_| self.wish() == Wish::Pause);
-        gone_on.running += 1;
-        member.parked.store(false, Ordering::Release);
-        drop(gone_on);
-        self.wish()
+        self.complete(waiting);
+        let mut resumed = self.wait_while(|_| self.request() == RunRequest::Pause);
+        resumed.running += 1;
+        handle.parked.store(false, Ordering::Release);
+        drop(resumed);
+        self.request()
     }
 
     /// On a vcpu's thread, at its end.
-    fn leave(&self, member: &Member) {
+    fn leave(&self, handle: &VcpuHandle) {
         let mut parking = lock(&self.parking);
         parking.running -= 1;
-        member.thread_id.store(-1, Ordering::Release);
+        handle.thread_id.store(-1, Ordering::Release);
         let waiting = parking.take_waiting();
         drop(parking);
         self.changed.notify_all();
-        self.tell(waiting);
+        self.complete(waiting);
     }
 }
 
 impl Parking {
-    /// Those whose wait is over.
-    fn take_waiting(&mut self) -> Vec<Done> {
+    /// The pauses that are complete.
+    fn take_waiting(&mut self) -> Vec<PauseDone> {
         match self.running {
             0 => std::mem::take(&mut self.waiting),
             _ => Vec::new(),
@@ -332,20 +338,20 @@ impl Parking {
     }
 }
 
-impl fmt::Debug for Crew {
+impl fmt::Debug for VcpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Crew")
-            .field("wish", &self.wish())
+        f.debug_struct("VcpuSet")
+            .field("request", &self.request())
             .finish_non_exhaustive()
     }
 }
 
-/// What these mutexes hold is consistent even if a holder panicked.
+/// Locks a mutex. A panic of a holder leaves the data consistent, because no callback runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The end of a vcpu that cannot go on.
-fn broken(message: String) -> End {
-    End::Failed(Error::new(ErrorKind::Unsupported, message))
+fn broken(message: String) -> MachineEnd {
+    MachineEnd::Failed(Error::new(ErrorKind::Unsupported, message))
 }

@@ -9,7 +9,7 @@ mod clock;
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 
-use qcontext::kvm::{Config, End};
+use qcontext::kvm::{MachineConfig, MachineEnd};
 use qcontext::{ErrorKind, QContext, kvm};
 use support::deadline::DEADLINE;
 use support::real_mode::{Bench, Running, slots};
@@ -63,7 +63,7 @@ fn a_guest_reports_through_a_port_and_switches_off() {
     code.extend(REPORT_AND_OFF);
     let running = Bench::new(1).start(&code, false);
     assert_eq!(running.next(), [42]);
-    assert!(matches!(running.end(), End::PowerOff));
+    assert!(matches!(running.end(), MachineEnd::PowerOff));
     assert!(!running.machine.is_running());
 }
 
@@ -84,7 +84,7 @@ fn wide_and_repeated_port_accesses_arrive_item_by_item() {
     let running = bench.start(&code, false);
     let reports: Vec<_> = (0..4).map(|_| running.next()).collect();
     assert_eq!(reports, [[0x34, 0x12], [1, 2], [3, 4], [5, 6]]);
-    assert!(matches!(running.end(), End::PowerOff));
+    assert!(matches!(running.end(), MachineEnd::PowerOff));
 }
 
 fn addresses_without_a_device_read_as_ones() {
@@ -110,7 +110,7 @@ fn a_triple_fault_ends_the_machine() {
     ];
     let running = Bench::new(1).start(&code, false);
     let end = running.end();
-    assert!(matches!(end, End::TripleFault), "{end:?}");
+    assert!(matches!(end, MachineEnd::TripleFault), "{end:?}");
 }
 
 fn an_instruction_that_nobody_can_run_ends_the_machine() {
@@ -118,7 +118,10 @@ fn an_instruction_that_nobody_can_run_ends_the_machine() {
     let code = [0xea, 0x00, 0x00, 0x00, 0xb0]; // jmp 0xb000:0
     let running = Bench::new(1).start(&code, false);
     let end = running.end();
-    assert!(matches!(end, End::Failed(_) | End::TripleFault), "{end:?}");
+    assert!(
+        matches!(end, MachineEnd::Failed(_) | MachineEnd::TripleFault),
+        "{end:?}"
+    );
 }
 
 fn every_vcpu_has_a_thread_of_its_own() {
@@ -167,7 +170,7 @@ fn a_stopped_machine_tells_nobody() {
     let running = Bench::new(2).start(&COUNT, false);
     running.next();
     running.machine.stop();
-    running.machine.controls().end(End::PowerOff);
+    running.machine.controls().end(MachineEnd::PowerOff);
     assert!(running.ended.recv().is_err(), "the callback is gone");
 }
 
@@ -194,14 +197,14 @@ fn a_machine_stops_whatever_signals_its_starter_blocks() {
 }
 
 fn configurations_that_cannot_be_had_are_refused() {
-    let config = |cpus, ram| Config {
+    let config = |cpus, ram| MachineConfig {
         ram: Vec::from([ram]),
         cpus,
         pit: false,
         virtio: slots(),
         context: QContext::main(),
     };
-    let refused = |wrong| kvm::Builder::new(wrong).unwrap_err();
+    let refused = |wrong| kvm::MachineBuilder::new(wrong).unwrap_err();
     assert_eq!(
         refused(config(0, 0..0x1000)).kind(),
         ErrorKind::LimitExceeded

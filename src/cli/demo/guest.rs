@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use qcontext::kvm::bus::BusDevice;
 use qcontext::kvm::ram::{self, Ram};
-use qcontext::kvm::vcpu::{Prepare, RealMode};
-use qcontext::kvm::{Builder, Config, Controls, End, Slots, mmio};
+use qcontext::kvm::vcpu::{PrepareVcpu, RealMode};
+use qcontext::kvm::{MachineBuilder, MachineConfig, MachineControls, MachineEnd, MmioSlots, mmio};
 use qcontext::{Error, ErrorKind, QContext, Result};
 
 #[path = "guest/code.rs"] // said, because the file is included from two places
@@ -141,7 +141,7 @@ pub struct Reports(Arc<Ports>);
 
 #[derive(Debug)]
 struct Ports {
-    controls: Controls,
+    controls: MachineControls,
     seen: Mutex<Seen>,
 }
 
@@ -152,8 +152,8 @@ struct Seen {
 }
 
 /// A machine for the guest. Its end is reported on `context`.
-pub fn config(cpus: u32, context: &QContext) -> Config {
-    Config {
+pub fn config(cpus: u32, context: &QContext) -> MachineConfig {
+    MachineConfig {
         ram: ram::layout(layout::RAM_END),
         cpus,
         pit: false,
@@ -163,8 +163,8 @@ pub fn config(cpus: u32, context: &QContext) -> Config {
 }
 
 /// Where the guest expects its disks.
-pub fn slots() -> Slots {
-    Slots {
+pub fn slots() -> MmioSlots {
+    MmioSlots {
         start: layout::REGISTERS,
         stride: mmio::LENGTH,
         lines: vec![5, 10],
@@ -175,7 +175,7 @@ pub fn slots() -> Slots {
 ///
 /// # Errors
 /// `InvalidArgument` if there are more jobs than the guest drives disks or none, or one that it cannot do.
-pub fn load(machine: &mut Builder, jobs: &[Job]) -> Result<Reports> {
+pub fn load(machine: &mut MachineBuilder, jobs: &[Job]) -> Result<Reports> {
     check(jobs)?;
     let cpus = machine.config().cpus;
     let ram = machine.ram();
@@ -211,7 +211,7 @@ pub fn check(jobs: &[Job]) -> Result<()> {
 }
 
 /// How the guest's vcpus begin.
-pub fn prepare() -> Prepare {
+pub fn prepare() -> PrepareVcpu {
     Arc::new(|cpu, vcpu| {
         let number = u16::try_from(cpu).unwrap_or(u16::MAX);
         let begin = RealMode {
@@ -348,7 +348,7 @@ impl BusDevice for Ports {
             0 => self.seen().begin = Some(now),
             _ => {
                 self.seen().end = Some(now);
-                self.controls.end(End::PowerOff);
+                self.controls.end(MachineEnd::PowerOff);
             }
         }
     }

@@ -20,7 +20,7 @@ use std::thread;
 use qcontext::kvm::bus::Bus;
 use qcontext::kvm::mmio::Mmio;
 use qcontext::kvm::ram::{self, Ram};
-use qcontext::kvm::{Announcement, Board, MmioDevice, Slots};
+use qcontext::kvm::{Board, MmioDevice, MmioLocation, MmioSlots};
 use qcontext::virtio::notify::Signal;
 use qcontext::{Error, ErrorKind, Result};
 
@@ -41,7 +41,7 @@ use interrupt::Interrupt;
 pub struct InProcessMachine {
     ram: Ram,
     bus: Bus,
-    slots: Slots,
+    slots: MmioSlots,
     disks: Vec<PluggedDisk>,
     halted: AtomicBool,
 }
@@ -155,7 +155,7 @@ fn unfinished() -> Outcome {
 }
 
 impl Board for InProcessMachine {
-    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, MmioLocation)> {
         let place = self.slots.place(self.disks.len(), &wanted.id)?;
         let interrupt = Arc::new(Interrupt::default());
         let line: Arc<dyn Signal> = Arc::<Interrupt>::clone(&interrupt);

@@ -29,7 +29,7 @@ const TYPE_HINT: &str = "Use -machine help to list supported machines";
 pub(in crate::cli) struct MachinePlan {
     /// `-machine microvm`, for messages, as all the places that follow.
     pub(in crate::cli) place: String,
-    pub(in crate::cli) options: microvm::Options,
+    pub(in crate::cli) options: microvm::MicroVmOptions,
     pub(in crate::cli) kernel: (String, PathBuf),
     pub(in crate::cli) initrd: Option<(String, PathBuf)>,
     pub(in crate::cli) append: Option<(String, String)>,
@@ -159,7 +159,7 @@ impl MachineOptions {
         }
         Ok(Some(MachinePlan {
             place: machine,
-            options: microvm::Options {
+            options: microvm::MicroVmOptions {
                 cpus: self.cpus.unwrap_or(1),
                 memory: self.memory.unwrap_or(MEMORY_DEFAULT),
                 reboot: !self.no_reboot,

@@ -18,7 +18,7 @@ use super::layout::{
     ACPI, BUTTON_GSI, IO_APIC, LOCAL_APIC, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_CONTROL,
     SLEEP_STATUS, SLEEP_TYPE_OFF,
 };
-use super::{Platform, Window, as_u64};
+use super::{MmioWindow, Platform, as_u64};
 
 #[cfg(test)]
 mod tests;
@@ -136,7 +136,7 @@ fn add_serial(body: &mut Vec<u8>) {
 }
 
 /// A virtio-mmio device: its window and its line.
-fn add_virtio(index: usize, window: Window, body: &mut Vec<u8>) {
+fn add_virtio(index: usize, window: MmioWindow, body: &mut Vec<u8>) {
     let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let registers = aml::Memory32Fixed::new(true, low(window.address), low(window.length));
     let name = format!("VM{index:02X}");

@@ -24,7 +24,7 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// One processor among those of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Processor {
+pub struct ProcessorIdentity {
     /// Its number, which is its APIC id.
     pub index: u8,
     /// How many there are.
@@ -34,7 +34,10 @@ pub struct Processor {
 }
 
 /// The leaves of one processor, made of those that KVM supports.
-pub fn leaves(supported: &[kvm_cpuid_entry2], processor: Processor) -> Vec<kvm_cpuid_entry2> {
+pub fn leaves(
+    supported: &[kvm_cpuid_entry2],
+    processor: ProcessorIdentity,
+) -> Vec<kvm_cpuid_entry2> {
     let is_level = |leaf: &kvm_cpuid_entry2| matches!(leaf.function, 0xb | 0x1f);
     let mut leaves: Vec<_> = supported
         .iter()
@@ -66,7 +69,7 @@ pub fn msrs() -> [kvm_msr_entry; 2] {
     ]
 }
 
-fn adapt(leaf: &mut kvm_cpuid_entry2, processor: Processor) {
+fn adapt(leaf: &mut kvm_cpuid_entry2, processor: ProcessorIdentity) {
     let (index, count) = (u32::from(processor.index), u32::from(processor.count));
     let several = count > 1;
     match leaf.function {
@@ -94,7 +97,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, processor: Processor) {
 }
 
 /// Two levels and the end: threads of a core, cores of the package.
-fn levels(function: u32, processor: Processor) -> [kvm_cpuid_entry2; 3] {
+fn levels(function: u32, processor: ProcessorIdentity) -> [kvm_cpuid_entry2; 3] {
     let (index, count) = (u32::from(processor.index), u32::from(processor.count));
     let level = |subleaf, shift, processors, kind: u32| kvm_cpuid_entry2 {
         function,
@@ -150,7 +153,7 @@ mod tests {
             leaf(0x8000_0008),
             leaf(0x8000_001e),
         ];
-        let processor = Processor {
+        let processor = ProcessorIdentity {
             index,
             count,
             tsc_deadline: false,

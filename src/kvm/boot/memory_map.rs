@@ -8,17 +8,17 @@ use super::layout::{ACPI, HIGH_RAM, LOW_RAM_END};
 /// What a piece of the address space is; the numbers are those of BIOS function E820 and of the PVH protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Kind {
+pub(super) enum MemoryKind {
     Ram = 1,
     Reserved = 2,
 }
 
 /// One entry of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct MemoryPiece {
     pub(super) start: u64,
     pub(super) length: u64,
-    pub(super) kind: Kind,
+    pub(super) kind: MemoryKind,
 }
 
 /// Where the memory that begins at 0 ends.
@@ -33,27 +33,27 @@ pub(super) fn low_end(memory: &GuestMemoryMmap) -> u64 {
 }
 
 /// The map of a machine whose memory begins at 0.
-pub(super) fn new(memory: &GuestMemoryMmap) -> Vec<Piece> {
+pub(super) fn new(memory: &GuestMemoryMmap) -> Vec<MemoryPiece> {
     let low = low_end(memory);
     let mut map = vec![
-        piece(0, LOW_RAM_END, Kind::Ram),
-        piece(LOW_RAM_END, 0xa_0000, Kind::Reserved),
-        piece(ACPI, HIGH_RAM, Kind::Reserved),
+        piece(0, LOW_RAM_END, MemoryKind::Ram),
+        piece(LOW_RAM_END, 0xa_0000, MemoryKind::Reserved),
+        piece(ACPI, HIGH_RAM, MemoryKind::Reserved),
     ];
     if low > HIGH_RAM {
-        map.push(piece(HIGH_RAM, low, Kind::Ram));
+        map.push(piece(HIGH_RAM, low, MemoryKind::Ram));
     }
     for region in memory.iter() {
         let start = region.start_addr().raw_value();
         if start >= low {
-            map.push(piece(start, start + region.len(), Kind::Ram));
+            map.push(piece(start, start + region.len(), MemoryKind::Ram));
         }
     }
     map
 }
 
-fn piece(start: u64, end: u64, kind: Kind) -> Piece {
-    Piece {
+fn piece(start: u64, end: u64, kind: MemoryKind) -> MemoryPiece {
+    MemoryPiece {
         start,
         length: end - start,
         kind,

@@ -7,7 +7,7 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::layout::{ACPI, COMMAND_LINE, MEMORY_MAP, MODULES, START_INFO};
-use super::memory_map::Piece;
+use super::memory_map::MemoryPiece;
 use super::{Handover, as_u64};
 use crate::Result;
 
@@ -41,7 +41,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, handover: &Handover) -> Result<()>
     super::write(memory, START_INFO, info.as_slice())
 }
 
-fn entry(piece: &Piece) -> hvm_memmap_table_entry {
+fn entry(piece: &MemoryPiece) -> hvm_memmap_table_entry {
     hvm_memmap_table_entry {
         addr: piece.start,
         size: piece.length,

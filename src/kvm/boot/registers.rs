@@ -5,7 +5,7 @@ use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::GuestMemoryMmap;
 
 use super::layout::{GDT, IDT, PAGE_TABLES, STACK, START_INFO, ZERO_PAGE};
-use super::{Entry, write};
+use super::{EntryPoint, write};
 use crate::Result;
 
 #[cfg(test)]
@@ -36,37 +36,37 @@ const TASK: u16 = 4;
 
 /// A descriptor's access byte and flags (APM volume 2, section 4.7).
 #[derive(Clone, Copy)]
-struct Descriptor {
+struct SegmentDescriptor {
     access: u8,
     flags: u8,
     limit: u32,
 }
 
-const LONG_CODE: Descriptor = Descriptor {
+const LONG_CODE: SegmentDescriptor = SegmentDescriptor {
     access: 0x9b,
     flags: 0xa,
     limit: 0xf_ffff,
 };
-const FLAT_CODE: Descriptor = Descriptor {
+const FLAT_CODE: SegmentDescriptor = SegmentDescriptor {
     access: 0x9b,
     flags: 0xc,
     limit: 0xf_ffff,
 };
-const FLAT_DATA: Descriptor = Descriptor {
+const FLAT_DATA: SegmentDescriptor = SegmentDescriptor {
     access: 0x93,
     flags: 0xc,
     limit: 0xf_ffff,
 };
-const TASK_STATE: Descriptor = Descriptor {
+const TASK_STATE: SegmentDescriptor = SegmentDescriptor {
     access: 0x8b,
     flags: 0,
     limit: 0x67,
 };
 
 /// The general registers.
-pub fn general(entry: Entry) -> kvm_regs {
+pub fn general(entry: EntryPoint) -> kvm_regs {
     match entry {
-        Entry::Long { address } => kvm_regs {
+        EntryPoint::Long { address } => kvm_regs {
             rflags: RFLAGS_RESERVED,
             rip: address,
             rsp: STACK,
@@ -74,7 +74,7 @@ pub fn general(entry: Entry) -> kvm_regs {
             rsi: ZERO_PAGE,
             ..kvm_regs::default()
         },
-        Entry::Pvh { address } => kvm_regs {
+        EntryPoint::Pvh { address } => kvm_regs {
             rflags: RFLAGS_RESERVED,
             rip: address,
             rbx: START_INFO,
@@ -84,11 +84,11 @@ pub fn general(entry: Entry) -> kvm_regs {
 }
 
 /// The system registers, made of those that the processor has after a reset.
-pub fn system(entry: Entry, reset: kvm_sregs) -> kvm_sregs {
+pub fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
     let mut system = reset;
     let code = match entry {
-        Entry::Long { .. } => LONG_CODE,
-        Entry::Pvh { .. } => FLAT_CODE,
+        EntryPoint::Long { .. } => LONG_CODE,
+        EntryPoint::Pvh { .. } => FLAT_CODE,
     };
     system.gdt = table(GDT, 8 * 5 - 1);
     system.idt = table(IDT, 7);
@@ -99,7 +99,7 @@ pub fn system(entry: Entry, reset: kvm_sregs) -> kvm_sregs {
     system.tr = segment(TASK_STATE, TASK);
     system.cr0 = CR0_PE | CR0_ET;
     system.cr4 = 0;
-    if let Entry::Long { .. } = entry {
+    if let EntryPoint::Long { .. } = entry {
         system.cr0 |= CR0_PG;
         system.cr3 = PAGE_TABLES;
         system.cr4 = CR4_PAE;
@@ -149,7 +149,7 @@ fn table(base: u64, limit: u16) -> kvm_dtable {
 }
 
 /// The descriptor as memory holds it; all of them have base 0.
-fn encode(descriptor: Descriptor) -> u64 {
+fn encode(descriptor: SegmentDescriptor) -> u64 {
     let limit = u64::from(descriptor.limit);
     (limit & 0xffff)
         | u64::from(descriptor.access) << 40
@@ -158,8 +158,8 @@ fn encode(descriptor: Descriptor) -> u64 {
 }
 
 /// The descriptor as the processor holds it.
-fn segment(descriptor: Descriptor, index: u16) -> kvm_segment {
-    let Descriptor {
+fn segment(descriptor: SegmentDescriptor, index: u16) -> kvm_segment {
+    let SegmentDescriptor {
         access,
         flags,
         limit,

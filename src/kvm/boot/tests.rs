@@ -107,8 +107,8 @@ fn elf(with_note: bool) -> Vec<u8> {
     image
 }
 
-fn prepared(kernel: &Path, initrd: Option<&Path>, line: &str) -> Image {
-    let mut image = Image::open(kernel).unwrap();
+fn prepared(kernel: &Path, initrd: Option<&Path>, line: &str) -> KernelImage {
+    let mut image = KernelImage::open(kernel).unwrap();
     if let Some(initrd) = initrd {
         image.set_initrd(initrd).unwrap();
     }
@@ -117,7 +117,7 @@ fn prepared(kernel: &Path, initrd: Option<&Path>, line: &str) -> Image {
 }
 
 pub(super) fn platform() -> Platform {
-    let window = |index: u64, gsi| Window {
+    let window = |index: u64, gsi| MmioWindow {
         address: VIRTIO + index * VIRTIO_STRIDE,
         length: 0x200,
         gsi,
@@ -131,7 +131,7 @@ pub(super) fn platform() -> Platform {
 
 fn refusal(folder: &Folder, name: &str) -> String {
     let name = folder.0.join(name);
-    Image::open(&name).unwrap_err().to_string()
+    KernelImage::open(&name).unwrap_err().to_string()
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_bzimage_starts_in_long_mode_with_a_zero_page() {
 
     assert_eq!(
         entry,
-        Entry::Long {
+        EntryPoint::Long {
             address: HIGH_RAM + 0x200
         }
     );
@@ -229,7 +229,7 @@ fn an_elf_kernel_with_a_note_starts_by_pvh() {
 
     assert_eq!(
         entry,
-        Entry::Pvh {
+        EntryPoint::Pvh {
             address: 0x100_0020
         }
     );
@@ -257,7 +257,7 @@ fn an_elf_kernel_without_a_note_starts_in_long_mode() {
     let entry = prepared(&kernel, None, "").load(&memory, &platform());
     assert_eq!(
         entry.unwrap(),
-        Entry::Long {
+        EntryPoint::Long {
             address: 16 * MIB + 0x10
         }
     );
@@ -355,7 +355,7 @@ fn initrds_that_are_not_there_or_empty_are_refused() {
     let folder = Folder::new("no-initrd");
     let kernel = folder.file("kernel", &bzimage());
     let open = |initrd: &Path| {
-        let mut image = Image::open(&kernel).unwrap();
+        let mut image = KernelImage::open(&kernel).unwrap();
         image.set_initrd(initrd).unwrap_err().to_string()
     };
     let (nothing, empty) = (folder.0.join("nothing"), folder.file("empty", b""));
@@ -381,7 +381,7 @@ fn memory_that_is_too_small_is_refused_with_what_is_needed() {
     let kernel = folder.file("kernel", &bzimage());
     let initrd = folder.file("initrd", &vec![b'I'; usize::try_from(3 * MIB).unwrap()]);
     let name = kernel.display();
-    let load = |image: Image, mebibytes| image.load(&memory(mebibytes), &platform());
+    let load = |image: KernelImage, mebibytes| image.load(&memory(mebibytes), &platform());
     let error = load(prepared(&kernel, None, ""), 16).unwrap_err();
     assert_eq!(
         error.to_string(),

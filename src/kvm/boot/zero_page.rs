@@ -6,7 +6,7 @@ use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::Handover;
 use super::layout::{ACPI, COMMAND_LINE, ZERO_PAGE};
-use super::memory_map::Piece;
+use super::memory_map::MemoryPiece;
 use crate::Result;
 
 /// What boot loaders without a number of their own call themselves.
@@ -48,7 +48,7 @@ fn plain_header() -> setup_header {
     }
 }
 
-fn e820(piece: &Piece) -> boot_e820_entry {
+fn e820(piece: &MemoryPiece) -> boot_e820_entry {
     boot_e820_entry {
         addr: piece.start,
         size: piece.length,

@@ -8,7 +8,7 @@ use gsource::AioContext;
 use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Builder;
+use super::MachineBuilder;
 use crate::kvm::mmio::{LENGTH, Mmio, Parts, QUEUE_NOTIFY};
 use crate::kvm::{eventfd, failed};
 use crate::virtio::VirtioDevice;
@@ -18,7 +18,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Where virtio devices go on a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slots {
+pub struct MmioSlots {
     /// The address of the first device's registers; the others follow.
     pub start: u64,
     /// From one device's start to the next; at least [`LENGTH`].
@@ -45,7 +45,7 @@ pub struct MmioDevice {
 
 /// Where a virtio device is, for whoever tells the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
+pub struct MmioLocation {
     /// The device's name.
     pub id: String,
     /// The addresses of its registers.
@@ -60,22 +60,22 @@ pub trait Board {
     ///
     /// # Errors
     /// `LimitExceeded` if there is no place left; `Os` if KVM or the process is out of something.
-    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)>;
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, MmioLocation)>;
 }
 
-impl Slots {
+impl MmioSlots {
     /// The place of the device of that number.
     ///
     /// # Errors
     /// `LimitExceeded` if there are not so many places.
-    pub fn place(&self, number: usize, id: &str) -> Result<Announcement> {
+    pub fn place(&self, number: usize, id: &str) -> Result<MmioLocation> {
         let gsi = self.lines.get(number).ok_or_else(|| {
             let most = self.lines.len();
             let message = format!("device '{id}': the machine has room for {most} virtio devices");
             Error::new(ErrorKind::LimitExceeded, message)
         })?;
         let start = self.start + self.stride * number as u64;
-        Ok(Announcement {
+        Ok(MmioLocation {
             id: id.to_owned(),
             registers: start..start + LENGTH,
             gsi: *gsi,
@@ -113,8 +113,8 @@ impl MmioDevice {
     }
 }
 
-impl Board for Builder {
-    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, Announcement)> {
+impl Board for MachineBuilder {
+    fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, MmioLocation)> {
         let number = self.announcements.len();
         let announcement = self.config.virtio.place(number, &wanted.id)?;
         let start = announcement.registers.start;
@@ -136,9 +136,9 @@ impl Board for Builder {
     }
 }
 
-impl Builder {
+impl MachineBuilder {
     /// The virtio devices so far.
-    pub fn virtio_devices(&self) -> &[Announcement] {
+    pub fn virtio_devices(&self) -> &[MmioLocation] {
         &self.announcements
     }
 

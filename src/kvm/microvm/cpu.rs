@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{MicroVm, Shared};
-use crate::kvm::vcpu::{Vcpu, VcpuState};
+use super::{MicroVm, MicroVmCore};
+use crate::kvm::vcpu::{VcpuInfo, VcpuState};
 use crate::object::tree::{self, CPUS};
 use crate::object::types::{self, Type};
 use crate::object::{Object, Property, Value, expected, not_found, not_writable};
@@ -29,7 +29,7 @@ const PROPERTIES: [(&str, &str); 6] = [
 
 /// A processor for whoever looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cpu {
+pub struct CpuInfo {
     /// Its number.
     pub index: u8,
     /// Where it is in the object tree.
@@ -40,9 +40,9 @@ pub struct Cpu {
 
 impl MicroVm {
     /// The processors.
-    pub fn cpus(&self) -> Vec<Cpu> {
+    pub fn cpus(&self) -> Vec<CpuInfo> {
         let cpus = 0..self.0.options.cpus;
-        cpus.map(|index| Cpu {
+        cpus.map(|index| CpuInfo {
             index,
             path: path(index),
             thread_id: self.0.vcpu(index).thread_id,
@@ -73,14 +73,14 @@ fn path(index: u8) -> String {
 }
 
 /// The processors of a machine in the tree; taken out when dropped.
-pub(super) struct Listed(Vec<String>);
+pub(super) struct CpuObjects(Vec<String>);
 
-impl Listed {
+impl CpuObjects {
     /// Puts them there.
-    pub(super) fn new(machine: &Arc<Shared>) -> Result<Listed> {
-        let mut listed = Listed(Vec::new());
+    pub(super) fn new(machine: &Arc<MicroVmCore>) -> Result<CpuObjects> {
+        let mut listed = CpuObjects(Vec::new());
         for index in 0..machine.options.cpus {
-            let object = Arc::new(Processor {
+            let object = Arc::new(CpuObject {
                 machine: Arc::downgrade(machine),
                 index,
             });
@@ -91,7 +91,7 @@ impl Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for CpuObjects {
     fn drop(&mut self) {
         for path in &self.0 {
             tree::remove_child(path);
@@ -99,18 +99,18 @@ impl Drop for Listed {
     }
 }
 
-struct Processor {
-    machine: Weak<Shared>,
+struct CpuObject {
+    machine: Weak<MicroVmCore>,
     index: u8,
 }
 
-impl Shared {
-    fn vcpu(&self, index: u8) -> Vcpu {
+impl MicroVmCore {
+    fn vcpu(&self, index: u8) -> VcpuInfo {
         let state = self.lock();
         let vcpus = state.machine.as_ref().map(|machine| machine.vcpus());
         drop(state);
         let found = vcpus.and_then(|vcpus| vcpus.get(usize::from(index)).copied());
-        found.unwrap_or(Vcpu {
+        found.unwrap_or(VcpuInfo {
             thread_id: -1,
             state: VcpuState::Gone,
         })
@@ -144,14 +144,14 @@ impl Shared {
     }
 }
 
-impl Processor {
-    fn machine(&self) -> Result<Arc<Shared>> {
+impl CpuObject {
+    fn machine(&self) -> Result<Arc<MicroVmCore>> {
         let machine = self.machine.upgrade();
         machine.ok_or_else(|| Error::new(ErrorKind::Closed, "the machine is gone"))
     }
 }
 
-impl Object for Processor {
+impl Object for CpuObject {
     fn type_name(&self) -> &'static str {
         TYPE
     }

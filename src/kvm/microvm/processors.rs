@@ -6,14 +6,14 @@ use std::sync::Arc;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, VcpuFd};
 
-use crate::kvm::boot::cpuid::{self, Processor};
-use crate::kvm::boot::{Entry, registers};
+use crate::kvm::boot::cpuid::{self, ProcessorIdentity};
+use crate::kvm::boot::{EntryPoint, registers};
 use crate::kvm::failed;
-use crate::kvm::vcpu::Prepare;
+use crate::kvm::vcpu::PrepareVcpu;
 use crate::{Error, ErrorKind, Result};
 
 /// How the processors begin: the first one at the kernel's entry, the others when the first one wakes them.
-pub(super) fn prepare(cpus: u8, entry: Entry) -> Result<Prepare> {
+pub(super) fn prepare(cpus: u8, entry: EntryPoint) -> Result<PrepareVcpu> {
     let kvm = crate::kvm::open()?;
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -22,7 +22,7 @@ pub(super) fn prepare(cpus: u8, entry: Entry) -> Result<Prepare> {
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     Ok(Arc::new(move |index, vcpu: &VcpuFd| {
         let index = u8::try_from(index).unwrap_or(u8::MAX);
-        let processor = Processor {
+        let processor = ProcessorIdentity {
             index,
             count: cpus,
             tsc_deadline,

@@ -21,13 +21,13 @@ use crate::{Error, Result};
 /// What the console is connected to.
 #[derive(Debug)]
 pub struct Backend {
-    pub(super) input: Option<End>,
-    pub(super) output: End,
+    pub(super) input: Option<ConsoleFd>,
+    pub(super) output: ConsoleFd,
 }
 
 /// One direction of it.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct ConsoleFd {
     file: Arc<File>,
     manner: Manner,
 }
@@ -63,8 +63,8 @@ impl Backend {
     pub fn stdio() -> Result<Backend> {
         let (input, output) = (io::stdin(), io::stdout());
         Ok(Backend {
-            input: Some(End::input(duplicate(input.as_fd())?)),
-            output: End::output(duplicate(output.as_fd())?),
+            input: Some(ConsoleFd::input(duplicate(input.as_fd())?)),
+            output: ConsoleFd::output(duplicate(output.as_fd())?),
         })
     }
 
@@ -77,29 +77,29 @@ impl Backend {
             .map_err(|error| Error::os(format!("cannot write '{}'", path.display()), error))?;
         Ok(Backend {
             input: None,
-            output: End::output(file.into()),
+            output: ConsoleFd::output(file.into()),
         })
     }
 
     #[cfg(test)]
     pub(super) fn fds(input: OwnedFd, output: OwnedFd) -> Backend {
         Backend {
-            input: Some(End::input(input)),
-            output: End::output(output),
+            input: Some(ConsoleFd::input(input)),
+            output: ConsoleFd::output(output),
         }
     }
 }
 
-impl End {
-    fn input(fd: OwnedFd) -> End {
-        End::new(fd, OpenOptions::new().read(true))
+impl ConsoleFd {
+    fn input(fd: OwnedFd) -> ConsoleFd {
+        ConsoleFd::new(fd, OpenOptions::new().read(true))
     }
 
-    fn output(fd: OwnedFd) -> End {
-        End::new(fd, OpenOptions::new().write(true))
+    fn output(fd: OwnedFd) -> ConsoleFd {
+        ConsoleFd::new(fd, OpenOptions::new().write(true))
     }
 
-    fn new(fd: OwnedFd, how: &mut OpenOptions) -> End {
+    fn new(fd: OwnedFd, how: &mut OpenOptions) -> ConsoleFd {
         let given = File::from(fd);
         let kind = given.metadata().ok();
         let (file, manner) = match kind {
@@ -111,7 +111,7 @@ impl End {
             },
             _ => (given, Manner::Waiting),
         };
-        End {
+        ConsoleFd {
             file: Arc::new(file),
             manner,
         }
@@ -128,8 +128,8 @@ impl End {
     }
 
     /// The same end, for a worker.
-    pub(super) fn share(&self) -> End {
-        End {
+    pub(super) fn share(&self) -> ConsoleFd {
+        ConsoleFd {
             file: Arc::clone(&self.file),
             manner: self.manner,
         }
@@ -160,7 +160,7 @@ impl End {
         }
     }
 
-    /// Writes as much as goes at once; where it [may wait](End::may_wait), it does.
+    /// Writes as much as goes at once; where it [may wait](ConsoleFd::may_wait), it does.
     pub(super) fn write(&self, bytes: &[u8]) -> Written {
         let outcome = match self.manner {
             Manner::Socket => send(self.file.as_fd(), bytes),
@@ -174,7 +174,7 @@ impl End {
     }
 }
 
-impl AsFd for End {
+impl AsFd for ConsoleFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Clock, FdHandler, Timer};
 
-use super::backend::{Backend, End, Written};
+use super::backend::{Backend, ConsoleFd, Written};
 use super::terminal::Terminal;
 use super::{BURST, Interrupt, OUTPUT, Wire};
 use crate::{QContext, Result};
@@ -19,16 +19,16 @@ const RETRY_NS: i64 = 10_000_000;
 
 /// The host's end. Dropping it gives a terminal back as it was.
 #[derive(Debug)]
-pub struct Console(Arc<Shared>);
+pub struct Console(Arc<ConsoleCore>);
 
-struct Shared {
+struct ConsoleCore {
     wire: Arc<Wire>,
     backend: Backend,
     aio: AioContext,
     context: QContext,
     /// Of the machine that is there. No vcpu takes these locks.
     interrupt: Mutex<Option<Interrupt>>,
-    state: Mutex<State>,
+    state: Mutex<ConsoleState>,
     /// Tries to write again.
     retry: Timer,
     _terminal: Option<Terminal>,
@@ -37,7 +37,7 @@ struct Shared {
 /// What the host's end is waiting for.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
-struct State {
+struct ConsoleState {
     /// The input fd is watched.
     reading: bool,
     /// There is no more input.
@@ -61,8 +61,8 @@ impl Console {
         let (wire, aio) = (Arc::new(Wire::new()?), AioContext::new()?);
         let shared = Arc::new_cyclic(|there| {
             let there = Weak::clone(there);
-            let retry = aio.timer(Clock::Realtime, move || with(&there, Shared::write));
-            Shared {
+            let retry = aio.timer(Clock::Realtime, move || with(&there, ConsoleCore::write));
+            ConsoleCore {
                 wire,
                 backend,
                 aio,
@@ -74,7 +74,7 @@ impl Console {
             }
         });
         let there = Arc::downgrade(&shared);
-        let woken = FdHandler::new().on_read(move || with(&there, Shared::woken));
+        let woken = FdHandler::new().on_read(move || with(&there, ConsoleCore::woken));
         shared
             .aio
             .set_fd_handler(shared.wire.wake.as_raw_fd(), woken)?;
@@ -106,9 +106,9 @@ impl Drop for Console {
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for ConsoleCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("ConsoleCore")
             .field("wire", &self.wire)
             .field("backend", &self.backend)
             .field("state", &self.state)
@@ -116,13 +116,13 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn with(shared: &Weak<Shared>, action: impl FnOnce(&Arc<Shared>)) {
+fn with(shared: &Weak<ConsoleCore>, action: impl FnOnce(&Arc<ConsoleCore>)) {
     if let Some(shared) = shared.upgrade() {
         action(&shared);
     }
 }
 
-impl Shared {
+impl ConsoleCore {
     /// The device has something for us, or room.
     fn woken(self: &Arc<Self>) {
         self.wire.wake.take();
@@ -146,12 +146,12 @@ impl Shared {
             state.reading = true;
         }
         let there = Arc::downgrade(self);
-        let readable = FdHandler::new().on_read(move || with(&there, Shared::read));
+        let readable = FdHandler::new().on_read(move || with(&there, ConsoleCore::read));
         let watched = self.aio.set_fd_handler(input.fd(), readable);
         watched.inspect_err(|_| lock(&self.state).reading = false)
     }
 
-    fn unwatch_input(&self, input: &End, at_end: bool) {
+    fn unwatch_input(&self, input: &ConsoleFd, at_end: bool) {
         {
             let mut state = lock(&self.state);
             state.reading = false;
@@ -259,7 +259,7 @@ impl Shared {
         }
         if wanted && !watched {
             let there = Arc::downgrade(self);
-            let writable = FdHandler::new().on_write(move || with(&there, Shared::write));
+            let writable = FdHandler::new().on_write(move || with(&there, ConsoleCore::write));
             if self.aio.set_fd_handler(fd, writable).is_err() {
                 let mut state = lock(&self.state);
                 (state.writing, state.hung_up) = (false, true);

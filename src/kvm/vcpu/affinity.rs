@@ -1,29 +1,27 @@
-//! The host's processors that a vcpu's thread may run on.
-//!
-//! Used by [`crate::kvm::Machine`]. The kernel's masks are sched_setaffinity(2)'s.
+//! The host's CPUs that a vcpu's thread may run on, by sched_setaffinity(2).
 #![allow(unsafe_code)] // sched_setaffinity(2) and sched_getaffinity(2)
 
 use std::io;
 
 use crate::{Error, ErrorKind, Result};
 
-/// The most processors that a kernel can be built for (`NR_CPUS`), and then some.
+/// More CPUs than a kernel can be built for (`NR_CPUS`).
 const CPUS_MAX: usize = 1 << 16;
 
 type Mask = Vec<libc::c_ulong>;
 
 const BITS: usize = libc::c_ulong::BITS as usize;
 
-/// The processors that the thread may run on, in ascending order.
+/// The CPUs that the thread may run on, in ascending order.
 pub(in crate::kvm) fn affinity(thread_id: i64) -> Result<Vec<usize>> {
     let mask = get(thread_id).map_err(|error| Error::os("cannot read the affinity", error))?;
     Ok((0..CPUS_MAX).filter(|cpu| contains(&mask, *cpu)).collect())
 }
 
-/// Lets the thread run on these processors only.
+/// Restricts the thread to these CPUs.
 ///
 /// # Errors
-/// `InvalidArgument` if there are none, or one that this host does not let the process use. Nothing has changed then.
+/// `InvalidArgument` if the list is empty, or the process may not use one of them. Nothing has changed then.
 pub(in crate::kvm) fn set_affinity(thread_id: i64, cpus: &[usize]) -> Result<()> {
     let wanted = mask(cpus)?;
     let before = get(thread_id).map_err(|error| Error::os("cannot read the affinity", error))?;
@@ -33,7 +31,7 @@ pub(in crate::kvm) fn set_affinity(thread_id: i64, cpus: &[usize]) -> Result<()>
         Err(_) => return set.map_err(|error| Error::os("cannot set the affinity", error)),
         Ok(()) => {}
     }
-    // The kernel drops processors that are not there without a word.
+    // The kernel ignores CPUs that do not exist, and reports no error.
     if get(thread_id).is_ok_and(|got| cpus.iter().all(|cpu| contains(&got, *cpu))) {
         return Ok(());
     }

@@ -1,8 +1,8 @@
-//! The signal that gets a vcpu's thread out of the guest.
+//! The signal that makes a vcpu's thread leave the guest.
 //!
-//! Used by [`super::Crew`]. A signal that arrives while the thread is in the guest ends `KVM_RUN` with `EINTR`. One that
-//! arrives just before would be lost, so its handler also sets `immediate_exit` in the page that the thread shares
-//! with KVM, which ends the next `KVM_RUN` as soon as it has finished the access that is under way.
+//! A signal that arrives while the thread is in the guest ends `KVM_RUN` with `EINTR`. A signal that arrives just before would
+//! be lost. So its handler also sets `immediate_exit` in the page that the thread shares with KVM: the next `KVM_RUN` then
+//! finishes a pending access and returns.
 #![allow(unsafe_code)] // a signal handler, and a byte shared with the kernel
 
 use std::cell::Cell;
@@ -21,28 +21,28 @@ thread_local! {
     static EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// Makes the signal handler know this thread's vcpu; until dropped.
-pub(super) struct Registration {
+/// While it exists, the signal handler acts on this thread's vcpu.
+pub(super) struct KickRegistration {
     exit: *mut u8,
 }
 
-impl Registration {
-    /// `vcpu` must live longer than the registration, on this thread; [`super::run`] sees to that.
-    pub(super) fn new(vcpu: &mut VcpuFd) -> Registration {
+impl KickRegistration {
+    /// `vcpu` must outlive the registration, on this thread. [`super::run`] drops the registration first.
+    pub(super) fn new(vcpu: &mut VcpuFd) -> KickRegistration {
         unblock();
         let exit = &raw mut vcpu.get_kvm_run().immediate_exit;
         EXIT.set(exit);
-        Registration { exit }
+        KickRegistration { exit }
     }
 
-    /// Withdraws an early exit that has served its purpose.
+    /// Clears the early exit, so that the guest can be entered again.
     pub(super) fn clear(&self) {
         // SAFETY: the page is mapped while the vcpu lives, and only this thread and its signal handler write the byte.
         unsafe { self.exit.write_volatile(0) };
     }
 }
 
-impl Drop for Registration {
+impl Drop for KickRegistration {
     fn drop(&mut self) {
         EXIT.set(ptr::null_mut());
     }
@@ -56,7 +56,7 @@ extern "C" fn on_kick(_signal: libc::c_int) {
     }
 }
 
-/// Lets the signal through to this thread: a mask is inherited, also from whoever started the program.
+/// Unblocks the signal in this thread. The mask is inherited, also from the process that started the program.
 fn unblock() {
     // SAFETY: all zeroes is a valid place for a set, which is initialised next.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
@@ -85,7 +85,7 @@ fn set_handler() -> i32 {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     let handler: extern "C" fn(libc::c_int) = on_kick;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Writes to a serial line go on; KVM_RUN ends in any case.
+    // Other system calls are restarted; KVM_RUN ends in any case.
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: the handler does one thread-local load and one store, which is async-signal-safe.
     let failed = unsafe { libc::sigaction(libc::SIGRTMIN(), &raw const action, ptr::null_mut()) };
@@ -97,9 +97,9 @@ fn set_handler() -> i32 {
     }
 }
 
-/// Gets `thread` out of the guest.
+/// Makes `thread` leave the guest.
 pub(super) fn kick(thread: &JoinHandle<()>) {
-    // SAFETY: a handle that was not joined names a thread, ended or not. Failing to signal one that ended is no loss.
+    // SAFETY: the handle was not joined, so it names a thread. If that has ended, the call fails without effect.
     unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGRTMIN()) };
 }
 

@@ -1,4 +1,4 @@
-//! The registers of a vcpu that begins in real mode.
+//! The registers of a vcpu that starts in real mode.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_regs, kvm_segment};
@@ -7,21 +7,21 @@ use kvm_ioctls::VcpuFd;
 use crate::Result;
 use crate::kvm::failed;
 
-/// Where a vcpu begins.
+/// Where a vcpu starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealMode {
     /// The value of all segment registers.
     pub segment: u16,
     /// The first instruction, in the segment.
     pub ip: u16,
-    /// Where the stack begins to grow down, in the segment.
+    /// The top of the stack, in the segment.
     pub sp: u16,
-    /// What AX holds.
+    /// The value of AX.
     pub ax: u16,
 }
 
 impl RealMode {
-    /// Makes `vcpu` begin there. It is ready to run at once, also if it is not the first one.
+    /// Makes `vcpu` start there. It can run at once, also if it is not the first vcpu.
     ///
     /// # Errors
     /// `Os` if KVM refuses.
@@ -40,7 +40,7 @@ impl RealMode {
             rip: u64::from(self.ip),
             rsp: u64::from(self.sp),
             rax: u64::from(self.ax),
-            // The bit that is always set; interrupts are off.
+            // Only the bit that is always set; interrupts are disabled.
             rflags: 2,
             ..kvm_regs::default()
         };

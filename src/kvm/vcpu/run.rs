@@ -1,8 +1,8 @@
-//! A vcpu's thread: into the guest, out of it, an answer, and back.
+//! A vcpu's thread: it enters the guest, answers what made the guest exit, and enters it again.
 //!
 //! # Invariants
-//! 1. An access of the guest is answered in full before anything else is looked at.
-//! 2. However the thread ends, a panic in a device included, the machine ends with it.
+//! 1. A guest's access is answered completely before the thread reads a request.
+//! 2. If the thread ends for any other reason than a stop, a panic in a device included, the machine ends.
 #![allow(unsafe_code)] // details of exits that the bindings leave in a union
 
 use kvm_bindings::{
@@ -10,47 +10,47 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{Buses, Crew, End, Member, Wish, broken, kick};
+use super::{Buses, MachineEnd, RunRequest, VcpuHandle, VcpuSet, broken, kick};
 use crate::kvm::failed;
 
-/// Runs a vcpu until it ends or is to stop.
-pub(super) fn run(crew: &Crew, member: &Member, mut vcpu: VcpuFd, buses: &Buses) {
-    let _leaving = Leaving(crew, member);
-    let registration = kick::Registration::new(&mut vcpu);
+/// Runs a vcpu until the machine ends or the vcpus are stopped.
+pub(super) fn run(set: &VcpuSet, handle: &VcpuHandle, mut vcpu: VcpuFd, buses: &Buses) {
+    let _leaving = Leaving(set, handle);
+    let registration = kick::KickRegistration::new(&mut vcpu);
     loop {
-        let mut wish = crew.wish();
-        if wish == Wish::Pause {
-            wish = crew.park(member);
-            // The guest's watchdog shall not take the pause for a hang; guests that have none cannot be told.
+        let mut request = set.request();
+        if request == RunRequest::Pause {
+            request = set.park(handle);
+            // Tells the guest's watchdog that the pause was no hang. Fails for guests without kvmclock, which have none.
             let _ = vcpu.kvmclock_ctrl();
         }
-        match wish {
-            Wish::Run => {}
-            Wish::Pause => continue,
-            Wish::Stop => break,
+        match request {
+            RunRequest::Run => {}
+            RunRequest::Pause => continue,
+            RunRequest::Stop => break,
         }
         match enter(&mut vcpu, buses) {
-            Next::Go => {}
-            // Invariant 1 of the parent: withdrawn before the wish is looked at.
-            Next::Look => registration.clear(),
-            Next::End(end) => {
-                crew.end(end);
+            AfterExit::Enter => {}
+            // Invariant 1 of the parent: cleared before the request is read.
+            AfterExit::ReadRequest => registration.clear(),
+            AfterExit::MachineEnd(end) => {
+                set.end(end);
                 break;
             }
         }
     }
 }
 
-/// What an exit leads to.
-enum Next {
-    Go,
-    /// Somebody wants something.
-    Look,
-    End(End),
+/// What the thread does after an exit.
+enum AfterExit {
+    Enter,
+    /// A signal ended the run: there may be a request.
+    ReadRequest,
+    MachineEnd(MachineEnd),
 }
 
-/// Once into the guest, and the answer to what brought us out.
-fn enter(vcpu: &mut VcpuFd, buses: &Buses) -> Next {
+/// Enters the guest once, and answers what made it exit.
+fn enter(vcpu: &mut VcpuFd, buses: &Buses) -> AfterExit {
     let run: *const kvm_run = vcpu.get_kvm_run();
     match vcpu.run() {
         Ok(VcpuExit::MmioRead(address, data)) => buses.mmio.read(address, data),
@@ -65,28 +65,30 @@ fn enter(vcpu: &mut VcpuFd, buses: &Buses) -> Next {
                 buses.pio.write(u64::from(port), item);
             }
         }
-        Ok(VcpuExit::Shutdown) => return Next::End(End::TripleFault),
-        Ok(VcpuExit::SystemEvent(kind, _)) => return Next::End(system_event(kind)),
-        Ok(VcpuExit::Intr) => return Next::Look,
+        Ok(VcpuExit::Shutdown) => return AfterExit::MachineEnd(MachineEnd::TripleFault),
+        Ok(VcpuExit::SystemEvent(kind, _)) => return AfterExit::MachineEnd(system_event(kind)),
+        Ok(VcpuExit::Intr) => return AfterExit::ReadRequest,
         Ok(VcpuExit::FailEntry(reason, cpu)) => {
             let message = format!(
                 "the processor refuses to enter the guest: reason {reason:#x} on cpu {cpu}"
             );
-            return Next::End(broken(message));
+            return AfterExit::MachineEnd(broken(message));
         }
-        Ok(VcpuExit::InternalError) => return Next::End(broken(internal_error(run))),
-        Ok(other) => return Next::End(broken(format!("unexpected exit of a vcpu: {other:?}"))),
+        Ok(VcpuExit::InternalError) => return AfterExit::MachineEnd(broken(internal_error(run))),
+        Ok(other) => {
+            return AfterExit::MachineEnd(broken(format!("unexpected exit of a vcpu: {other:?}")));
+        }
         Err(error) => {
             return match error.errno() {
-                libc::EINTR | libc::EAGAIN => Next::Look,
-                _ => Next::End(End::Failed(failed("run a vcpu")(error))),
+                libc::EINTR | libc::EAGAIN => AfterExit::ReadRequest,
+                _ => AfterExit::MachineEnd(MachineEnd::Failed(failed("run a vcpu")(error))),
             };
         }
     }
-    Next::Go
+    AfterExit::Enter
 }
 
-/// The width of the port access that KVM has reported; string instructions report many at once.
+/// The width of one port access. KVM reports several at once for a string instruction.
 fn item_size(run: *const kvm_run) -> usize {
     // SAFETY: the page is mapped while the vcpu lives, and the kernel writes it inside of KVM_RUN only.
     let details = unsafe { &(*run).__bindgen_anon_1 };
@@ -106,17 +108,17 @@ fn internal_error(run: *const kvm_run) -> String {
     }
 }
 
-fn system_event(kind: u32) -> End {
+fn system_event(kind: u32) -> MachineEnd {
     match kind {
-        KVM_SYSTEM_EVENT_SHUTDOWN => End::PowerOff,
-        KVM_SYSTEM_EVENT_RESET => End::Reset,
+        KVM_SYSTEM_EVENT_SHUTDOWN => MachineEnd::PowerOff,
+        KVM_SYSTEM_EVENT_RESET => MachineEnd::Reset,
         KVM_SYSTEM_EVENT_CRASH => broken("the guest reports that it crashed".to_owned()),
         _ => broken(format!("unknown system event {kind}")),
     }
 }
 
-/// Accounts for the thread's end, and makes it the machine's (invariant 2).
-struct Leaving<'a>(&'a Crew, &'a Member);
+/// Marks the vcpu as gone when the thread ends, and ends the machine if the thread panics (invariant 2).
+struct Leaving<'a>(&'a VcpuSet, &'a VcpuHandle);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {

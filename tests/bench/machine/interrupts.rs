@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qcontext::QContext;
-use qcontext::kvm::irq::Line;
+use qcontext::kvm::irq::IrqLine;
 use qcontext::kvm::vcpu::RealMode;
-use qcontext::kvm::{Builder, Machine};
+use qcontext::kvm::{Machine, MachineBuilder};
 use qcontext::virtio::notify::Signal;
 use support::guest;
 
@@ -28,7 +28,7 @@ const SLEEP: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 
 /// A machine that sleeps, and its lines.
 pub(crate) struct Rig {
-    lines: [Line; 2],
+    lines: [IrqLine; 2],
     machine: Machine,
     home: QContext,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new() -> Rig {
         let home = QContext::anonymous(true).unwrap();
-        let builder = Builder::new(guest::config(1, &home)).unwrap();
+        let builder = MachineBuilder::new(guest::config(1, &home)).unwrap();
         let lines = WAYS.map(|(way, gsi)| builder.line(gsi, way == "irqfd").unwrap());
         assert!(builder.ram().memory().write(0x1000, &SLEEP));
         let prepare = |_: u32, vcpu: &_| {

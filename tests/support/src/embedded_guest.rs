@@ -11,7 +11,7 @@ use crate::guest::{self, Job, Outcome, Reports};
 use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::device::{Device, DeviceOptions, TransportOptions};
-use qcontext::kvm::{Board, Builder, End, Machine};
+use qcontext::kvm::{Board, Machine, MachineBuilder, MachineEnd};
 use qcontext::object::options;
 use qcontext::virtio::blk::{Blk, BlkOptions, QueueStats};
 
@@ -57,9 +57,9 @@ fn size(disk: &Disk) -> u64 {
 
 impl Rig {
     /// A machine with `disks`, each on a context of its own, ready to start.
-    pub fn new(disks: &[Disk], cpus: u32) -> (Rig, Builder) {
+    pub fn new(disks: &[Disk], cpus: u32) -> (Rig, MachineBuilder) {
         let home = QContext::anonymous(true).unwrap();
-        let mut builder = Builder::new(guest::config(cpus, &home)).unwrap();
+        let mut builder = MachineBuilder::new(guest::config(cpus, &home)).unwrap();
         let rig = Rig::on(&mut builder, disks, home);
         (rig, builder)
     }
@@ -106,7 +106,7 @@ impl Rig {
     }
 
     /// Starts the guest.
-    pub fn start(&self, mut builder: Builder) -> Running {
+    pub fn start(&self, mut builder: MachineBuilder) -> Running {
         let jobs: Vec<Job> = self.disks.iter().map(|disk| disk.job).collect();
         let reports = guest::load(&mut builder, &jobs).unwrap();
         let (sender, ended) = channel();
@@ -172,7 +172,7 @@ impl Drop for Rig {
 pub struct Running {
     pub machine: Machine,
     pub reports: Reports,
-    pub ended: Receiver<End>,
+    pub ended: Receiver<MachineEnd>,
     disks: usize,
 }
 
@@ -182,7 +182,7 @@ impl Running {
         let end = self.ended.recv_timeout(DEADLINE);
         let outcomes = self.outcomes();
         match end {
-            Ok(End::PowerOff) => outcomes,
+            Ok(MachineEnd::PowerOff) => outcomes,
             other => panic!("{other:?} {outcomes:?}"),
         }
     }

@@ -11,7 +11,9 @@ use kvm_ioctls::VcpuFd;
 use qcontext::QContext;
 use qcontext::kvm::bus::BusDevice;
 use qcontext::kvm::vcpu::RealMode;
-use qcontext::kvm::{self, Builder, Config, Controls, End, Machine, Slots};
+use qcontext::kvm::{
+    self, Machine, MachineBuilder, MachineConfig, MachineControls, MachineEnd, MmioSlots,
+};
 
 /// The port at which the guest reports bytes, and the one after it, at which it switches the machine off.
 pub const REPORT: u16 = 0x10;
@@ -22,8 +24,8 @@ pub fn missing() -> Option<String> {
 }
 
 /// Virtio devices right below the first megabyte, on lines of both interrupt controllers.
-pub fn slots() -> Slots {
-    Slots {
+pub fn slots() -> MmioSlots {
+    MmioSlots {
         start: 0xd_0000,
         stride: 0x200,
         lines: vec![5, 10, 11],
@@ -32,14 +34,14 @@ pub fn slots() -> Slots {
 
 /// A machine with half a megabyte of memory and a report port.
 pub struct Bench {
-    pub builder: Builder,
+    pub builder: MachineBuilder,
     pub reports: Receiver<Vec<u8>>,
     pub context: QContext,
 }
 
 struct Report {
     sender: Mutex<Sender<Vec<u8>>>,
-    controls: Controls,
+    controls: MachineControls,
     reads: AtomicU32,
 }
 
@@ -53,7 +55,7 @@ impl BusDevice for Report {
     fn write(&self, offset: u64, data: &[u8]) {
         match offset {
             0 => self.sender.lock().unwrap().send(data.to_vec()).unwrap(),
-            _ => self.controls.end(End::PowerOff),
+            _ => self.controls.end(MachineEnd::PowerOff),
         }
     }
 }
@@ -61,14 +63,14 @@ impl BusDevice for Report {
 impl Bench {
     pub fn new(cpus: u32) -> Bench {
         let context = QContext::anonymous(true).unwrap();
-        let config = Config {
+        let config = MachineConfig {
             ram: vec![0..0x8_0000],
             cpus,
             pit: false,
             virtio: slots(),
             context: context.clone(),
         };
-        let mut builder = Builder::new(config).unwrap();
+        let mut builder = MachineBuilder::new(config).unwrap();
         let (sender, reports) = channel();
         let report = Arc::new(Report {
             sender: Mutex::new(sender),
@@ -129,7 +131,7 @@ impl Bench {
 pub struct Running {
     pub machine: Machine,
     pub reports: Receiver<Vec<u8>>,
-    pub ended: Receiver<End>,
+    pub ended: Receiver<MachineEnd>,
     _context: QContext,
 }
 
@@ -138,7 +140,7 @@ impl Running {
         self.reports.recv_timeout(DEADLINE).expect("a report")
     }
 
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> MachineEnd {
         self.ended.recv_timeout(DEADLINE).expect("an end")
     }
 }

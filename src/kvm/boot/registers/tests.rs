@@ -9,7 +9,7 @@ use super::*;
 fn long_mode_starts_with_flat_segments_and_identity_mapping() {
     let memory = memory(64);
     write_tables(&memory).unwrap();
-    let entry = Entry::Long { address: 0x10_0200 };
+    let entry = EntryPoint::Long { address: 0x10_0200 };
     let general = general(entry);
     assert_eq!(
         (general.rip, general.rsi, general.rflags),
@@ -42,7 +42,7 @@ fn long_mode_starts_with_flat_segments_and_identity_mapping() {
 
 #[test]
 fn pvh_starts_in_protected_mode_without_paging() {
-    let entry = Entry::Pvh {
+    let entry = EntryPoint::Pvh {
         address: 0x100_0000,
     };
     let general = general(entry);

@@ -5,20 +5,20 @@
 //!
 //! A stopped machine stands still as a whole: its virtual clock stands, its vcpus are parked, and the requests of its
 //! devices that were in flight have finished, so that guest memory and disks do not change any more. That is so before
-//! [`Event::Stopped`] is told and the order is answered. Requests that the guest had put into a ring, but no device had
+//! [`MachineEvent::Stopped`] is told and the order is answered. Requests that the guest had put into a ring, but no device had
 //! taken, stay there until the machine goes on.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::{MicroVm, Shared, State, when_all, with};
-use crate::kvm::End;
+use super::{MicroVm, MicroVmCore, MicroVmState, when_all, with};
+use crate::kvm::MachineEnd;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
 /// How a machine is, under QEMU's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Status {
+pub enum RunState {
     /// It has not run since it was made, or since it was reset while it was stopped.
     #[default]
     Prelaunch,
@@ -32,27 +32,27 @@ pub enum Status {
     InternalError,
 }
 
-impl Status {
+impl RunState {
     /// QEMU's name for it.
     pub fn name(self) -> &'static str {
         match self {
-            Status::Prelaunch => "prelaunch",
-            Status::Running => "running",
-            Status::Paused => "paused",
-            Status::Shutdown => "shutdown",
-            Status::InternalError => "internal-error",
+            RunState::Prelaunch => "prelaunch",
+            RunState::Running => "running",
+            RunState::Paused => "paused",
+            RunState::Shutdown => "shutdown",
+            RunState::InternalError => "internal-error",
         }
     }
 
     /// Whether it is the end.
     fn is_over(self) -> bool {
-        matches!(self, Status::Shutdown | Status::InternalError)
+        matches!(self, RunState::Shutdown | RunState::InternalError)
     }
 }
 
 /// Who made a machine end, or begin anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ShutdownCause {
     /// The guest switched it off.
     GuestShutdown,
     /// The guest reset it, with or without intention.
@@ -61,60 +61,60 @@ pub enum Cause {
     HostReset,
 }
 
-impl Cause {
+impl ShutdownCause {
     /// QEMU's name for it.
     pub fn name(self) -> &'static str {
         match self {
-            Cause::GuestShutdown => "guest-shutdown",
-            Cause::GuestReset => "guest-reset",
-            Cause::HostReset => "host-qmp-system-reset",
+            ShutdownCause::GuestShutdown => "guest-shutdown",
+            ShutdownCause::GuestReset => "guest-reset",
+            ShutdownCause::HostReset => "host-qmp-system-reset",
         }
     }
 
     /// Whether it was the guest.
     pub fn is_guest(self) -> bool {
-        self != Cause::HostReset
+        self != ShutdownCause::HostReset
     }
 }
 
 /// What has happened to a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MachineEvent {
     /// It stands still.
     Stopped,
     /// It runs again.
     Resumed,
     /// It has begun anew.
-    Reset(Cause),
+    Reset(ShutdownCause),
     /// Somebody has pressed the power button.
     ButtonPressed,
 }
 
 /// Called once when an order was carried out, or cannot be any more.
-pub(super) type Done = Box<dyn FnOnce(Result<()>) + Send>;
+pub(super) type RequestDone = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// See the head of this file.
-pub(super) enum Order {
-    Stop(Done),
-    GoOn(Done),
-    Reset(Done),
-    PressButton(Done),
+pub(super) enum RunStateRequest {
+    Stop(RequestDone),
+    GoOn(RequestDone),
+    Reset(RequestDone),
+    PressButton(RequestDone),
 }
 
 /// What a machine is at.
-pub(super) enum Doing {
+pub(super) enum Transition {
     /// To a standstill, for whoever asked.
-    Stop(Done),
+    Stop(RequestDone),
     /// On, after a standstill.
     GoOn,
     /// Ends in order to begin anew, because somebody asked for it.
-    End,
+    MachineEnd,
     /// From one machine to the next.
     Reset,
 }
 
 /// How far a machine's order has come.
-enum Next {
+enum RequestProgress {
     /// The next one.
     Go,
     /// The next one when this one is done.
@@ -123,57 +123,59 @@ enum Next {
 
 impl MicroVm {
     /// How the machine is.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> RunState {
         self.0.lock().status
     }
 
-    /// Stops the machine, and calls `done` when it stands still; see [`Event::Stopped`]. A machine that does not run is not
+    /// Stops the machine, and calls `done` when it stands still; see [`MachineEvent::Stopped`]. A machine that does not run is not
     /// touched.
     pub fn pause(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(Order::Stop(Box::new(done)));
+        self.0.order(RunStateRequest::Stop(Box::new(done)));
     }
 
     /// Lets the machine run on, and calls `done`.
     pub fn resume(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(Order::GoOn(Box::new(done)));
+        self.0.order(RunStateRequest::GoOn(Box::new(done)));
     }
 
     /// Resets the machine, whatever its guest does; `done` is called when that has begun. One that was stopped does not
-    /// run afterwards either. Without [`super::Options::reboot`] it is the machine's end.
+    /// run afterwards either. Without [`super::MicroVmOptions::reboot`] it is the machine's end.
     pub fn reset(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(Order::Reset(Box::new(done)));
+        self.0.order(RunStateRequest::Reset(Box::new(done)));
     }
 
     /// Presses the power button (ACPI), and calls `done`. What comes of it is the guest's business.
     pub fn press_power_button(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(Order::PressButton(Box::new(done)));
+        self.0.order(RunStateRequest::PressButton(Box::new(done)));
     }
 }
 
-impl Order {
+impl RunStateRequest {
     /// For a machine that has ended.
     pub(super) fn refuse(self) {
-        let (Order::Stop(done) | Order::GoOn(done) | Order::Reset(done) | Order::PressButton(done)) =
-            self;
+        let (RunStateRequest::Stop(done)
+        | RunStateRequest::GoOn(done)
+        | RunStateRequest::Reset(done)
+        | RunStateRequest::PressButton(done)) = self;
         done(Err(Error::new(ErrorKind::Closed, "the machine has ended")));
     }
 }
 
-impl State {
+impl MicroVmState {
     /// The machine has ended amid what it was at; whether that was because somebody has ordered it. Who waits for it to
     /// stand still waits for the next one to do so.
     pub(super) fn abandon(&mut self) -> bool {
         match self.doing.take() {
-            Some(Doing::Stop(done)) => self.orders.push_front(Order::Stop(done)),
-            Some(Doing::End) => return true,
-            Some(Doing::GoOn | Doing::Reset) | None => {}
+            Some(Transition::Stop(done)) => self.orders.push_front(RunStateRequest::Stop(done)),
+            Some(Transition::MachineEnd) => return true,
+            Some(Transition::GoOn | Transition::Reset) | None => {}
         }
         false
     }
 }
 
-impl Shared {
-    fn order(self: &Arc<Self>, order: Order) {
+impl MicroVmCore {
+    fn order(self: &Arc<Self>, order: RunStateRequest) {
         self.lock().orders.push_back(order);
         self.serve();
     }
@@ -193,27 +195,27 @@ impl Shared {
             let next = match order {
                 order if over => {
                     order.refuse();
-                    Next::Go
+                    RequestProgress::Go
                 }
-                Order::Stop(done) => self.begin_stop(done),
-                Order::GoOn(done) => self.go_on(done),
-                Order::Reset(done) => self.begin_reset(done),
-                Order::PressButton(done) => self.press_button(done),
+                RunStateRequest::Stop(done) => self.begin_stop(done),
+                RunStateRequest::GoOn(done) => self.go_on(done),
+                RunStateRequest::Reset(done) => self.begin_reset(done),
+                RunStateRequest::PressButton(done) => self.press_button(done),
             };
-            if let Next::Wait = next {
+            if let RequestProgress::Wait = next {
                 return;
             }
         }
     }
 
-    fn begin_stop(self: &Arc<Self>, done: Done) -> Next {
+    fn begin_stop(self: &Arc<Self>, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
-        if state.status != Status::Running {
+        if state.status != RunState::Running {
             drop(state);
             done(Ok(()));
-            return Next::Go;
+            return RequestProgress::Go;
         }
-        state.doing = Some(Doing::Stop(done));
+        state.doing = Some(Transition::Stop(done));
         state.let_clock_stand();
         let generation = state.generation;
         let machine = state.machine.clone();
@@ -222,7 +224,7 @@ impl Shared {
         if let Some(machine) = machine {
             machine.pause(move || with(&there, |this| this.parked(generation)));
         }
-        Next::Wait
+        RequestProgress::Wait
     }
 
     /// No vcpu runs any more.
@@ -248,21 +250,21 @@ impl Shared {
         if state.generation != generation {
             return;
         }
-        let Some(Doing::Stop(done)) = state.doing.take() else {
+        let Some(Transition::Stop(done)) = state.doing.take() else {
             return;
         };
-        state.status = Status::Paused;
+        state.status = RunState::Paused;
         drop(state);
-        self.tell(Event::Stopped);
+        self.tell(MachineEvent::Stopped);
         done(Ok(()));
         self.serve();
     }
 
-    fn go_on(&self, done: Done) -> Next {
+    fn go_on(&self, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
-        if state.status != Status::Running {
-            state.status = Status::Running;
-            state.doing = Some(Doing::GoOn);
+        if state.status != RunState::Running {
+            state.status = RunState::Running;
+            state.doing = Some(Transition::GoOn);
             let (devices, machine) = (state.devices.clone(), state.machine.clone());
             drop(state);
             for device in devices {
@@ -272,20 +274,20 @@ impl Shared {
             if let Some(machine) = machine {
                 machine.resume();
             }
-            let is_ours = |doing: &mut Doing| matches!(doing, Doing::GoOn);
+            let is_ours = |doing: &mut Transition| matches!(doing, Transition::GoOn);
             self.lock().doing.take_if(is_ours);
-            self.tell(Event::Resumed);
+            self.tell(MachineEvent::Resumed);
         } else {
             drop(state);
         }
         done(Ok(()));
-        Next::Go
+        RequestProgress::Go
     }
 
-    /// The rest is [`Shared::ended`]'s, as if the guest had done it.
-    fn begin_reset(&self, done: Done) -> Next {
+    /// The rest is [`MicroVmCore::ended`]'s, as if the guest had done it.
+    fn begin_reset(&self, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
-        state.doing = Some(Doing::End);
+        state.doing = Some(Transition::MachineEnd);
         let controls = state
             .machine
             .as_ref()
@@ -293,19 +295,19 @@ impl Shared {
         drop(state);
         done(Ok(()));
         if let Some(controls) = controls {
-            controls.end(End::Reset);
+            controls.end(MachineEnd::Reset);
         }
-        Next::Wait
+        RequestProgress::Wait
     }
 
-    fn press_button(&self, done: Done) -> Next {
+    fn press_button(&self, done: RequestDone) -> RequestProgress {
         let state = self.lock();
         if let Some(button) = &state.button {
             button.signal();
         }
         drop(state);
         done(Ok(()));
-        self.tell(Event::ButtonPressed);
-        Next::Go
+        self.tell(MachineEvent::ButtonPressed);
+        RequestProgress::Go
     }
 }
