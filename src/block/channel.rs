@@ -1,8 +1,8 @@
 //! A queue's channel to a node.
 //!
 //! Used by devices. The owner fills requests and submits them; some are finished at once, the others come back from
-//! [`Channel::reap`]. How a request gets to the data is the business of the [`Way`](super::way::Way) that the node's
-//! driver opened. On top of it the channel checks requests, counts them, and holds them back while it is drained.
+//! [`Channel::reap`]. The [`Way`](super::way::Way) that the node's driver opened brings a request to the data. Above it
+//! the channel checks requests, counts them, and holds them back while it is drained.
 //!
 //! # Threads
 //! A channel belongs to one owner, a device queue for example, which locks around it and uses it on the home thread of
@@ -11,7 +11,7 @@
 //! # Invariants
 //! 1. A submitted request belongs to the channel. It comes back exactly once, from `submit` or from `reap`.
 //! 2. The owner drops a channel only when [`Channel::in_flight`] is 0. If it does not, the requests that the kernel has
-//!    are leaked together with what they need, and are never told of.
+//!    are leaked together with what they need, and never come back.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -135,7 +135,7 @@ impl Channel {
             self.below -= finished.len() - before;
         }
         if self.is_held || self.gate.has_changed() {
-            self.heed_gate(finished);
+            self.check_gate(finished);
         }
     }
 
@@ -148,9 +148,9 @@ impl Channel {
         self.gate.hold(Box::new(quiet))
     }
 
-    /// Holds or releases, as it was asked for.
-    fn heed_gate(&mut self, finished: &mut Vec<Finished>) {
-        self.is_held = self.gate.heed(self.below == 0);
+    /// Begins or ends to hold requests back, if drains have begun or ended.
+    fn check_gate(&mut self, finished: &mut Vec<Finished>) {
+        self.is_held = self.gate.check(self.below == 0);
         if self.is_held || self.held.is_empty() {
             return;
         }
@@ -162,7 +162,7 @@ impl Channel {
         self.flush_submissions();
     }
 
-    /// The errno or success that a request has by itself, whatever the way.
+    /// Answers a request that is wrong or has nothing to do without using the way: 0 or a negative errno.
     fn refuse(&self, request: &Request) -> Option<i32> {
         if request.op == Op::Flush {
             return None;

@@ -17,23 +17,12 @@ use crate::Result;
 /// What kind of node it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// A raw image over another node.
+    /// `raw`: a raw image over another node.
     Raw,
-    /// A file or block device.
+    /// `file` or `host_device`: a file or block device.
     File,
-    /// A disk without anything behind it.
+    /// `null-co`: a disk without anything behind it.
     NullCo,
-}
-
-impl Driver {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Driver::Raw => "raw",
-            Driver::File => "file",
-            Driver::NullCo => "null-co",
-        }
-    }
 }
 
 /// What a node is made of.

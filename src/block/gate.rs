@@ -1,12 +1,13 @@
-//! The top of a channel: calls the channel's owner, and says whether requests may pass.
+//! The top of a channel: calls the channel's owner, and holds requests back during a drain.
 //!
-//! Used by a [`Channel`](super::Channel), which heeds it, and by the ways, which announce finished requests here. A drain holds the
-//! gate: the channel lets no request pass any more, and when none is below it any more the drain's callback runs.
+//! Used by a [`Channel`](super::Channel), which checks it in `reap`, and by the ways, which report finished requests here.
+//! During a drain the channel lets no new request pass. When no request is below the gate any more, the drain's callback
+//! runs.
 //!
 //! # Threads
-//! Drains begin and end on any thread. They change the state, set `changed` and schedule the bottom half, in which the
-//! home calls the owner, which calls [`Channel::reap`](super::Channel::reap), where the channel looks at the state. The
-//! callbacks run in that bottom half as well, when the owner's lock is not held.
+//! A drain may begin and end on any thread. That changes the state, sets `changed` and schedules the bottom half. There the
+//! home calls the owner, the owner calls [`Channel::reap`](super::Channel::reap), and the channel checks the state. The
+//! callbacks run in that bottom half as well, where the owner's lock is not held.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -25,12 +26,12 @@ pub trait ChannelOwner: Send + Sync {
 /// Called when a drained channel is quiet.
 type QuietCallback = Box<dyn FnOnce() + Send>;
 
-/// See the module.
+/// The top of a channel; see the head of this file.
 pub(super) struct Gate {
     aio: AioContext,
     owner: Weak<dyn ChannelOwner>,
     bh: Bh,
-    /// The channel has to look at `state`.
+    /// Drains have begun or ended, and the channel has not checked `state` since.
     changed: AtomicBool,
     state: Mutex<GateState>,
 }
@@ -46,8 +47,9 @@ struct GateState {
 
 struct Hold {
     number: u64,
-    /// Until it is called.
+    /// `None` once it was called.
     callback: Option<QuietCallback>,
+    /// The channel was quiet during this drain.
     is_due: bool,
 }
 
@@ -95,7 +97,7 @@ impl Gate {
         self.bh.schedule();
     }
 
-    /// Whether drains have begun or ended since [`Gate::heed`].
+    /// Whether drains have begun or ended since [`Gate::check`].
     #[inline]
     pub(super) fn has_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)
@@ -134,10 +136,10 @@ impl Gate {
         self.bh.schedule();
     }
 
-    /// For the channel, which says whether no request is below the gate: returns whether none may pass.
-    pub(super) fn heed(&self, is_quiet: bool) -> bool {
+    /// Tells the channel whether requests are held back. `is_quiet` says that no request is below the gate.
+    pub(super) fn check(&self, is_quiet: bool) -> bool {
         self.changed.store(false, Ordering::Relaxed);
-        // A change that was announced before that is seen under the lock.
+        // A thread that set the flag before this line had changed the state earlier, so the change is visible below.
         let mut state = self.state();
         if is_quiet {
             self.make_due(&mut state);
@@ -145,7 +147,7 @@ impl Gate {
         !state.holds.is_empty()
     }
 
-    /// For a channel that goes: it is quiet for ever.
+    /// The channel is dropped. It counts as quiet from now on.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;

@@ -1,9 +1,9 @@
-//! Who uses which node: the edges of the block graph and their permissions.
+//! The edges of the block graph: which parent uses which node, with which permissions.
 //!
 //! Used by devices and by nodes on top of other nodes, which take a node with [`Node::attach`]. An edge says what its
-//! parent needs of the node and what it lets others do; an edge that contradicts another one is refused, with an error
+//! parent needs of the node and what it lets others do. An edge that contradicts another one is refused, with an error
 //! that names both parents and the permission. What the parents of a node need and share holds for the nodes below it
-//! as well: a disk over a raw node over a file keeps other writers from the file.
+//! as well: a disk over a raw node over a file keeps other writers away from the file.
 //!
 //! # Threads
 //! All edges are in one table behind one lock, which is taken to change the graph and never for I/O. No foreign code runs
@@ -24,7 +24,7 @@ mod tests;
 
 static EDGES: Mutex<Vec<EdgeRecord>> = Mutex::new(Vec::new());
 
-/// What distinguishes a node from all others that ever were, also from one of the same name.
+/// A number that no other node has or had. A name may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeId(u64);
 
@@ -45,12 +45,12 @@ fn fresh_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// One who uses a node.
+/// A user of a node: a device, a job, or a node above.
 #[derive(Clone, Debug)]
 pub struct Parent {
     kind: &'static str,
     name: String,
-    /// Set for a node, whose own parents use its children through it.
+    /// Set if the parent is a node. Its own parents use the child through it.
     node: Option<NodeId>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for Parent {
     }
 }
 
-/// Runs when a node has got another length; see [`Edge::on_resize`].
+/// Runs when the length of a node has changed; see [`Edge::on_resize`].
 type ResizeCallback = Arc<dyn Fn() + Send + Sync>;
 
 /// An edge, as the graph knows it.
@@ -116,8 +116,8 @@ impl Edge {
         self.access.needs
     }
 
-    /// Calls `changed` whenever the node has got another length, in place of what was to be called so far. It is called
-    /// with no lock held, by the thread that changed the length or noticed the change.
+    /// Calls `changed` each time the length of the node has changed. It replaces an earlier callback. The thread that
+    /// changed the length or noticed the change makes the call, with no lock held.
     pub fn on_resize(&self, changed: impl Fn() + Send + Sync + 'static) {
         let mut edges = lock();
         let record = edges.iter_mut().find(|edge| edge.number == self.number);
@@ -132,7 +132,7 @@ impl Drop for Edge {
         let mut edges = lock();
         let index = edges.iter().position(|edge| edge.number == self.number);
         let gone = index.map(|index| edges.remove(index));
-        // Nobody needs more than before, so nobody is in the way of another.
+        // No permission was added, so there is no new conflict.
         let settled = settle(&mut edges, self.node.id());
         debug_assert!(settled.is_ok(), "permissions that were given back conflict");
         drop(edges);

@@ -45,7 +45,7 @@ impl Node {
         Node::build(NodeId::fresh(), name, open)
     }
 
-    /// A node that only the parent knows which describes it.
+    /// A node without a name that could be found, described by the options of its parent.
     pub(super) fn unnamed(
         open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
     ) -> Result<Arc<Node>> {
@@ -106,11 +106,6 @@ impl Node {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
     }
 
-    /// All nodes, by name.
-    pub fn list() -> Vec<Arc<Node>> {
-        registry().values().cloned().collect()
-    }
-
     /// Takes a node out of the registry. The image closes with the last user.
     ///
     /// # Errors
@@ -145,7 +140,7 @@ impl Node {
         graph::attach(self, parent, access)
     }
 
-    /// Who uses the node.
+    /// The users of the node.
     pub fn parents(&self) -> Vec<Parent> {
         graph::parents(self.id)
     }
@@ -166,7 +161,7 @@ impl Node {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Makes it longer, with zeroes, or shorter, and tells all who use it.
+    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`].
     ///
     /// # Errors
     /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
@@ -186,7 +181,7 @@ impl Node {
         self.update_length()
     }
 
-    /// Notices that the file below has another length, and tells all who use the node.
+    /// Looks whether the file below has another length, and calls the parents as above if it has.
     ///
     /// # Errors
     /// `Os` if the host does not say how long it is.
@@ -235,7 +230,7 @@ impl Node {
     }
 }
 
-/// A node's length follows that of its child. If it cannot be found out, the node keeps the one it has.
+/// Makes a node's length follow that of its child. On an error the node keeps its length.
 fn child_resized(node: &Weak<Node>) {
     if let Some(node) = node.upgrade() {
         let _ = node.update_length();

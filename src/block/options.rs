@@ -1,8 +1,8 @@
 //! Reads `-drive` and `-blockdev` options.
 //!
 //! Used by [`super::Node`]. What belongs to a driver is read by that driver; here is what the two spellings have around
-//! it. Keys, values and error texts are QEMU's, so that people's fingers and scripts work. An option that cannot be kept
-//! honestly, such as `cache=unsafe`, is refused with the reason.
+//! it. Keys, values and error texts are QEMU's, so that command lines and scripts for QEMU work here. An option that is
+//! not supported, such as `cache=unsafe`, is refused with the reason.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

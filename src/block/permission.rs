@@ -1,4 +1,4 @@
-//! What a parent does with a node, and what it lets others do with it: QEMU's permissions.
+//! Permissions: what a parent does with a node, and what it lets others do with it. They are QEMU's.
 //!
 //! Used by [`super::graph`], which compares the permissions of all parents of a node.
 #![forbid(unsafe_code)]
@@ -81,13 +81,13 @@ pub struct Access {
 }
 
 impl Access {
-    /// The access of one who does nothing yet and minds nothing.
+    /// Needs nothing and shares everything.
     pub const NEUTRAL: Access = Access {
         needs: Permissions::NONE,
         shares: Permissions::ALL,
     };
 
-    /// The access of one who does all that both do, and minds what either minds.
+    /// Needs what either needs and shares what both share.
     #[must_use]
     pub const fn and(self, other: Access) -> Access {
         Access {
@@ -96,7 +96,7 @@ impl Access {
         }
     }
 
-    /// What this parent does although `other` does not share it.
+    /// What this access needs and `other` does not share.
     pub const fn unshared_by(self, other: Access) -> Permissions {
         self.needs.without(other.shares)
     }

@@ -4,8 +4,8 @@
 //! from the device to the engine and back, so no other code can touch it while the kernel works on it.
 //!
 //! # Invariants
-//! 1. Each segment is memory that stays valid until the request has come back finished or is dropped. Who pushes a
-//!    segment promises that.
+//! 1. Each segment is memory that stays valid until the request has come back finished or is dropped. The caller of
+//!    [`Request::push_segment`] promises that.
 //! 2. `segments[first..]` describe exactly the bytes not yet transferred.
 //! 3. The memory may be a guest's, which changes it at any time. So it is reached through volatile slices only, and by
 //!    the kernel.
@@ -30,7 +30,7 @@ pub enum Op {
     Write,
     /// Makes everything that was acknowledged before durable.
     Flush,
-    /// Tells that the range is no longer needed. A hint.
+    /// Gives the space of the range back, if the host can do that.
     Discard,
     /// Makes the range read as zeroes; with `unmap` it may become a hole.
     WriteZeroes {
@@ -71,7 +71,7 @@ pub enum Submission {
 /// Requests in their boxes, which they keep on the way through.
 pub(super) type RequestBatch = Vec<Box<Request>>;
 
-/// A request; see the module.
+/// A request; see the head of this file.
 #[derive(Debug)]
 pub struct Request {
     pub(super) op: Op,
@@ -138,7 +138,8 @@ impl Request {
     /// Appends memory to read into or to write from.
     ///
     /// # Safety
-    /// The memory must stay valid until the request comes back finished or is dropped.
+    /// The memory must stay valid until the request has come back finished or was dropped; for ever, if the channel is
+    /// dropped before.
     pub unsafe fn push_segment(&mut self, start: *mut u8, len: usize) {
         self.length += len as u64;
         self.segments.push(libc::iovec {

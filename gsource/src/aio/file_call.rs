@@ -1,6 +1,6 @@
 //! A system call on a file: made on the calling thread, or as an entry of an io_uring.
 //!
-//! Used by [`AsyncFile`](crate::AsyncFile), and by who has an engine of its own for files. Both forms take the same number
+//! Used by [`AsyncFile`](crate::AsyncFile), and by code that has an engine of its own for files. Both forms take the same number
 //! of vectors and bytes and answer alike: a count or a negative errno.
 #![allow(unsafe_code)] // calls and entries name memory
 

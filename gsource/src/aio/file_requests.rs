@@ -1,7 +1,7 @@
 //! The requests to one file that an io_uring has.
 //!
-//! Used by [`AsyncFile`](crate::AsyncFile), and by who has an engine of its own for files. The table owns what the kernel
-//! uses, so nobody else can free it too early.
+//! Used by [`AsyncFile`](crate::AsyncFile), and by code that has an engine of its own for files. The table owns what the
+//! kernel uses, so that it is not freed too early.
 //!
 //! # Invariants
 //! 1. A slot owns the request whose entry carries its number until that entry's completion has arrived, and the table owns the

@@ -2,8 +2,8 @@
 //!
 //! Used when an image is opened. QEMU marks with shared locks on single bytes of the image what it does (byte 100 +
 //! n) and what it does not tolerate others doing (byte 200 + n), with n = 0 for reading consistent data, 1 for
-//! writing, 3 for resizing; whoever comes second looks whether the opposite byte is locked. The locks belong to the
-//! open file description and go with it.
+//! writing, 3 for resizing; a program that comes later looks whether the opposite byte is locked. The locks belong
+//! to the open file description and go with it.
 #![allow(unsafe_code)] // fcntl
 
 use std::fs::File;

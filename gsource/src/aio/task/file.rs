@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! 1. A request in flight owns its buffer and a share of the file: in [`FileRequests`], which the ring keeps alive, or in its
-//!    job. So both stay for the kernel whatever becomes of the future.
+//!    job. So both stay for the kernel, also if the future is dropped.
 #![allow(unsafe_code)] // entries name the memory of buffers
 
 use super::once::Once;

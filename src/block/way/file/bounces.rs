@@ -10,6 +10,7 @@ use crate::block::request::{Op, Request};
 /// The most buffers of one channel.
 const COUNT_MAX: usize = 32;
 
+/// The buffers of one channel.
 #[derive(Debug)]
 pub(super) struct Bounces {
     /// What memory must be aligned to; `None` if it need not be.
