@@ -12,6 +12,7 @@ use support::driven_disk::{
     try_open,
 };
 use support::random::Random;
+use support::skip::skip;
 
 /// Random reads and writes at `depth` against a model; returns how many were done.
 fn compare_with_model(disk: &mut Disk, model: &mut [u8], depth: usize, count: usize) -> usize {
@@ -230,8 +231,7 @@ fn a_flush_leaves_no_dirty_page_in_the_cache() {
         let file = std::fs::File::open(image.path()).unwrap();
         assert_eq!(disk.request((OUT, 8), &[9; 65536], 0).status, 0);
         let Some(dirty) = dirty_pages(&file) else {
-            eprintln!("SKIP: this kernel has no cachestat");
-            return;
+            return skip("this kernel has no cachestat");
         };
         assert!(dirty >= 1, "the write should still be in the page cache");
         let syncs = node.data_syncs();

@@ -70,7 +70,7 @@ fn succeed(command: &mut Command) -> Result<(), String> {
 /// The Python to use, or `None` after telling why the test is skipped.
 fn python_or_skip() -> Option<PathBuf> {
     python()
-        .inspect_err(|reason| eprintln!("SKIP: {PACKAGE} could not be installed: {reason}"))
+        .inspect_err(|reason| skip(format!("{PACKAGE} could not be installed: {reason}")))
         .ok()
 }
 

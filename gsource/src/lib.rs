@@ -24,6 +24,8 @@ mod poller;
 mod reactor;
 #[cfg(all(test, shuttle))]
 mod scenarios;
+#[cfg(test)]
+mod skip;
 mod source;
 mod sync;
 mod worker_pool;

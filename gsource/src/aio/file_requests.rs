@@ -160,7 +160,7 @@ mod tests {
         let table = Arc::new(Table(Mutex::new(Some(FileRequests::new(Arc::new(reader))))));
         let sink: Arc<dyn IoSink> = Arc::<Table>::clone(&table);
         let Ok(queue) = aio.register_io(sink) else {
-            eprintln!("SKIP: this kernel allows no io_uring");
+            crate::skip::skip("this kernel allows no io_uring");
             return None;
         };
         let alive = Arc::new(());

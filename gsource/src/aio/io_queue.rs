@@ -152,7 +152,7 @@ mod tests {
         let seen = Arc::new(Seen::default());
         let sink: Arc<dyn IoSink> = Arc::<Seen>::clone(&seen);
         let Ok(queue) = aio.register_io(sink) else {
-            eprintln!("SKIP: this kernel allows no io_uring");
+            crate::skip::skip("this kernel allows no io_uring");
             return;
         };
         let push_all = |batch: &mut IoBatch<'_>| {
@@ -184,7 +184,7 @@ mod tests {
         let weak = Arc::downgrade(&seen);
         let sink: Arc<dyn IoSink> = seen;
         let Ok(queue) = aio.register_io(Arc::clone(&sink)) else {
-            eprintln!("SKIP: this kernel allows no io_uring");
+            crate::skip::skip("this kernel allows no io_uring");
             return;
         };
         // SAFETY: a no-op names no memory.

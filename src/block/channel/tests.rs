@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use gsource::Wait;
+use support::skip::skip_case;
 
 use super::*;
 use crate::block::test_file::TestFile;
@@ -67,7 +68,7 @@ impl Rig {
             drive = format!("{drive},format=raw,file={}", file.path());
         }
         let opened = crate::block::options::drive(options::parse(None, &drive).unwrap());
-        let node = opened.inspect_err(|error| eprintln!("SKIP: {text}: {error}"));
+        let node = opened.inspect_err(|error| skip_case(text, error));
         let node = node.ok()?;
         let access = Access {
             needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE),

@@ -8,9 +8,9 @@ use crate::eventfd::EventFd;
 use crate::poller::epoll::Epoll;
 use crate::poller::io_sink::{IoCompletion, IoSink};
 use crate::poller::{Drivers, EDGE, READABLE};
+use crate::skip::skip;
 use crate::sync::AtomicUsize;
 use io_uring::opcode;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -26,17 +26,11 @@ fn rings() -> Vec<Ring> {
             };
             match Ring::for_waiting(drivers, allowed) {
                 Ok(ring) => rings.push(ring),
-                Err(error) => skip("rings that wait", &error.to_string()),
+                Err(error) => skip(error),
             }
         }
     }
     rings
-}
-
-/// Reports a test as skipped, past the capture of the test harness.
-fn skip(test: &str, reason: &str) {
-    let line = format!("\nSKIP: {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 fn watched() -> (Epoll, EventFd) {
@@ -186,7 +180,7 @@ fn a_withdrawn_request_takes_no_event_with_it() {
 #[test]
 fn a_ring_for_any_thread_is_handed_over_with_its_request_standing() {
     let Ok(ring) = Ring::for_waiting(Drivers::Any, Abilities::ALL) else {
-        skip("a ring for any thread", "this kernel allows no io_uring");
+        skip("this kernel allows no io_uring");
         return;
     };
     let ((epoll, event), ring) = (watched(), Mutex::new(ring));
@@ -225,14 +219,11 @@ fn a_ring_for_any_thread_is_handed_over_with_its_request_standing() {
 #[test]
 fn a_ring_of_one_thread_refuses_another_and_waits_for_the_set_then() {
     let Ok(mut ring) = Ring::for_waiting(Drivers::One, Abilities::ALL) else {
-        skip("a ring of one thread", "this kernel allows no io_uring");
+        skip("this kernel allows no io_uring");
         return;
     };
     if !ring.abilities.deferred {
-        skip(
-            "a ring of one thread",
-            "this kernel binds no ring to a thread",
-        );
+        skip("this kernel binds no ring to a thread");
         return;
     }
     let (epoll, event) = watched();
@@ -252,7 +243,7 @@ fn a_ring_of_one_thread_refuses_another_and_waits_for_the_set_then() {
 /// A ring whose request was put there by a thread that is gone, if this kernel has such rings.
 fn left_behind(drivers: Drivers, epoll: &Epoll) -> Option<Ring> {
     let mut fresh = Ring::for_waiting(drivers, Abilities::ALL)
-        .inspect_err(|error| skip("a ring left behind", &error.to_string()))
+        .inspect_err(|error| skip(error))
         .ok()?;
     let look = || {
         assert_eq!(fresh.wait(epoll, 0).unwrap(), 0);
@@ -281,7 +272,7 @@ fn a_thread_that_ends_takes_no_edge_with_it() {
         let (epoll, event) = (Epoll::new().unwrap(), EventFd::new().unwrap());
         epoll.add(event.as_raw_fd(), READABLE | EDGE, 7).unwrap();
         let Ok(mut fresh) = Ring::for_waiting(drivers, Abilities::ALL) else {
-            skip("an edge", "this kernel allows no io_uring");
+            skip("this kernel allows no io_uring");
             return;
         };
         let look = || {
@@ -298,10 +289,7 @@ fn a_thread_that_ends_takes_no_edge_with_it() {
 #[test]
 fn a_ring_for_any_thread_ends_the_request_of_one_that_sleeps() {
     let Ok(mut fresh) = Ring::for_waiting(Drivers::Any, Abilities::ALL) else {
-        skip(
-            "the request of one that sleeps",
-            "this kernel allows no io_uring",
-        );
+        skip("this kernel allows no io_uring");
         return;
     };
     let (epoll, _event) = watched();

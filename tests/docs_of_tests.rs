@@ -1,4 +1,5 @@
-//! `docs/predecessor-hazards.md` names a test for each hazard, and tests cite hazards that are in it.
+//! What the documentation says of tests: `docs/predecessor-hazards.md` names tests that exist, for each hazard that is cited,
+//! and `tests/README.md` has a word for the beginning of each file's name.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
@@ -68,7 +69,7 @@ fn cited_hazards_are_in_the_list() {
     for folder in ["tests", "gsource/tests"] {
         for file in fs::read_dir(top().join(folder)).unwrap() {
             let file: PathBuf = file.unwrap().path();
-            if !file.is_file() || file.ends_with("predecessor_hazards.rs") {
+            if !file.is_file() || file.ends_with("docs_of_tests.rs") {
                 continue;
             }
             let text = fs::read_to_string(&file).unwrap();
@@ -79,4 +80,26 @@ fn cited_hazards_are_in_the_list() {
         }
     }
     assert!(count >= 30, "{count}");
+}
+
+/// The beginnings of names in the README: "gsource/tests/loop_*" gives the folder and "loop_".
+fn prefixes(readme: &str) -> Vec<(&str, &str)> {
+    let words = readme.split('`').filter_map(|word| word.strip_suffix('*'));
+    words.filter_map(|word| word.rsplit_once('/')).collect()
+}
+
+#[test]
+fn names_of_test_files_begin_with_a_word_of_the_readme() {
+    let readme = fs::read_to_string(top().join("tests/README.md")).unwrap();
+    let prefixes = prefixes(&readme);
+    for folder in ["tests", "gsource/tests", "ffi/tests"] {
+        for entry in fs::read_dir(top().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let known = |(place, start): &(&str, &str)| *place == folder && name.starts_with(start);
+            assert!(
+                !name.ends_with(".rs") || prefixes.iter().any(known) || readme.contains(&name),
+                "{folder}/{name}: no such prefix in tests/README.md"
+            );
+        }
+    }
 }
