@@ -20,7 +20,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use framer::{Framer, Limits};
+pub use framer::{Framer, ValueLimits};
 pub use writer::write;
 
 use error::syntax;
@@ -33,7 +33,7 @@ use crate::{Error, ErrorKind, Result};
 /// # Errors
 /// `JSON parse error, ...`, or the text exceeds a limit.
 pub fn parse(text: &str) -> Result<Value> {
-    let mut framer = Framer::new(Limits::default());
+    let mut framer = Framer::new(ValueLimits::default());
     let mut rest = text.as_bytes();
     let value = match framer.feed(&mut rest) {
         Some(value) => value?,

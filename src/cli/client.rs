@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use qcontext::json::{self, Framer, Limits};
+use qcontext::json::{self, Framer, ValueLimits};
 use qcontext::object::Value;
 use qcontext::{Error, ErrorKind, Result};
 
@@ -25,7 +25,7 @@ impl Client {
             .map_err(|error| Error::os(format!("cannot connect to '{socket}'"), error))?;
         let mut client = Client {
             stream,
-            framer: Framer::new(Limits {
+            framer: Framer::new(ValueLimits {
                 bytes: 64 << 20,
                 depth: 1024,
                 tokens: 8 << 20,

@@ -40,8 +40,8 @@ impl Device {
         Ok(())
     }
 
-    /// Ends all devices and calls `done` when the last one is gone, devices whose end had begun before included: on the
-    /// thread of the last one's context, or at once if there is none.
+    /// Ends all devices, also those whose end has begun, and calls `done` when the last one is gone: on the thread of that
+    /// one's context, or at once if there is no device.
     pub fn shutdown_all(done: impl FnOnce() + Send + 'static) {
         let devices = registry::list();
         let left = Arc::new(AtomicUsize::new(devices.len() + 1));
@@ -98,7 +98,7 @@ impl Device {
         });
     }
 
-    /// Goes on outside of the AioContexts of the device, as these are freed now.
+    /// Frees the parts outside of the device's own AioContexts, because these are among them.
     fn leave(self: Arc<Self>) {
         let context = self.context.clone();
         let this = Arc::clone(&self);

@@ -1,7 +1,7 @@
 //! The incremental reader: bytes in, complete top-level values out.
 //!
 //! Each monitor session has one. It keeps the tokens of the value that is arriving, and parses them once, when the brackets
-//! balance. [`Limits`] bound its memory.
+//! balance. [`ValueLimits`] bound its memory.
 #![forbid(unsafe_code)]
 
 use super::error::{quote, syntax};
@@ -12,7 +12,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// The bounds of one value.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ValueLimits {
     /// Bytes of the value, white space included.
     pub bytes: usize,
     /// Nesting of objects and arrays.
@@ -21,9 +21,9 @@ pub struct Limits {
     pub tokens: usize,
 }
 
-impl Default for Limits {
+impl Default for ValueLimits {
     fn default() -> Self {
-        Limits {
+        ValueLimits {
             bytes: 4 << 20,
             depth: 1024,
             tokens: 64 << 10,
@@ -34,7 +34,7 @@ impl Default for Limits {
 /// An incremental reader of JSON values.
 #[derive(Debug)]
 pub struct Framer {
-    limits: Limits,
+    limits: ValueLimits,
     lexer: Lexer,
     /// The texts of `tokens` and of the token that is arriving, without gaps.
     text: Vec<u8>,
@@ -47,7 +47,7 @@ pub struct Framer {
 
 impl Framer {
     /// A reader that refuses values over `limits`.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ValueLimits) -> Self {
         Framer {
             limits,
             lexer: Lexer::new(),

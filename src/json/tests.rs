@@ -9,7 +9,7 @@ fn error_of(text: &str) -> String {
 
 /// Everything a framer says about these pieces, one after the other.
 fn frames(pieces: &[&[u8]]) -> Vec<String> {
-    let mut framer = Framer::new(Limits::default());
+    let mut framer = Framer::new(ValueLimits::default());
     let mut said = Vec::new();
     for piece in pieces {
         let mut rest = *piece;

@@ -5,7 +5,7 @@ use gio::prelude::*;
 
 use super::stream::Stream;
 use crate::Result;
-use crate::json::{Framer, Limits};
+use crate::json::{Framer, ValueLimits};
 use crate::object::Value;
 
 /// The most that one read takes, so that other sources of the main loop have their turn.
@@ -24,7 +24,7 @@ pub(super) struct QmpInput {
 impl QmpInput {
     pub(super) fn new() -> QmpInput {
         QmpInput {
-            framer: Framer::new(Limits::default()),
+            framer: Framer::new(ValueLimits::default()),
             chunk: Vec::new(),
             framed: 0,
             ended: false,

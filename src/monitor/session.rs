@@ -67,12 +67,12 @@ struct SessionState {
     /// A request is executing and has not been answered.
     executing: bool,
     outbox: Outbox,
-    sources: AttachedSources,
+    sources: SessionSources,
 }
 
 /// The sources that are attached now.
 #[derive(Debug, Default)]
-struct AttachedSources {
+struct SessionSources {
     /// QmpInput is readable.
     reading: Option<glib::Source>,
     /// Output is writable.
@@ -101,7 +101,7 @@ impl QmpSession {
             input: QmpInput::new(),
             executing: false,
             outbox,
-            sources: AttachedSources::default(),
+            sources: SessionSources::default(),
         };
         let session = Rc::new(QmpSession {
             key: NEXT_KEY.replace(NEXT_KEY.get() + 1),
@@ -298,7 +298,7 @@ impl SessionState {
         self.hang_up();
         self.phase = SessionPhase::Closed;
         self.outbox = Outbox::default();
-        let AttachedSources {
+        let SessionSources {
             reading,
             writing,
             again,
@@ -314,7 +314,7 @@ impl SessionState {
         let pending = self.input.has_bytes();
         let read = may_execute && !pending && !self.input.has_ended();
         let write = !self.outbox.is_empty();
-        let AttachedSources {
+        let SessionSources {
             reading,
             writing,
             again,

@@ -12,7 +12,7 @@ use super::protocol::config_change_bytes;
 use super::socket;
 use crate::virtio::notify::Signal;
 
-/// See the head of this file.
+/// The socket. Each change is one message.
 #[derive(Debug)]
 pub(super) struct BackendChannel(OwnedFd);
 

@@ -1,7 +1,7 @@
 //! One virtqueue as the front end has described it so far.
 //!
-//! The messages that describe a queue come in several orders, before and after the features, and again after a stop; this
-//! is where they add up to "ready". Whether the queue runs, the device knows.
+//! The messages that describe a queue come in several orders, before and after the features, and again after a stop. The queue
+//! is ready when all have come. Whether it runs is known to the device.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,7 +64,7 @@ pub(super) fn translate(memory: &GuestMemory, user_addr: u64, what: &str) -> Res
     })
 }
 
-/// An fd of its own for the device; ours stays for the next start.
+/// A duplicate for the device. The original stays for the next start.
 pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
     fd.map(|fd| {
         fd.try_clone()
@@ -73,7 +73,7 @@ pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
     .transpose()
 }
 
-/// The way to the front end through an eventfd of its own.
+/// A signal to the front end, by a duplicate of the eventfd.
 pub(super) fn signal(fd: Option<&OwnedFd>) -> Result<Option<Arc<dyn Signal>>> {
     let Some(fd) = duplicate(fd)? else {
         return Ok(None);
@@ -81,7 +81,7 @@ pub(super) fn signal(fd: Option<&OwnedFd>) -> Result<Option<Arc<dyn Signal>>> {
     Ok(Some(Arc::new(CallFd::new(fd)?)))
 }
 
-/// Refuses an fd that is not an eventfd: anything else could block us or never fall silent.
+/// Refuses an fd that is not an eventfd: a write to another kind of file could block, and it could be readable for ever.
 pub(super) fn require_eventfd(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let target = std::fs::read_link(&link)

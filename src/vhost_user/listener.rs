@@ -70,7 +70,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` and offers what is `offered`, called `name` in messages, in the callbacks of `aio`.
+    /// Binds `path` and serves what is `offered`, called `name` in messages, in the callbacks of `aio`.
     ///
     /// A socket file without a listener is replaced.
     ///

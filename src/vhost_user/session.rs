@@ -9,8 +9,8 @@
 //! The device looks at the ring when it starts, so a kick from before the start is never lost.
 //!
 //! # What is refused
-//! A message with a bad index, size, address, fd or memory region changes nothing. If the front end asked for an acknowledgement
-//! it gets a negative one and may go on; otherwise the connection closes, which is the only way to tell it.
+//! A message with a bad index, size, address, fd or memory region changes nothing. If the front end asked for an acknowledgement,
+//! it gets a negative one and may go on. Otherwise the protocol has no way to report the refusal, and the connection closes.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -32,7 +32,7 @@ mod memory;
 mod tests;
 mod vring;
 
-/// The protocol features that we offer: those that we really have.
+/// The protocol features on offer.
 const PROTOCOL_FEATURES: u64 = PROTOCOL_MQ
     | PROTOCOL_REPLY_ACK
     | PROTOCOL_BACKEND_REQ
@@ -66,7 +66,7 @@ enum MessageAnswer {
 /// What to do when the queues have stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    /// MessageAnswer with the index at which this queue stopped.
+    /// Answer with the index at which this queue stopped.
     ReplyBase(u16),
     /// Start again what is still ready, then acknowledge.
     StartReady,
@@ -137,7 +137,7 @@ impl Session {
     /// Acts on one message and appends the answer, if it is known already, to `out`.
     ///
     /// # Errors
-    /// The message was refused and the front end could not be told: close the connection.
+    /// The message was refused and the front end asked for no acknowledgement: close the connection.
     pub(super) fn handle(&mut self, message: Message, out: &mut Vec<u8>) -> Result<Option<Error>> {
         let header = message.header;
         let answer = match header.request() {
@@ -224,8 +224,8 @@ impl Session {
         }
     }
 
-    /// Writes the answer. A refusal is told to the front end if it listens, and handed up for the trace;
-    /// otherwise it is an error of the connection.
+    /// Writes the answer. If the front end asked for an acknowledgement, a refusal is a negative one, and is returned for the
+    /// log; otherwise it is an error, which ends the connection.
     fn answer(
         &self,
         header: Header,

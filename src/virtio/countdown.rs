@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is called once.
-type Callback = Box<dyn FnOnce() + Send>;
+type CountdownCallback = Box<dyn FnOnce() + Send>;
 
 /// See the head of this file.
 pub(crate) struct Countdown {
     left: AtomicUsize,
-    done: Mutex<Option<Callback>>,
+    done: Mutex<Option<CountdownCallback>>,
 }
 
 impl Countdown {
     /// Calls `done` when `count` parts have been called; at once if there are none.
-    pub(crate) fn new(count: usize, done: Callback) -> Arc<Countdown> {
+    pub(crate) fn new(count: usize, done: CountdownCallback) -> Arc<Countdown> {
         let countdown = Arc::new(Countdown {
             left: AtomicUsize::new(count.max(1)),
             done: Mutex::new(Some(done)),
@@ -27,7 +27,7 @@ impl Countdown {
     }
 
     /// One of the things to happen.
-    pub(crate) fn part(self: &Arc<Self>) -> Callback {
+    pub(crate) fn part(self: &Arc<Self>) -> CountdownCallback {
         let countdown = Arc::clone(self);
         Box::new(move || countdown.one_less())
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::mangle::Mangler;
-use qcontext::json::{self, Framer, Limits};
+use qcontext::json::{self, Framer, ValueLimits};
 use qcontext::object::options;
 
 fn seeds(corpus: &str) -> Vec<Vec<u8>> {
@@ -13,7 +13,7 @@ fn seeds(corpus: &str) -> Vec<Vec<u8>> {
 }
 
 /// Small limits, so that they are met.
-const LIMITS: Limits = Limits {
+const LIMITS: ValueLimits = ValueLimits {
     bytes: 300,
     depth: 20,
     tokens: 60,

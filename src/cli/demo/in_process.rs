@@ -35,7 +35,7 @@ mod interrupt;
 mod tests;
 
 use driver::{DiskAccess, DiskDriver};
-use interrupt::Interrupt;
+use interrupt::InProcessInterrupt;
 
 /// Memory, and a bus with virtio disks.
 pub struct InProcessMachine {
@@ -50,7 +50,7 @@ pub struct InProcessMachine {
 #[derive(Clone, Debug)]
 struct PluggedDisk {
     registers: Range<u64>,
-    interrupt: Arc<Interrupt>,
+    interrupt: Arc<InProcessInterrupt>,
 }
 
 impl InProcessMachine {
@@ -157,8 +157,8 @@ fn unfinished() -> Outcome {
 impl Board for InProcessMachine {
     fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, MmioLocation)> {
         let place = self.slots.place(self.disks.len(), &wanted.id)?;
-        let interrupt = Arc::new(Interrupt::default());
-        let line: Arc<dyn Signal> = Arc::<Interrupt>::clone(&interrupt);
+        let interrupt = Arc::new(InProcessInterrupt::default());
+        let line: Arc<dyn Signal> = Arc::<InProcessInterrupt>::clone(&interrupt);
         let id = wanted.id.clone();
         let mmio = Arc::new(wanted.without_kvm(self.ram.memory().clone(), line)?);
         let device = Arc::<Mmio>::clone(&mmio);

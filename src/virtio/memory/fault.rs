@@ -24,17 +24,17 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering,
 
 /// One registered mapping, as the handler sees it.
 #[derive(Debug)]
-struct Slot {
+struct MappingSlot {
     taken: AtomicBool,
     sequence: AtomicU32,
     start: AtomicUsize,
     end: AtomicUsize,
     page: AtomicUsize,
     poisoned: AtomicBool,
-    next: AtomicPtr<Slot>,
+    next: AtomicPtr<MappingSlot>,
 }
 
-static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+static SLOTS: AtomicPtr<MappingSlot> = AtomicPtr::new(ptr::null_mut());
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
@@ -47,7 +47,7 @@ pub(crate) fn faults() -> usize {
 /// A mapping's entry in the table; withdrawn when dropped, which must come before the munmap.
 #[derive(Debug)]
 pub(super) struct Registration {
-    slot: &'static Slot,
+    slot: &'static MappingSlot,
 }
 
 impl Registration {
@@ -73,7 +73,7 @@ impl Drop for Registration {
     }
 }
 
-impl Slot {
+impl MappingSlot {
     /// Changes the range under the sequence number (invariant 2).
     fn publish(&self, start: usize, end: usize, page: usize) {
         let sequence = self.sequence.load(Ordering::Relaxed);
@@ -100,13 +100,13 @@ impl Slot {
 }
 
 /// Takes a free slot or adds one to the list.
-fn claim() -> &'static Slot {
+fn claim() -> &'static MappingSlot {
     for slot in slots() {
         if !slot.taken.swap(true, Ordering::Acquire) {
             return slot;
         }
     }
-    let slot = Box::leak(Box::new(Slot {
+    let slot = Box::leak(Box::new(MappingSlot {
         taken: AtomicBool::new(true),
         sequence: AtomicU32::new(0),
         start: AtomicUsize::new(0),
@@ -131,7 +131,7 @@ fn claim() -> &'static Slot {
 }
 
 /// Walks the list of slots.
-fn slots() -> impl Iterator<Item = &'static Slot> {
+fn slots() -> impl Iterator<Item = &'static MappingSlot> {
     let mut next = SLOTS.load(Ordering::Acquire);
     std::iter::from_fn(move || {
         // SAFETY: slots are leaked boxes, published with Release and never freed (invariant 1).

@@ -18,7 +18,7 @@ pub struct Tag(usize);
 #[derive(Debug)]
 pub struct Answers {
     pub(super) virtqueue: Virtqueue,
-    slots: Vec<Slot>,
+    slots: Vec<AnswerSlot>,
     /// The first free slot, if there is one; the others are linked.
     free: usize,
     /// How many slots hold a chain.
@@ -26,7 +26,7 @@ pub struct Answers {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Slot {
+enum AnswerSlot {
     Kept(KeptChain),
     /// Free; the next free one.
     Free(usize),
@@ -77,7 +77,7 @@ impl Answers {
             chain.memory().is_same(self.virtqueue.memory()),
             "a chain is answered by its own queue"
         );
-        let slot = Slot::Kept(KeptChain {
+        let slot = AnswerSlot::Kept(KeptChain {
             head: chain.head(),
             writable: u32::try_from(chain.writable_len()).unwrap_or(u32::MAX),
             status: chain.writable().last().and_then(|last| last.last_byte()),
@@ -86,7 +86,7 @@ impl Answers {
         self.kept += 1;
         match self.slots.get_mut(number) {
             Some(free) => {
-                if let Slot::Free(next) = std::mem::replace(free, slot) {
+                if let AnswerSlot::Free(next) = std::mem::replace(free, slot) {
                     self.free = next;
                 }
             }
@@ -126,10 +126,10 @@ impl Answers {
 
     fn take(&mut self, tag: Tag) -> Option<KeptChain> {
         let slot = self.slots.get_mut(tag.0)?;
-        let Slot::Kept(chain) = *slot else {
+        let AnswerSlot::Kept(chain) = *slot else {
             return None;
         };
-        *slot = Slot::Free(self.free);
+        *slot = AnswerSlot::Free(self.free);
         self.free = tag.0;
         self.kept -= 1;
         Some(chain)

@@ -11,7 +11,7 @@ use qcontext::kvm::bus::Bus;
 use qcontext::virtio::memory::GuestMemory;
 
 use super::super::guest::{self, BLOCK, Fault, Job, Latency, layout};
-use super::interrupt::{Interrupt, PATIENCE};
+use super::interrupt::{InProcessInterrupt, PATIENCE};
 
 const DESCRIPTORS: u64 = 0;
 const AVAILABLE: u64 = 0x200;
@@ -39,7 +39,7 @@ pub(super) struct DiskAccess<'a> {
     pub(super) bus: &'a Bus,
     /// The address of the disk's registers.
     pub(super) registers: u64,
-    pub(super) interrupt: &'a Interrupt,
+    pub(super) interrupt: &'a InProcessInterrupt,
     /// Set when the driver is to give up.
     pub(super) halted: &'a AtomicBool,
 }

@@ -13,20 +13,20 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Interrupt {
+pub(super) struct InProcessInterrupt {
     pending: AtomicBool,
     count: AtomicU32,
     driver: OnceLock<Thread>,
 }
 
-impl Signal for Interrupt {
+impl Signal for InProcessInterrupt {
     fn signal(&self) {
         self.pending.store(true, Ordering::Release);
         self.unpark();
     }
 }
 
-impl Interrupt {
+impl InProcessInterrupt {
     /// Makes interrupts wake the calling thread, unless they wake another one already.
     pub(super) fn wake_this_thread(&self) {
         let _ = self.driver.set(thread::current());
