@@ -6,20 +6,12 @@
 //!
 //! # Threads
 //! Every method may be called from any thread with any lock held, except `poll` and `register_io`, which are the home's.
-//!
-//! # Invariants
-//! 1. The pointer to the current [`Attachment`] is replaced only by the thread that drives the old reactor, or while nobody
-//!    drives it. Replaced attachments stay allocated while any thread is between loading the pointer and being done with it
-//!    (`visitors`).
-//! 2. A bottom half is published before the attachment is loaded to kick it, and a move kicks the new reactor after the
-//!    pointer was replaced; so one of the two kicks reaches the reactor that will run it.
-#![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
+#![deny(unsafe_code)] // raw.rs says why
 
 pub(crate) mod bh;
 mod core;
 pub(crate) mod file_call;
 pub(crate) mod file_requests;
-pub(crate) mod handler;
 pub(crate) mod io_queue;
 pub(crate) mod job;
 pub(crate) mod notifier;
@@ -27,23 +19,20 @@ mod raw;
 pub(crate) mod task;
 pub(crate) mod timer;
 
-use crate::list::List;
 use crate::poller::io_sink::IoSink;
 use crate::poller::ring::Abilities;
 use crate::poller::{Drivers, Poller};
-use crate::reactor::{Attachment, Reactor, Wait};
+use crate::reactor::fd_handler::PollSwitch;
+use crate::reactor::fd_record::FdRecord;
+use crate::reactor::handlers::IfPresent;
+use crate::reactor::tenant::Tenant;
+use crate::reactor::{Reactor, Wait};
 use crate::source;
-use crate::sync::{AtomicPtr, AtomicUsize};
-use crate::sync::{Mutex, lock};
 use crate::{Bh, Clock, Error, ErrorKind, FdHandler, PollParams, Result, Timer};
-use core::Apart;
 pub(crate) use core::Core;
-use handler::{FdRecord, Switch};
 use io_queue::IoQueue;
-use job::Jobs;
 use std::fmt;
 use std::os::fd::RawFd;
-use std::ptr;
 use std::sync::Arc;
 
 /// A device's set of event handlers. Clones are the same context; the last one to go removes everything it holds.
@@ -68,6 +57,7 @@ pub struct AioContext(Arc<Handle>);
 
 /// Ends the context when the last clone goes. Everything inside holds the [`Core`] instead.
 struct Handle {
+    tenant: Arc<Tenant>,
     core: Arc<Core>,
 }
 
@@ -93,21 +83,9 @@ impl AioContext {
     }
 
     fn on(private: Arc<Reactor>) -> AioContext {
-        let core = Arc::new(Core {
-            bhs: List::new(),
-            calls: Apart::default(),
-            home: AtomicPtr::new(ptr::null_mut()),
-            attachment: AtomicPtr::new(ptr::null_mut()),
-            visitors: AtomicUsize::new(0),
-            attachments: Mutex::new(Vec::new()),
-            handlers: Mutex::new(Vec::new()),
-            jobs: Jobs::default(),
-            io_queues: Mutex::default(),
-            tasks: AtomicUsize::new(0),
-            private: Arc::clone(&private),
-        });
-        let _none_before = core.bind(Attachment::new(&core, &private));
-        AioContext(Arc::new(Handle { core }))
+        let core = Core::new(private);
+        let tenant = Arc::clone(&core.tenant);
+        AioContext(Arc::new(Handle { tenant, core }))
     }
 
     /// Watches `fd` for `handler`, in place of this context's earlier handler of that fd. A handler that wants nothing
@@ -120,7 +98,8 @@ impl AioContext {
             self.remove_fd_handler(fd);
             return Ok(());
         }
-        self.core().set_handler(self.record(fd, handler), true)
+        let record = self.record(fd, handler);
+        self.tenant().set_handler(record, IfPresent::Replace)
     }
 
     /// As [`AioContext::set_fd_handler`], but never in place of another handler.
@@ -133,24 +112,26 @@ impl AioContext {
             let message = format!("the handler of fd {fd} has neither a read nor a write callback");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        self.core().set_handler(self.record(fd, handler), false)
+        let record = self.record(fd, handler);
+        self.tenant().set_handler(record, IfPresent::Refuse)
     }
 
     fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
-        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.core())))
+        Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.tenant())))
     }
 
     /// Watches `fd` no more; false when it was not watched. On return the fd is out of the poll set and may be closed and
     /// its number reused; a callback that has begun on another thread may still be running.
     pub fn remove_fd_handler(&self, fd: RawFd) -> bool {
-        self.core().remove_fd(fd)
+        self.tenant()
+            .remove_handlers(|record| record.is_handler_of(fd))
     }
 
     /// As [`AioContext::remove_fd_handler`]; `done` runs after the last call of the handler has returned and its callbacks
     /// were dropped, on the thread that dropped them. Without a handler of `fd`, `done` is dropped uncalled.
     pub fn remove_fd_handler_then(&self, fd: RawFd, done: impl FnOnce() + Send + 'static) -> bool {
         let mut done: Option<Box<dyn FnOnce() + Send>> = Some(Box::new(done));
-        self.core().remove_handlers(|record| {
+        self.tenant().remove_handlers(|record| {
             if !record.is_handler_of(fd) {
                 return false;
             }
@@ -170,22 +151,22 @@ impl AioContext {
 
     /// A new bottom half. The name is for people who look for what holds the loop.
     pub fn bh(&self, name: &'static str, callback: impl Fn() + Send + 'static) -> Bh {
-        Bh::new(Arc::clone(self.core()), name, callback)
+        Bh::new(Arc::clone(self.tenant()), name, callback)
     }
 
     /// Runs `callback` once in the next iteration.
     pub fn schedule_oneshot(&self, name: &'static str, callback: impl FnOnce() + Send + 'static) {
-        bh::schedule_oneshot(self.core(), name, callback);
+        self.tenant().schedule_oneshot(name, callback);
     }
 
     /// A new timer, not armed.
     pub fn timer(&self, clock: Clock, callback: impl Fn() + Send + 'static) -> Timer {
-        Timer::new(Arc::clone(self.core()), clock, Box::new(callback))
+        Timer::new(Arc::clone(self.tenant()), clock, Box::new(callback))
     }
 
     /// Makes the current or next blocking wait return. That alone is not progress. Async-signal-safe.
     pub fn notify(&self) {
-        self.core().visit(|attachment| attachment.reactor.notify());
+        self.tenant().notify();
     }
 
     /// One iteration; true when it made progress: when a bottom half that is not idle, a handler or a timer ran. `Block`
@@ -202,7 +183,7 @@ impl AioContext {
     /// # Errors
     /// `WrongThread` while another thread drives the context.
     pub fn poll_bhs(&self) -> Result<bool> {
-        self.reactor()?.run_bhs_of(self.core())
+        self.reactor()?.run_bhs_of(self.tenant())
     }
 
     /// How long a `poll` would block now, in nanoseconds; `None` when only an event would end it. Asked on the home thread.
@@ -216,13 +197,13 @@ impl AioContext {
     /// Changes what the handler of `fd` tells when busy-polling starts and stops, from the next time on; false without a
     /// handler. See [`FdHandler::io_poll_switch`].
     pub fn set_io_poll_switch(&self, fd: RawFd, switch: impl Fn(bool) + Send + 'static) -> bool {
-        self.core()
-            .set_switch(fd, Some(Arc::new(Switch(Box::new(switch)))))
+        self.tenant()
+            .set_switch(fd, Some(Arc::new(PollSwitch(Box::new(switch)))))
     }
 
     /// Takes that back.
     pub fn remove_io_poll_switch(&self, fd: RawFd) -> bool {
-        self.core().set_switch(fd, None)
+        self.tenant().set_switch(fd, None)
     }
 
     /// Changes how long a `poll` of this unattached context busy-polls before it sleeps; at first it does not.
@@ -243,7 +224,7 @@ impl AioContext {
     /// # Errors
     /// The kernel's, when it gives no fds for the wait.
     pub fn g_source(&self) -> Result<glib::Source> {
-        source::new(&self.core().private, Some(self.clone()))
+        source::new(&self.core().private, Some(Box::new(self.clone())))
     }
 
     /// Lets this context send requests to the io_uring of its home; completions come to `sink`.
@@ -256,10 +237,7 @@ impl AioContext {
 
     /// The reactor this context is on.
     pub(crate) fn reactor(&self) -> Result<Arc<Reactor>> {
-        let mut reactor = None;
-        self.core()
-            .visit(|attachment| reactor = Some(Arc::clone(&attachment.reactor)));
-        reactor.ok_or_else(|| Error::new(ErrorKind::Closed, "the AioContext has been torn down"))
+        self.tenant().reactor()
     }
 
     /// Puts this context on `reactor`, to be served by whoever drives that.
@@ -304,6 +282,10 @@ impl AioContext {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    pub(crate) fn tenant(&self) -> &Arc<Tenant> {
+        &self.0.tenant
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.0.core
     }
@@ -312,8 +294,8 @@ impl AioContext {
 impl fmt::Debug for AioContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AioContext")
-            .field("core", &Arc::as_ptr(self.core()))
-            .field("handlers", &lock(&self.core().handlers).len())
+            .field("tenant", &Arc::as_ptr(self.tenant()))
+            .field("handlers", &self.tenant().handlers())
             .finish_non_exhaustive()
     }
 }

@@ -14,25 +14,32 @@
 
 mod adaptive_poll;
 mod attachment;
-pub(crate) mod bhs;
+pub(crate) mod bh;
+pub(crate) mod bh_queue;
+mod bh_schedule;
 mod direct;
 mod driving;
 mod fd_cache;
+pub(crate) mod fd_handler;
+pub(crate) mod fd_record;
 mod fd_table;
 mod glib_wait;
+pub(crate) mod handlers;
 pub(crate) mod home_cell;
 pub(crate) mod home_queue;
 mod io;
+mod migration;
 pub(crate) mod notify;
 mod pending_release;
-pub(crate) mod queued;
+mod queued;
 mod registration;
+pub(crate) mod tenant;
 pub(crate) mod thread_pin;
-mod timers;
+pub(crate) mod timer;
+mod timer_queue;
 mod turn;
 mod wait;
 
-use crate::aio::handler::FdRecord;
 use crate::eventfd::EventFd;
 use crate::list::List;
 use crate::poller::epoll::{Epoll, Event};
@@ -47,13 +54,13 @@ use crate::worker_pool::OwnPool;
 use crate::{Error, Pool, PoolLimits, Result};
 use adaptive_poll::AdaptivePoll;
 pub use adaptive_poll::PollParams;
-pub(crate) use adaptive_poll::ask_again;
-pub(crate) use attachment::{Attachment, Urgency};
-use bhs::HomeBhs;
-pub(crate) use bhs::{Claimed, at_home, on_home};
+use attachment::Attachment;
+pub(crate) use bh::flags::Urgency;
+use bh_queue::BhQueue;
 pub use driving::Driving;
 pub(crate) use driving::thread_token;
 use fd_cache::FdCache;
+use fd_record::FdRecord;
 use fd_table::{Batch, FdTable, Set};
 use home_cell::HomeCell;
 use notify::NotifyState;
@@ -62,8 +69,8 @@ use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock, Weak};
 use thread_pin::ThreadPin;
-use timers::Timers;
-pub use timers::{start_virtual_clock, stop_virtual_clock};
+use timer_queue::TimerQueues;
+pub use timer_queue::{start_virtual_clock, stop_virtual_clock};
 
 /// Whether an iteration may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,10 +183,10 @@ pub struct Reactor {
     state: NotifyState,
     /// Contexts with scheduled bottom halves.
     ready: List<Attachment>,
-    bhs: HomeBhs,
+    bhs: BhQueue,
     io: OnceLock<Io>,
     fds: Mutex<FdTable>,
-    timers: Mutex<Timers>,
+    timers: Mutex<TimerQueues>,
     poll_params: Mutex<PollParams>,
     retired: Mutex<Vec<PendingRelease>>,
     /// What the locked parts hold, so that a turn with nothing to do there takes no lock.
@@ -228,10 +235,10 @@ impl Reactor {
             allowed,
             state: NotifyState::new(),
             ready: List::new(),
-            bhs: HomeBhs::new(),
+            bhs: BhQueue::new(),
             io: OnceLock::new(),
             fds: Mutex::default(),
-            timers: Mutex::new(Timers::new()),
+            timers: Mutex::new(TimerQueues::new()),
             poll_params: Mutex::default(),
             retired: Mutex::default(),
             counts: Counts::default(),
@@ -258,7 +265,7 @@ impl Reactor {
             pool: OwnPool::new(),
             thread_pin: ThreadPin::default(),
         });
-        timers::announce(&reactor);
+        timer_queue::announce(&reactor);
         reactor
     }
 

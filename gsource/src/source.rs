@@ -4,10 +4,11 @@
 //! `GSource`, written at creation and dropped in finalize, which may run on any thread.
 #![allow(unsafe_code)] // a GSource is a C structure with a table of C functions
 
+use crate::Result;
 use crate::poller::{READABLE, WRITABLE};
 use crate::reactor::{Driving, Reactor};
-use crate::{AioContext, Result};
 use glib::translate::from_glib_full;
+use std::any::Any;
 use std::cell::RefCell;
 use std::mem::size_of;
 use std::ptr;
@@ -23,8 +24,8 @@ struct State {
     reactor: Arc<Reactor>,
     tag: Tag,
     shown: RefCell<Shown>,
-    /// Keeps an AioContext alive for as long as its source.
-    _keep: Option<AioContext>,
+    /// Keeps an owner of the reactor alive for as long as its source.
+    _keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// GLib's handle of the fd; used on the thread that iterates.
@@ -74,7 +75,10 @@ static FUNCS: glib_sys::GSourceFuncs = glib_sys::GSourceFuncs {
 };
 
 /// A source for `reactor`.
-pub(crate) fn new(reactor: &Arc<Reactor>, keep: Option<AioContext>) -> Result<glib::Source> {
+pub(crate) fn new(
+    reactor: &Arc<Reactor>,
+    keep: Option<Box<dyn Any + Send + Sync>>,
+) -> Result<glib::Source> {
     let fd = reactor.poll_fd()?;
     let size = u32::try_from(size_of::<ReactorSource>()).unwrap_or(u32::MAX);
     // SAFETY: the table lives for ever and is not written to, though GLib's signature is not const.

@@ -32,6 +32,25 @@ const LAYERS: [&[&str]; 7] = [
     &["cli", "main"],
 ];
 
+/// The layers of the event sources from below. The reactor knows nothing of the AioContext, which is its tenant.
+const GSOURCE_LAYERS: [&[&str]; 4] = [
+    &[
+        "",
+        "clock",
+        "deadline",
+        "error",
+        "eventfd",
+        "kernel_model",
+        "list",
+        "panic_boundary",
+        "sync",
+        "worker_pool",
+    ],
+    &["poller"],
+    &["reactor"],
+    &["aio", "iohandler", "source"],
+];
+
 /// What modules of the root crate must not import although it lies below them.
 const BANNED_IMPORTS: [Ban<'_>; 3] = [
     // A device knows its model by traits alone.
@@ -103,6 +122,53 @@ fn no_arrow_goes_up() {
     }
     let strange = sources.with("strange", "");
     assert_eq!(upward(&strange, &LAYERS), ["'strange' has no layer"]);
+}
+
+fn event_sources() -> Sources {
+    Sources::read(&top().join("gsource/src"))
+}
+
+#[test]
+fn no_arrow_of_the_event_sources_goes_up() {
+    let sources = event_sources();
+    assert_eq!(upward(&sources, &GSOURCE_LAYERS), [""; 0]);
+    let planted = [
+        ("list", "use crate::poller::Poller;"),
+        ("sync", "fn f() { crate::reactor::Reactor::new(); }"),
+        ("poller/ring", "use crate::{Error, reactor::Wait};"),
+        ("reactor", "use crate::AioContext;"),
+        ("reactor/bh/node", "use crate::aio::bh::Bh;"),
+        (
+            "reactor/turn",
+            "fn f(source: super::super::source::Source) {}",
+        ),
+    ];
+    for (module, code) in planted {
+        let wrong = upward(&sources.with(module, code), &GSOURCE_LAYERS);
+        assert!(!wrong.is_empty(), "{code}");
+    }
+    let strange = sources.with("strange", "");
+    assert_eq!(
+        upward(&strange, &GSOURCE_LAYERS),
+        ["'strange' has no layer"]
+    );
+}
+
+#[test]
+fn folders_of_the_event_sources_do_not_import_each_other_in_a_circle() {
+    let sources = event_sources();
+    assert_eq!(circles(&sources), [""; 0]);
+    let planted = [
+        ("list", "use crate::deadline;"),
+        ("reactor/bh/flags", "use crate::reactor::tenant::Tenant;"),
+        ("aio/core", "use super::task::file::AsyncFile;"),
+    ];
+    for (module, code) in planted {
+        let closed = sources
+            .with(module, code)
+            .with("deadline", "use crate::list;");
+        assert!(!circles(&closed).is_empty(), "{code}");
+    }
 }
 
 #[test]

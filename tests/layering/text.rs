@@ -80,15 +80,22 @@ fn char_end(text: &str) -> Option<usize> {
 
 /// Where the items are that `#[cfg(test)]` marks, in a text without comments and strings.
 pub(crate) fn test_items(code: &str) -> Vec<std::ops::Range<usize>> {
-    const MARK: &str = "#[cfg(test)]";
     let mut items = Vec::new();
     let mut from = 0;
-    while let Some(at) = code[from..].find(MARK) {
-        let start = from + at;
-        from = start + MARK.len() + item_end(&code[start + MARK.len()..]);
+    while let Some((start, mark)) = first_mark(&code[from..]) {
+        let start = from + start;
+        from = start + mark + item_end(&code[start + mark..]);
         items.push(start..from);
     }
     items
+}
+
+/// Where the first attribute is that says "for tests", and how long it is.
+fn first_mark(code: &str) -> Option<(usize, usize)> {
+    let places = ["#[cfg(test)]", "#[cfg(all(test,"].map(|mark| code.find(mark));
+    let start = places.into_iter().flatten().min()?;
+    let length = code[start..].find(']')? + 1;
+    Some((start, length))
 }
 
 /// The end of an item: its semicolon, or the brace that closes its body.
@@ -134,7 +141,7 @@ fn comments_strings_and_test_items_are_left_out() {
     let text = r##"a("x{//") /* b */ '{' 'a r#"c"d"# // e
 #[cfg(test)]
 mod tests { fn f() { } }
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod fake;
 last"##;
     let code = blank(text, Strings::Blank);

@@ -10,7 +10,7 @@
 //! 2. A job stands in its AioContext's table until the home has delivered it or the context has ended.
 #![forbid(unsafe_code)]
 
-use crate::aio::{Core, bh};
+use crate::aio::core::Core;
 use crate::sync::Mutex;
 use crate::sync::lock;
 use crate::sync::{AtomicU64, Ordering};
@@ -220,7 +220,7 @@ where
                 job.deliver();
             }
         };
-        bh::schedule_oneshot(&core, "pool job", Box::new(deliver));
+        core.tenant.schedule_oneshot("pool job", deliver);
     }
 }
 

@@ -12,21 +12,20 @@
 //!
 //! # Invariants
 //! 1. A future is reached only through `TASKS` of the thread that has spawned it.
-//! 2. While `TASKS` holds a task, its [`Stay`] keeps other threads from driving the reactor. So bottom halves of tasks run
+//! 2. While `TASKS` holds a task, its [`PinGuard`] keeps other threads from driving the reactor. So bottom halves of tasks run
 //!    where their futures are.
 //! 3. No borrow of `TASKS` and no lock is held while a future is polled or dropped, or a waker called.
 #![deny(unsafe_code)] // a child that needs it says why
 
 pub(crate) mod file;
 mod once;
-mod stay;
 pub(crate) mod wait;
 
-use crate::aio::{Core, bh};
+use crate::reactor::tenant::Tenant;
+use crate::reactor::thread_pin::PinGuard;
 use crate::sync::{AtomicBool, Ordering};
 use crate::{AioContext, Bh, Error, ErrorKind, Job, Result, panic_boundary};
 use once::Once;
-use stay::Stay;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,7 +52,7 @@ struct Task {
     again: Cell<bool>,
     /// Taken out of `TASKS`, maybe while it is polled.
     over: Cell<bool>,
-    stay: Stay,
+    pin: PinGuard,
 }
 
 /// What other threads may touch of a task.
@@ -121,9 +120,9 @@ impl AioContext {
     where
         F: Future + 'static,
     {
-        let handle = JoinHandle::new(self.core());
-        let stay = Stay::begin(self.core())?;
-        begin(stay, &handle.remote, &handle.outcome, future)?;
+        let handle = JoinHandle::new(self.tenant());
+        let pin = PinGuard::begin(self.tenant())?;
+        begin(pin, &handle.remote, &handle.outcome, future)?;
         Ok(handle)
     }
 
@@ -147,14 +146,14 @@ impl AioContext {
         F: Future + 'static,
         F::Output: Send + 'static,
     {
-        let handle = JoinHandle::new(self.core());
+        let handle = JoinHandle::new(self.tenant());
         let unbuilt = Unbuilt {
-            core: Arc::clone(self.core()),
+            tenant: Arc::clone(self.tenant()),
             remote: Arc::clone(&handle.remote),
             outcome: Some(Arc::clone(&handle.outcome)),
         };
         let build = move || unbuilt.build(build);
-        bh::schedule_oneshot(self.core(), "spawn", Box::new(build));
+        self.tenant().schedule_oneshot("spawn", build);
         handle
     }
 
@@ -163,12 +162,12 @@ impl AioContext {
     /// # Errors
     /// `WrongThread` when there are tasks and another thread drives them.
     pub fn cancel_tasks(&self) -> Result<()> {
-        if self.core().tasks.load(Ordering::Acquire) == 0 {
+        if !self.tenant().has_pins() {
             return Ok(());
         }
         let reactor = self.reactor()?;
         let _driving = reactor.drive()?;
-        end_all(self.core());
+        end_all(self.tenant());
         Ok(())
     }
 
@@ -219,7 +218,7 @@ impl<T> Drop for PoolRun<T> {
 
 /// A task whose future is not made yet; it is cancelled when that does not come to pass.
 struct Unbuilt<T: 'static> {
-    core: Arc<Core>,
+    tenant: Arc<Tenant>,
     remote: Arc<Remote>,
     /// Present until the future is made.
     outcome: Option<Arc<Once<Result<T>>>>,
@@ -234,9 +233,9 @@ impl<T> Unbuilt<T> {
         let Some(outcome) = self.outcome.take() else {
             return;
         };
-        let begun = Stay::begin(&self.core).and_then(|stay| {
+        let begun = PinGuard::begin(&self.tenant).and_then(|pin| {
             let future = panic_boundary::catch("the task", build).inspect_err(report)?;
-            begin(stay, &self.remote, &outcome, future)
+            begin(pin, &self.remote, &outcome, future)
         });
         if let Err(error) = begun {
             outcome.fail(error);
@@ -254,7 +253,7 @@ impl<T> Drop for Unbuilt<T> {
 
 /// Makes `future` a task of the calling thread, which drives the context.
 fn begin<F: Future + 'static>(
-    stay: Stay,
+    pin: PinGuard,
     remote: &Arc<Remote>,
     outcome: &Arc<Once<Result<F::Output>>>,
     future: F,
@@ -270,7 +269,7 @@ fn begin<F: Future + 'static>(
         outcome: Arc::<Once<_>>::clone(outcome),
         again: Cell::new(false),
         over: Cell::new(false),
-        stay,
+        pin,
     };
     let task = Rc::new(task);
     let inserted = TASKS.try_with(|tasks| tasks.borrow_mut().insert(remote.id, task));
@@ -287,11 +286,11 @@ fn run(id: u64) {
     }
 }
 
-/// Ends the tasks of `core`, the oldest first. On the thread that drives it.
-pub(crate) fn end_all(core: &Arc<Core>) {
+/// Ends the tasks of `tenant`, the oldest first. On the thread that drives it.
+pub(crate) fn end_all(tenant: &Arc<Tenant>) {
     let own = TASKS.try_with(|tasks| {
         let tasks = tasks.borrow();
-        let own = tasks.iter().filter(|(_, task)| task.stay.is_of(core));
+        let own = tasks.iter().filter(|(_, task)| task.pin.is_of(tenant));
         own.map(|(id, _)| *id).collect::<Vec<_>>()
     });
     for id in own.unwrap_or_default() {
@@ -353,9 +352,9 @@ impl Remote {
 }
 
 impl<T> JoinHandle<T> {
-    fn new(core: &Arc<Core>) -> JoinHandle<T> {
+    fn new(tenant: &Arc<Tenant>) -> JoinHandle<T> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let bh = Bh::new(Arc::clone(core), "task", move || run(id));
+        let bh = Bh::new(Arc::clone(tenant), "task", move || run(id));
         let remote = Remote {
             id,
             bh,
@@ -368,7 +367,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Ends the task: its future is dropped on the home, in an iteration, and polled no more. What is over stays so.
+    /// Ends the task: its future is dropped on the home, in an iteration, and polled no more. What is over pins so.
     pub fn abort(&self) {
         self.remote.aborted.store(true, Ordering::Release);
         self.remote.bh.schedule();

@@ -8,55 +8,13 @@
 //! wait for one that has begun.
 #![allow(unsafe_code)] // shares callbacks that one thread at a time calls
 
-use crate::aio::Core;
 use crate::clock::Clock;
-use crate::deadline::{Item, NOWHERE};
-use crate::panic_boundary;
 use crate::reactor::PendingRelease;
-use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::reactor::tenant::Tenant;
+use crate::reactor::timer::TimerNode;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-
-/// A timer in memory. Its place is guarded by the timer lock of the reactor its AioContext is on.
-pub(crate) struct TimerNode {
-    pub(crate) core: Arc<Core>,
-    pub(crate) clock: Clock,
-    place: AtomicUsize,
-    dead: AtomicBool,
-    callback: Box<dyn Fn() + Send>,
-}
-
-// SAFETY: only the driving thread calls the callback; the rest is atomic.
-unsafe impl Sync for TimerNode {}
-
-impl Item for Arc<TimerNode> {
-    fn set_place(&self, place: usize) {
-        self.place.store(place, Ordering::Relaxed);
-    }
-    fn place(&self) -> usize {
-        self.place.load(Ordering::Relaxed)
-    }
-}
-
-impl TimerNode {
-    /// Calls the callback unless the timer was dropped. On the driving thread.
-    pub(crate) fn fire(&self) {
-        if self.dead.load(Ordering::Acquire) {
-            return;
-        }
-        let call = || panic_boundary::guard(&self, &self.callback);
-        if self.core.during_call(call).is_err() {
-            self.dead.store(true, Ordering::Release);
-        }
-    }
-}
-
-impl fmt::Display for TimerNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "timer of clock {:?}", self.clock)
-    }
-}
 
 /// A timer of an AioContext. Dropping it cancels it; the callback is destroyed on the home thread.
 ///
@@ -72,15 +30,9 @@ impl fmt::Display for TimerNode {
 pub struct Timer(ManuallyDrop<Arc<TimerNode>>);
 
 impl Timer {
-    pub(crate) fn new(core: Arc<Core>, clock: Clock, callback: Box<dyn Fn() + Send>) -> Timer {
-        let (place, dead) = (AtomicUsize::new(NOWHERE), AtomicBool::new(false));
-        Timer(ManuallyDrop::new(Arc::new(TimerNode {
-            core,
-            clock,
-            place,
-            dead,
-            callback,
-        })))
+    pub(crate) fn new(tenant: Arc<Tenant>, clock: Clock, callback: Box<dyn Fn() + Send>) -> Timer {
+        let node = TimerNode::new(tenant, clock, callback);
+        Timer(ManuallyDrop::new(Arc::new(node)))
     }
 
     /// Fires at `deadline_ns` of the timer's clock, in place of any earlier arming. A deadline in the past, also a negative
@@ -88,7 +40,7 @@ impl Timer {
     pub fn arm_at_ns(&self, deadline_ns: i64) {
         let deadline = deadline_ns.max(0);
         self.0
-            .core
+            .tenant
             .on_reactor(|reactor| reactor.arm(&self.0, deadline));
     }
 
@@ -99,19 +51,19 @@ impl Timer {
 
     /// Fires no more. A timer that is not armed stays so.
     pub fn cancel(&self) {
-        self.0.core.on_reactor(|reactor| reactor.cancel(&self.0));
+        self.0.tenant.on_reactor(|reactor| reactor.cancel(&self.0));
     }
 
     /// True from arming until the callback begins.
     pub fn is_armed(&self) -> bool {
-        self.0.place() != NOWHERE
+        self.0.is_armed()
     }
 
     /// The time for which the timer is armed.
     pub fn deadline_ns(&self) -> Option<i64> {
         let mut deadline = None;
         self.0
-            .core
+            .tenant
             .on_reactor(|reactor| reactor.deadline_of(&self.0, &mut deadline));
         deadline
     }
@@ -119,12 +71,12 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.0.dead.store(true, Ordering::Release);
+        self.0.kill();
         self.cancel();
         // SAFETY: the handle ends here. Its count goes to the home and not to whoever is last: the callback is dropped there.
         let node = unsafe { ManuallyDrop::take(&mut self.0) };
-        let core = Arc::clone(&node.core);
-        core.retire(PendingRelease::Timer(node));
+        let tenant = Arc::clone(&node.tenant);
+        tenant.release(PendingRelease::Timer(node));
     }
 }
 

@@ -9,10 +9,10 @@
 
 mod pace;
 
-use super::turn::{call, remove};
+use super::turn::call;
 use super::{Driving, Reactor, Wait};
-use crate::aio::handler::FdRecord;
 use crate::poller::POLLED;
+use crate::reactor::fd_record::FdRecord;
 use crate::sync::Ordering;
 use crate::sync::lock;
 use crate::{Clock, Error, ErrorKind, Result};
@@ -153,7 +153,7 @@ impl Reactor {
 
     /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew. True when its notifications were off:
     /// then it must be asked once more, there.
-    pub(crate) fn release(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
+    pub(crate) fn stop_polling_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
         let started = self.home.get(driving).adaptive_poll.started;
         let was_polled = self.expel(record, driving) && started;
         if was_polled {
@@ -370,7 +370,7 @@ fn has_work(record: &Arc<FdRecord>) -> bool {
         return false;
     };
     record.call(poll).unwrap_or_else(|_| {
-        remove(record);
+        record.remove();
         false
     })
 }
@@ -383,7 +383,7 @@ fn switch(record: &Arc<FdRecord>, polling: bool) {
     if let Some(switch) = record.switch()
         && record.call(|| switch.0(polling)).is_err()
     {
-        remove(record);
+        record.remove();
     }
 }
 

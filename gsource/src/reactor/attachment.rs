@@ -2,9 +2,10 @@
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
 use super::Reactor;
-use crate::aio::Core;
+use super::bh::flags::Urgency;
+use super::queued::Queued;
+use super::tenant::Tenant;
 use crate::list::{Link, Linked, Pushed};
-use crate::reactor::queued::Queued;
 use crate::sync::Life;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ pub(crate) struct Attachment {
     link: Link<Attachment>,
     pub(crate) life: Life,
     pub(super) queued: Queued,
-    pub(crate) core: Arc<Core>,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) reactor: Arc<Reactor>,
 }
 
@@ -25,12 +26,12 @@ unsafe impl Linked for Attachment {
 }
 
 impl Attachment {
-    pub(crate) fn new(core: &Arc<Core>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
+    pub(crate) fn new(tenant: &Arc<Tenant>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
         Arc::new(Attachment {
             link: Link::new(),
             life: Life::new(),
             queued: Queued::new(),
-            core: Arc::clone(core),
+            tenant: Arc::clone(tenant),
             reactor: Arc::clone(reactor),
         })
     }
@@ -49,13 +50,4 @@ impl Attachment {
         }
         self.reactor.call(urgency);
     }
-}
-
-/// How much of a hurry the home is to be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// It does not block before it has looked.
-    Now,
-    /// It looks before it blocks, and again if it blocks already.
-    Idle,
 }

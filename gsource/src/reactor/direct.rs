@@ -2,21 +2,21 @@
 //! would wait.
 #![forbid(unsafe_code)]
 
+use super::tenant::Tenant;
 use super::turn::IDLE_BH_NS;
 use super::{Driving, Reactor};
 use crate::Result;
-use crate::aio::Core;
 use std::sync::Arc;
 
 impl Reactor {
-    /// Runs the bottom halves of `core` and nothing else; true when one that is not idle ran.
+    /// Runs the bottom halves of `tenant` and nothing else; true when one that is not idle ran.
     ///
     /// # Errors
     /// `WrongThread` while another thread drives.
-    pub(crate) fn run_bhs_of(&self, core: &Arc<Core>) -> Result<bool> {
+    pub(crate) fn run_bhs_of(&self, tenant: &Arc<Tenant>) -> Result<bool> {
         let driving = self.drive()?;
         self.collect_ready(&driving);
-        Ok(self.run_due_of(core, &driving))
+        Ok(self.run_due_of(tenant, &driving))
     }
 
     /// How long a turn would wait now, in nanoseconds; `None` when only an event would end it. A notification does not count.

@@ -1,7 +1,7 @@
 //! The right to drive a reactor: one thread at a time has it.
 #![forbid(unsafe_code)]
 
-use super::{Reactor, bhs};
+use super::{Reactor, bh_queue};
 use crate::sync::Ordering;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
@@ -85,7 +85,7 @@ impl Reactor {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
-        bhs::enter(self);
+        bh_queue::enter(self);
         let tokens = self.tokens.load(Ordering::Relaxed);
         self.tokens.store(tokens + 1, Ordering::Relaxed);
         Ok(Driving {
@@ -114,7 +114,7 @@ impl Reactor {
 
     /// Ends the calling thread's right to drive.
     fn give_back(&self) {
-        bhs::leave(self);
+        bh_queue::leave(self);
         self.driver.store(0, Ordering::SeqCst);
         // Another thread may have retired something after the last look here, and found us driving.
         if self.has_retired() {

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::fd_table::split;
-use crate::aio::handler::FdRecord;
+use crate::reactor::fd_record::FdRecord;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Place {
 mod tests {
     use super::FdCache;
     use crate::FdHandler;
-    use crate::aio::handler::FdRecord;
+    use crate::reactor::fd_record::FdRecord;
     use std::sync::{Arc, Weak};
 
     const TOKEN: u64 = 7 << 32 | 3;

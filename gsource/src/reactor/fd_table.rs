@@ -10,9 +10,9 @@
 
 mod listing;
 
-use crate::aio::handler::FdRecord;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EDGE, READABLE, WRITABLE};
+use crate::reactor::fd_record::FdRecord;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::io;

@@ -1,6 +1,6 @@
 //! A first-in-first-out list that one thread uses, the driving one, with plain loads and stores.
 //!
-//! A signal handler may interrupt that thread at any place; [`Claim`] tells it that the list is in the middle of a change.
+//! A signal handler may interrupt that thread at any place; [`QueueLock`] tells it that the list is in the middle of a change.
 //!
 //! # Invariants
 //! 1. A node is in the queue at most once, and allocated as long as it is.
@@ -133,28 +133,28 @@ impl<T: Chained> HomeQueue<T> {
 }
 
 /// Says that the driving thread is in the middle of a change, so that a signal handler on it keeps away.
-pub(crate) struct Claim(AtomicBool);
+pub(crate) struct QueueLock(AtomicBool);
 
 /// The claim of a change, until it is dropped.
-pub(crate) struct Claimed<'a>(&'a AtomicBool);
+pub(crate) struct QueueGuard<'a>(&'a AtomicBool);
 
-impl Claim {
+impl QueueLock {
     pub(crate) fn new() -> Self {
-        Claim(AtomicBool::new(false))
+        QueueLock(AtomicBool::new(false))
     }
 
     /// Begins a change outside of signal handlers.
     #[inline]
-    pub(crate) fn begin(&self) -> Claimed<'_> {
+    pub(crate) fn begin(&self) -> QueueGuard<'_> {
         debug_assert!(!self.0.load(Ordering::Relaxed), "a change inside a change");
         self.0.store(true, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        Claimed(&self.0)
+        QueueGuard(&self.0)
     }
 
     /// Begins a change; `None` in a signal handler that has interrupted one.
     #[inline]
-    pub(crate) fn try_begin(&self) -> Option<Claimed<'_>> {
+    pub(crate) fn try_begin(&self) -> Option<QueueGuard<'_>> {
         if self.0.load(Ordering::Relaxed) {
             return None;
         }
@@ -162,7 +162,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claimed<'_> {
+impl Drop for QueueGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);

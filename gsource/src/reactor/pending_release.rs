@@ -1,11 +1,12 @@
 //! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
 #![forbid(unsafe_code)]
 
+use super::fd_handler::PollSwitch;
+use super::fd_record::FdRecord;
+use super::tenant::Tenant;
+use super::timer::TimerNode;
 use super::{Attachment, Driving, Reactor, report};
 use crate::Error;
-use crate::aio::Core;
-use crate::aio::handler::{FdRecord, Switch};
-use crate::aio::timer::TimerNode;
 use crate::panic_boundary;
 use crate::sync::Ordering;
 use crate::sync::lock;
@@ -15,29 +16,31 @@ use std::sync::Arc;
 pub(crate) enum PendingRelease {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
-    Switch(Arc<Switch>),
-    /// A context whose last handle is gone.
-    Context(Arc<Core>),
-    /// A context's earlier place here.
+    Switch(Arc<Tenant>, Arc<PollSwitch>),
+    /// A tenant that ends, and what its owner does before.
+    Tenant(Arc<Tenant>, Box<dyn FnOnce() + Send>),
+    /// An earlier attachment of a tenant here.
     Attachment(Arc<Attachment>),
-    /// An error that had nobody to return to, and must not be told of where it happened.
-    Trouble(Error),
+    /// An error without a caller. The home logs it later, because locks may be held where it happened.
+    Error(Error),
 }
 
 impl PendingRelease {
-    /// True when it is of `core`; what is of nobody goes with whoever has the reactor to itself.
-    fn goes_with(&self, core: &Arc<Core>, reactor: &Reactor) -> bool {
+    /// True when it goes along with `tenant`, which moves. An error may be logged anywhere, so it goes where a thread drives.
+    fn goes_with(&self, tenant: &Arc<Tenant>) -> bool {
         match self {
-            PendingRelease::Handler(record) => record.is_of(core),
-            PendingRelease::Timer(timer) => Arc::ptr_eq(&timer.core, core),
-            PendingRelease::Context(other) => Arc::ptr_eq(other, core),
+            PendingRelease::Handler(record) => record.is_of(tenant),
+            PendingRelease::Timer(timer) => Arc::ptr_eq(&timer.tenant, tenant),
+            PendingRelease::Switch(owner, _) | PendingRelease::Tenant(owner, _) => {
+                Arc::ptr_eq(owner, tenant)
+            }
             PendingRelease::Attachment(_) => false,
-            PendingRelease::Switch(_) | PendingRelease::Trouble(_) => core.is_private(reactor),
+            PendingRelease::Error(_) => true,
         }
     }
 
-    /// Drops it; gives it back when it is too early.
-    fn reap(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<PendingRelease> {
+    /// Drops it. What must wait comes back.
+    fn drop_here(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<PendingRelease> {
         match self {
             PendingRelease::Handler(record) => {
                 reactor.lose_sight_of(&record, driving);
@@ -46,15 +49,18 @@ impl PendingRelease {
             PendingRelease::Timer(timer) => {
                 panic_boundary::drop_guarded(&"destructor of a timer", timer);
             }
-            PendingRelease::Switch(switch) => {
+            PendingRelease::Switch(_, switch) => {
                 panic_boundary::drop_guarded(&"destructor of a switch", switch);
             }
-            PendingRelease::Context(core) if core.is_in_call() => {
-                return Some(PendingRelease::Context(core));
+            PendingRelease::Tenant(tenant, before) if tenant.is_in_call() => {
+                return Some(PendingRelease::Tenant(tenant, before));
             }
-            PendingRelease::Context(core) => core.end(reactor, driving),
+            PendingRelease::Tenant(tenant, before) => {
+                before();
+                tenant.end_here(reactor, driving);
+            }
             PendingRelease::Attachment(attachment) => drop(attachment),
-            PendingRelease::Trouble(error) => report([error]),
+            PendingRelease::Error(error) => report([error]),
         }
         None
     }
@@ -62,7 +68,7 @@ impl PendingRelease {
 
 impl Reactor {
     /// Leaves `retired` to the home to drop; nothing retired disturbs nobody.
-    pub(crate) fn retire(&self, retired: impl IntoIterator<Item = PendingRelease>) {
+    pub(crate) fn release(&self, retired: impl IntoIterator<Item = PendingRelease>) {
         let mut queue = lock(&self.retired);
         let before = queue.len();
         queue.extend(retired);
@@ -77,17 +83,22 @@ impl Reactor {
         }
     }
 
-    /// Leaves what was retired of `core` here to the home of `new`.
-    pub(crate) fn hand_over_retired(&self, core: &Arc<Core>, new: &Reactor, driving: &Driving<'_>) {
+    /// Leaves what was released of `tenant` here to the home of `new`.
+    pub(crate) fn hand_over_releases(
+        &self,
+        tenant: &Arc<Tenant>,
+        new: &Reactor,
+        driving: &Driving<'_>,
+    ) {
         let moving: Vec<_> = lock(&self.retired)
-            .extract_if(.., |one| one.goes_with(core, self))
+            .extract_if(.., |one| one.goes_with(tenant))
             .collect();
         for one in &moving {
             if let PendingRelease::Handler(record) = one {
                 self.lose_sight_of(record, driving);
             }
         }
-        new.retire(moving);
+        new.release(moving);
     }
 
     /// Lets go of the home's own references to a handler.
@@ -137,9 +148,9 @@ impl Reactor {
             early.extend(
                 retired
                     .into_iter()
-                    .filter_map(|retired| retired.reap(self, driving)),
+                    .filter_map(|retired| retired.drop_here(self, driving)),
             );
         }
-        self.retire(early);
+        self.release(early);
     }
 }

@@ -3,9 +3,9 @@
 
 use super::Driving;
 use super::Reactor;
+use super::fd_record::FdRecord;
 use super::fd_table::{Batch, FdTable};
-use crate::aio::Core;
-use crate::aio::handler::FdRecord;
+use super::tenant::Tenant;
 use crate::sync::Ordering;
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -96,21 +96,21 @@ impl Reactor {
             .store(fds.unpollable(), Ordering::Release);
     }
 
-    /// Lets go of `core`, which is moving elsewhere with `records`. The answer is what was seen of its handlers, some of which
+    /// Lets go of `tenant`, which is moving elsewhere with `records`. The answer is what was seen of its handlers, some of which
     /// may have been removed: to be dropped without a lock.
     #[must_use]
     pub(crate) fn forget(
         &self,
-        core: &Arc<Core>,
+        tenant: &Arc<Tenant>,
         records: &[Arc<FdRecord>],
         driving: &Driving<'_>,
     ) -> Vec<Arc<FdRecord>> {
         let mut home = self.home.get(driving);
         let (ready, staying): (Batch, Batch) = std::mem::take(&mut home.batch)
             .into_iter()
-            .partition(|(record, _)| record.is_of(core));
+            .partition(|(record, _)| record.is_of(tenant));
         home.batch = staying;
-        let paused = home.paused.extract_if(.., |record| record.is_of(core));
+        let paused = home.paused.extract_if(.., |record| record.is_of(tenant));
         let leaving = paused
             .chain(ready.into_iter().map(|(record, _)| record))
             .collect();

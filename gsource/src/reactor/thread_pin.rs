@@ -5,8 +5,12 @@
 //!    names that thread, and nobody else drives.
 #![forbid(unsafe_code)]
 
-use super::thread_token;
+use super::tenant::Tenant;
+use super::{Reactor, thread_token};
 use crate::sync::{AtomicUsize, Ordering};
+use crate::{Error, ErrorKind, Result};
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// The tasks of a reactor.
 #[derive(Default)]
@@ -41,17 +45,74 @@ impl ThreadPin {
         there != 0 && there != thread_token()
     }
 
-    pub(crate) fn enter(&self, thread: usize) {
+    fn enter(&self, thread: usize) {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.thread.store(thread, Ordering::SeqCst);
     }
 
     /// True when that was the last one.
-    pub(crate) fn leave(&self) -> bool {
+    fn leave(&self) -> bool {
         let is_last = self.count.fetch_sub(1, Ordering::SeqCst) == 1;
         if is_last {
             self.thread.store(0, Ordering::SeqCst);
         }
         is_last
+    }
+}
+
+/// A task's share in keeping its context where it is.
+pub(crate) struct PinGuard {
+    tenant: Arc<Tenant>,
+    reactor: Arc<Reactor>,
+    /// It ends on its thread.
+    thread: PhantomData<*mut ()>,
+}
+
+impl PinGuard {
+    /// Binds `tenant` and the reactor it is on to the calling thread.
+    ///
+    /// # Errors
+    /// `WrongThread` when another thread drives.
+    pub(crate) fn begin(tenant: &Arc<Tenant>) -> Result<PinGuard> {
+        loop {
+            let reactor = tenant.reactor()?;
+            if !reactor.is_driven_here() && reactor.thread_pin.wait_elsewhere() {
+                let message = "another thread iterates the GMainContext that drives this context";
+                return Err(Error::new(ErrorKind::WrongThread, message));
+            }
+            let _driving = reactor.drive()?;
+            // Nobody moves the context any more, but somebody may just have done so.
+            if tenant.is_on(&reactor) {
+                reactor.thread_pin.enter(thread_token());
+                tenant.pins.fetch_add(1, Ordering::SeqCst);
+                let (tenant, reactor) = (Arc::clone(tenant), Arc::clone(&reactor));
+                return Ok(PinGuard {
+                    tenant,
+                    reactor,
+                    thread: PhantomData,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn is_of(&self, tenant: &Arc<Tenant>) -> bool {
+        Arc::ptr_eq(&self.tenant, tenant)
+    }
+}
+
+impl Drop for PinGuard {
+    fn drop(&mut self) {
+        self.tenant.pins.fetch_sub(1, Ordering::SeqCst);
+        if self.reactor.thread_pin.leave() && !self.reactor.is_driven_here() {
+            // Others may have left things here that they could not drop.
+            self.reactor.leave_to_home();
+        }
+    }
+}
+
+impl Tenant {
+    /// True while tasks bind this tenant to their thread.
+    pub(crate) fn has_pins(&self) -> bool {
+        self.pins.load(Ordering::Acquire) > 0
     }
 }

@@ -3,10 +3,10 @@
 
 use super::fd_table::Batch;
 use super::{Driving, Reactor, TIMER, Wait};
-use crate::aio::handler::FdRecord;
 use crate::clock::last_tick_ns;
 use crate::panic_boundary;
 use crate::poller::POLLED;
+use crate::reactor::fd_record::FdRecord;
 use crate::sync::Ordering;
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -372,7 +372,7 @@ impl Reactor {
 fn may_read(record: &Arc<FdRecord>) -> bool {
     match &record.handler.read_poll {
         Some(question) => record.call(question).unwrap_or_else(|_| {
-            remove(record);
+            record.remove();
             false
         }),
         None => true,
@@ -383,14 +383,7 @@ pub(super) fn call(record: &Arc<FdRecord>, callback: Option<&(dyn Fn() + Send)>)
     if let Some(callback) = callback
         && record.call(callback).is_err()
     {
-        remove(record);
-    }
-}
-
-/// Removes a handler that has panicked.
-pub(super) fn remove(record: &Arc<FdRecord>) {
-    if let Some(core) = record.core.upgrade() {
-        core.remove_record(record);
+        record.remove();
     }
 }
 

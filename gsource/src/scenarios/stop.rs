@@ -2,14 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::{Account, Home, assert_released, check, run_on};
-use crate::aio::bh::schedule_oneshot;
 use crate::sync::{Ordering, thread};
 use crate::{AioContext, Clock, Poller, Wait};
 use std::sync::Arc;
 
 /// Schedules on `own`, which may end any time; how many users that took, and how many of them gave an answer.
 fn schedule(own: AioContext, account: &Arc<Account>) -> (usize, usize) {
-    let core = Arc::clone(own.core());
+    let tenant = Arc::clone(own.tenant());
     let user = account.user();
     let bh = own.bh("on the home's own", move || user.call(|| ()));
     bh.schedule();
@@ -19,7 +18,7 @@ fn schedule(own: AioContext, account: &Arc<Account>) -> (usize, usize) {
     bh.schedule();
     let user = account.user();
     // As others do who hold no handle of the context.
-    schedule_oneshot(&core, "late", move || user.call(|| ()));
+    tenant.schedule_oneshot("late", move || user.call(|| ()));
     (3, usize::from(answer.is_some()))
 }
 

@@ -11,8 +11,7 @@
 //! `SOAK_SECONDS`, which are for each model.
 #![forbid(unsafe_code)]
 
-use crate::aio::bh;
-use crate::aio::core::Core;
+use crate::reactor::tenant::Tenant;
 use crate::{AioContext, Bh, Drivers, Poller, Reactor};
 use loom::sync::Notify;
 use loom::thread;
@@ -69,8 +68,8 @@ impl World {
         self.aio.bh("model", move || user.call())
     }
 
-    fn core(&self) -> Arc<Core> {
-        Arc::clone(self.aio.core())
+    fn tenant(&self) -> Arc<Tenant> {
+        Arc::clone(self.aio.tenant())
     }
 
     /// The home has said that it sleeps, so whoever schedules must write.
@@ -140,31 +139,26 @@ fn loom_a_bottom_half_scheduled_and_deleted_around_the_last_turn_is_let_go_once(
 }
 
 /// As `invoke_sync` does it.
-fn invoke_and_wait((core, account): (Arc<Core>, Arc<Account>)) {
+fn invoke_and_wait((tenant, account): (Arc<Tenant>, Arc<Account>)) {
     let told = Arc::new(Notify::new());
     let user = User(account, Some(Arc::clone(&told)));
-    bh::schedule_oneshot(&core, "model", move || user.call());
+    tenant.schedule_oneshot("model", move || user.call());
     told.wait();
 }
 
 #[test]
 fn loom_who_waits_for_a_callback_is_told_when_the_context_ends() {
-    let prepare = |world: &World| (world.core(), Arc::clone(&world.account));
+    let prepare = |world: &World| (world.tenant(), Arc::clone(&world.account));
     check(1, prepare, invoke_and_wait, no_turn);
 }
 
 #[test]
 fn loom_who_waits_for_a_callback_is_told_around_the_last_turn() {
-    let prepare = |world: &World| (world.core(), Arc::clone(&world.account));
+    let prepare = |world: &World| (world.tenant(), Arc::clone(&world.account));
     check(1, prepare, invoke_and_wait, turn);
 }
 
 #[test]
 fn loom_a_notification_while_the_context_ends_wakes_nobody_who_is_gone() {
-    check(
-        0,
-        World::core,
-        |core| core.visit(|place| place.reactor.notify()),
-        no_turn,
-    );
+    check(0, World::tenant, |tenant| tenant.notify(), no_turn);
 }

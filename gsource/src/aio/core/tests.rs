@@ -1,7 +1,6 @@
 //! What a context keeps of the places where it was.
 #![forbid(unsafe_code)]
 
-use crate::sync::lock;
 use crate::{AioContext, Reactor};
 
 #[test]
@@ -12,6 +11,6 @@ fn places_are_not_kept_however_often_a_context_comes_and_goes() {
         aio.attach_to(&reactor).unwrap();
         aio.detach().unwrap();
     }
-    let kept = lock(&aio.core().attachments).len();
+    let kept = aio.tenant().attachments();
     assert!(kept <= 2, "{kept} places");
 }

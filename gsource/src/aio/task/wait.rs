@@ -5,9 +5,9 @@
 #![forbid(unsafe_code)]
 
 use super::once::Once;
-use crate::aio::Core;
-use crate::aio::handler::FdRecord;
-use crate::{AioContext, Clock, Error, ErrorKind, EventNotifier, FdHandler, Result, Timer};
+use crate::reactor::fd_record::FdRecord;
+use crate::reactor::tenant::{Tenant, closed};
+use crate::{AioContext, Clock, EventNotifier, FdHandler, Result, Timer};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
@@ -97,7 +97,7 @@ enum Direction {
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Readiness {
-    core: Weak<Core>,
+    tenant: Weak<Tenant>,
     fd: RawFd,
     direction: Direction,
     answer: Arc<Once<Result<()>>>,
@@ -110,15 +110,14 @@ struct Answer(Arc<Once<Result<()>>>);
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let message = "the AioContext has been torn down";
-        self.0.set(Err(Error::new(ErrorKind::Closed, message)));
+        self.0.set(Err(closed()));
     }
 }
 
 impl Readiness {
     fn new(aio: &AioContext, fd: RawFd, direction: Direction) -> Readiness {
         Readiness {
-            core: Arc::downgrade(aio.core()),
+            tenant: Arc::downgrade(aio.tenant()),
             fd,
             direction,
             answer: Arc::new(Once::new()),
@@ -127,8 +126,7 @@ impl Readiness {
     }
 
     fn watch(&mut self) -> Result<()> {
-        let closed = || Error::new(ErrorKind::Closed, "the AioContext has been torn down");
-        let core = self.core.upgrade().ok_or_else(closed)?;
+        let tenant = self.tenant.upgrade().ok_or_else(closed)?;
         let own = Arc::new(OnceLock::<Weak<FdRecord>>::new());
         let (answer, this) = (Answer(Arc::clone(&self.answer)), Arc::clone(&own));
         let ready = move || {
@@ -143,12 +141,12 @@ impl Readiness {
         let record = Arc::new(FdRecord::new(
             self.fd,
             handler.waiting(),
-            Weak::clone(&self.core),
+            Weak::clone(&self.tenant),
         ));
         let weak = Arc::downgrade(&record);
         // The home may call at once.
         let _ = own.set(Weak::clone(&weak));
-        core.add_waiter(record)?;
+        tenant.add_waiter(record)?;
         self.record = Some(weak);
         Ok(())
     }
@@ -156,11 +154,8 @@ impl Readiness {
 
 /// Takes a record out of its context, if it is still there.
 fn unwatch(record: Option<&Weak<FdRecord>>) {
-    if let Some(record) = record.and_then(Weak::upgrade)
-        && !record.is_removed()
-        && let Some(core) = record.core.upgrade()
-    {
-        core.remove_record(&record);
+    if let Some(record) = record.and_then(Weak::upgrade) {
+        record.remove();
     }
 }
 

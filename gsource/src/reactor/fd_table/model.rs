@@ -4,10 +4,11 @@
 #![allow(unsafe_code)] // dup3(2) gives a number to another file
 
 use super::{Batch, FdTable, Set, split};
-use crate::aio::handler::{FdHandler, FdRecord};
 use crate::eventfd::EventFd;
 use crate::poller::epoll::{Epoll, Event};
 use crate::reactor::fd_cache::FdCache;
+use crate::reactor::fd_handler::FdHandler;
+use crate::reactor::fd_record::FdRecord;
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

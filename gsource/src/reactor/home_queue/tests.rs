@@ -1,7 +1,7 @@
 //! The queue by itself.
 #![allow(unsafe_code)] // nodes are raw pointers
 
-use super::{Chained, Claim, HomeQueue};
+use super::{Chained, HomeQueue, QueueLock};
 use crate::sync::AtomicPtr;
 use std::ptr;
 
@@ -74,10 +74,10 @@ fn extracting_keeps_both_orders() {
 
 #[test]
 fn a_claim_excludes_another_until_it_ends() {
-    let claim = Claim::new();
-    let held = claim.try_begin();
+    let lock = QueueLock::new();
+    let held = lock.try_begin();
     assert!(held.is_some());
-    assert!(claim.try_begin().is_none());
+    assert!(lock.try_begin().is_none());
     drop(held);
-    assert!(claim.try_begin().is_some());
+    assert!(lock.try_begin().is_some());
 }

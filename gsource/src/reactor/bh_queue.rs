@@ -4,15 +4,14 @@
 //! the next iteration, `slice` those of this one; a nested iteration runs the rest of it.
 //!
 //! # Invariants
-//! 1. Only the driving thread, or a signal handler on it, uses the queues, and only through a [`Claimed`].
+//! 1. Only the driving thread, or a signal handler on it, uses the queues, and only through a [`BhQueueGuard`].
 //! 2. A queued node belongs to a context that is on this reactor and has not ended.
 #![allow(unsafe_code)] // queued nodes are raw pointers
 
+use super::bh::{self, BhNode};
+use super::home_queue::{self, HomeQueue, QueueLock};
+use super::tenant::Tenant;
 use super::{Attachment, Driving, Reactor, Urgency};
-use crate::aio::Core;
-use crate::aio::bh::Wish;
-use crate::aio::bh::node::{self, BhNode};
-use crate::reactor::home_queue::{self, Claim, HomeQueue};
 use crate::sync::Ordering;
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
@@ -26,26 +25,26 @@ crate::sync::thread_local! {
 
 /// The bottom halves that a home holds. Apart from what other threads write.
 #[repr(align(64))]
-pub(crate) struct HomeBhs {
-    claim: Claim,
+pub(crate) struct BhQueue {
+    lock: QueueLock,
     pending: HomeQueue<BhNode>,
     slice: HomeQueue<BhNode>,
 }
 
-impl HomeBhs {
-    pub(super) fn new() -> HomeBhs {
-        HomeBhs {
-            claim: Claim::new(),
+impl BhQueue {
+    pub(super) fn new() -> BhQueue {
+        BhQueue {
+            lock: QueueLock::new(),
             pending: HomeQueue::new(),
             slice: HomeQueue::new(),
         }
     }
 
     #[inline]
-    fn claim(&self, _driving: &Driving<'_>) -> Claimed<'_> {
-        Claimed {
+    fn claim(&self, _driving: &Driving<'_>) -> BhQueueGuard<'_> {
+        BhQueueGuard {
             bhs: self,
-            _claim: self.claim.begin(),
+            _guard: self.lock.begin(),
         }
     }
 
@@ -73,33 +72,33 @@ impl HomeBhs {
 }
 
 /// The queues, in the hands of the driving thread.
-pub(crate) struct Claimed<'a> {
-    bhs: &'a HomeBhs,
-    _claim: home_queue::Claimed<'a>,
+pub(crate) struct BhQueueGuard<'a> {
+    bhs: &'a BhQueue,
+    _guard: home_queue::QueueGuard<'a>,
 }
 
-impl Claimed<'_> {
-    /// Schedules a node of `core`.
+impl BhQueueGuard<'_> {
+    /// Schedules a node of `tenant`.
     ///
     /// # Safety
     /// The node is allocated and has a handle.
     #[inline]
-    pub(crate) unsafe fn schedule(&self, node: NonNull<BhNode>, wish: Wish, core: &Core) {
-        self.take_others(core);
+    pub(crate) unsafe fn schedule(&self, node: NonNull<BhNode>, urgency: Urgency, tenant: &Tenant) {
+        self.take_others(tenant);
         // SAFETY: the caller's word.
-        if unsafe { node.as_ref() }.flags.schedule(wish) {
+        if unsafe { node.as_ref() }.flags.schedule(urgency) {
             // SAFETY: the flags say that it must be queued.
             unsafe { self.queue(node) };
         }
     }
 
-    /// Schedules a fresh node of `core`, which is given away.
+    /// Schedules a fresh node of `tenant`, which is given away.
     ///
     /// # Safety
     /// The node is allocated and nobody else has it.
     #[inline]
-    pub(crate) unsafe fn schedule_once(&self, node: NonNull<BhNode>, core: &Core) {
-        self.take_others(core);
+    pub(crate) unsafe fn schedule_once(&self, node: NonNull<BhNode>, tenant: &Tenant) {
+        self.take_others(tenant);
         // SAFETY: the caller's word.
         unsafe { node.as_ref() }.flags.schedule_once();
         // SAFETY: a fresh node is queued nowhere.
@@ -119,7 +118,7 @@ impl Claimed<'_> {
     }
 
     pub(crate) fn cancel(&self, node: &BhNode) {
-        node.flags.unschedule();
+        node.flags.cancel_at_home();
     }
 
     /// # Safety
@@ -130,11 +129,11 @@ impl Claimed<'_> {
         unsafe { self.bhs.pending.push(node.as_ptr()) };
     }
 
-    /// Takes over what others have scheduled on `core`, so that it keeps its place before what the home schedules next.
+    /// Takes over what others have scheduled on `tenant`, so that it keeps its place before what the home schedules next.
     #[inline]
-    fn take_others(&self, core: &Core) {
-        if !core.bhs.is_empty() {
-            self.take_over(core.bhs.take());
+    fn take_others(&self, tenant: &Tenant) {
+        if !tenant.bhs.is_empty() {
+            self.take_over(tenant.bhs.take());
         }
     }
 
@@ -165,22 +164,22 @@ impl Claimed<'_> {
         Some((node, turn.calls, turn.urgent))
     }
 
-    /// Puts what is due of `core` before the rest.
-    fn prefer(&self, core: &Core) {
+    /// Puts what is due of `tenant` before the rest.
+    fn prefer(&self, tenant: &Tenant) {
         let own = HomeQueue::new();
         // SAFETY: `self` holds the claim; `own` is ours.
-        unsafe { self.bhs.slice.extract(&own, |node| node.is_of(core)) };
+        unsafe { self.bhs.slice.extract(&own, |node| node.is_of(tenant)) };
         // SAFETY: as above.
         unsafe { own.append(&self.bhs.slice) };
         // SAFETY: as above.
         unsafe { self.bhs.slice.append(&own) };
     }
 
-    /// As `next`, if that is one of `core`.
-    fn next_of(&self, core: &Core) -> Option<(NonNull<BhNode>, bool, bool)> {
+    /// As `next`, if that is one of `tenant`.
+    fn next_of(&self, tenant: &Tenant) -> Option<(NonNull<BhNode>, bool, bool)> {
         let is_own = Cell::new(false);
         let look = |node: &BhNode| {
-            is_own.set(node.is_of(core));
+            is_own.set(node.is_of(tenant));
             true
         };
         // SAFETY: `self` holds the claim.
@@ -195,36 +194,36 @@ impl Claimed<'_> {
         in_slice || unsafe { self.bhs.pending.any(&found) }
     }
 
-    /// Takes the nodes of `core` out, oldest first.
-    fn extract(&self, core: &Core) -> HomeQueue<BhNode> {
+    /// Takes the nodes of `tenant` out, oldest first.
+    fn extract(&self, tenant: &Tenant) -> HomeQueue<BhNode> {
         let out = HomeQueue::new();
         for queue in [&self.bhs.slice, &self.bhs.pending] {
             // SAFETY: `self` holds the claim; `out` is ours.
-            unsafe { queue.extract(&out, |node| node.is_of(core)) };
+            unsafe { queue.extract(&out, |node| node.is_of(tenant)) };
         }
         out
     }
 }
 
-/// Calls `change` with the queues of the home of `core` if the calling thread is that home and not in the middle of a change,
+/// Calls `change` with the queues of the home of `tenant` if the calling thread is that home and not in the middle of a change,
 /// as a signal handler may be; then calls the home should it be about to sleep. Async-signal-safe.
 #[inline]
 pub(crate) fn at_home(
-    core: &Core,
+    tenant: &Tenant,
     urgency: Urgency,
-    change: impl FnOnce(&Claimed<'_>),
+    change: impl FnOnce(&BhQueueGuard<'_>),
 ) -> Option<()> {
-    on_home(core, |reactor| change_bhs(reactor, urgency, change)).flatten()
+    on_home(tenant, |reactor| change_bhs(reactor, urgency, change)).flatten()
 }
 
-/// Calls `work` with the reactor of `core` if the calling thread drives that.
+/// Calls `work` with the reactor of `tenant` if the calling thread drives that.
 #[inline]
-pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
+pub(crate) fn on_home<T>(tenant: &Tenant, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
     let driven = DRIVEN.with(Cell::get);
-    if driven.is_null() || !ptr::eq(core.home.load(Ordering::Acquire), driven) {
+    if driven.is_null() || !ptr::eq(tenant.reactor.load(Ordering::Acquire), driven) {
         return None;
     }
-    // SAFETY: `core` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
+    // SAFETY: `tenant` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
     Some(work(unsafe { &*driven }))
 }
 
@@ -232,11 +231,11 @@ pub(crate) fn on_home<T>(core: &Core, work: impl FnOnce(&Reactor) -> T) -> Optio
 fn change_bhs(
     reactor: &Reactor,
     urgency: Urgency,
-    change: impl FnOnce(&Claimed<'_>),
+    change: impl FnOnce(&BhQueueGuard<'_>),
 ) -> Option<()> {
-    let claimed = Claimed {
+    let claimed = BhQueueGuard {
         bhs: &reactor.bhs,
-        _claim: reactor.bhs.claim.try_begin()?,
+        _guard: reactor.bhs.lock.try_begin()?,
     };
     change(&claimed);
     drop(claimed);
@@ -294,8 +293,8 @@ impl Reactor {
             let attachment = unsafe { Arc::from_raw(attachment) };
             // Before the bottom halves are taken, so that a later one kicks again.
             attachment.queued.release();
-            if attachment.core.is_on(self) {
-                self.bhs.claim(driving).take_others(&attachment.core);
+            if attachment.tenant.is_on(self) {
+                self.bhs.claim(driving).take_others(&attachment.tenant);
             }
         }
     }
@@ -306,17 +305,17 @@ impl Reactor {
         !self.bhs.slice.is_empty() && self.run_each(driving, |claimed| claimed.next())
     }
 
-    /// Runs those of `core` that are due.
-    pub(super) fn run_due_of(&self, core: &Core, driving: &Driving<'_>) -> bool {
-        self.bhs.claim(driving).prefer(core);
-        self.run_each(driving, |claimed| claimed.next_of(core))
+    /// Runs those of `tenant` that are due.
+    pub(super) fn run_due_of(&self, tenant: &Tenant, driving: &Driving<'_>) -> bool {
+        self.bhs.claim(driving).prefer(tenant);
+        self.run_each(driving, |claimed| claimed.next_of(tenant))
     }
 
     #[inline]
     fn run_each(
         &self,
         driving: &Driving<'_>,
-        next: impl Fn(&Claimed<'_>) -> Option<(NonNull<BhNode>, bool, bool)>,
+        next: impl Fn(&BhQueueGuard<'_>) -> Option<(NonNull<BhNode>, bool, bool)>,
     ) -> bool {
         let mut progress = false;
         loop {
@@ -327,45 +326,45 @@ impl Reactor {
             if calls {
                 progress |= counts;
                 // SAFETY: taken from this home's queue, and `driving` says that this is the home.
-                if unsafe { node::run(node) }.is_err() {
+                if unsafe { bh::run(node) }.is_err() {
                     let _claim = self.bhs.claim(driving);
                     // SAFETY: a node is freed at the end of its turn.
                     unsafe { node.as_ref() }.flags.panicked();
                 }
             }
             // SAFETY: this is the end of the turn.
-            unsafe { node::free_if_done(node) };
+            unsafe { bh::free_if_done(node) };
         }
     }
 
-    /// Gives the bottom halves of `core` to whatever reactor it goes to.
-    pub(crate) fn hand_over_bhs(&self, core: &Core, driving: &Driving<'_>) {
+    /// Gives the bottom halves of `tenant` to whatever reactor it goes to.
+    pub(crate) fn hand_over_bhs(&self, tenant: &Tenant, driving: &Driving<'_>) {
         let claimed = self.bhs.claim(driving);
-        claimed.take_others(core);
-        let leaving = claimed.extract(core);
+        claimed.take_others(tenant);
+        let leaving = claimed.extract(tenant);
         // SAFETY: ours.
         while let Some(node) = NonNull::new(unsafe { leaving.pop() }) {
             // SAFETY: a node that was queued is allocated.
             if unsafe { node.as_ref() }.flags.park() {
                 // SAFETY: the flags say that it must be pushed; a context that moves has not ended, so it is taken.
-                let _ = unsafe { core.bhs.push(node.as_ptr()) };
+                let _ = unsafe { tenant.bhs.push(node.as_ptr()) };
             }
         }
     }
 
-    /// Frees the deleted bottom halves of `core`, which ends, and gives the others back to their handles.
-    pub(crate) fn release_bhs(&self, core: &Core, driving: &Driving<'_>) {
+    /// Frees the deleted bottom halves of `tenant`, which ends, and gives the others back to their handles.
+    pub(crate) fn release_bhs(&self, tenant: &Tenant, driving: &Driving<'_>) {
         // What the home holds goes first: who finds the list closed may free a node.
-        let held = self.bhs.claim(driving).extract(core);
+        let held = self.bhs.claim(driving).extract(tenant);
         // SAFETY: a queue of our own.
         while let Some(node) = NonNull::new(unsafe { held.pop() }) {
             // SAFETY: just taken from the queue of a context that ends, which it does not while one of them runs.
-            unsafe { node::release(node) };
+            unsafe { bh::release(node) };
         }
-        let mut others = core.bhs.close();
+        let mut others = tenant.bhs.close();
         while let Some(node) = NonNull::new(others.pop()) {
             // SAFETY: just taken from the closed list.
-            unsafe { node::end(node) };
+            unsafe { bh::end(node) };
         }
     }
 }

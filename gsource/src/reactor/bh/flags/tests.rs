@@ -1,17 +1,17 @@
 //! What the words say, one thread after another.
 #![forbid(unsafe_code)]
 
-use super::{Duty, Flags, Turn, Wish};
+use super::{BhAction, BhTurn, Flags, Urgency};
 
-const CALL: Turn = Turn {
+const CALL: BhTurn = BhTurn {
     calls: true,
     urgent: true,
 };
-const IDLE_CALL: Turn = Turn {
+const IDLE_CALL: BhTurn = BhTurn {
     calls: true,
     urgent: false,
 };
-const NO_CALL: Turn = Turn {
+const NO_CALL: BhTurn = BhTurn {
     calls: false,
     urgent: false,
 };
@@ -19,22 +19,22 @@ const NO_CALL: Turn = Turn {
 #[test]
 fn schedules_at_home_are_coalesced() {
     let flags = Flags::new();
-    assert!(flags.schedule(Wish::Idle));
+    assert!(flags.schedule(Urgency::Idle));
     assert!(!flags.is_urgent());
-    assert!(!flags.schedule(Wish::Urgent));
+    assert!(!flags.schedule(Urgency::Now));
     assert!(flags.is_urgent());
     assert_eq!(flags.begin(), CALL);
     assert!(!flags.is_scheduled());
-    assert!(flags.schedule(Wish::Idle));
+    assert!(flags.schedule(Urgency::Idle));
     assert_eq!(flags.begin(), IDLE_CALL);
 }
 
 #[test]
 fn one_of_the_others_pushes_and_a_greater_hurry_kicks() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Wish::Idle), Duty::Push);
-    assert_eq!(flags.ask(Wish::Idle), Duty::Nothing);
-    assert_eq!(flags.ask(Wish::Urgent), Duty::Kick);
+    assert_eq!(flags.ask(Urgency::Idle), BhAction::Push);
+    assert_eq!(flags.ask(Urgency::Idle), BhAction::None);
+    assert_eq!(flags.ask(Urgency::Now), BhAction::Kick);
     assert!(flags.take_over());
     assert_eq!(flags.begin(), CALL);
 }
@@ -44,8 +44,8 @@ fn one_of_the_others_pushes_and_a_greater_hurry_kicks() {
 fn what_both_have_scheduled_runs_once() {
     for taken_over_first in [true, false] {
         let flags = Flags::new();
-        assert!(flags.schedule(Wish::Urgent));
-        assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
+        assert!(flags.schedule(Urgency::Now));
+        assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
         if taken_over_first {
             assert!(!flags.take_over());
         }
@@ -54,49 +54,49 @@ fn what_both_have_scheduled_runs_once() {
             assert!(!flags.take_over());
         }
         assert!(!flags.is_scheduled());
-        assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
+        assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
     }
 }
 
 #[test]
 fn a_cancel_from_elsewhere_voids_what_is_held_and_asked_before() {
     let flags = Flags::new();
-    assert!(flags.schedule(Wish::Urgent));
-    assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
-    flags.withdraw();
+    assert!(flags.schedule(Urgency::Now));
+    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    flags.cancel();
     assert_eq!(flags.begin(), NO_CALL);
     assert!(!flags.take_over());
-    assert!(flags.schedule(Wish::Urgent), "it is in no queue");
+    assert!(flags.schedule(Urgency::Now), "it is in no queue");
     assert_eq!(flags.begin(), CALL);
 }
 
 #[test]
 fn a_schedule_after_a_cancel_stands() {
     let at_home = Flags::new();
-    assert!(at_home.schedule(Wish::Urgent));
-    at_home.withdraw();
-    assert!(!at_home.schedule(Wish::Idle));
+    assert!(at_home.schedule(Urgency::Now));
+    at_home.cancel();
+    assert!(!at_home.schedule(Urgency::Idle));
     assert_eq!(at_home.begin(), IDLE_CALL);
 
     let elsewhere = Flags::new();
-    assert!(elsewhere.schedule(Wish::Urgent));
-    elsewhere.withdraw();
-    assert_eq!(elsewhere.ask(Wish::Idle), Duty::Push);
+    assert!(elsewhere.schedule(Urgency::Now));
+    elsewhere.cancel();
+    assert_eq!(elsewhere.ask(Urgency::Idle), BhAction::Push);
     assert_eq!(elsewhere.begin(), IDLE_CALL);
 }
 
 #[test]
 fn a_cancel_at_home_takes_back_what_others_asked() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
-    flags.unschedule();
+    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    flags.cancel_at_home();
     assert!(!flags.take_over());
 }
 
 #[test]
 fn a_node_discarded_at_home_is_done_when_it_is_on_no_list() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
+    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
     assert!(flags.discard());
     assert!(flags.is_urgent());
     assert_eq!(flags.begin(), NO_CALL);
@@ -109,8 +109,8 @@ fn a_node_discarded_at_home_is_done_when_it_is_on_no_list() {
 #[test]
 fn a_node_deleted_elsewhere_is_done_after_the_home_took_it() {
     let flags = Flags::new();
-    assert!(flags.schedule(Wish::Urgent));
-    assert_eq!(flags.delete(), Duty::Push);
+    assert!(flags.schedule(Urgency::Now));
+    assert_eq!(flags.delete(), BhAction::Push);
     assert_eq!(flags.begin(), NO_CALL);
     assert!(!flags.is_done());
     assert!(flags.take_over());
@@ -134,10 +134,10 @@ fn a_node_without_a_handle_runs_once_and_is_done() {
 fn one_that_panicked_is_called_no_more() {
     let flags = Flags::new();
     flags.panicked();
-    assert!(flags.schedule(Wish::Urgent));
+    assert!(flags.schedule(Urgency::Now));
     assert_eq!(
         flags.begin(),
-        Turn {
+        BhTurn {
             calls: false,
             urgent: true
         }
@@ -147,13 +147,13 @@ fn one_that_panicked_is_called_no_more() {
 #[test]
 fn a_parked_node_takes_along_what_is_valid() {
     let flags = Flags::new();
-    assert!(flags.schedule(Wish::Idle));
+    assert!(flags.schedule(Urgency::Idle));
     assert!(flags.park());
     assert!(flags.take_over());
     assert_eq!(flags.begin(), IDLE_CALL);
 
-    assert!(flags.schedule(Wish::Urgent));
-    flags.withdraw();
+    assert!(flags.schedule(Urgency::Now));
+    flags.cancel();
     let _ = flags.park();
     let _ = flags.take_over();
     assert!(!flags.is_scheduled());
@@ -164,7 +164,7 @@ fn a_parked_node_takes_along_what_is_valid() {
 #[test]
 fn a_released_node_is_freed_if_it_has_no_handle() {
     let flags = Flags::new();
-    assert!(flags.schedule(Wish::Urgent));
+    assert!(flags.schedule(Urgency::Now));
     assert!(!flags.release());
     let gone = Flags::new();
     gone.schedule_once();
@@ -174,8 +174,8 @@ fn a_released_node_is_freed_if_it_has_no_handle() {
 #[test]
 fn a_refused_node_is_freed_if_its_handle_is_gone() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Wish::Urgent), Duty::Push);
+    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
     assert!(!flags.refuse());
-    assert_eq!(flags.delete(), Duty::Push);
+    assert_eq!(flags.delete(), BhAction::Push);
     assert!(flags.refuse());
 }

@@ -1,12 +1,14 @@
 //! A bottom half in memory: the head, which the lists know, and the callback behind it, in one allocation.
 #![allow(unsafe_code)] // heads are reached by raw pointers that know the whole
 
-use super::flags::Flags;
-use crate::aio::Core;
+pub(crate) mod flags;
+
+use super::home_queue::Chained;
+use super::tenant::Tenant;
 use crate::list::{Link, Linked};
 use crate::panic_boundary::{self, Panicked};
-use crate::reactor::home_queue::Chained;
 use crate::sync::{AtomicPtr, Life};
+use flags::Flags;
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -16,11 +18,11 @@ use std::sync::Arc;
 pub(crate) struct BhNode {
     link: Link<BhNode>,
     next: AtomicPtr<BhNode>,
-    pub(super) life: Life,
+    pub(crate) life: Life,
     pub(crate) flags: Flags,
-    pub(super) name: &'static str,
-    core: *const Core,
-    kind: &'static Kind,
+    pub(crate) name: &'static str,
+    tenant: *const Tenant,
+    vtable: &'static BhVtable,
     /// Calls that have not returned, more than one with nested iterations. Home only.
     depth: Cell<u32>,
 }
@@ -40,35 +42,35 @@ unsafe impl Chained for BhNode {
 }
 
 /// What depends on the callback's type.
-struct Kind {
+struct BhVtable {
     call: unsafe fn(NonNull<BhNode>) -> Result<(), Panicked>,
     free: unsafe fn(NonNull<BhNode>),
 }
 
 /// A callback as a node holds it.
-pub(super) trait Callback {
+pub(crate) trait Callback {
     fn run(&self);
 }
 
 /// A callback that runs as often as it is scheduled.
-pub(super) struct Repeat<F>(pub(super) F);
+pub(crate) struct RunRepeatedly<F>(pub(crate) F);
 
-impl<F: Fn()> Callback for Repeat<F> {
+impl<F: Fn()> Callback for RunRepeatedly<F> {
     fn run(&self) {
         (self.0)();
     }
 }
 
 /// A callback that runs once.
-pub(super) struct Once<F>(Cell<Option<F>>);
+pub(super) struct RunOnce<F>(Cell<Option<F>>);
 
-impl<F: FnOnce()> Once<F> {
-    pub(super) fn new(callback: F) -> Once<F> {
-        Once(Cell::new(Some(callback)))
+impl<F: FnOnce()> RunOnce<F> {
+    pub(super) fn new(callback: F) -> RunOnce<F> {
+        RunOnce(Cell::new(Some(callback)))
     }
 }
 
-impl<F: FnOnce()> Callback for Once<F> {
+impl<F: FnOnce()> Callback for RunOnce<F> {
     fn run(&self) {
         if let Some(callback) = self.0.take() {
             callback();
@@ -78,14 +80,14 @@ impl<F: FnOnce()> Callback for Once<F> {
 
 /// A head and its callback.
 #[repr(C)]
-struct Whole<C> {
+struct BhWithCallback<C> {
     head: BhNode,
     callback: C,
 }
 
 impl BhNode {
-    pub(super) fn boxed<C: Callback + 'static>(
-        core: &Arc<Core>,
+    pub(crate) fn boxed<C: Callback + 'static>(
+        tenant: &Arc<Tenant>,
         name: &'static str,
         callback: C,
     ) -> NonNull<BhNode> {
@@ -95,23 +97,23 @@ impl BhNode {
             life: Life::new(),
             flags: Flags::new(),
             name,
-            core: Arc::as_ptr(core),
-            kind: const {
-                &Kind {
+            tenant: Arc::as_ptr(tenant),
+            vtable: const {
+                &BhVtable {
                     call: call::<C>,
                     free: free_whole::<C>,
                 }
             },
             depth: Cell::new(0),
         };
-        let whole = Box::new(Whole { head, callback });
+        let whole = Box::new(BhWithCallback { head, callback });
         // SAFETY: a box is never null.
         unsafe { NonNull::new_unchecked(Box::into_raw(whole).cast()) }
     }
 
-    /// True for a bottom half of `core`.
-    pub(crate) fn is_of(&self, core: &Core) -> bool {
-        ptr::eq(self.core, core)
+    /// True for a bottom half of `tenant`.
+    pub(crate) fn is_of(&self, tenant: &Tenant) -> bool {
+        ptr::eq(self.tenant, tenant)
     }
 }
 
@@ -119,7 +121,7 @@ impl BhNode {
 /// `node` came from [`BhNode::boxed`] with this type and is allocated; the calling thread drives its context.
 unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
     // SAFETY: the head of a whole is its first field.
-    let whole = unsafe { node.cast::<Whole<C>>().as_ref() };
+    let whole = unsafe { node.cast::<BhWithCallback<C>>().as_ref() };
     panic_boundary::guard(&Named(whole.head.name), || whole.callback.run())
 }
 
@@ -127,7 +129,7 @@ unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
 /// As for `call`, and nobody uses the node any more.
 unsafe fn free_whole<C>(node: NonNull<BhNode>) {
     // SAFETY: the whole came from a box and this is its end.
-    let whole = unsafe { Box::from_raw(node.cast::<Whole<C>>().as_ptr()) };
+    let whole = unsafe { Box::from_raw(node.cast::<BhWithCallback<C>>().as_ptr()) };
     panic_boundary::drop_guarded(&Named(whole.head.name), whole);
 }
 
@@ -140,10 +142,10 @@ pub(crate) unsafe fn run(node: NonNull<BhNode>) -> Result<(), Panicked> {
     // SAFETY: the node is allocated at least until its call has returned: `depth` says that it runs.
     let head = unsafe { node.as_ref() };
     // SAFETY: a context does not end while one of its bottom halves runs.
-    let core = unsafe { &*head.core };
+    let tenant = unsafe { &*head.tenant };
     head.depth.set(head.depth.get() + 1);
-    // SAFETY: the kind is that of the node.
-    let result = core.during_call(|| unsafe { (head.kind.call)(node) });
+    // SAFETY: the vtable is that of the node.
+    let result = tenant.during_call(|| unsafe { (head.vtable.call)(node) });
     head.depth.set(head.depth.get() - 1);
     result
 }
@@ -166,16 +168,16 @@ pub(crate) unsafe fn free_if_done(node: NonNull<BhNode>) {
 /// Nobody else can reach the node, and the calling thread may drop its callback.
 unsafe fn free(node: NonNull<BhNode>) {
     // SAFETY: the caller's word.
-    let kind = unsafe { node.as_ref() }.kind;
-    // SAFETY: the kind is that of the node.
-    unsafe { (kind.free)(node) };
+    let vtable = unsafe { node.as_ref() }.vtable;
+    // SAFETY: the vtable is that of the node.
+    unsafe { (vtable.free)(node) };
 }
 
 /// A torn-down context runs nothing: a node without a handle is freed here, any other one stays with its handle.
 ///
 /// # Safety
 /// The list of the node's context has refused it.
-pub(super) unsafe fn refused(node: NonNull<BhNode>) {
+pub(crate) unsafe fn refused(node: NonNull<BhNode>) {
     // SAFETY: the node is allocated: it is in no list, and its handle, if any, is the caller's.
     if unsafe { node.as_ref() }.flags.refuse() {
         // SAFETY: the home gave back what its queue held before it closed the list, and is done with what was on that.

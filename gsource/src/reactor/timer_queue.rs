@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::Reactor;
+use super::tenant::Tenant;
+use super::timer::TimerNode;
 use crate::Clock;
-use crate::aio::Core;
-use crate::aio::timer::TimerNode;
 use crate::clock::{self, CLOCKS};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
 use crate::panic_boundary;
@@ -14,11 +14,11 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::{Arc, Weak};
 
 /// One queue per clock.
-pub(super) struct Timers([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
+pub(super) struct TimerQueues([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
 
-impl Timers {
+impl TimerQueues {
     pub(super) const fn new() -> Self {
-        Timers([const { DeadlineQueue::new() }; CLOCKS])
+        TimerQueues([const { DeadlineQueue::new() }; CLOCKS])
     }
 
     fn len(&self) -> usize {
@@ -69,7 +69,7 @@ impl Reactor {
     /// Arms `timer`; false when its context is on another reactor by now.
     pub(crate) fn arm(&self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
         let mut timers = lock(&self.timers);
-        if !timer.core.is_on(self) {
+        if !timer.tenant.is_on(self) {
             return false;
         }
         let first = timers.arm(timer, deadline);
@@ -84,7 +84,7 @@ impl Reactor {
     /// Cancels `timer`; false when its context is on another reactor by now.
     pub(crate) fn cancel(&self, timer: &Arc<TimerNode>) -> bool {
         let mut timers = lock(&self.timers);
-        let here = timer.core.is_on(self);
+        let here = timer.tenant.is_on(self);
         if here {
             timers.take_out(timer);
             self.count_timers(&timers);
@@ -96,7 +96,7 @@ impl Reactor {
     /// Tells `deadline` what `timer` is armed for; false when its context is on another reactor by now.
     pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>, deadline: &mut Option<i64>) -> bool {
         let mut timers = lock(&self.timers);
-        let here = timer.core.is_on(self);
+        let here = timer.tenant.is_on(self);
         if here {
             *deadline = timers.queue(timer.clock).deadline(timer.place());
         }
@@ -104,11 +104,11 @@ impl Reactor {
         here
     }
 
-    /// Moves the timers of `core` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.
+    /// Moves the timers of `tenant` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.
     pub(crate) fn move_timers(
         old: &Reactor,
         new: &Reactor,
-        core: &Arc<Core>,
+        tenant: &Arc<Tenant>,
         rebind: impl FnOnce(),
     ) {
         let (mut from, mut to) = lock_both(&old.timers, &new.timers);
@@ -116,7 +116,7 @@ impl Reactor {
         for clock in Clock::ALL {
             for (deadline, timer) in from
                 .queue(clock)
-                .extract(|timer| Arc::ptr_eq(&timer.core, core))
+                .extract(|timer| Arc::ptr_eq(&timer.tenant, tenant))
             {
                 to.put_in(&timer, deadline);
             }
@@ -125,15 +125,15 @@ impl Reactor {
         new.count_timers(&to);
     }
 
-    /// Disarms all timers of `core`.
-    pub(crate) fn drop_timers(&self, core: &Arc<Core>) {
+    /// Disarms all timers of `tenant`.
+    pub(crate) fn drop_timers(&self, tenant: &Tenant) {
         let mut timers = lock(&self.timers);
         let dropped: Vec<_> = Clock::ALL
             .into_iter()
             .flat_map(|clock| {
                 timers
                     .queue(clock)
-                    .extract(|timer| Arc::ptr_eq(&timer.core, core))
+                    .extract(|timer| std::ptr::eq(Arc::as_ptr(&timer.tenant), tenant))
             })
             .collect();
         self.count_timers(&timers);
@@ -161,7 +161,7 @@ impl Reactor {
         self.counts.timers.load(Ordering::Relaxed) > 0
     }
 
-    fn count_timers(&self, timers: &Timers) {
+    fn count_timers(&self, timers: &TimerQueues) {
         self.counts.timers.store(timers.len(), Ordering::Relaxed);
     }
 

@@ -1,7 +1,7 @@
 //! The two words, the list of the others and the home's queue together, modelled.
 #![allow(unsafe_code)] // nodes are raw pointers, as for the real users
 
-use super::{Duty, Flags, Wish};
+use super::{BhAction, Flags, Urgency};
 use crate::list::{Link, Linked, List, Pushed};
 use crate::reactor::home_queue::{Chained, HomeQueue};
 use crate::sync::AtomicPtr;
@@ -85,9 +85,9 @@ impl World {
         assert_eq!(self.freed.fetch_add(1, Ordering::SeqCst), 0, "freed twice");
     }
 
-    fn perform(&self, duty: Duty) {
+    fn perform(&self, duty: BhAction) {
         // SAFETY: the flags gave the duty to the caller.
-        if duty == Duty::Push && unsafe { self.others.push(self.node) } == Pushed::Closed {
+        if duty == BhAction::Push && unsafe { self.others.push(self.node) } == Pushed::Closed {
             if self.flags().refuse() {
                 self.free();
             }
@@ -96,11 +96,11 @@ impl World {
 
     fn schedule_elsewhere(&self) {
         self.work.fetch_add(1, Ordering::Relaxed);
-        self.perform(self.flags().ask(Wish::Urgent));
+        self.perform(self.flags().ask(Urgency::Now));
     }
 
     fn schedule_at_home(&self) {
-        if self.flags().schedule(Wish::Urgent) {
+        if self.flags().schedule(Urgency::Now) {
             self.queue();
         }
     }
@@ -173,7 +173,7 @@ fn loom_a_cancel_elsewhere_against_a_schedule_at_home_leaves_no_trace() {
         let other = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
-                world.flags().withdraw();
+                world.flags().cancel();
                 world.schedule_elsewhere();
             })
         };
@@ -252,14 +252,14 @@ fn loom_nothing_is_lost_or_resurrected_by_a_move() {
         let other = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
-                world.flags().withdraw();
+                world.flags().cancel();
                 world.schedule_elsewhere();
             })
         };
         // SAFETY: this thread is the home.
         assert!(!unsafe { world.queue.pop() }.is_null());
         if world.flags().park() {
-            world.perform(Duty::Push);
+            world.perform(BhAction::Push);
         }
         other.join().unwrap();
         world.turn();

@@ -25,40 +25,40 @@ const DELETED: u32 = 16;
 const CANCELLED: u32 = 32;
 /// The callback panicked and is called no more.
 const PANICKED: u32 = 64;
-const WISHES: u32 = SCHEDULED | IDLE | URGENT;
+const REQUESTS: u32 = SCHEDULED | IDLE | URGENT;
 
-/// What a schedule wants.
+/// When the home looks at what was scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    /// To run in the next iteration.
-    Urgent,
-    /// To run when there is an iteration anyway.
+pub(crate) enum Urgency {
+    /// In the next iteration. The home does not block before.
+    Now,
+    /// When there is an iteration anyway. The home looks before it blocks, and again if it blocks already.
     Idle,
 }
 
-impl Wish {
+impl Urgency {
     fn bits(self) -> u32 {
         match self {
-            Wish::Urgent => SCHEDULED | URGENT,
-            Wish::Idle => SCHEDULED | IDLE,
+            Urgency::Now => SCHEDULED | URGENT,
+            Urgency::Idle => SCHEDULED | IDLE,
         }
     }
 }
 
 /// What somebody who is not the home must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Duty {
+pub(crate) enum BhAction {
     /// Push the node to the list of the others.
     Push,
     /// The node is on that list; make the home look.
     Kick,
     /// Somebody else does what is needed.
-    Nothing,
+    None,
 }
 
 /// What a node's turn is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub(crate) struct BhTurn {
     pub(crate) calls: bool,
     /// The call counts as progress.
     pub(crate) urgent: bool,
@@ -81,37 +81,37 @@ impl Flags {
 
     /// Marks a fresh node that runs once and has no handle; it must be pushed to the list of the others.
     pub(crate) fn ask_once(&self) {
-        let once = QUEUED | DELETED | Wish::Urgent.bits();
+        let once = QUEUED | DELETED | Urgency::Now.bits();
         self.asked.store(once, Ordering::Relaxed);
     }
 
     /// Schedules.
     #[must_use]
-    pub(crate) fn ask(&self, wish: Wish) -> Duty {
-        let bits = wish.bits();
+    pub(crate) fn ask(&self, urgency: Urgency) -> BhAction {
+        let bits = urgency.bits();
         let before = self.asked.fetch_or(bits | QUEUED, Ordering::AcqRel);
         if before & QUEUED == 0 {
-            Duty::Push
+            BhAction::Push
         } else if before & bits != bits {
-            Duty::Kick
+            BhAction::Kick
         } else {
-            Duty::Nothing
+            BhAction::None
         }
     }
 
     /// Takes back what was asked and what is held.
-    pub(crate) fn withdraw(&self) {
-        self.change_asked(|asked| (asked & !WISHES) | CANCELLED);
+    pub(crate) fn cancel(&self) {
+        self.change_asked(|asked| (asked & !REQUESTS) | CANCELLED);
     }
 
     /// Takes everything back, for good.
     #[must_use]
-    pub(crate) fn delete(&self) -> Duty {
-        let before = self.change_asked(|asked| (asked & !WISHES) | CANCELLED | DELETED | QUEUED);
+    pub(crate) fn delete(&self) -> BhAction {
+        let before = self.change_asked(|asked| (asked & !REQUESTS) | CANCELLED | DELETED | QUEUED);
         if before & QUEUED == 0 {
-            Duty::Push
+            BhAction::Push
         } else {
-            Duty::Kick
+            BhAction::Kick
         }
     }
 
@@ -161,34 +161,38 @@ impl Flags {
 
     /// Takes over what others have asked for, but for their place on the list.
     #[inline]
-    fn heed(&self, which: u32) {
+    fn merge(&self, which: u32) {
         if self.asked.load(Ordering::Acquire) & which != 0 {
             let asked = self.asked.fetch_and(!which, Ordering::AcqRel) & which;
-            let kept = if asked & CANCELLED != 0 { !WISHES } else { !0 };
-            self.hold((self.held() & kept) | (asked & WISHES));
+            let kept = if asked & CANCELLED != 0 {
+                !REQUESTS
+            } else {
+                !0
+            };
+            self.hold((self.held() & kept) | (asked & REQUESTS));
         }
     }
 
     /// Schedules; true when the node must be put into the queue.
     #[inline]
     #[must_use]
-    pub(crate) fn schedule(&self, wish: Wish) -> bool {
-        self.heed(CANCELLED);
+    pub(crate) fn schedule(&self, urgency: Urgency) -> bool {
+        self.merge(CANCELLED);
         let before = self.held();
-        self.hold(before | wish.bits() | QUEUED);
+        self.hold(before | urgency.bits() | QUEUED);
         before & QUEUED == 0
     }
 
     /// Takes back what was asked and what is held.
-    pub(crate) fn unschedule(&self) {
-        self.heed(WISHES | CANCELLED);
-        self.hold(self.held() & !WISHES);
+    pub(crate) fn cancel_at_home(&self) {
+        self.merge(REQUESTS | CANCELLED);
+        self.hold(self.held() & !REQUESTS);
     }
 
     /// Takes everything back, for good; true when the node must be put into the queue.
     #[must_use]
     pub(crate) fn discard(&self) -> bool {
-        self.unschedule();
+        self.cancel_at_home();
         let before = self.held();
         self.hold(before | DELETED | QUEUED);
         before & QUEUED == 0
@@ -196,7 +200,7 @@ impl Flags {
 
     /// Marks a fresh node that runs once and has no handle; it must be put into the queue.
     pub(crate) fn schedule_once(&self) {
-        self.hold(QUEUED | DELETED | Wish::Urgent.bits());
+        self.hold(QUEUED | DELETED | Urgency::Now.bits());
     }
 
     /// The node was taken from the list of the others; true when it must be put into the queue.
@@ -207,12 +211,16 @@ impl Flags {
             // Nobody asks any more, so a plain store loses nothing.
             self.asked.store(DELETED, Ordering::Relaxed);
         } else {
-            let taken = QUEUED | WISHES | CANCELLED;
+            let taken = QUEUED | REQUESTS | CANCELLED;
             asked = self.asked.fetch_and(!taken, Ordering::AcqRel);
         }
-        let kept = if asked & CANCELLED != 0 { !WISHES } else { !0 };
-        let held = (self.held() & kept) | (asked & (WISHES | DELETED));
-        if held & (WISHES | DELETED) == 0 || held & QUEUED != 0 {
+        let kept = if asked & CANCELLED != 0 {
+            !REQUESTS
+        } else {
+            !0
+        };
+        let held = (self.held() & kept) | (asked & (REQUESTS | DELETED));
+        if held & (REQUESTS | DELETED) == 0 || held & QUEUED != 0 {
             self.hold(held);
             return false;
         }
@@ -222,11 +230,11 @@ impl Flags {
 
     /// The node was taken from the queue.
     #[inline]
-    pub(crate) fn begin(&self) -> Turn {
-        self.heed(WISHES | CANCELLED);
+    pub(crate) fn begin(&self) -> BhTurn {
+        self.merge(REQUESTS | CANCELLED);
         let held = self.held();
-        self.hold(held & !(QUEUED | WISHES));
-        Turn {
+        self.hold(held & !(QUEUED | REQUESTS));
+        BhTurn {
             calls: held & (SCHEDULED | PANICKED) == SCHEDULED,
             urgent: held & URGENT != 0,
         }
@@ -248,14 +256,14 @@ impl Flags {
     #[must_use]
     pub(crate) fn park(&self) -> bool {
         let held = self.held();
-        self.hold(held & !(QUEUED | WISHES));
-        let place = if held & (WISHES | DELETED) == 0 {
+        self.hold(held & !(QUEUED | REQUESTS));
+        let place = if held & (REQUESTS | DELETED) == 0 {
             0
         } else {
             QUEUED
         };
         let before = self.change_asked(|asked| {
-            let valid = if asked & CANCELLED == 0 { WISHES } else { 0 };
+            let valid = if asked & CANCELLED == 0 { REQUESTS } else { 0 };
             asked | (held & valid) | place
         });
         place != 0 && before & QUEUED == 0
@@ -266,8 +274,8 @@ impl Flags {
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         let held = self.held();
-        self.hold(held & !(QUEUED | WISHES));
-        let taken = QUEUED | WISHES | CANCELLED;
+        self.hold(held & !(QUEUED | REQUESTS));
+        let taken = QUEUED | REQUESTS | CANCELLED;
         let asked = self.asked.fetch_and(!taken, Ordering::AcqRel);
         (held | asked) & DELETED != 0
     }
@@ -275,7 +283,7 @@ impl Flags {
     /// The context ends, and the node was taken from the queue: it does nothing more. True when it is to be freed.
     #[must_use]
     pub(crate) fn release(&self) -> bool {
-        self.unschedule();
+        self.cancel_at_home();
         self.hold(self.held() & !QUEUED);
         self.is_done()
     }
