@@ -204,6 +204,18 @@ fn a_read_only_disk_refuses_to_change() {
 }
 
 #[test]
+fn disks_that_only_read_share_a_node() {
+    let image = Image::new(Medium::Memory, &[7; 4096]);
+    let node = try_open(&image, "readonly=on").unwrap();
+    let disks = [(); 2].map(|()| Disk::new(Arc::clone(&node), Shape::default()));
+    assert_eq!(node.parents().len(), 2);
+    for mut disk in disks {
+        let done = disk.request((IN, 0), &[], 4096);
+        assert_eq!((done.status, done.data == [7; 4096]), (0, true));
+    }
+}
+
+#[test]
 fn an_odd_image_reads_zeroes_behind_its_end() {
     for options in ["aio=io_uring", "aio=threads"] {
         let image = Image::new(Medium::Disk, &[5; 1000]);
