@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rules::{Ban, banned_imports, banned_words, circles, file_circles, upward};
+use rules::{Ban, banned_imports, banned_words, circles, file_circles, types_of_one_name, upward};
 use sources::{Sources, files};
 use text::{Strings, blank};
 
@@ -247,6 +247,14 @@ fn nothing_knows_what_it_must_not_know() {
         let wrong = banned_words(&sources.with(module, code), &BANNED_WORDS);
         assert!(!wrong.is_empty(), "{code}");
     }
+}
+
+#[test]
+fn a_type_has_a_name_of_its_own() {
+    let sources = root_crate();
+    assert_eq!(types_of_one_name(&sources), [""; 0]);
+    let planted = sources.with("kvm/ram", "pub(super) enum Listener { A }");
+    assert_eq!(types_of_one_name(&planted).len(), 1);
 }
 
 /// The packages that a user of a library gets who asks for none of its services. What its tests use does not count.

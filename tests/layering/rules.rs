@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sources::{Imports, Module, Sources, is_within};
+use crate::text::tokens;
 
 /// Which modules, with what is below them, must not name or import what.
 pub(crate) type Ban<'a> = (&'a [&'a str], &'a [&'a str]);
@@ -107,6 +108,38 @@ pub(crate) fn banned_words(sources: &Sources, bans: &[Ban<'_>]) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Types of one name in two places of a crate.
+pub(crate) fn types_of_one_name(sources: &Sources) -> Vec<String> {
+    let mut found: BTreeMap<&str, Vec<&Module>> = BTreeMap::new();
+    for (module, bare) in sources.bare_texts() {
+        for name in declared_types(bare) {
+            found.entry(name).or_default().push(module);
+        }
+    }
+    let twice = found.iter().filter(|(_, modules)| modules.len() > 1);
+    twice
+        .map(|(name, modules)| format!("{name}: {modules:?}"))
+        .collect()
+}
+
+/// The types that a module declares outside of all braces.
+fn declared_types(bare: &str) -> Vec<&str> {
+    let tokens = tokens(bare);
+    let mut depth = 0;
+    let mut names = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match *token {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            "struct" | "enum" | "union" | "trait" | "type" if depth == 0 => {
+                names.extend(tokens.get(at + 1).copied());
+            }
+            _ => {}
+        }
+    }
+    names
 }
 
 /// The words in an identifier, in small letters: those of `blkQueue_SIZE` are `blk`, `queue` and `size`.

@@ -95,6 +95,12 @@ impl Sources {
         all.map(|(module, code)| (module, code.text.as_str()))
     }
 
+    /// Every module with its code, without strings.
+    pub(crate) fn bare_texts(&self) -> impl Iterator<Item = (&Module, &str)> {
+        let all = self.0.iter();
+        all.map(|(module, code)| (module, code.bare.as_str()))
+    }
+
     /// Whether the files of two modules share a folder; `foo.rs` belongs to `foo/` as well. What lies in the folder of the crate
     /// itself is apart from each other.
     pub(crate) fn are_neighbours(module: &str, other: &str) -> bool {

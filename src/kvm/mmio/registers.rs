@@ -92,11 +92,11 @@ struct QueueRegisters {
     ready: bool,
     run: Option<Arc<QueueRun>>,
     /// A stop that the driver asked for, and how.
-    ending: Option<(Arc<QueueRun>, Ending)>,
+    ending: Option<(Arc<QueueRun>, QueueEnding)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+enum QueueEnding {
     /// By writing 0 to QueueReady.
     Unready,
     /// By writing 1 to QueueReset.
@@ -106,13 +106,15 @@ enum Ending {
 }
 
 impl QueueRegisters {
-    fn is_ending(&self, how: Ending) -> bool {
+    fn is_ending(&self, how: QueueEnding) -> bool {
         let ending = self.ending.as_ref();
-        ending.is_some_and(|(run, this)| (*this == how || *this == Ending::Both) && !run.is_quiet())
+        ending.is_some_and(|(run, this)| {
+            (*this == how || *this == QueueEnding::Both) && !run.is_quiet()
+        })
     }
 
     fn is_idle(&self) -> bool {
-        !self.ready && !self.is_ending(Ending::Unready) && !self.is_ending(Ending::Reset)
+        !self.ready && !self.is_ending(QueueEnding::Unready) && !self.is_ending(QueueEnding::Reset)
     }
 }
 
@@ -154,11 +156,11 @@ impl Registers {
             DEVICE_FEATURES => half(self.offered, self.device_features_sel),
             QUEUE_NUM_MAX => self.queue().map_or(0, |_| u32::from(self.queue_size_max)),
             QUEUE_READY => self.queue().map_or(0, |queue| {
-                u32::from(queue.ready || queue.is_ending(Ending::Unready))
+                u32::from(queue.ready || queue.is_ending(QueueEnding::Unready))
             }),
             QUEUE_RESET => self
                 .queue()
-                .map_or(0, |queue| u32::from(queue.is_ending(Ending::Reset))),
+                .map_or(0, |queue| u32::from(queue.is_ending(QueueEnding::Reset))),
             INTERRUPT_STATUS => self.interrupts.bits(),
             STATUS => self.status(),
             // There is no shared memory: its length, and where it is, are all ones.
@@ -176,11 +178,11 @@ impl Registers {
             QUEUE_SEL => self.queue_sel = value,
             QUEUE_NUM | QUEUE_DESC..=QUEUE_DEVICE_HIGH => self.describe(offset, value),
             QUEUE_READY => match value {
-                0 => self.end_queue(Ending::Unready, control),
+                0 => self.end_queue(QueueEnding::Unready, control),
                 _ => self.ready_queue(control),
             },
             QUEUE_RESET if value == 1 && self.accepted & F_RING_RESET != 0 => {
-                self.end_queue(Ending::Reset, control);
+                self.end_queue(QueueEnding::Reset, control);
             }
             INTERRUPT_ACK => self.interrupts.acknowledge(value),
             STATUS => match value {
@@ -355,13 +357,13 @@ impl Registers {
         });
     }
 
-    fn end_queue(&mut self, how: Ending, control: &Arc<QueueControl>) {
+    fn end_queue(&mut self, how: QueueEnding, control: &Arc<QueueControl>) {
         let selected = self.selected();
         let Some(queue) = self.queues.get_mut(selected) else {
             return;
         };
         queue.ready = false;
-        if how == Ending::Reset {
+        if how == QueueEnding::Reset {
             queue.description = QueueDescription::default();
         }
         if let (Some(run), Ok(index)) = (queue.run.take(), u16::try_from(selected)) {
@@ -371,7 +373,7 @@ impl Registers {
             && *before != how
         {
             // It stops already; each register tells whoever asked by it.
-            *before = Ending::Both;
+            *before = QueueEnding::Both;
         }
     }
 }
