@@ -1,15 +1,17 @@
-//! A machine of our own on KVM: vcpu threads run the guest, contexts do its device I/O.
+//! Machines on KVM: threads run the vcpus, contexts do the I/O of the devices.
 //!
-//! Used by the command line, which builds a [`MachineBuilder`], puts devices on it, and starts it. What runs then:
+//! Most users want a [`microvm::MicroVm`], which boots a kernel. It is made of the parts below, from which a
+//! [`MachineBuilder`] makes any other machine:
 //!
-//! * one thread per vcpu ([`vcpu`]), which executes guest code and answers trapped accesses through the [`bus`];
-//! * the contexts, which are told of work by ioeventfds that KVM signals without any vcpu thread taking part, and
-//!   which interrupt the guest by irqfds in the same manner ([`irq`]);
-//! * `qcontext-main`, which hears of the machine's end.
+//! * `vcpu`: a thread for each vcpu, which runs guest code and answers trapped accesses from the devices of a `bus`
+//! * `mmio`: virtio devices behind virtio-mmio registers. KVM signals the context of a device by an ioeventfd, and the context
+//!   interrupts the guest by an irqfd (`irq`); no vcpu thread takes part
+//! * `ram`, `boot`: the guest's memory, and a kernel in it
+//! * `serial`, `power`: the console, and the registers to power off and reset
 //!
 //! # Threads
-//! Nothing is serialised by a global lock. A vcpu thread takes no lock that a context can hold: what devices and
-//! vcpus share are atomics, and what a vcpu asks of a context is posted to it.
+//! There is no big lock. A vcpu thread takes no lock that a context can hold: devices and vcpus share atomics, and a vcpu posts
+//! its requests to the context.
 //!
 //! # Layers
 //! This module knows virtio devices by [`crate::virtio::VirtioDevice`] only, as the vhost-user transport does.
@@ -35,7 +37,7 @@ pub use machine::virtio::{Board, MmioDevice, MmioLocation, MmioSlots};
 pub use machine::{Machine, MachineBuilder, MachineConfig, MachineControls};
 pub use vcpu::MachineEnd;
 
-/// What a machine here cannot do without.
+/// What machines need of KVM.
 const NEEDED: [(Cap, &str); 6] = [
     (Cap::UserMemory, "user memory"),
     (Cap::Irqchip, "in-kernel interrupt controllers"),
@@ -45,10 +47,10 @@ const NEEDED: [(Cap, &str); 6] = [
     (Cap::SetTssAddr, "a task state segment for real mode"),
 ];
 
-/// Opens `/dev/kvm` and checks that it can do what we need.
+/// Opens `/dev/kvm` and checks that it can run machines.
 ///
 /// # Errors
-/// `Os` if it cannot be opened and `Unsupported` if it is too old, both in one line that says what to do.
+/// `Os` if it cannot be opened, `Unsupported` if it is too old. The message says what to do.
 pub fn open() -> Result<Kvm> {
     let kvm = Kvm::new().map_err(|error| cannot_open(error.errno()))?;
     for (cap, name) in NEEDED {
@@ -72,14 +74,14 @@ fn cannot_open(errno: i32) -> Error {
     Error::os(message, std::io::Error::from_raw_os_error(errno))
 }
 
-/// An error of one of KVM's calls, with what we were about to do.
+/// Makes an error of an error of KVM's; `what` completes "cannot".
 pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     let message = format!("KVM: cannot {what}");
     move |error| Error::os(message, std::io::Error::from_raw_os_error(error.errno()))
 }
 
-/// Makes one of KVM's calls, again for as long as it is interrupted. The kernel gives up making a virtual machine while
-/// anything is pending for the thread, be it no more than a completion of io_uring.
+/// Repeats a call to KVM while it is interrupted. The kernel refuses to make a virtual machine while any work is pending for the
+/// thread, such as a completion of io_uring.
 pub(crate) fn uninterrupted<T>(
     mut call: impl FnMut() -> std::result::Result<T, kvm_ioctls::Error>,
 ) -> std::result::Result<T, kvm_ioctls::Error> {

@@ -1,7 +1,6 @@
-//! Which device answers a trapped access: port I/O and memory-mapped registers.
+//! Finds the device that answers a trapped access, to an I/O port or to memory.
 //!
-//! Used by the vcpu threads. A bus is built before the machine starts and never changes afterwards, so that a lookup
-//! needs no lock.
+//! The vcpu threads use a bus without a lock: it is complete before the machine starts and does not change afterwards.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -10,15 +9,15 @@ use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Something with registers.
+/// A device with registers.
 ///
-/// Called on vcpu threads, on several at once. An implementation takes no lock that a context can hold, and never
-/// waits for a context.
+/// Called on vcpu threads, also on several at once. An implementation must not take a lock that a context can hold, and must not
+/// wait for a context.
 pub trait BusDevice: Send + Sync {
     /// Answers a read of `data.len()` bytes, 1 to 8, at `offset` from the device's start.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// Takes a write of 1 to 8 bytes.
+    /// Takes a write of `data.len()` bytes, 1 to 8, at `offset` from the device's start.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
@@ -73,7 +72,7 @@ impl Bus {
         entries.any(|entry| entry.range.start < range.end && range.start < entry.range.end)
     }
 
-    /// Reads; where nobody answers, all bits are set.
+    /// Reads. Where no device is, all bits are set.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
             Some((device, offset)) => device.read(offset, data),
@@ -81,7 +80,7 @@ impl Bus {
         }
     }
 
-    /// Writes; where nobody listens, nothing happens.
+    /// Writes. Where no device is, this has no effect.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.find(address) {
             device.write(offset, data);
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn between_the_devices_nobody_answers() {
+    fn where_no_device_is_all_bits_are_set_and_writes_are_ignored() {
         let (bus, recorder) = bus();
         for address in [0, 0xff, 0x180, 0x1ff, 0x380, u64::MAX] {
             let mut data = [0; 4];

@@ -1,12 +1,11 @@
-//! The inputs of the machine's interrupt controllers.
+//! The interrupt lines of a machine.
 //!
-//! Used by devices, which raise their line from the context that has finished something. Lines are edge-triggered: one
-//! signal is one edge, and edges that the guest has not taken yet merge into one. That suits devices that keep
-//! an interrupt status of their own: the guest reads the status, acknowledges it, and then looks at the device's rings,
-//! so whatever happens after the look makes another edge.
+//! A device signals its line from its context. Lines are edge-triggered: one signal is one edge, and edges that the guest has
+//! not taken yet become one. No event is lost by that, because a device also keeps an interrupt status: the guest reads and
+//! acknowledges the status first and reads the device's rings then, so an event after that makes a new edge.
 //!
 //! # Threads
-//! Any thread may raise a line. By irqfd that is one `write` that never blocks, and KVM does the rest.
+//! Any thread may signal a line. With an irqfd that is one `write`, which does not block.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,21 +24,21 @@ pub struct IrqLine {
     delivery: Delivery,
 }
 
-/// How an edge gets to the interrupt controllers.
+/// How an edge reaches the interrupt controllers.
 #[derive(Debug)]
 enum Delivery {
-    /// The eventfd is KVM's.
+    /// KVM makes an edge when the eventfd is signalled.
     Irqfd(EventFd),
-    /// Two calls, up and down. Pulses of several queues must not overlap: of two edges in one pulse the guest may see
-    /// the first only. No vcpu thread takes this lock.
+    /// Two calls to KVM, high and low. The lock keeps pulses of several queues from overlapping, because the guest would see
+    /// one edge only. No vcpu thread takes it.
     Calls { vm: Arc<VmFd>, pulse: Mutex<()> },
 }
 
 impl IrqLine {
-    /// IrqLine `gsi`, raised by an irqfd, or by calls from the raising thread.
+    /// The line `gsi`, signalled by an irqfd or by calls.
     ///
     /// # Errors
-    /// `Os` if KVM does not have the line or there are no fds left.
+    /// `Os` if KVM does not have the line, or fds have run out.
     pub(super) fn new(vm: &Arc<VmFd>, gsi: u32, irqfd: bool) -> Result<IrqLine> {
         let delivery = if irqfd {
             let event = eventfd::new("an interrupt")?;
@@ -64,8 +63,8 @@ impl IrqLine {
 }
 
 impl Signal for IrqLine {
-    /// One edge. An eventfd whose counter is full has an edge pending anyway, and the calls cannot fail on a line that
-    /// exists.
+    /// Makes one edge. A write fails only if the counter is full, and then an edge is pending; the calls do not fail on a line
+    /// that exists.
     fn signal(&self) {
         match &self.delivery {
             Delivery::Irqfd(event) => {

@@ -1,11 +1,11 @@
 //! A machine: KVM's virtual machine, its memory, its buses and its vcpus.
 //!
-//! Used by the command line. A [`MachineBuilder`] takes devices until [`MachineBuilder::start`] makes a [`Machine`] of it, after which
-//! nothing on the buses changes any more.
+//! A [`MachineBuilder`] takes devices. [`MachineBuilder::start`] makes a [`Machine`] of it; after that the buses do not change.
 //!
 //! # Threads
-//! Any thread may direct a machine. Its end is told once, on the context that [`MachineConfig::context`] names.
-#![allow(unsafe_code)] // shows host memory to KVM
+//! Any thread may pause, resume and stop a machine. If the machine ends by itself, it says so once, on the context
+//! [`MachineConfig::context`].
+#![allow(unsafe_code)] // gives host memory to KVM
 
 use std::fmt;
 use std::ops::Range;
@@ -26,27 +26,27 @@ use super::{failed, uninterrupted};
 use crate::{Error, ErrorKind, QContext, Result};
 use virtio::{MmioLocation, MmioSlots};
 
-/// Three pages that KVM needs on some processors to run real mode, and one more for its page table; below 4 GiB, where
-/// no memory and no device is.
+/// Three pages that KVM needs on some processors to run real mode, and one page for its page table. They are below 4 GiB, where
+/// there is no memory and no device.
 const TSS: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// What a machine consists of, besides its devices.
+/// The parts of a machine besides its devices.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
-    /// Where memory is, in guest physical addresses; see [`super::ram::layout`].
+    /// The guest physical addresses of memory; see [`super::ram::layout`].
     pub ram: Vec<Range<u64>>,
     /// The number of vcpus.
     pub cpus: u32,
     /// Whether there is an interval timer (8254).
     pub pit: bool,
-    /// Where virtio devices go.
+    /// The addresses and interrupts of virtio devices.
     pub virtio: MmioSlots,
-    /// The context on which the machine's end is told.
+    /// The context on which the machine's callbacks run.
     pub context: QContext,
 }
 
-/// A machine that is being put together.
+/// A machine that has not started, and takes devices.
 #[derive(Debug)]
 pub struct MachineBuilder {
     kvm: Kvm,
@@ -59,7 +59,7 @@ pub struct MachineBuilder {
     ram: Ram,
 }
 
-/// A device's, or anybody's, way to end the machine.
+/// Ends the machine. For devices and others.
 #[derive(Clone, Debug)]
 pub struct MachineControls(pub(super) Arc<VcpuSet>);
 
@@ -68,12 +68,12 @@ pub struct Machine {
     controls: MachineControls,
     vm: Arc<VmFd>,
     ram: Ram,
-    /// Where the clock that KVM shows to guests stood when the vcpus were paused.
+    /// The value of KVM's clock when the vcpus were paused; `None` while they run.
     clock: Arc<Mutex<Option<u64>>>,
 }
 
 impl MachineControls {
-    /// Ends the machine: its vcpus stop, and whoever started it is told. The first end counts.
+    /// Ends the machine: its vcpus stop, and the callback of [`MachineBuilder::start`] is called. Only the first call counts.
     pub fn end(&self, end: MachineEnd) {
         self.0.end(end);
     }
@@ -83,7 +83,7 @@ impl MachineBuilder {
     /// A machine without devices, but with interrupt controllers.
     ///
     /// # Errors
-    /// As for [`super::open`]; `InvalidArgument` and `LimitExceeded` if the configuration cannot be had.
+    /// As for [`super::open`]; `InvalidArgument` and `LimitExceeded` if a number in the configuration is out of range.
     pub fn new(config: MachineConfig) -> Result<MachineBuilder> {
         let kvm = super::open()?;
         check_cpus(&kvm, config.cpus)?;
@@ -94,7 +94,7 @@ impl MachineBuilder {
             .map_err(failed("place the identity map"))?;
         vm.set_tss_address(TSS)
             .map_err(failed("place the task state segment"))?;
-        show_memory(&vm, &ram)?;
+        map_memory(&vm, &ram)?;
         vm.create_irq_chip()
             .map_err(failed("make interrupt controllers"))?;
         if config.pit {
@@ -117,7 +117,7 @@ impl MachineBuilder {
         })
     }
 
-    /// KVM itself, for what it supports.
+    /// KVM itself, to ask what it supports.
     pub fn kvm(&self) -> &Kvm {
         &self.kvm
     }
@@ -132,7 +132,7 @@ impl MachineBuilder {
         &self.ram
     }
 
-    /// What the machine was made from.
+    /// The configuration.
     pub fn config(&self) -> &MachineConfig {
         &self.config
     }
@@ -183,11 +183,11 @@ impl MachineBuilder {
         IrqLine::new(&self.vm, gsi, irqfd)
     }
 
-    /// Makes the vcpus and lets them run, or, if `paused`, wait for [`Machine::resume`]. `prepare` sets a vcpu's
-    /// registers; without it vcpus begin as KVM makes them. `ended` is called once if the machine ends by itself.
+    /// Makes the vcpus and runs them. If `paused`, they wait for [`Machine::resume`]. `prepare` sets the registers of each vcpu.
+    /// `ended` is called once if the machine ends by itself.
     ///
     /// # Errors
-    /// `Os` if there are no resources for the vcpus or their threads, or what `prepare` answers.
+    /// `Os` if resources for vcpus or threads have run out, or an error of `prepare`.
     pub fn start(
         self,
         prepare: PrepareVcpu,
@@ -225,11 +225,11 @@ impl MachineBuilder {
 }
 
 impl Machine {
-    /// Stops the vcpus between two instructions of theirs and then calls `done`, on the machine's context.
+    /// Pauses the vcpus between two instructions, and then calls `done` on the machine's context.
     pub fn pause(&self, done: impl FnOnce() + Send + 'static) {
         let (vm, clock) = (Arc::clone(&self.vm), Arc::clone(&self.clock));
         self.controls.0.pause(Box::new(move || {
-            // Some hosts have no such clock.
+            // Fails on hosts without this clock.
             let now = vm.get_clock().ok().map(|now| now.clock);
             let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
             *clock = clock.or(now);
@@ -238,14 +238,14 @@ impl Machine {
         }));
     }
 
-    /// Lets paused vcpus run on. For guests that read KVM's clock no time has passed.
+    /// Resumes paused vcpus. KVM's clock, which the guest can read, continues where it was.
     pub fn resume(&self) {
-        let stood = self
+        let paused_at = self
             .clock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(clock) = stood {
+        if let Some(clock) = paused_at {
             let clock = kvm_clock_data {
                 clock,
                 ..kvm_clock_data::default()
@@ -255,23 +255,23 @@ impl Machine {
         self.controls.0.resume();
     }
 
-    /// Whether the vcpus were asked to run and have not ended.
+    /// Whether the vcpus are to run: not paused and not ended.
     pub fn is_running(&self) -> bool {
         self.controls.0.is_running()
     }
 
-    /// The kernel's ids of the vcpus' threads, by vcpu.
+    /// The kernel's thread id of each vcpu.
     pub fn thread_ids(&self) -> Vec<i64> {
         let vcpus = self.vcpus();
         vcpus.iter().map(|vcpu| vcpu.thread_id).collect()
     }
 
-    /// The vcpus as they are now.
+    /// The state of each vcpu.
     pub fn vcpus(&self) -> Vec<VcpuInfo> {
         self.controls.0.vcpus()
     }
 
-    /// The host's processors that a vcpu's thread may run on, in ascending order.
+    /// The host's CPUs that a vcpu's thread may run on, in ascending order.
     ///
     /// # Errors
     /// `NotFound` if there is no such vcpu or its thread has ended.
@@ -279,10 +279,10 @@ impl Machine {
         vcpu::affinity(self.thread_id(vcpu)?)
     }
 
-    /// Lets a vcpu's thread run on these processors of the host only.
+    /// Restricts a vcpu's thread to these CPUs of the host.
     ///
     /// # Errors
-    /// As for [`Machine::affinity`]; `InvalidArgument` if there are none, or one that is not there for this process.
+    /// As for [`Machine::affinity`]; `InvalidArgument` if the list is empty, or the process may not use one of them.
     pub fn set_affinity(&self, vcpu: usize, cpus: &[usize]) -> Result<()> {
         vcpu::set_affinity(self.thread_id(vcpu)?, cpus)
     }
@@ -296,7 +296,7 @@ impl Machine {
         })
     }
 
-    /// For whoever else may end the machine.
+    /// For others that can end the machine.
     pub fn controls(&self) -> &MachineControls {
         &self.controls
     }
@@ -311,8 +311,8 @@ impl Machine {
         &self.vm
     }
 
-    /// Ends the vcpus and waits for their threads, which takes no longer than an access of theirs to a device. Nobody
-    /// is told. Not to be called on a vcpu's thread.
+    /// Stops the vcpus and waits for their threads, for as long as one access to a device takes. The callback of
+    /// [`MachineBuilder::start`] is not called. Must not be called on a vcpu's thread.
     pub fn stop(&self) {
         self.controls.0.stop();
     }
@@ -342,7 +342,7 @@ fn check_cpus(kvm: &Kvm, cpus: u32) -> Result<()> {
     Ok(())
 }
 
-fn show_memory(vm: &VmFd, ram: &Ram) -> Result<()> {
+fn map_memory(vm: &VmFd, ram: &Ram) -> Result<()> {
     for (slot, area) in (0..).zip(ram.areas()) {
         let region = kvm_userspace_memory_region {
             slot,
@@ -351,8 +351,8 @@ fn show_memory(vm: &VmFd, ram: &Ram) -> Result<()> {
             memory_size: area.guest.end - area.guest.start,
             userspace_addr: area.host as u64,
         };
-        // SAFETY: the range is mapped for as long as the machine's memory lives, which is longer than its vcpus run
-        // (invariant 1 of the memory); it belongs to the guest alone.
+        // SAFETY: the range is mapped as long as the machine's memory lives, which outlives its vcpus (invariant 1 of `ram`), and
+        // only the guest uses it.
         unsafe { vm.set_user_memory_region(region) }
             .map_err(failed(format_args!("show {:#x?} to the guest", area.guest)))?;
     }

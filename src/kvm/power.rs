@@ -1,8 +1,7 @@
-//! The ports by which a guest powers off and resets: ACPI's sleep control, sleep status and reset registers.
+//! The I/O ports by which a guest powers off and resets.
 //!
-//! Used by machines that boot a kernel, whose ACPI tables name the ports (see [`super::boot::acpi`]). The registers are
-//! those of a hardware-reduced platform (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7). Kernels that were told so
-//! (`reboot=k`) pull the reset line of a keyboard controller instead.
+//! The ACPI tables (`boot::acpi`) name the ports of the sleep control, sleep status and reset registers of a hardware-reduced
+//! platform (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7). With `reboot=k` Linux uses the keyboard controller's reset line instead.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -13,24 +12,24 @@ use super::boot::layout::{
 use super::bus::BusDevice;
 use super::{MachineControls, MachineEnd};
 
-/// Sleep control: the sleep type's place, and the bit that makes it happen.
+/// Sleep control: the bits of the sleep type, and the bit that enters it.
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 7;
 const SLEEP_ENABLE: u8 = 1 << 5;
 
-/// The registers' ports.
+/// The ports of [`Power`].
 pub const PORTS: Range<u16> = SLEEP_CONTROL..RESET + 1;
 
 const CONTROL: u64 = 0;
 const STATUS: u64 = (SLEEP_STATUS - SLEEP_CONTROL) as u64;
 const RESET_OFFSET: u64 = (RESET - SLEEP_CONTROL) as u64;
 
-/// The registers.
+/// The sleep and reset registers.
 #[derive(Debug)]
 pub struct Power(MachineControls);
 
 impl Power {
-    /// Registers that end the machine of these controls.
+    /// Registers that end a machine by its controls.
     pub fn new(controls: MachineControls) -> Power {
         Power(controls)
     }
@@ -38,12 +37,12 @@ impl Power {
 
 impl BusDevice for Power {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        // No sleep type is set, and nothing has woken: a machine that sleeps is off.
+        // Sleep status: no wake-up event. The reset register cannot be read.
         data.fill(if offset <= STATUS { 0 } else { 0xff });
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        if let Some(end) = asked(offset, data) {
+        if let Some(end) = requested(offset, data) {
             self.0.end(end);
         }
     }
@@ -52,12 +51,12 @@ impl BusDevice for Power {
 /// The port of [`Keyboard`].
 pub const KEYBOARD_PORTS: Range<u16> = KEYBOARD..KEYBOARD + 1;
 
-/// The reset line of a keyboard controller, without keys.
+/// The reset line of a keyboard controller. There is no keyboard.
 #[derive(Debug)]
 pub struct Keyboard(MachineControls);
 
 impl Keyboard {
-    /// A line that ends the machine of these controls.
+    /// A line that resets a machine by its controls.
     pub fn new(controls: MachineControls) -> Keyboard {
         Keyboard(controls)
     }
@@ -65,7 +64,7 @@ impl Keyboard {
 
 impl BusDevice for Keyboard {
     fn read(&self, _: u64, data: &mut [u8]) {
-        // Nothing to be read, and ready for a command.
+        // Status: no data, and ready for a command.
         data.fill(0);
     }
 
@@ -76,8 +75,8 @@ impl BusDevice for Keyboard {
     }
 }
 
-/// What a write asks for.
-fn asked(offset: u64, data: &[u8]) -> Option<MachineEnd> {
+/// The end that a write requests.
+fn requested(offset: u64, data: &[u8]) -> Option<MachineEnd> {
     let &[value] = data else {
         return None;
     };
@@ -97,17 +96,20 @@ mod tests {
 
     #[test]
     fn power_off_needs_its_type_and_the_enable_bit() {
-        assert!(matches!(asked(0, &[0x34]), Some(MachineEnd::PowerOff)));
+        assert!(matches!(requested(0, &[0x34]), Some(MachineEnd::PowerOff)));
         for value in [0x14, 0x20, 0x30, 0x10, 0] {
-            assert!(asked(0, &[value]).is_none(), "{value:#x}");
+            assert!(requested(0, &[value]).is_none(), "{value:#x}");
         }
     }
 
     #[test]
     fn reset_needs_its_value() {
-        assert!(matches!(asked(2, &[RESET_VALUE]), Some(MachineEnd::Reset)));
-        assert!(asked(2, &[0xfe]).is_none());
-        assert!(asked(1, &[RESET_VALUE]).is_none());
-        assert!(asked(2, &[RESET_VALUE, 0]).is_none());
+        assert!(matches!(
+            requested(2, &[RESET_VALUE]),
+            Some(MachineEnd::Reset)
+        ));
+        assert!(requested(2, &[0xfe]).is_none());
+        assert!(requested(1, &[RESET_VALUE]).is_none());
+        assert!(requested(2, &[RESET_VALUE, 0]).is_none());
     }
 }

@@ -1,12 +1,11 @@
-//! A machine's memory: one memfd, mapped where the guest sees it.
+//! A machine's memory: one memfd, mapped into this process and into the guest.
 //!
-//! Used by [`super::MachineBuilder`], which shows it to KVM, by devices, which get it as a [`GuestMemory`], and by whoever
-//! loads something into it before the guest runs.
+//! The machine gives it to KVM, devices get it as a [`GuestMemory`], and loaders of kernels as a [`GuestMemoryMmap`].
 //!
 //! # Invariants
-//! 1. The host addresses that KVM knows stay valid as long as any clone of [`Ram::memory`] lives; the machine holds
-//!    one until its KVM file descriptors are closed.
-#![allow(unsafe_code)] // a new memfd becomes an owned fd
+//! 1. The host addresses that KVM has stay mapped as long as any clone of [`Ram::memory`] lives. The machine holds one until its
+//!    KVM file descriptors are closed.
+#![allow(unsafe_code)] // makes an owned fd of a new memfd
 #![allow(clippy::single_range_in_vec_init)] // memory is a list of ranges, often of one
 
 use std::fs::File;
@@ -18,9 +17,9 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
 use crate::{Error, ErrorKind, Result};
 
-/// Where low memory ends on a PC-style machine: above are device registers and interrupt controllers.
+/// The end of low memory on a PC. Device registers and interrupt controllers are above.
 pub const LOW_END: u64 = 0xc000_0000;
-/// Where memory goes on that does not fit below [`LOW_END`].
+/// The start of the memory that does not fit below [`LOW_END`].
 pub const HIGH_START: u64 = 0x1_0000_0000;
 
 /// A machine's memory.
@@ -31,7 +30,7 @@ pub struct Ram {
     areas: Vec<Area>,
 }
 
-/// A piece of guest physical memory that is in one piece on the host, too.
+/// A range of guest physical memory, and the host addresses where it is mapped.
 #[derive(Clone, Debug)]
 pub(super) struct Area {
     pub(super) guest: Range<u64>,
@@ -39,7 +38,7 @@ pub(super) struct Area {
     offset: u64,
 }
 
-/// The ranges of `size` bytes of memory on a PC-style machine, with the hole below 4 GiB left out.
+/// The ranges of `size` bytes of memory on a PC, which has a hole below 4 GiB.
 pub fn layout(size: u64) -> Vec<Range<u64>> {
     if size <= LOW_END {
         return vec![0..size];
@@ -51,8 +50,8 @@ impl Ram {
     /// Memory at these guest physical ranges, all zeroes.
     ///
     /// # Errors
-    /// `InvalidArgument` if a range is empty, overlaps another or is not made of whole pages; `Os` if there is not
-    /// that much memory.
+    /// `InvalidArgument` if a range is empty, overlaps another or is not made of whole pages; `Os` if the host has not enough
+    /// memory.
     pub fn new(ranges: &[Range<u64>]) -> Result<Ram> {
         let fd = memfd()?;
         let size = ranges
@@ -98,7 +97,7 @@ impl Ram {
         Ok(())
     }
 
-    /// The memory as devices know it.
+    /// The memory, for devices.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
@@ -108,7 +107,7 @@ impl Ram {
         self.areas.iter().map(|area| area.guest.clone())
     }
 
-    /// A second view of the same memory, in the form that loaders of kernels take.
+    /// The same memory mapped once more, for loaders of kernels.
     ///
     /// # Errors
     /// `Os` if it cannot be mapped.
@@ -133,12 +132,12 @@ impl Ram {
 }
 
 fn memfd() -> Result<OwnedFd> {
-    // SAFETY: creates an fd of our own.
+    // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
         return Err(Error::last_os("cannot make the machine's memory"));
     }
-    // SAFETY: just created, and nobody else's.
+    // SAFETY: the fd is new, and this is its only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -1,4 +1,4 @@
-//! Virtio devices on a machine: where their registers are, and how they are wired.
+//! Virtio devices on a machine: the addresses of their registers, their doorbells and their interrupts.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -16,34 +16,34 @@ use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
-/// Where virtio devices go on a machine.
+/// The addresses and interrupts that a machine gives to virtio devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MmioSlots {
     /// The address of the first device's registers; the others follow.
     pub start: u64,
     /// From one device's start to the next; at least [`LENGTH`].
     pub stride: u64,
-    /// The interrupt lines to give out, one for each device.
+    /// The interrupt lines, one for each device.
     pub lines: Vec<u32>,
 }
 
 /// A virtio device to put on a machine.
 pub struct MmioDevice {
-    /// Its name, for messages and announcements.
+    /// Its name, for messages.
     pub id: String,
     /// The device.
     pub device: Arc<dyn VirtioDevice>,
-    /// The most entries of a queue, if the device could do more.
+    /// A limit for the size of queues, besides the device's own.
     pub queue_size_max: u16,
-    /// Where its queues are started and stopped; attached to the device's context.
+    /// Runs what starts and stops its queues. Attached to the device's context.
     pub control: AioContext,
-    /// Notifications by ioeventfd, straight to the queues' contexts; else they trap and a vcpu's thread passes them on.
+    /// Whether KVM signals a doorbell by ioeventfd. Otherwise the write traps, and the vcpu's thread signals it.
     pub ioeventfd: bool,
-    /// Interrupts by irqfd; else by calls from the contexts.
+    /// Whether interrupts go by irqfd. Otherwise the device's context makes a call for each.
     pub irqfd: bool,
 }
 
-/// Where a virtio device is, for whoever tells the guest.
+/// The address and the interrupt of a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MmioLocation {
     /// The device's name.
@@ -54,20 +54,20 @@ pub struct MmioLocation {
     pub gsi: u32,
 }
 
-/// What virtio devices can be put on, behind the virtio-mmio transport.
+/// A machine that takes virtio devices, behind virtio-mmio registers.
 pub trait Board {
-    /// Puts a device on.
+    /// Adds a device.
     ///
     /// # Errors
-    /// `LimitExceeded` if there is no place left; `Os` if KVM or the process is out of something.
+    /// `LimitExceeded` if all places are taken; `Os` if KVM refuses, or fds have run out.
     fn add_virtio(&mut self, wanted: MmioDevice) -> Result<(Arc<Mmio>, MmioLocation)>;
 }
 
 impl MmioSlots {
-    /// The place of the device of that number.
+    /// The location of the device of that number, counted from 0.
     ///
     /// # Errors
-    /// `LimitExceeded` if there are not so many places.
+    /// `LimitExceeded` if there are fewer places.
     pub fn place(&self, number: usize, id: &str) -> Result<MmioLocation> {
         let gsi = self.lines.get(number).ok_or_else(|| {
             let most = self.lines.len();
@@ -142,7 +142,7 @@ impl MachineBuilder {
         &self.announcements
     }
 
-    /// Lets KVM ring the bell when the guest writes the queue's number.
+    /// Makes KVM signal the doorbell when the guest writes the queue's number.
     fn connect(&self, kick: &EventFd, start: u64, queue: u16) -> Result<()> {
         let doorbell = IoEventAddress::Mmio(start + QUEUE_NOTIFY);
         self.vm
