@@ -1,15 +1,14 @@
-//! The machine `microvm`: processors, memory, virtio-mmio devices and a serial port, which boots a kernel.
+//! The machine `microvm`, which boots a kernel: processors, memory, virtio-mmio devices and a serial port.
 //!
-//! Used by the command line. A [`MicroVm`] outlives the [`Machine`]s that it makes: a reset ends one and makes the next
-//! from the same parts, in the same memory layout, with the kernel loaded afresh. So whatever a guest did to its
-//! processors, its interrupt controllers and its devices is gone.
+//! A reset ends the [`Machine`] and makes a new one with the same options and devices, and loads the kernel again. So nothing
+//! that the guest did to its processors, interrupt controllers and devices survives. The [`MicroVm`] stays the same.
 //!
-//! * `orders`: stop, go on, reset, power button: what somebody outside asks for, one after the other
+//! * `runstate`: pause, resume, reset and the power button, served one after the other
 //! * `cpu`: the processors as objects, `/machine/cpu/0` and so on
-//! * `processors`: how they begin
+//! * `processors`: the registers and features that the processors start with
 //!
 //! # Threads
-//! Made, started, directed and stopped on `qcontext-main`, which also makes the next machine. Anybody may look.
+//! A machine is made, started, paused, reset and stopped on `qcontext-main`. Any thread may read its state.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -35,45 +34,45 @@ pub use cpu::{CpuInfo, register_type};
 use runstate::RunStateRequest;
 pub use runstate::{MachineEvent, RunState, ShutdownCause};
 
-/// The smallest memory that is worth a try.
+/// No kernel fits into less.
 const MEMORY_MIN: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
-/// What a machine is made of.
+/// The options of a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct MicroVmOptions {
     /// How many processors.
     pub cpus: u8,
     /// How many bytes of memory, in whole pages.
     pub memory: u64,
-    /// Whether a reset boots again; else it ends the machine, like power-off.
+    /// Whether a reset boots again. Otherwise it ends the machine, like power-off.
     pub reboot: bool,
 }
 
-/// A device that goes from one machine to the next when the guest resets itself.
+/// A device that moves to the new machine at a reset.
 pub trait MachineDevice: Send + Sync {
-    /// Leaves a machine whose vcpus have ended, and calls `done` when nothing is in flight any more, on any thread.
+    /// Leaves a machine whose vcpus have ended. Calls `done` on any thread when no request is in flight any more.
     fn unplug(&self, done: Box<dyn FnOnce() + Send>);
 
-    /// Takes no more requests of a machine whose vcpus are parked, and calls `done` when nothing is in flight any more, on
-    /// any thread.
+    /// Stops taking requests of a machine whose vcpus are parked. Calls `done` on any thread when no request is in flight any
+    /// more.
     fn hold(&self, done: Box<dyn FnOnce() + Send>);
 
-    /// Goes on after [`MachineDevice::hold`].
+    /// Takes requests again after [`MachineDevice::hold`].
     fn release(&self);
 
-    /// Goes on the next machine.
+    /// Joins the new machine.
     ///
     /// # Errors
-    /// The machine refuses it.
+    /// The machine refuses the device.
     fn plug(&self, machine: &mut MachineBuilder) -> Result<()>;
 }
 
-/// Called once when the machine has ended for good, on `qcontext-main`.
+/// Called once on `qcontext-main` when the machine has ended by itself and will not be reset.
 type OutcomeCallback = Box<dyn FnOnce(Result<ShutdownCause>) + Send>;
 type EventCallback = Arc<dyn Fn(MachineEvent) + Send + Sync>;
 
-/// The machine. Clones are the same one.
+/// See the module. Clones are handles of the same machine.
 #[derive(Clone)]
 pub struct MicroVm(Arc<MicroVmCore>);
 
@@ -86,34 +85,34 @@ struct MicroVmCore {
 
 #[derive(Default)]
 struct MicroVmState {
-    /// The machine that is being put together, before it starts.
+    /// Takes devices before the start; `None` afterwards.
     builder: Option<MachineBuilder>,
-    /// Others hold it on `qcontext-main` only, while they direct it.
+    /// `None` before the start, between two machines and after the end. Cloned on `qcontext-main` only, for the time of a call.
     machine: Option<Arc<Machine>>,
-    /// The line of the power button, of the machine that is there.
+    /// The line of the machine's power button.
     button: Option<IrqLine>,
     devices: Vec<Arc<dyn MachineDevice>>,
-    /// Gone when the machine was told to stop, or has ended.
+    /// `None` after a stop and after the end.
     ended: Option<OutcomeCallback>,
     tell: Option<EventCallback>,
     status: RunState,
-    /// Whether the virtual clock stands because of this machine.
-    stands: bool,
-    /// What goes on at the moment; orders wait for its end.
-    doing: Option<runstate::Transition>,
-    orders: VecDeque<RunStateRequest>,
-    /// Counts machines, so that what is said about one that is gone is not heard.
+    /// Whether this machine has stopped the virtual clock.
+    clock_stopped: bool,
+    /// A change of the run state that is not complete; requests wait for it.
+    transition: Option<runstate::Transition>,
+    requests: VecDeque<RunStateRequest>,
+    /// Counts machines. A callback of an earlier machine is ignored.
     generation: u64,
-    /// Of each processor whose threads were told where to run.
+    /// The CPUs set for each processor, for the new thread after a reset.
     affinities: Vec<Option<Vec<usize>>>,
-    listed: Option<CpuObjects>,
+    cpu_objects: Option<CpuObjects>,
 }
 
 impl MicroVm {
     /// A machine without virtio devices.
     ///
     /// # Errors
-    /// A number is out of range; there is no KVM here, or not what the machine needs of it.
+    /// An option is out of range, or as for [`super::open`].
     pub fn new(
         options: MicroVmOptions,
         image: KernelImage,
@@ -135,10 +134,10 @@ impl MicroVm {
         })))
     }
 
-    /// Puts a device on the machine, which has not started yet. `add` makes it there.
+    /// Adds the device that `add` makes. Before the start.
     ///
     /// # Errors
-    /// `Busy` if the machine has started, or what `add` answers.
+    /// `Busy` if the machine has started, or an error of `add`.
     pub fn add<D: MachineDevice + 'static>(
         &self,
         add: impl FnOnce(&mut MachineBuilder) -> Result<Arc<D>>,
@@ -152,13 +151,14 @@ impl MicroVm {
         Ok(())
     }
 
-    /// Boots, or, if `paused`, gets ready to. `tell` hears of what happens to the machine, and `ended` is called once when
-    /// the guest has ended it, with the cause, or an error if it could not go on. Both on `qcontext-main`.
+    /// Loads the kernel and runs the machine. If `paused`, it waits for [`MicroVm::resume`]. `tell` is called with each event, and
+    /// `ended` once when the machine has ended by itself: with the cause, or with an error if it could not continue. Both are
+    /// called on `qcontext-main`.
     ///
-    /// The processors appear as `/machine/cpu/N`, and the virtual clock runs and stands with the machine.
+    /// The processors appear as `/machine/cpu/N`. The virtual clock runs while the machine runs.
     ///
     /// # Errors
-    /// `Busy` if the machine has started; the kernel does not fit into the memory; KVM refuses something.
+    /// `Busy` if the machine has started; the kernel does not fit into the memory; KVM refuses a call.
     pub fn start(
         &self,
         paused: bool,
@@ -177,45 +177,45 @@ impl MicroVm {
         };
         drop(state);
         let started = CpuObjects::new(&self.0).and_then(|listed| {
-            self.0.lock().listed = Some(listed);
+            self.0.lock().cpu_objects = Some(listed);
             self.0.boot(builder)
         });
         started.inspect_err(|_| self.stop())
     }
 
-    /// Ends the machine and waits for its vcpus. Nobody is told but those whose orders were not carried out.
+    /// Ends the machine and waits for its vcpus. The callback of [`MicroVm::start`] is not called; requests that are waiting fail.
     pub fn stop(&self) {
         let mut state = self.0.lock();
         state.status = RunState::Shutdown;
-        // Nothing that was begun goes on.
+        // Callbacks that are on their way are ignored.
         state.generation += 1;
         state.abandon();
-        let orders = std::mem::take(&mut state.orders);
+        let requests = std::mem::take(&mut state.requests);
         let machine = state.machine.take();
         let parts = (
-            state.listed.take(),
+            state.cpu_objects.take(),
             state.builder.take(),
             state.button.take(),
             state.ended.take(),
         );
         drop(state);
-        // Outside of the lock: this waits.
+        // Without the lock, because this waits.
         if let Some(machine) = machine {
             machine.stop();
         }
         drop(parts);
-        self.0.lock().let_clock_run();
-        orders.into_iter().for_each(RunStateRequest::refuse);
+        self.0.lock().start_clock();
+        requests.into_iter().for_each(RunStateRequest::refuse);
     }
 
-    /// How many bytes that the guest has written to its serial port are not out yet; none if they cannot get out.
+    /// How many bytes of the guest's serial output are still to be written; 0 if the output is closed.
     pub fn unsent(&self) -> usize {
         self.0.console.as_ref().map_or(0, Console::unsent)
     }
 }
 
 impl MicroVmCore {
-    /// Loads the kernel and lets the machine run, if it is to.
+    /// Loads the kernel, starts the machine, and resumes it if the run state says so.
     fn boot(self: &Arc<Self>, builder: MachineBuilder) -> Result<()> {
         let platform = Platform {
             cpus: self.options.cpus,
@@ -224,8 +224,8 @@ impl MicroVmCore {
         };
         let entry = self.image.load(&builder.ram().map()?, &platform)?;
         let prepare = processors::prepare(self.options.cpus, entry)?;
-        let there = Arc::downgrade(self);
-        let ended = move |end| with(&there, |this| this.ended(end));
+        let weak = Arc::downgrade(self);
+        let ended = move |end| with(&weak, |this| this.ended(end));
         let machine = builder.start(prepare, true, ended)?;
         let mut state = self.lock();
         for (index, cpus) in state.affinities.iter().enumerate() {
@@ -234,55 +234,55 @@ impl MicroVmCore {
             }
         }
         if state.status == RunState::Running {
-            state.let_clock_run();
+            state.start_clock();
             machine.resume();
         } else {
-            state.let_clock_stand();
+            state.stop_clock();
         }
         state.machine = Some(Arc::new(machine));
         drop(state);
         Ok(())
     }
 
-    /// The machine has ended by itself, or because it is to be reset.
+    /// The machine has ended: by the guest, by a failure, or for a reset.
     fn ended(self: &Arc<Self>, end: MachineEnd) {
         let mut state = self.lock();
-        // Told to stop in between.
+        // Stopped meanwhile.
         if state.ended.is_none() {
             return;
         }
         let machine = state.machine.take();
         let button = state.button.take();
         state.generation += 1;
-        let ordered = state.abandon();
+        let requested = state.abandon();
         drop(state);
-        // Its threads are about to end; nobody else uses what comes next.
+        // Its threads are ending, so this does not wait long.
         if let Some(machine) = machine {
             machine.stop();
         }
         drop(button);
-        let cause = match (&end, ordered) {
+        let cause = match (&end, requested) {
             (MachineEnd::PowerOff, _) => ShutdownCause::GuestShutdown,
             (_, true) => ShutdownCause::HostReset,
             (_, false) => ShutdownCause::GuestReset,
         };
         match end {
-            MachineEnd::Failed(error) => self.over(RunState::InternalError, Err(error)),
+            MachineEnd::Failed(error) => self.finish(RunState::InternalError, Err(error)),
             MachineEnd::Reset | MachineEnd::TripleFault if self.options.reboot => self.reset(cause),
             MachineEnd::PowerOff | MachineEnd::Reset | MachineEnd::TripleFault => {
-                self.over(RunState::Shutdown, Ok(cause));
+                self.finish(RunState::Shutdown, Ok(cause));
             }
         }
     }
 
-    /// Takes the devices off the machine that has ended, then makes the next one.
+    /// Takes the devices off the machine that has ended, and then makes the new one.
     fn reset(self: &Arc<Self>, cause: ShutdownCause) {
         let mut state = self.lock();
-        state.doing = Some(runstate::Transition::Reset);
+        state.transition = Some(runstate::Transition::Reset);
         let devices = state.devices.clone();
         drop(state);
-        let there = Arc::downgrade(self);
-        let next = move || with(&there, |this| this.boot_again(cause));
+        let weak = Arc::downgrade(self);
+        let next = move || with(&weak, |this| this.boot_again(cause));
         let next = when_all(devices.len(), next);
         for device in devices {
             device.unplug(Box::new(next.clone()));
@@ -291,26 +291,26 @@ impl MicroVmCore {
     }
 
     fn boot_again(self: &Arc<Self>, cause: ShutdownCause) {
-        // Told to stop in between.
+        // Stopped meanwhile.
         if self.lock().ended.is_none() {
             return;
         }
-        let booted = self.next().and_then(|builder| self.boot(builder));
+        let booted = self.next_builder().and_then(|builder| self.boot(builder));
         if let Err(error) = booted {
-            return self.over(RunState::InternalError, Err(error));
+            return self.finish(RunState::InternalError, Err(error));
         }
         let mut state = self.lock();
-        state.doing = None;
+        state.transition = None;
         if state.status != RunState::Running {
             state.status = RunState::Prelaunch;
         }
         drop(state);
-        self.tell(MachineEvent::Reset(cause));
+        self.emit(MachineEvent::Reset(cause));
         self.serve();
     }
 
-    /// The next machine, with the devices of the one before.
-    fn next(&self) -> Result<MachineBuilder> {
+    /// A new machine with the same devices.
+    fn next_builder(&self) -> Result<MachineBuilder> {
         let (mut builder, button) = builder(&self.options, self.console.as_ref())?;
         let devices = self.lock().devices.clone();
         for device in devices {
@@ -320,22 +320,22 @@ impl MicroVmCore {
         Ok(builder)
     }
 
-    /// The end for good.
-    fn over(&self, status: RunState, outcome: Result<ShutdownCause>) {
+    /// Ends for good: fails the waiting requests and reports the outcome.
+    fn finish(&self, status: RunState, outcome: Result<ShutdownCause>) {
         let mut state = self.lock();
         state.status = status;
-        state.doing = None;
-        state.let_clock_run();
-        let orders = std::mem::take(&mut state.orders);
+        state.transition = None;
+        state.start_clock();
+        let requests = std::mem::take(&mut state.requests);
         let ended = state.ended.take();
         drop(state);
-        orders.into_iter().for_each(RunStateRequest::refuse);
+        requests.into_iter().for_each(RunStateRequest::refuse);
         if let Some(ended) = ended {
             ended(outcome);
         }
     }
 
-    fn tell(&self, event: MachineEvent) {
+    fn emit(&self, event: MachineEvent) {
         let tell = self.lock().tell.clone();
         if let Some(tell) = tell {
             tell(event);
@@ -348,14 +348,14 @@ impl MicroVmCore {
 }
 
 impl MicroVmState {
-    fn let_clock_stand(&mut self) {
-        self.stands = true;
+    fn stop_clock(&mut self) {
+        self.clock_stopped = true;
         stop_virtual_clock();
     }
 
-    /// Also when the machine is gone: then nobody else would.
-    fn let_clock_run(&mut self) {
-        if std::mem::take(&mut self.stands) {
+    /// Also called at the end, so that the clock does not stay stopped.
+    fn start_clock(&mut self) {
+        if std::mem::take(&mut self.clock_stopped) {
             start_virtual_clock();
         }
     }
@@ -364,9 +364,9 @@ impl MicroVmState {
 impl Drop for MicroVmCore {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.let_clock_run();
+        state.start_clock();
         state.abandon();
-        std::mem::take(&mut state.orders)
+        std::mem::take(&mut state.requests)
             .into_iter()
             .for_each(RunStateRequest::refuse);
     }
@@ -380,7 +380,7 @@ impl fmt::Debug for MicroVm {
     }
 }
 
-/// What comes later comes to nothing if the machine is gone; it does not keep the machine, nor its console.
+/// Runs `action` if the machine still exists. Callbacks hold it weakly, so they keep neither the machine nor its console.
 fn with(machine: &Weak<MicroVmCore>, action: impl FnOnce(&Arc<MicroVmCore>)) {
     if let Some(machine) = machine.upgrade() {
         action(&machine);
@@ -402,21 +402,21 @@ fn check(options: &MicroVmOptions) -> Result<()> {
     Ok(())
 }
 
-/// Something that is to be called once more than there are `others`, from any threads; the last call makes
-/// `qcontext-main` do `next`.
+/// A function that is to be called by each of the `others` and once by the caller, from any threads. The last call makes
+/// `qcontext-main` run `next`.
 fn when_all(others: usize, next: impl FnOnce() + Send + 'static) -> impl Fn() + Clone + Send {
     let left = Arc::new(AtomicUsize::new(others + 1));
     let next = Arc::new(Mutex::new(Some(next)));
     move || {
         if left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let next = next.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // Without a main context nobody wants to go on.
+            // Does not fail: the main context cannot be stopped.
             let _ = next.map(|next| QContext::main().invoke(next));
         }
     }
 }
 
-/// A machine with everything but virtio devices, and its power button.
+/// A machine with all parts but virtio devices, and its power button.
 fn builder(
     options: &MicroVmOptions,
     console: Option<&Console>,

@@ -1,7 +1,6 @@
 //! The processors as objects: `/machine/cpu/0` and so on.
 //!
-//! An object is there from the machine's start to its end. A reset gives its processor another thread, with the affinity
-//! of the one before.
+//! The objects exist from the machine's start to its end. After a reset a processor has a new thread with the same affinity.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Weak};
@@ -17,7 +16,7 @@ const TYPE: &str = "vcpu";
 
 const AFFINITY: &str = "cpu-affinity";
 
-/// Every property with its type, in the order of the listing; `thread_id` is answered as well.
+/// The properties with their types, in listing order. `thread_id` can be read too.
 const PROPERTIES: [(&str, &str); 6] = [
     ("type", "string"),
     ("index", "int"),
@@ -27,12 +26,12 @@ const PROPERTIES: [(&str, &str); 6] = [
     (AFFINITY, "int[]"),
 ];
 
-/// A processor for whoever looks.
+/// What `query-cpus-fast` answers for a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuInfo {
     /// Its number.
     pub index: u8,
-    /// Where it is in the object tree.
+    /// Its path in the object tree.
     pub path: String,
     /// The kernel's id of its thread, -1 while it has none.
     pub thread_id: i64,
@@ -51,7 +50,7 @@ impl MicroVm {
     }
 }
 
-/// Makes the type known to `qom-list-types` and `qom-list-properties`.
+/// Registers the type for `qom-list-types` and `qom-list-properties`.
 pub fn register_type() {
     types::register(Type {
         name: TYPE,
@@ -72,22 +71,22 @@ fn path(index: u8) -> String {
     format!("{CPUS}/{index}")
 }
 
-/// The processors of a machine in the tree; taken out when dropped.
+/// The processors of a machine in the object tree. Dropping it removes them.
 pub(super) struct CpuObjects(Vec<String>);
 
 impl CpuObjects {
-    /// Puts them there.
+    /// Adds them.
     pub(super) fn new(machine: &Arc<MicroVmCore>) -> Result<CpuObjects> {
-        let mut listed = CpuObjects(Vec::new());
+        let mut added = CpuObjects(Vec::new());
         for index in 0..machine.options.cpus {
             let object = Arc::new(CpuObject {
                 machine: Arc::downgrade(machine),
                 index,
             });
             tree::add_child(&path(index), object)?;
-            listed.0.push(path(index));
+            added.0.push(path(index));
         }
-        Ok(listed)
+        Ok(added)
     }
 }
 
@@ -116,7 +115,7 @@ impl MicroVmCore {
         })
     }
 
-    /// Where the processor's thread may run.
+    /// The host's CPUs that the processor's thread may run on.
     fn affinity(&self, index: u8) -> Result<Vec<usize>> {
         let state = self.lock();
         match &state.machine {
@@ -196,7 +195,7 @@ impl Object for CpuObject {
     }
 }
 
-/// A list of numbers of processors.
+/// Reads a list of CPU numbers.
 fn numbers(value: Value) -> Result<Vec<usize>> {
     let wrong = || expected(AFFINITY, "array of CPU numbers");
     let Value::List(items) = value else {

@@ -1,4 +1,4 @@
-//! How a machine's processors begin.
+//! The features and registers that a machine's processors start with.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::kvm::failed;
 use crate::kvm::vcpu::PrepareVcpu;
 use crate::{Error, ErrorKind, Result};
 
-/// How the processors begin: the first one at the kernel's entry, the others when the first one wakes them.
+/// Prepares each vcpu: the first one starts at the kernel's entry point, the others when the kernel wakes them.
 pub(super) fn prepare(cpus: u8, entry: EntryPoint) -> Result<PrepareVcpu> {
     let kvm = crate::kvm::open()?;
     let supported = kvm

@@ -1,12 +1,11 @@
-//! What somebody outside asks of a machine, and what is told of it.
+//! The run state of a machine: pause, resume, reset and the power button.
 //!
-//! Orders are served in the order in which they come, each when the one before is done. Nothing waits on `qcontext-main`:
-//! an order that takes its time (vcpus park, requests finish, a machine is made anew) calls back.
+//! Requests are served in the order in which they come, each when the one before is complete. `qcontext-main` never waits: while
+//! vcpus park, I/O finishes or a new machine is made, the request is a [`Transition`] that a callback continues.
 //!
-//! A stopped machine stands still as a whole: its virtual clock stands, its vcpus are parked, and the requests of its
-//! devices that were in flight have finished, so that guest memory and disks do not change any more. That is so before
-//! [`MachineEvent::Stopped`] is told and the order is answered. Requests that the guest had put into a ring, but no device had
-//! taken, stay there until the machine goes on.
+//! In a paused machine the virtual clock is stopped, the vcpus are parked, and all I/O of the devices has finished, so guest
+//! memory and disks do not change. All of that is done before [`MachineEvent::Stopped`] is emitted and the request is answered.
+//! I/O requests in a ring that no device has taken stay there until the machine resumes.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,24 +15,24 @@ use crate::kvm::MachineEnd;
 use crate::virtio::notify::Signal;
 use crate::{Error, ErrorKind, Result};
 
-/// How a machine is, under QEMU's names.
+/// The run state of a machine, with QEMU's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunState {
-    /// It has not run since it was made, or since it was reset while it was stopped.
+    /// It has not run since it was made, or since a reset while it was paused.
     #[default]
     Prelaunch,
     /// It runs.
     Running,
-    /// It was stopped.
+    /// It is paused.
     Paused,
     /// It has ended.
     Shutdown,
-    /// It could not go on.
+    /// It has ended because it could not continue.
     InternalError,
 }
 
 impl RunState {
-    /// QEMU's name for it.
+    /// QEMU's name of the state.
     pub fn name(self) -> &'static str {
         match self {
             RunState::Prelaunch => "prelaunch",
@@ -44,25 +43,25 @@ impl RunState {
         }
     }
 
-    /// Whether it is the end.
+    /// Whether the machine has ended.
     fn is_over(self) -> bool {
         matches!(self, RunState::Shutdown | RunState::InternalError)
     }
 }
 
-/// Who made a machine end, or begin anew.
+/// Why a machine ended or was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownCause {
-    /// The guest switched it off.
+    /// The guest powered off.
     GuestShutdown,
-    /// The guest reset it, with or without intention.
+    /// The guest requested a reset, or had a triple fault.
     GuestReset,
     /// [`MicroVm::reset`]
     HostReset,
 }
 
 impl ShutdownCause {
-    /// QEMU's name for it.
+    /// QEMU's name of the cause.
     pub fn name(self) -> &'static str {
         match self {
             ShutdownCause::GuestShutdown => "guest-shutdown",
@@ -71,90 +70,90 @@ impl ShutdownCause {
         }
     }
 
-    /// Whether it was the guest.
+    /// Whether the guest caused it.
     pub fn is_guest(self) -> bool {
         self != ShutdownCause::HostReset
     }
 }
 
-/// What has happened to a machine.
+/// An event of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
-    /// It stands still.
+    /// It was paused.
     Stopped,
-    /// It runs again.
+    /// It was resumed.
     Resumed,
-    /// It has begun anew.
+    /// It was reset.
     Reset(ShutdownCause),
-    /// Somebody has pressed the power button.
+    /// Its power button was pressed.
     ButtonPressed,
 }
 
-/// Called once when an order was carried out, or cannot be any more.
+/// Called once when a request is complete, or has failed because the machine has ended.
 pub(super) type RequestDone = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// See the head of this file.
+/// See the module.
 pub(super) enum RunStateRequest {
-    Stop(RequestDone),
-    GoOn(RequestDone),
+    Pause(RequestDone),
+    Resume(RequestDone),
     Reset(RequestDone),
     PressButton(RequestDone),
 }
 
-/// What a machine is at.
+/// A change of the run state that is not complete.
 pub(super) enum Transition {
-    /// To a standstill, for whoever asked.
-    Stop(RequestDone),
-    /// On, after a standstill.
-    GoOn,
-    /// Ends in order to begin anew, because somebody asked for it.
-    MachineEnd,
-    /// From one machine to the next.
+    /// It pauses: vcpus park, then I/O finishes.
+    Pause(RequestDone),
+    /// It resumes.
+    Resume,
+    /// The machine ends for a reset that was requested.
+    EndForReset,
+    /// The new machine is being made.
     Reset,
 }
 
-/// How far a machine's order has come.
+/// How far a request was served.
 enum RequestProgress {
-    /// The next one.
-    Go,
-    /// The next one when this one is done.
-    Wait,
+    /// It is complete: serve the next one.
+    Complete,
+    /// A [`Transition`] continues it.
+    Pending,
 }
 
 impl MicroVm {
-    /// How the machine is.
+    /// The machine's run state.
     pub fn status(&self) -> RunState {
         self.0.lock().status
     }
 
-    /// Stops the machine, and calls `done` when it stands still; see [`MachineEvent::Stopped`]. A machine that does not run is not
-    /// touched.
+    /// Pauses the machine, and calls `done` when nothing changes any more; see the module. No effect on a machine that does not
+    /// run.
     pub fn pause(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(RunStateRequest::Stop(Box::new(done)));
+        self.0.request(RunStateRequest::Pause(Box::new(done)));
     }
 
-    /// Lets the machine run on, and calls `done`.
+    /// Resumes the machine, and calls `done`.
     pub fn resume(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(RunStateRequest::GoOn(Box::new(done)));
+        self.0.request(RunStateRequest::Resume(Box::new(done)));
     }
 
-    /// Resets the machine, whatever its guest does; `done` is called when that has begun. One that was stopped does not
-    /// run afterwards either. Without [`super::MicroVmOptions::reboot`] it is the machine's end.
+    /// Resets the machine without asking its guest. Calls `done` when that has begun. A paused machine stays paused. Without
+    /// [`super::MicroVmOptions::reboot`] the machine ends.
     pub fn reset(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(RunStateRequest::Reset(Box::new(done)));
+        self.0.request(RunStateRequest::Reset(Box::new(done)));
     }
 
-    /// Presses the power button (ACPI), and calls `done`. What comes of it is the guest's business.
+    /// Presses the ACPI power button, and calls `done`. The guest decides what it does then.
     pub fn press_power_button(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.order(RunStateRequest::PressButton(Box::new(done)));
+        self.0.request(RunStateRequest::PressButton(Box::new(done)));
     }
 }
 
 impl RunStateRequest {
-    /// For a machine that has ended.
+    /// Fails the request, because the machine has ended.
     pub(super) fn refuse(self) {
-        let (RunStateRequest::Stop(done)
-        | RunStateRequest::GoOn(done)
+        let (RunStateRequest::Pause(done)
+        | RunStateRequest::Resume(done)
         | RunStateRequest::Reset(done)
         | RunStateRequest::PressButton(done)) = self;
         done(Err(Error::new(ErrorKind::Closed, "the machine has ended")));
@@ -162,132 +161,132 @@ impl RunStateRequest {
 }
 
 impl MicroVmState {
-    /// The machine has ended amid what it was at; whether that was because somebody has ordered it. Who waits for it to
-    /// stand still waits for the next one to do so.
+    /// Cancels the transition of a machine that has ended. True if the machine has ended for a requested reset. A pending pause
+    /// becomes a request for the new machine.
     pub(super) fn abandon(&mut self) -> bool {
-        match self.doing.take() {
-            Some(Transition::Stop(done)) => self.orders.push_front(RunStateRequest::Stop(done)),
-            Some(Transition::MachineEnd) => return true,
-            Some(Transition::GoOn | Transition::Reset) | None => {}
+        match self.transition.take() {
+            Some(Transition::Pause(done)) => self.requests.push_front(RunStateRequest::Pause(done)),
+            Some(Transition::EndForReset) => return true,
+            Some(Transition::Resume | Transition::Reset) | None => {}
         }
         false
     }
 }
 
 impl MicroVmCore {
-    fn order(self: &Arc<Self>, order: RunStateRequest) {
-        self.lock().orders.push_back(order);
+    fn request(self: &Arc<Self>, request: RunStateRequest) {
+        self.lock().requests.push_back(request);
         self.serve();
     }
 
-    /// Carries out what is to be done, as far as it can be done now.
+    /// Serves requests until one is pending or none is left.
     pub(super) fn serve(self: &Arc<Self>) {
         loop {
             let mut state = self.lock();
             let (over, ready) = (state.status.is_over(), state.machine.is_some());
-            if state.doing.is_some() || !(over || ready) {
+            if state.transition.is_some() || !(over || ready) {
                 return;
             }
-            let Some(order) = state.orders.pop_front() else {
+            let Some(request) = state.requests.pop_front() else {
                 return;
             };
             drop(state);
-            let next = match order {
-                order if over => {
-                    order.refuse();
-                    RequestProgress::Go
+            let next = match request {
+                request if over => {
+                    request.refuse();
+                    RequestProgress::Complete
                 }
-                RunStateRequest::Stop(done) => self.begin_stop(done),
-                RunStateRequest::GoOn(done) => self.go_on(done),
+                RunStateRequest::Pause(done) => self.begin_pause(done),
+                RunStateRequest::Resume(done) => self.resume(done),
                 RunStateRequest::Reset(done) => self.begin_reset(done),
                 RunStateRequest::PressButton(done) => self.press_button(done),
             };
-            if let RequestProgress::Wait = next {
+            if let RequestProgress::Pending = next {
                 return;
             }
         }
     }
 
-    fn begin_stop(self: &Arc<Self>, done: RequestDone) -> RequestProgress {
+    fn begin_pause(self: &Arc<Self>, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
         if state.status != RunState::Running {
             drop(state);
             done(Ok(()));
-            return RequestProgress::Go;
+            return RequestProgress::Complete;
         }
-        state.doing = Some(Transition::Stop(done));
-        state.let_clock_stand();
+        state.transition = Some(Transition::Pause(done));
+        state.stop_clock();
         let generation = state.generation;
         let machine = state.machine.clone();
         drop(state);
-        let there = Arc::downgrade(self);
+        let weak = Arc::downgrade(self);
         if let Some(machine) = machine {
-            machine.pause(move || with(&there, |this| this.parked(generation)));
+            machine.pause(move || with(&weak, |this| this.vcpus_parked(generation)));
         }
-        RequestProgress::Wait
+        RequestProgress::Pending
     }
 
-    /// No vcpu runs any more.
-    fn parked(self: &Arc<Self>, generation: u64) {
+    /// All vcpus are parked: makes the devices finish their I/O.
+    fn vcpus_parked(self: &Arc<Self>, generation: u64) {
         let state = self.lock();
         if state.generation != generation {
             return;
         }
         let devices = state.devices.clone();
         drop(state);
-        let there = Arc::downgrade(self);
-        let stopped = move || with(&there, |this| this.stopped(generation));
-        let next = when_all(devices.len(), stopped);
+        let weak = Arc::downgrade(self);
+        let finished = move || with(&weak, |this| this.io_finished(generation));
+        let next = when_all(devices.len(), finished);
         for device in devices {
             device.hold(Box::new(next.clone()));
         }
         next();
     }
 
-    /// Nothing is in flight any more.
-    fn stopped(self: &Arc<Self>, generation: u64) {
+    /// No I/O is in flight any more.
+    fn io_finished(self: &Arc<Self>, generation: u64) {
         let mut state = self.lock();
         if state.generation != generation {
             return;
         }
-        let Some(Transition::Stop(done)) = state.doing.take() else {
+        let Some(Transition::Pause(done)) = state.transition.take() else {
             return;
         };
         state.status = RunState::Paused;
         drop(state);
-        self.tell(MachineEvent::Stopped);
+        self.emit(MachineEvent::Stopped);
         done(Ok(()));
         self.serve();
     }
 
-    fn go_on(&self, done: RequestDone) -> RequestProgress {
+    fn resume(&self, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
         if state.status != RunState::Running {
             state.status = RunState::Running;
-            state.doing = Some(Transition::GoOn);
+            state.transition = Some(Transition::Resume);
             let (devices, machine) = (state.devices.clone(), state.machine.clone());
             drop(state);
             for device in devices {
                 device.release();
             }
-            self.lock().let_clock_run();
+            self.lock().start_clock();
             if let Some(machine) = machine {
                 machine.resume();
             }
-            let is_ours = |doing: &mut Transition| matches!(doing, Transition::GoOn);
-            self.lock().doing.take_if(is_ours);
-            self.tell(MachineEvent::Resumed);
+            let is_ours = |transition: &mut Transition| matches!(transition, Transition::Resume);
+            self.lock().transition.take_if(is_ours);
+            self.emit(MachineEvent::Resumed);
         } else {
             drop(state);
         }
         done(Ok(()));
-        RequestProgress::Go
+        RequestProgress::Complete
     }
 
-    /// The rest is [`MicroVmCore::ended`]'s, as if the guest had done it.
+    /// Ends the machine as a reset by the guest does. [`MicroVmCore::ended`] continues.
     fn begin_reset(&self, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
-        state.doing = Some(Transition::MachineEnd);
+        state.transition = Some(Transition::EndForReset);
         let controls = state
             .machine
             .as_ref()
@@ -297,7 +296,7 @@ impl MicroVmCore {
         if let Some(controls) = controls {
             controls.end(MachineEnd::Reset);
         }
-        RequestProgress::Wait
+        RequestProgress::Pending
     }
 
     fn press_button(&self, done: RequestDone) -> RequestProgress {
@@ -307,7 +306,7 @@ impl MicroVmCore {
         }
         drop(state);
         done(Ok(()));
-        self.tell(MachineEvent::ButtonPressed);
-        RequestProgress::Go
+        self.emit(MachineEvent::ButtonPressed);
+        RequestProgress::Complete
     }
 }
