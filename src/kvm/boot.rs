@@ -1,15 +1,20 @@
-//! Putting a kernel into a machine's memory: what a boot loader and its firmware would leave behind.
+//! Loads a kernel into a machine's memory, with everything that firmware and a boot loader would leave there.
 //!
-//! Used by whoever starts or resets a machine. An [`KernelImage`] looks at the files once and refuses what cannot work;
-//! [`KernelImage::load`] writes kernel, initrd, command line, memory map and ACPI tables and says where the first processor
-//! begins, as often as the machine is reset.
+//! A [`KernelImage`] checks the files once. [`KernelImage::load`] writes the kernel, initrd, command line, memory map and ACPI
+//! tables, at the start and at each reset, and answers where the first processor starts.
 //!
-//! Two ways in: a bzImage starts in 64-bit mode with a zero page (the kernel's Documentation/arch/x86/boot.rst, "64-bit
-//! Boot Protocol"); an ELF file with a PVH note starts in 32-bit mode with a start-info page (Xen's
-//! docs/misc/pvh.pandoc), one without starts like a bzImage.
+//! There are two boot protocols. A bzImage starts in 64-bit mode with a zero page (the kernel's Documentation/arch/x86/boot.rst,
+//! "64-bit Boot Protocol"). An ELF file with a PVH note starts in 32-bit mode with a start-info page (Xen's
+//! docs/misc/pvh.pandoc); without the note it starts like a bzImage.
+//!
+//! * `kernel`, `initrd`: the files
+//! * `layout`: the addresses
+//! * `zero_page`, `pvh`, `memory_map`: what the kernel reads first
+//! * `acpi`: the tables that describe the machine
+//! * `registers`, `cpuid`: the registers and features of the processors
 //!
 //! # Layers
-//! Everything here works on memory and on the structures that KVM takes. Nothing opens /dev/kvm.
+//! The code here works on memory and on the structures that KVM takes. It does not open /dev/kvm.
 #![deny(unsafe_code)]
 
 use std::path::Path;
@@ -33,29 +38,29 @@ mod zero_page;
 use initrd::Initrd;
 use kernel::Kernel;
 
-/// A window of registers that the guest has to be told of.
+/// A virtio-mmio device, for the ACPI tables and the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmioWindow {
-    /// Its guest physical address.
+    /// The guest physical address of its registers.
     pub address: u64,
-    /// Its length in bytes.
+    /// The length of its registers in bytes.
     pub length: u64,
-    /// The line that its device interrupts by.
+    /// Its interrupt line.
     pub gsi: u32,
 }
 
-/// What else there is in the machine.
+/// What the kernel has to know of the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Platform {
     /// How many processors, 1 to [`layout::CPUS_MAX`].
     pub cpus: u8,
-    /// The virtio-mmio devices, in the order in which the guest shall find them.
+    /// The virtio-mmio devices, in the order in which the guest numbers them.
     pub virtio: Vec<MmioWindow>,
     /// Whether there is a serial port at [`layout::SERIAL`].
     pub serial: bool,
 }
 
-/// Where the first processor begins.
+/// Where the first processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryPoint {
     /// In 64-bit mode, with the address of the zero page in RSI.
@@ -79,10 +84,10 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
-    /// Looks at the kernel's file.
+    /// Opens and checks the kernel's file.
     ///
     /// # Errors
-    /// It cannot be opened, or is not a kernel for this machine.
+    /// The file cannot be opened, or is not a kernel for this machine.
     pub fn open(kernel: &Path) -> Result<KernelImage> {
         Ok(KernelImage {
             kernel: Kernel::open(kernel)?,
@@ -91,19 +96,19 @@ impl KernelImage {
         })
     }
 
-    /// Gives the kernel an initrd.
+    /// Adds an initrd.
     ///
     /// # Errors
-    /// The file cannot be opened, or there is nothing in it.
+    /// The file cannot be opened, or is empty.
     pub fn set_initrd(&mut self, path: &Path) -> Result<()> {
         self.initrd = Some(Initrd::open(path)?);
         Ok(())
     }
 
-    /// Gives the kernel a command line.
+    /// Sets the kernel's command line.
     ///
     /// # Errors
-    /// It is too long for the kernel, or no line.
+    /// It is too long for the kernel, or contains a NUL.
     pub fn set_command_line(&mut self, line: &str) -> Result<()> {
         if line.contains('\0') {
             return Err(invalid("the command line contains a NUL"));
@@ -113,10 +118,10 @@ impl KernelImage {
         Ok(())
     }
 
-    /// Writes everything that the kernel finds when it starts.
+    /// Writes the kernel and everything that it reads when it starts.
     ///
     /// # Errors
-    /// The memory is too small, or the command line too long; the message says how much is needed.
+    /// The memory is too small, or the command line too long. The message says how much is needed.
     pub fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<EntryPoint> {
         let low = memory_map::low_end(memory);
         self.check_room(low)?;
@@ -149,7 +154,7 @@ impl KernelImage {
         Ok(EntryPoint::Long { address })
     }
 
-    /// Kernel and initrd must fit into low memory, one above the other.
+    /// Checks that the kernel, and the initrd above it, fit into low memory.
     fn check_room(&self, low: u64) -> Result<()> {
         let (mut what, mut needed, mut end) = (self.kernel.describe(), self.kernel.end(), low);
         if let Some(initrd) = &self.initrd {
@@ -167,13 +172,13 @@ impl KernelImage {
         Err(invalid(message))
     }
 
-    /// Where an initrd must end at the latest.
+    /// The end of the initrd.
     fn initrd_end(&self, low: u64) -> u64 {
         low.min(self.kernel.initrd_end_max())
     }
 
-    /// The user's words, and what kernels that do not read ACPI want to know of the devices. What follows `--` is for init,
-    /// so it stays last.
+    /// The user's command line, and the virtio-mmio devices for kernels that do not read ACPI. What follows `--` is for init, so
+    /// it stays last.
     fn command_line(&self, platform: &Platform) -> Result<String> {
         let devices = platform.virtio.iter();
         let words = devices.map(|window| {
@@ -206,8 +211,8 @@ impl KernelImage {
     }
 }
 
-/// What stands at the reset vector, all the firmware there is: it writes to the reset register. Linux comes here in real
-/// mode, because on a hardware-reduced platform it trusts EFI to reset it, even where there is none.
+/// The code at the reset vector: it writes to the reset register. On a hardware-reduced platform without EFI, Linux jumps here in
+/// real mode to reset the machine.
 fn reset_code() -> [u8; 10] {
     let [low, high] = layout::RESET.to_le_bytes();
     let value = layout::RESET_VALUE;
@@ -215,11 +220,11 @@ fn reset_code() -> [u8; 10] {
     [0xba, low, high, 0xb0, value, 0xee, 0xfa, 0xf4, 0xeb, 0xfd]
 }
 
-/// What the kernel is told in either protocol.
+/// What both boot protocols pass to the kernel.
 #[derive(Debug)]
 struct Handover {
-    map: Vec<memory_map::MemoryPiece>,
-    /// Where the initrd is, and how long.
+    map: Vec<memory_map::MemoryMapEntry>,
+    /// The address and the length of the initrd.
     initrd: Option<(u64, u64)>,
 }
 

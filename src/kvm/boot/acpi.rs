@@ -1,7 +1,7 @@
-//! ACPI tables: how a kernel learns of processors, interrupt controllers, virtio-mmio devices and the way to power off.
+//! The ACPI tables: processors, interrupt controllers, virtio-mmio devices, and the ports to power off and reset.
 //!
-//! A hardware-reduced platform (ACPI 6.5, section 4.1): no legacy timer, no SCI; sleep and reset are ports of
-//! [`crate::kvm::power`].
+//! They describe a hardware-reduced platform (ACPI 6.5, section 4.1): there is no legacy timer and no SCI. The sleep and reset
+//! registers are those of `kvm::power`.
 #![forbid(unsafe_code)]
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -27,16 +27,16 @@ const OEM_ID: [u8; 6] = *b"QCTX  ";
 const OEM_TABLE_ID: [u8; 8] = *b"QCONTEXT";
 const OEM_REVISION: u32 = 1;
 
-/// What is missing on a PC without legacy devices (FADT, "IA-PC Boot Architecture Flags"): VGA, message-signalled
-/// interrupts (there is no PCI), and the real-time clock.
+/// The legacy parts that are missing (FADT, "IA-PC Boot Architecture Flags"): VGA, message-signalled interrupts (there is no PCI),
+/// and the real-time clock.
 const NO_VGA: u16 = 1 << 2;
 const NO_MSI: u16 = 1 << 3;
 const NO_RTC: u16 = 1 << 5;
 
-/// Where tables begin: a multiple of this.
+/// The alignment of each table.
 const ALIGNMENT: usize = 16;
 
-/// All tables, as they stand in memory from [`ACPI`] on.
+/// All tables, to be written to [`ACPI`].
 #[derive(Debug)]
 pub struct Tables {
     /// The root pointer first.
@@ -46,7 +46,7 @@ pub struct Tables {
 impl Tables {
     /// The tables of a machine.
     pub fn new(platform: &Platform) -> Tables {
-        // The root pointer comes first and says where the last table is, so it is filled in at the end.
+        // The root pointer comes first, but contains the address of the XSDT, which comes last. So it is filled in at the end.
         let mut tables = Tables {
             bytes: vec![0; Rsdp::len()],
         };
@@ -63,7 +63,7 @@ impl Tables {
         tables
     }
 
-    /// Puts a table behind the others; answers with its guest physical address.
+    /// Appends a table, and answers its guest physical address.
     fn add(&mut self, table: &dyn Aml) -> u64 {
         let start = self.bytes.len().next_multiple_of(ALIGNMENT);
         self.bytes.resize(start, 0);
@@ -87,7 +87,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
-        // Neither is a fixed register.
+        // Neither button is a fixed register.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = (NO_VGA | NO_MSI | NO_RTC).into();
@@ -127,7 +127,7 @@ fn dsdt(platform: &Platform) -> Sdt {
     dsdt
 }
 
-/// A 16550 at its usual place.
+/// A 16550 at the ports of COM1.
 fn add_serial(body: &mut Vec<u8>) {
     let ports = aml::IO::new(SERIAL, SERIAL, 1, 8);
     let id = aml::EISAName::new("PNP0501");
@@ -135,7 +135,7 @@ fn add_serial(body: &mut Vec<u8>) {
     add_device("COM1", &id, 0, &[&ports, &line], &[], body);
 }
 
-/// A virtio-mmio device: its window and its line.
+/// A virtio-mmio device: its registers and its interrupt line.
 fn add_virtio(index: usize, window: MmioWindow, body: &mut Vec<u8>) {
     let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let registers = aml::Memory32Fixed::new(true, low(window.address), low(window.length));
@@ -144,10 +144,10 @@ fn add_virtio(index: usize, window: MmioWindow, body: &mut Vec<u8>) {
     add_device(&name, &"LNRO0005", index, &resources, &[], body);
 }
 
-/// The power button, and the event device that notifies it when the line is pulsed (ACPI 6.5, section 5.6.9).
+/// The power button, and the generic event device that notifies it when its interrupt comes (ACPI 6.5, section 5.6.9).
 fn add_button(body: &mut Vec<u8>) {
     let button = aml::Path::new("\\_SB_.PWRB");
-    // Pressed.
+    // 0x80: the button was pressed.
     let notify = aml::Notify::new(&button, &0x80u8);
     let event = aml::Method::new("_EVT".into(), 1, true, vec![&notify]);
     add_device("PWRB", &aml::EISAName::new("PNP0C0C"), 0, &[], &[], body);
@@ -155,7 +155,7 @@ fn add_button(body: &mut Vec<u8>) {
     add_device("GED0", &"ACPI0013", 0, &[&line], &[&event], body);
 }
 
-/// An edge-triggered line that is active when it is high.
+/// An edge-triggered, active-high interrupt.
 fn pulsed(gsi: u32) -> aml::Interrupt {
     aml::Interrupt::new(true, true, false, false, gsi)
 }

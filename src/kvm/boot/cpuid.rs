@@ -1,7 +1,7 @@
-//! What each processor says of itself: KVM's answers, with its number among the others.
+//! The CPUID leaves of each processor: those that KVM supports, with the processor's number filled in.
 //!
-//! The processors are cores of one package, one thread each. Leaf numbers and bits are those of the manuals of AMD (APM
-//! volume 3, appendix E) and Intel (SDM volume 2, CPUID).
+//! The processors are cores of one package with one thread each. Leaf numbers and bits are from the manuals of AMD (APM volume 3,
+//! appendix E) and Intel (SDM volume 2, CPUID).
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_msr_entry};
@@ -12,28 +12,28 @@ const HYPERVISOR: u32 = 1 << 31;
 const HTT: u32 = 1 << 28;
 /// Leaf 8000_0001: several cores.
 const CMP_LEGACY: u32 = 1 << 1;
-/// Leaves 0xb and 0x1f: the kinds of levels.
+/// Leaves 0xb and 0x1f: types of topology levels.
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
-/// MSRs that firmware leaves set: fast string instructions; memory types, write-back unless told otherwise.
+/// MSRs that firmware sets: fast string instructions; write-back as default memory type.
 const MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRINGS: u64 = 1;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// One processor among those of the machine.
+/// The number of a processor, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessorIdentity {
     /// Its number, which is its APIC id.
     pub index: u8,
     /// How many there are.
     pub count: u8,
-    /// Whether KVM's local APIC has the TSC-deadline timer, which it does not tell among its leaves.
+    /// Whether KVM's local APIC has the TSC-deadline timer. KVM's leaves do not say it.
     pub tsc_deadline: bool,
 }
 
-/// The leaves of one processor, made of those that KVM supports.
+/// The leaves of a processor, made from those that KVM supports.
 pub fn leaves(
     supported: &[kvm_cpuid_entry2],
     processor: ProcessorIdentity,
@@ -47,7 +47,7 @@ pub fn leaves(
     for leaf in &mut leaves {
         adapt(leaf, processor);
     }
-    // The leaves of the levels are replaced as a whole; a host without them has no room for 0x1f below its last leaf.
+    // The topology leaves are replaced. If KVM has none, its highest leaf may be below them, so none is added.
     for function in [0xb, 0x1f] {
         if supported.iter().any(|leaf| leaf.function == function) {
             leaves.extend(levels(function, processor));
@@ -56,7 +56,7 @@ pub fn leaves(
     leaves
 }
 
-/// The model-specific registers that a processor starts with besides those of a reset.
+/// The model-specific registers that differ from their values after a reset.
 pub fn msrs() -> [kvm_msr_entry; 2] {
     let entry = |index, data| kvm_msr_entry {
         index,
@@ -74,13 +74,13 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, processor: ProcessorIdentity) {
     let several = count > 1;
     match leaf.function {
         1 => {
-            // Bits 16 to 23 count APIC ids, not processors: a power of two.
+            // Bits 16 to 23 are the number of APIC ids, a power of two.
             leaf.ebx = leaf.ebx & 0xffff | (1 << id_bits(count)).min(255) << 16 | index << 24;
             leaf.ecx |= HYPERVISOR;
             set(&mut leaf.ecx, TSC_DEADLINE, processor.tsc_deadline);
             set(&mut leaf.edx, HTT, several);
         }
-        // No cache is shared by processors, and the package has so many cores.
+        // No cache is shared between processors; bits 26 to 31 are the number of core ids.
         4 if leaf.eax & 0x1f != 0 => {
             leaf.eax = leaf.eax & 0x3fff | ((1 << id_bits(count)) - 1) << 26;
         }
@@ -96,7 +96,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, processor: ProcessorIdentity) {
     }
 }
 
-/// Two levels and the end: threads of a core, cores of the package.
+/// Two topology levels and the end: threads of a core, cores of the package.
 fn levels(function: u32, processor: ProcessorIdentity) -> [kvm_cpuid_entry2; 3] {
     let (index, count) = (u32::from(processor.index), u32::from(processor.count));
     let level = |subleaf, shift, processors, kind: u32| kvm_cpuid_entry2 {

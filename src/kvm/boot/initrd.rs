@@ -1,4 +1,4 @@
-//! The initial RAM disk: as high as the kernel can reach, out of its way.
+//! The initial RAM disk. It is loaded as high as the kernel can address, away from the kernel itself.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -39,7 +39,7 @@ impl Initrd {
         })
     }
 
-    /// How much memory it takes, in whole pages.
+    /// Its length in memory, in whole pages.
     pub(super) fn room(&self) -> u64 {
         self.length.next_multiple_of(PAGE)
     }
@@ -48,7 +48,7 @@ impl Initrd {
         format!("initrd '{}'", self.path.display())
     }
 
-    /// Writes it so that it ends below `end`; answers where it begins and how long it is.
+    /// Writes it so that it ends below `end`. Answers its address and its length.
     pub(super) fn load(&self, memory: &GuestMemoryMmap, end: u64) -> Result<(u64, u64)> {
         let start = (end - self.room()) & !(PAGE - 1);
         let failed = |what: &str| format!("cannot {what} {}", self.describe());

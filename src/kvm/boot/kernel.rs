@@ -1,4 +1,4 @@
-//! The kernel's file: which kind it is, where it goes, and whether it can run here.
+//! The kernel's file: its format, its addresses, and whether it can run here.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -15,27 +15,27 @@ use super::invalid;
 use super::layout::HIGH_RAM;
 use crate::{Error, Result};
 
-/// Where the setup header is in a bzImage.
+/// The offset of the setup header in a bzImage.
 const SETUP_HEADER: u64 = 0x1f1;
 /// `HdrS`
 const SETUP_MAGIC: u32 = 0x5372_6448;
 /// The first version of the boot protocol with `xloadflags`, 2.12.
 const PROTOCOL_MIN: u16 = 0x020c;
-/// From where a bzImage is loaded to its 64-bit entry.
+/// The offset of the 64-bit entry point in a loaded bzImage.
 const LONG_ENTRY: u64 = 0x200;
 
-/// Machine type and class of an ELF file that can run here.
+/// The machine type and the class of an ELF file for x86-64.
 const EM_X86_64: u16 = 62;
 const ELFCLASS64: u8 = 2;
-/// A program header of what is to be loaded.
+/// The type of a program header whose segment is loaded.
 const PT_LOAD: u32 = 1;
 
-/// What kernels without a setup header take: `COMMAND_LINE_SIZE` of Linux on x86.
+/// The longest command line of Linux on x86, `COMMAND_LINE_SIZE` without the NUL.
 const COMMAND_LINE_MAX: usize = 2047;
-/// The last address that an initrd may have if the kernel does not say.
+/// The highest end of an initrd for kernels without a setup header.
 const INITRD_END_MAX: u64 = 1 << 32;
 
-/// A kernel's file, looked at.
+/// A kernel's file that was checked.
 #[derive(Debug)]
 pub(super) struct Kernel {
     path: PathBuf,
@@ -47,7 +47,7 @@ pub(super) struct Kernel {
 enum Format {
     BzImage(Box<setup_header>),
     Elf {
-        /// Above the last byte of its segments.
+        /// The highest end of its segments.
         end: u64,
     },
 }
@@ -83,7 +83,7 @@ impl Kernel {
         format!("kernel '{}'", self.path.display())
     }
 
-    /// The first address above everything that the kernel occupies before it reads the memory map.
+    /// The end of the memory that the kernel uses before it reads the memory map.
     pub(super) fn end(&self) -> u64 {
         match &self.format {
             Format::BzImage(header) => {
@@ -95,7 +95,7 @@ impl Kernel {
         }
     }
 
-    /// Where an initrd must end at the latest.
+    /// The highest end of an initrd.
     pub(super) fn initrd_end_max(&self) -> u64 {
         match &self.format {
             Format::BzImage(header) => u64::from(header.initrd_addr_max) + 1,
@@ -114,7 +114,7 @@ impl Kernel {
         .min(COMMAND_LINE_MAX)
     }
 
-    /// Writes the kernel to where it wants to be.
+    /// Writes the kernel to its address.
     pub(super) fn load(&self, memory: &GuestMemoryMmap) -> Result<Loaded> {
         let failed = |error: &dyn std::fmt::Display| {
             invalid(format!("cannot load {}: {error}", self.describe()))
@@ -165,7 +165,7 @@ impl Kernel {
         }
         let segments = self.segments();
         let segments = segments.ok_or_else(|| self.refuse("is an ELF file that is cut off"))?;
-        // Below is what we put there ourselves.
+        // The memory below holds the zero page, the tables and the command line.
         if segments.is_empty() || segments.iter().any(|(start, _)| *start < HIGH_RAM) {
             return Err(self.refuse("is to be loaded below 1 MiB, or nowhere"));
         }
@@ -180,7 +180,7 @@ impl Kernel {
         }
     }
 
-    /// Physical address and length in memory of each segment that is loaded (ELF-64, "Program Header").
+    /// The physical address and the length in memory of each segment that is loaded (ELF-64, "Program Header").
     fn segments(&self) -> Option<Vec<(u64, u64)>> {
         let table: u64 = self.bytes(32)?;
         let count: u16 = self.bytes(56)?;
@@ -195,7 +195,7 @@ impl Kernel {
         Some(segments)
     }
 
-    /// A value of the file, none beyond its end.
+    /// Reads a value; `None` beyond the end of the file.
     fn bytes<T: ByteValued>(&self, offset: u64) -> Option<T> {
         let mut value = T::zeroed();
         self.file

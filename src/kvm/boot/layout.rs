@@ -1,6 +1,6 @@
-//! Where things are in a machine that boots Linux.
+//! The guest physical addresses, ports and interrupt lines of a machine that boots Linux.
 //!
-//! Below 1 MiB stands what a loader leaves behind, the kernel's decompressor and its early code read it there.
+//! Below 1 MiB are the tables that a boot loader leaves for the kernel.
 #![forbid(unsafe_code)]
 
 /// The global descriptor table.
@@ -21,21 +21,20 @@ pub const STACK: u64 = 0x8ff0;
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
-/// Where conventional memory ends: a PC has its extended BIOS data area there.
+/// The end of conventional memory. A PC has its extended BIOS data area there.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
-/// The ACPI tables, of which the root pointer is the first. Kernels also search here.
+/// The ACPI tables; the root pointer is the first. Kernels search for it here.
 pub const ACPI: u64 = 0xe_0000;
-/// Where a processor begins in real mode, and where kernels jump that have no better way to reset the machine. The end of
-/// the space for ACPI tables.
+/// The reset vector of real mode. Kernels jump here if they have no other way to reset. Ends the space for ACPI tables.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
-/// Where memory for everybody goes on.
+/// The start of memory above the reserved range; kernels are loaded here.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
-/// The windows of virtio-mmio devices, one after the other.
+/// The registers of the first virtio-mmio device.
 pub const VIRTIO: u64 = 0xd000_0000;
-/// From one device's window to the next.
+/// The distance between the registers of two devices.
 pub const VIRTIO_STRIDE: u64 = 0x1000;
-/// The lines of virtio-mmio devices, in the order in which they are given out: what the PC's own devices leave free.
+/// The interrupt lines of virtio-mmio devices, in this order: those that no device of a PC uses.
 pub const VIRTIO_GSIS: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
 /// The line of the power button.
@@ -51,21 +50,21 @@ pub const SERIAL: u16 = 0x3f8;
 /// The serial console's line.
 pub const SERIAL_GSI: u32 = 4;
 
-/// The ports of [`crate::kvm::power`]: the sleep control register, ...
+/// The ports of `kvm::power`: the sleep control register, ...
 pub const SLEEP_CONTROL: u16 = 0x600;
 /// ... the sleep status register ...
 pub const SLEEP_STATUS: u16 = 0x601;
 /// ... and the reset register.
 pub const RESET: u16 = 0x602;
-/// What a guest writes to [`RESET`] to be reset.
+/// The value that the guest writes to [`RESET`].
 pub const RESET_VALUE: u8 = 1;
 /// The sleep type that means power-off.
 pub const SLEEP_TYPE_OFF: u8 = 5;
 
-/// The command port of a keyboard controller, of which only the reset line is there ...
+/// The command port of the keyboard controller, which has a reset line only ...
 pub const KEYBOARD: u16 = 0x64;
 /// ... and the command that pulls it.
 pub const KEYBOARD_RESET: u8 = 0xfe;
 
-/// The most processors: their ids have 8 bits in the MADT, and 255 is everybody.
+/// The most processors. Their ids have 8 bits in the MADT, and 255 addresses all of them.
 pub const CPUS_MAX: u8 = 254;

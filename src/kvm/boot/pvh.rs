@@ -1,4 +1,4 @@
-//! The start info: what the PVH protocol hands over (Xen's public/arch-x86/hvm/start_info.h).
+//! The start-info page of the PVH protocol (Xen's public/arch-x86/hvm/start_info.h).
 #![forbid(unsafe_code)]
 
 use linux_loader::loader::elf::start_info::{
@@ -7,15 +7,15 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::layout::{ACPI, COMMAND_LINE, MEMORY_MAP, MODULES, START_INFO};
-use super::memory_map::MemoryPiece;
+use super::memory_map::MemoryMapEntry;
 use super::{Handover, as_u64};
 use crate::Result;
 
-/// Writes it with the lists it points to.
+/// Writes the page, and the lists that it points to.
 pub(super) fn write(memory: &GuestMemoryMmap, handover: &Handover) -> Result<()> {
     let mut info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
-        // From this version on there is a memory map.
+        // The first version with a memory map.
         version: 1,
         cmdline_paddr: COMMAND_LINE,
         rsdp_paddr: ACPI,
@@ -41,7 +41,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, handover: &Handover) -> Result<()>
     super::write(memory, START_INFO, info.as_slice())
 }
 
-fn entry(piece: &MemoryPiece) -> hvm_memmap_table_entry {
+fn entry(piece: &MemoryMapEntry) -> hvm_memmap_table_entry {
     hvm_memmap_table_entry {
         addr: piece.start,
         size: piece.length,

@@ -1,4 +1,4 @@
-//! What the first processor's registers hold when it starts, and the tables in memory that they point to.
+//! The registers of the first processor when it starts, and the tables in memory that they point to.
 #![forbid(unsafe_code)]
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
@@ -26,15 +26,15 @@ const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
 const PAGE: u64 = 4096;
-/// How many GiB are mapped, at their own addresses.
+/// How many GiB are identity-mapped.
 const GIBIBYTES: u64 = 4;
 
-/// The selectors that Linux' protocol asks for, as indices into the table.
+/// The indices in the descriptor table that Linux' boot protocol demands.
 const CODE: u16 = 2;
 const DATA: u16 = 3;
 const TASK: u16 = 4;
 
-/// A descriptor's access byte and flags (APM volume 2, section 4.7).
+/// A segment descriptor with base 0 (APM volume 2, section 4.7).
 #[derive(Clone, Copy)]
 struct SegmentDescriptor {
     access: u8,
@@ -83,7 +83,7 @@ pub fn general(entry: EntryPoint) -> kvm_regs {
     }
 }
 
-/// The system registers, made of those that the processor has after a reset.
+/// The system registers, made from those after a reset.
 pub fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
     let mut system = reset;
     let code = match entry {
@@ -108,10 +108,10 @@ pub fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
     system
 }
 
-/// Writes the descriptor tables and page tables that map the first 4 GiB at their own addresses.
+/// Writes the descriptor tables, and page tables that identity-map the first 4 GiB.
 ///
 /// # Errors
-/// The memory does not reach so far.
+/// The memory is too small.
 pub fn write_tables(memory: &GuestMemoryMmap) -> Result<()> {
     let descriptors = [
         0,
@@ -148,7 +148,7 @@ fn table(base: u64, limit: u16) -> kvm_dtable {
     }
 }
 
-/// The descriptor as memory holds it; all of them have base 0.
+/// The descriptor as it is in memory.
 fn encode(descriptor: SegmentDescriptor) -> u64 {
     let limit = u64::from(descriptor.limit);
     (limit & 0xffff)
@@ -157,7 +157,7 @@ fn encode(descriptor: SegmentDescriptor) -> u64 {
         | u64::from(descriptor.flags) << 52
 }
 
-/// The descriptor as the processor holds it.
+/// The descriptor as it is in a segment register.
 fn segment(descriptor: SegmentDescriptor, index: u16) -> kvm_segment {
     let SegmentDescriptor {
         access,

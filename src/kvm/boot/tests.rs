@@ -1,4 +1,4 @@
-//! What stands in memory before a kernel starts, and what is refused instead.
+//! The memory before a kernel starts, and the files that are refused.
 #![forbid(unsafe_code)]
 #![allow(clippy::shadow_unrelated)] // a test names its steps alike
 
@@ -12,7 +12,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Files that go with the test.
+/// A folder that is removed after the test.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! The zero page: what Linux' own protocol hands over (Documentation/arch/x86/zero-page.rst).
+//! The zero page of Linux' boot protocol (Documentation/arch/x86/zero-page.rst).
 #![forbid(unsafe_code)]
 
 use linux_loader::loader::bootparam::{LOADED_HIGH, boot_e820_entry, boot_params, setup_header};
@@ -6,13 +6,13 @@ use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use super::Handover;
 use super::layout::{ACPI, COMMAND_LINE, ZERO_PAGE};
-use super::memory_map::MemoryPiece;
+use super::memory_map::MemoryMapEntry;
 use crate::Result;
 
-/// What boot loaders without a number of their own call themselves.
+/// The type of boot loaders without an assigned number.
 const LOADER_OTHER: u8 = 0xff;
 
-/// Writes it. An ELF kernel has no setup header; it gets one with what every kernel reads.
+/// Writes the page. An ELF kernel has no setup header and gets one with the fields that every kernel reads.
 pub(super) fn write(
     memory: &GuestMemoryMmap,
     handover: &Handover,
@@ -48,7 +48,7 @@ fn plain_header() -> setup_header {
     }
 }
 
-fn e820(piece: &MemoryPiece) -> boot_e820_entry {
+fn e820(piece: &MemoryMapEntry) -> boot_e820_entry {
     boot_e820_entry {
         addr: piece.start,
         size: piece.length,
@@ -56,7 +56,7 @@ fn e820(piece: &MemoryPiece) -> boot_e820_entry {
     }
 }
 
-/// An address or a length below 4 GiB, where everything stands that is handed over.
+/// An address or a length below 4 GiB; everything that is passed to the kernel is there.
 fn low(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! What the tables say, byte by byte where it matters.
+//! The contents of the ACPI tables.
 #![forbid(unsafe_code)]
 #![allow(clippy::shadow_unrelated)] // a test names its steps alike
 

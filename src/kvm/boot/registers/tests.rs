@@ -1,4 +1,4 @@
-//! The registers of both ways in.
+//! The registers of both boot protocols.
 #![forbid(unsafe_code)]
 
 use super::super::layout::*;
