@@ -1,17 +1,23 @@
-//! The serial console: a 16550 whose other end is standard input and output, or a file.
+//! The serial console: a 16550 that is connected to standard input and output, or to a file.
 //!
-//! [`Console`] is the host's end and outlives resets; [`Serial`] is the device on the bus of one machine.
+//! [`Console`] is the host's side. It outlives resets. [`Serial`] is the device on the bus of one machine.
+//!
+//! * `console`: the host's side, on `qcontext-main`
+//! * `backend`: the fds, used so that they do not block
+//! * `ring`: a queue of bytes between the two sides
+//! * `terminal`: raw mode
 //!
 //! # Threads
-//! The device runs on vcpu threads, the host's end on `qcontext-main`. They share two queues of bytes, a few flags and
-//! the interrupt line, and no lock: a vcpu waits neither for a context nor for whoever reads the output. When the output's
-//! queue is full the transmitter says that it is busy, and interrupts when it is not.
+//! The device runs on vcpu threads, the host's side on `qcontext-main`. They share a [`SerialLink`] (two queues of bytes and some
+//! flags) and the interrupt line, but no lock. So a vcpu never waits for a context, nor for the reader of the output. If the
+//! output queue is full, the transmitter reads as busy, and the device interrupts when there is room again.
 //!
 //! # Invariants
-//! 1. `input` is filled and `output` emptied on `qcontext-main` only; `input` is emptied and `output` filled only under
-//!    the device's lock, which no context takes.
-//! 2. Who changes one side's state looks at the other side's afterwards (sequentially consistent both), so of two who
-//!    do so at the same time at least one sees the other: no byte waits for another one to come.
+//! 1. Only `qcontext-main` fills `input` and empties `output`. Only a holder of the device's lock empties `input` and fills
+//!    `output`; contexts do not take that lock.
+//! 2. Each side first stores its own flag and then reads the other side's queue, and the other way round, all sequentially
+//!    consistent. So if both sides change something at the same time, at least one of them sees the other's change, and no byte
+//!    waits until another byte comes.
 #![deny(unsafe_code)] // children that need it say why
 
 use std::convert::Infallible;
@@ -40,10 +46,10 @@ use ring::ByteRing;
 /// The number of registers.
 pub const REGISTERS: u16 = 8;
 
-/// What the queues hold.
+/// The sizes of the queues in bytes.
 const INPUT: usize = 4096;
 const OUTPUT: usize = 64 << 10;
-/// How much a driver sends without asking in between, when the transmitter was empty.
+/// How many bytes a driver may send after it has read that the transmitter is empty.
 const BURST: usize = 64;
 
 /// Registers and bits (National Semiconductor PC16550D, section 8).
@@ -56,84 +62,84 @@ const MCR_LOOP: u8 = 1 << 4;
 const LSR: u8 = 5;
 const LSR_TRANSMITTER: u8 = 0x60;
 
-/// What both ends have in common.
+/// What both sides share.
 #[derive(Debug)]
-struct Wire {
+struct SerialLink {
     input: ByteRing,
     output: ByteRing,
-    /// Tells the host's end of output, and of room for input.
+    /// Wakes the host's side: there is output, or room for input.
     wake: EventNotifier,
-    /// The host's end was told and has not looked yet.
-    told: AtomicBool,
-    /// The guest wants an interrupt for input.
-    receiving: AtomicBool,
-    /// The guest was told that the transmitter is busy.
-    busy: AtomicBool,
-    /// The transmitter is not busy any more, and the guest is to be told by the next interrupt.
-    ready: AtomicBool,
-    /// The host's end has more input than there is room.
-    starved: AtomicBool,
+    /// The host's side was woken and has not run yet.
+    wake_pending: AtomicBool,
+    /// The guest has enabled the interrupt for input.
+    wants_input: AtomicBool,
+    /// The guest has read that the transmitter is busy.
+    seen_busy: AtomicBool,
+    /// The transmitter is not busy any more; the device raises the transmitter's interrupt at its next access.
+    now_ready: AtomicBool,
+    /// The host's side has more input than fits into the queue.
+    has_more_input: AtomicBool,
 }
 
-/// The device.
+/// The device; see the module.
 pub struct Serial {
     uart: Mutex<Uart<InterruptTrigger, NoEvents, Transmitter>>,
-    wire: Arc<Wire>,
+    link: Arc<SerialLink>,
 }
 
-/// Makes one edge on the device's interrupt line. Never waits.
+/// Makes one edge on the device's interrupt line. Does not block.
 pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
 
 struct InterruptTrigger(Interrupt);
 
-struct Transmitter(Arc<Wire>);
+struct Transmitter(Arc<SerialLink>);
 
-impl Wire {
-    fn new() -> crate::Result<Wire> {
-        Ok(Wire {
+impl SerialLink {
+    fn new() -> crate::Result<SerialLink> {
+        Ok(SerialLink {
             input: ByteRing::new(INPUT),
             output: ByteRing::new(OUTPUT),
             wake: EventNotifier::new()?,
-            told: AtomicBool::new(false),
-            receiving: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
-            ready: AtomicBool::new(false),
-            starved: AtomicBool::new(false),
+            wake_pending: AtomicBool::new(false),
+            wants_input: AtomicBool::new(false),
+            seen_busy: AtomicBool::new(false),
+            now_ready: AtomicBool::new(false),
+            has_more_input: AtomicBool::new(false),
         })
     }
 
-    /// The flags that a reset takes back.
+    /// Clears the flags that belong to the guest, for a new machine.
     fn reset(&self) {
-        for flag in [&self.receiving, &self.busy, &self.ready] {
+        for flag in [&self.wants_input, &self.seen_busy, &self.now_ready] {
             flag.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Makes the host's end look.
-    fn tell(&self) {
-        if !self.told.swap(true, Ordering::SeqCst) {
+    /// Wakes the host's side.
+    fn wake_host(&self) {
+        if !self.wake_pending.swap(true, Ordering::SeqCst) {
             self.wake.signal();
         }
     }
 
-    /// Whether the transmitter takes a burst; if not, there will be an interrupt when it does.
+    /// True if the output queue has room for a burst. Otherwise an interrupt follows when it has.
     fn can_transmit(&self) -> bool {
         if self.output.room() >= BURST {
             return true;
         }
-        self.busy.store(true, Ordering::SeqCst);
-        self.output.room() >= BURST && self.busy.swap(false, Ordering::SeqCst)
+        self.seen_busy.store(true, Ordering::SeqCst);
+        self.output.room() >= BURST && self.seen_busy.swap(false, Ordering::SeqCst)
     }
 }
 
 impl Serial {
-    /// The device at the other end of a console, in place of an earlier machine's.
+    /// The device that is connected to a console. It replaces the device of an earlier machine.
     pub fn new(console: &Console, interrupt: Interrupt) -> Serial {
-        let wire = console.connect(&interrupt);
-        let transmitter = Transmitter(Arc::clone(&wire));
+        let link = console.connect(&interrupt);
+        let transmitter = Transmitter(Arc::clone(&link));
         Serial {
             uart: Mutex::new(Uart::new(InterruptTrigger(interrupt), transmitter)),
-            wire,
+            link,
         }
     }
 
@@ -141,7 +147,7 @@ impl Serial {
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
         self.receive(&mut uart);
         let value = uart.read(register);
-        let is_full = register == LSR && !self.wire.can_transmit();
+        let is_full = register == LSR && !self.link.can_transmit();
         drop(uart);
         if is_full {
             return value & !LSR_TRANSMITTER;
@@ -151,38 +157,38 @@ impl Serial {
 
     fn write_register(&self, register: u8, value: u8) {
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        // It fails only if interrupts or output do, and ours do not.
+        // Fails only if the interrupt or the output fails, and both do not.
         let _ = uart.write(register, value);
-        // The divisor's upper half is at the same place.
+        // The upper half of the divisor has the same address.
         if register == IER && uart.read(LCR) & LCR_DIVISOR == 0 {
             let enabled = value & IER_RECEIVE != 0;
-            self.wire.receiving.store(enabled, Ordering::SeqCst);
+            self.link.wants_input.store(enabled, Ordering::SeqCst);
         }
         self.receive(&mut uart);
         drop(uart);
     }
 
-    /// Moves input into the device, as much as it takes, and raises its interrupts.
+    /// Moves as much input into the device as it takes, and raises its interrupts.
     fn receive(&self, uart: &mut Uart<InterruptTrigger, NoEvents, Transmitter>) {
-        let wire = &self.wire;
+        let link = &self.link;
         let divisor_is_shown = uart.read(LCR) & LCR_DIVISOR != 0;
-        if !divisor_is_shown && wire.ready.swap(false, Ordering::SeqCst) {
-            // Enabling an interrupt whose cause is there raises it.
+        if !divisor_is_shown && link.now_ready.swap(false, Ordering::SeqCst) {
+            // Writing the enabled interrupts again raises the transmitter's.
             let enabled = uart.read(IER);
             let _ = uart.write(IER, enabled);
         }
-        if wire.input.is_empty() || uart.read(MCR) & MCR_LOOP != 0 {
+        if link.input.is_empty() || uart.read(MCR) & MCR_LOOP != 0 {
             return;
         }
         let mut bytes = [0; BURST];
         let room = uart.fifo_capacity().min(bytes.len());
-        let count = wire.input.peek(&mut bytes[..room]);
+        let count = link.input.peek(&mut bytes[..room]);
         if count > 0 {
             let _ = uart.enqueue_raw_bytes(&bytes[..count]);
-            wire.input.drop_first(count);
+            link.input.drop_first(count);
         }
-        if wire.starved.swap(false, Ordering::SeqCst) {
-            wire.tell();
+        if link.has_more_input.swap(false, Ordering::SeqCst) {
+            link.wake_host();
         }
     }
 }
@@ -218,10 +224,10 @@ impl Trigger for InterruptTrigger {
 }
 
 impl io::Write for Transmitter {
-    /// Never waits: what a driver sends although the transmitter is busy is lost, as on a real line.
+    /// Does not block. Bytes that a driver sends although the transmitter is busy are lost, as on a real line.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.output.put(bytes);
-        self.0.tell();
+        self.0.wake_host();
         Ok(bytes.len())
     }
 
@@ -233,7 +239,7 @@ impl io::Write for Transmitter {
 impl fmt::Debug for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serial")
-            .field("wire", &self.wire)
+            .field("link", &self.link)
             .finish_non_exhaustive()
     }
 }

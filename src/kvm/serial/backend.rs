@@ -1,12 +1,15 @@
-//! What the console is connected to, in ways that make no context wait.
+//! The fds that the console is connected to, used so that no context blocks.
 //!
-//! Other processes share the fds that a program is started with, so their flags are not ours to change, and an fd that polls
-//! as ready may still block: a terminal that has room for a part of what is written, a pipe that somebody else fills
-//! between the two calls. A terminal or a pipe is therefore opened once more (`/proc/self/fd`, proc(5)), which gives a file
-//! description of our own that does not block. A socket is told so with each call. A regular file has no other side to wait
-//! for, only its file system. What is left, such as other devices and terminals that belong to another user, is written to by a
-//! worker, which may outlive its console with at most one portion; it is read when it polls as readable, and waits if another
-//! reader was quicker.
+//! The fds that a program is started with are shared with other processes, so we must not set O_NONBLOCK on them. Without it even
+//! an fd that polls as ready may block: a terminal that has room for a part of the data, or a pipe that another process fills
+//! between the two calls. What we do depends on the file:
+//!
+//! * A terminal or a pipe is opened again through `/proc/self/fd` (proc(5)). That gives a file description of our own, which is
+//!   non-blocking.
+//! * A socket is used with MSG_DONTWAIT.
+//! * A regular file blocks for its file system only.
+//! * Other files, and terminals of another user, are written by a worker of the pool. At the console's end the worker may still be
+//!   writing one chunk. They are read when they poll as readable; that blocks if another process has read the data first.
 #![allow(unsafe_code)] // poll, and send and recv with flags
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -25,33 +28,33 @@ pub struct Backend {
     pub(super) output: ConsoleFd,
 }
 
-/// One direction of it.
+/// The fd of one direction.
 #[derive(Debug)]
 pub(super) struct ConsoleFd {
     file: Arc<File>,
-    manner: Manner,
+    mode: BlockingMode,
 }
 
-/// What keeps a call on it from waiting.
+/// How a call on an fd is kept from blocking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
-    /// The file description, which nobody shares.
+enum BlockingMode {
+    /// Its file description is our own, and non-blocking.
     OwnDescription,
-    /// The call.
+    /// By a flag of each call.
     Socket,
-    /// Its kind.
+    /// It needs nothing.
     RegularFile,
-    /// Nothing.
-    Waiting,
+    /// It may block.
+    MayBlock,
 }
 
-/// What came of writing.
+/// The result of a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Written {
     Some(usize),
-    /// Later.
+    /// The file takes nothing at the moment.
     Nothing,
-    /// Never again.
+    /// The file takes nothing any more.
     Failed,
 }
 
@@ -68,10 +71,10 @@ impl Backend {
         })
     }
 
-    /// A file, which gets the output; there is no input.
+    /// A file for the output. There is no input.
     ///
     /// # Errors
-    /// `Os` if it cannot be made.
+    /// `Os` if it cannot be created.
     pub fn file(path: &Path) -> Result<Backend> {
         let file = File::create(path)
             .map_err(|error| Error::os(format!("cannot write '{}'", path.display()), error))?;
@@ -102,68 +105,68 @@ impl ConsoleFd {
     fn new(fd: OwnedFd, how: &mut OpenOptions) -> ConsoleFd {
         let given = File::from(fd);
         let kind = given.metadata().ok();
-        let (file, manner) = match kind {
-            Some(kind) if kind.file_type().is_socket() => (given, Manner::Socket),
-            Some(kind) if kind.is_file() => (given, Manner::RegularFile),
-            Some(kind) if has_description_to_give(&given, &kind) => match open_again(&given, how) {
-                Ok(own) => (own, Manner::OwnDescription),
-                Err(_) => (given, Manner::Waiting),
+        let (file, mode) = match kind {
+            Some(kind) if kind.file_type().is_socket() => (given, BlockingMode::Socket),
+            Some(kind) if kind.is_file() => (given, BlockingMode::RegularFile),
+            Some(kind) if can_be_opened_again(&given, &kind) => match open_again(&given, how) {
+                Ok(own) => (own, BlockingMode::OwnDescription),
+                Err(_) => (given, BlockingMode::MayBlock),
             },
-            _ => (given, Manner::Waiting),
+            _ => (given, BlockingMode::MayBlock),
         };
         ConsoleFd {
             file: Arc::new(file),
-            manner,
+            mode,
         }
     }
 
-    /// The fd to be watched.
+    /// The fd to watch.
     pub(super) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// Whether writing may have to wait, so that a worker has to do it.
-    pub(super) fn may_wait(&self) -> bool {
-        self.manner == Manner::Waiting
+    /// True if a write may block, so that a worker has to do it.
+    pub(super) fn may_block(&self) -> bool {
+        self.mode == BlockingMode::MayBlock
     }
 
-    /// The same end, for a worker.
+    /// The same fd, for a worker.
     pub(super) fn share(&self) -> ConsoleFd {
         ConsoleFd {
             file: Arc::clone(&self.file),
-            manner: self.manner,
+            mode: self.mode,
         }
     }
 
-    /// Reads what is there; none if nothing is, after all. To be called when the fd was seen to be readable.
+    /// Reads available data; `None` if there is none after all. Call it when the fd polls as readable.
     pub(super) fn read(&self, bytes: &mut [u8]) -> Option<usize> {
-        let outcome = match self.manner {
-            Manner::Socket => receive(self.file.as_fd(), bytes),
+        let outcome = match self.mode {
+            BlockingMode::Socket => receive(self.file.as_fd(), bytes),
             _ => (&*self.file).read(bytes),
         };
         match outcome {
             Ok(count) => Some(count),
             Err(error) if is_temporary(&error) => None,
-            // EIO of a terminal that is gone: there is no more.
+            // Such as EIO of a terminal that is gone: the end of input.
             Err(_) => Some(0),
         }
     }
 
-    /// For a worker: waits until it can write.
-    pub(super) fn write_patiently(&self, bytes: &[u8]) -> Written {
+    /// For a worker: blocks until it has written.
+    pub(super) fn write_blocking(&self, bytes: &[u8]) -> Written {
         loop {
             match self.write(bytes) {
-                // Somebody who shares it wants it not to block.
+                // Another process has set O_NONBLOCK on the shared file description.
                 Written::Nothing => wait_until_writable(self.as_fd()),
                 outcome => return outcome,
             }
         }
     }
 
-    /// Writes as much as goes at once; where it [may wait](ConsoleFd::may_wait), it does.
+    /// Writes as much as fits. Blocks if it [may](ConsoleFd::may_block).
     pub(super) fn write(&self, bytes: &[u8]) -> Written {
-        let outcome = match self.manner {
-            Manner::Socket => send(self.file.as_fd(), bytes),
+        let outcome = match self.mode {
+            BlockingMode::Socket => send(self.file.as_fd(), bytes),
             _ => (&*self.file).write(bytes),
         };
         match outcome {
@@ -180,9 +183,9 @@ impl AsFd for ConsoleFd {
     }
 }
 
-/// Whether opening it again gives the same thing: pipes and terminals, but not the master of a pseudoterminal (5:2, see the
-/// kernel's `devices.txt`), which would give another one. A regular file would lose its offset.
-fn has_description_to_give(file: &File, kind: &Metadata) -> bool {
+/// True if opening the file again gives the same file: pipes and terminals. Not the master of a pseudoterminal (5:2, see the
+/// kernel's `devices.txt`), because that makes a new terminal, and not a regular file, which would lose its offset.
+fn can_be_opened_again(file: &File, kind: &Metadata) -> bool {
     let is_master = kind.rdev() == libc::makedev(5, 2);
     kind.file_type().is_fifo() || (file.is_terminal() && !is_master)
 }
@@ -218,7 +221,7 @@ fn wait_until_writable(fd: BorrowedFd<'_>) {
         events: libc::POLLOUT,
         revents: 0,
     };
-    // SAFETY: one record, valid for the call. If it fails, writing tells why.
+    // SAFETY: one record, valid for the call. If it fails, the next write reports the reason.
     unsafe { libc::poll(&raw mut wanted, 1, -1) };
 }
 

@@ -1,4 +1,4 @@
-//! The host's end of the serial console, on `qcontext-main`.
+//! The host's side of the serial console, on `qcontext-main`.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,32 +9,32 @@ use gsource::{AioContext, Clock, FdHandler, Timer};
 
 use super::backend::{Backend, ConsoleFd, Written};
 use super::terminal::Terminal;
-use super::{BURST, Interrupt, OUTPUT, Wire};
+use super::{BURST, Interrupt, OUTPUT, SerialLink};
 use crate::{QContext, Result};
 
-/// How much is read or written by one call.
+/// How many bytes one call reads or writes.
 const CHUNK: usize = 4096;
-/// When writing is tried again after no worker was to be had.
+/// The time until the next attempt to write when no worker could be started.
 const RETRY_NS: i64 = 10_000_000;
 
-/// The host's end. Dropping it gives a terminal back as it was.
+/// The host's side; see the module. Dropping it restores the mode of a terminal.
 #[derive(Debug)]
 pub struct Console(Arc<ConsoleCore>);
 
 struct ConsoleCore {
-    wire: Arc<Wire>,
+    link: Arc<SerialLink>,
     backend: Backend,
     aio: AioContext,
     context: QContext,
-    /// Of the machine that is there. No vcpu takes these locks.
+    /// Of the current machine. No vcpu takes these locks.
     interrupt: Mutex<Option<Interrupt>>,
     state: Mutex<ConsoleState>,
-    /// Tries to write again.
+    /// Writes again when it fires.
     retry: Timer,
     _terminal: Option<Terminal>,
 }
 
-/// What the host's end is waiting for.
+/// What the host's side is waiting for.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
 struct ConsoleState {
@@ -42,14 +42,14 @@ struct ConsoleState {
     reading: bool,
     /// There is no more input.
     at_end: bool,
-    /// The output fd is watched, because it did not take everything, or a worker writes.
+    /// The output fd is watched because it has not taken all data, or a worker writes.
     writing: bool,
-    /// Nobody reads the output any more.
+    /// The output takes no data any more.
     hung_up: bool,
 }
 
 impl Console {
-    /// A console at `backend`, served by `context`, which should be `qcontext-main`.
+    /// A console that is connected to `backend` and runs on `context`, which should be `qcontext-main`.
     ///
     /// # Errors
     /// `Os` if an fd cannot be watched.
@@ -58,12 +58,12 @@ impl Console {
             Some(input) => Terminal::raw(input.as_fd())?,
             None => None,
         };
-        let (wire, aio) = (Arc::new(Wire::new()?), AioContext::new()?);
-        let shared = Arc::new_cyclic(|there| {
-            let there = Weak::clone(there);
-            let retry = aio.timer(Clock::Realtime, move || with(&there, ConsoleCore::write));
+        let (link, aio) = (Arc::new(SerialLink::new()?), AioContext::new()?);
+        let shared = Arc::new_cyclic(|weak| {
+            let weak = Weak::clone(weak);
+            let retry = aio.timer(Clock::Realtime, move || with(&weak, ConsoleCore::write));
             ConsoleCore {
-                wire,
+                link,
                 backend,
                 aio,
                 context: context.clone(),
@@ -73,30 +73,30 @@ impl Console {
                 _terminal: terminal,
             }
         });
-        let there = Arc::downgrade(&shared);
-        let woken = FdHandler::new().on_read(move || with(&there, ConsoleCore::woken));
+        let weak = Arc::downgrade(&shared);
+        let woken = FdHandler::new().on_read(move || with(&weak, ConsoleCore::woken));
         shared
             .aio
-            .set_fd_handler(shared.wire.wake.as_raw_fd(), woken)?;
+            .set_fd_handler(shared.link.wake.as_raw_fd(), woken)?;
         shared.watch_input()?;
         context.attach(&shared.aio, Some("serial"))?;
         Ok(Console(shared))
     }
 
-    /// Connects a machine's device, in place of one that is gone.
-    pub(super) fn connect(&self, interrupt: &Interrupt) -> Arc<Wire> {
-        let wire = &self.0.wire;
-        wire.reset();
+    /// Connects the device of a new machine.
+    pub(super) fn connect(&self, interrupt: &Interrupt) -> Arc<SerialLink> {
+        let link = &self.0.link;
+        link.reset();
         let old = lock(&self.0.interrupt).replace(Arc::clone(interrupt));
-        // Dropped without the lock: it may be the last user of the machine before.
+        // Dropped without the lock: it may be the last user of the earlier machine.
         drop(old);
-        Arc::clone(wire)
+        Arc::clone(link)
     }
 
-    /// How many bytes that guests have sent are not out yet; none if they cannot get out.
+    /// How many bytes of output are still to be written; 0 if the output takes no data any more.
     pub fn unsent(&self) -> usize {
         let hung_up = lock(&self.0.state).hung_up;
-        if hung_up { 0 } else { self.0.wire.output.len() }
+        if hung_up { 0 } else { self.0.link.output.len() }
     }
 }
 
@@ -109,7 +109,7 @@ impl Drop for Console {
 impl std::fmt::Debug for ConsoleCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConsoleCore")
-            .field("wire", &self.wire)
+            .field("link", &self.link)
             .field("backend", &self.backend)
             .field("state", &self.state)
             .finish_non_exhaustive()
@@ -123,14 +123,14 @@ fn with(shared: &Weak<ConsoleCore>, action: impl FnOnce(&Arc<ConsoleCore>)) {
 }
 
 impl ConsoleCore {
-    /// The device has something for us, or room.
+    /// The device has output, or room for input.
     fn woken(self: &Arc<Self>) {
-        self.wire.wake.take();
-        self.wire.told.store(false, SeqCst);
+        self.link.wake.take();
+        self.link.wake_pending.store(false, SeqCst);
         if !lock(&self.state).writing {
             self.write();
         }
-        // It was watched before, so it can be watched.
+        // Does not fail: the fd has been watched before.
         let _ = self.watch_input();
     }
 
@@ -145,8 +145,8 @@ impl ConsoleCore {
             }
             state.reading = true;
         }
-        let there = Arc::downgrade(self);
-        let readable = FdHandler::new().on_read(move || with(&there, ConsoleCore::read));
+        let weak = Arc::downgrade(self);
+        let readable = FdHandler::new().on_read(move || with(&weak, ConsoleCore::read));
         let watched = self.aio.set_fd_handler(input.fd(), readable);
         watched.inspect_err(|_| lock(&self.state).reading = false)
     }
@@ -160,18 +160,18 @@ impl ConsoleCore {
         self.aio.remove_fd_handler(input.fd());
     }
 
-    /// Somebody types.
+    /// There is input.
     fn read(self: &Arc<Self>) {
-        let (wire, Some(input)) = (&self.wire, &self.backend.input) else {
+        let (link, Some(input)) = (&self.link, &self.backend.input) else {
             return;
         };
         let mut bytes = [0; CHUNK];
-        let room = wire.input.room().min(bytes.len());
+        let room = link.input.room().min(bytes.len());
         if room == 0 {
             self.unwatch_input(input, false);
-            wire.starved.store(true, SeqCst);
-            // Invariant 2 of the module: the device may have made room before it could see the flag.
-            if wire.input.room() > 0 && wire.starved.swap(false, SeqCst) {
+            link.has_more_input.store(true, SeqCst);
+            // Invariant 2 of the module: the device may have made room before it saw the flag.
+            if link.input.room() > 0 && link.has_more_input.swap(false, SeqCst) {
                 let _ = self.watch_input();
             }
             return;
@@ -179,8 +179,8 @@ impl ConsoleCore {
         match input.read(&mut bytes[..room]) {
             Some(0) => self.unwatch_input(input, true),
             Some(count) => {
-                wire.input.put(&bytes[..count]);
-                if wire.receiving.load(SeqCst) {
+                link.input.put(&bytes[..count]);
+                if link.wants_input.load(SeqCst) {
                     self.interrupt();
                 }
             }
@@ -188,20 +188,20 @@ impl ConsoleCore {
         }
     }
 
-    /// Brings out what there is, as far as the other side takes it at once. What a guest adds meanwhile has to wait: others
-    /// on this context have a turn.
+    /// Writes the output until the fd takes no more. Writes at most one queue's size, so that a guest that keeps sending does not
+    /// starve other handlers of the context.
     fn write(self: &Arc<Self>) {
         let mut bytes = [0; CHUNK];
         let output = &self.backend.output;
         for _ in 0..OUTPUT / CHUNK {
-            let count = self.wire.output.peek(&mut bytes);
+            let count = self.link.output.peek(&mut bytes);
             if count == 0 {
                 return self.watch_output(false);
             }
             let hung_up = lock(&self.state).hung_up;
             let outcome = match hung_up {
                 true => Written::Some(count),
-                false if output.may_wait() => return self.write_elsewhere(bytes, count),
+                false if output.may_block() => return self.write_by_worker(bytes, count),
                 false => output.write(&bytes[..count]),
             };
             match outcome {
@@ -212,21 +212,21 @@ impl ConsoleCore {
         self.watch_output(true);
     }
 
-    /// Lets a worker write, and goes on when it has done so.
-    fn write_elsewhere(self: &Arc<Self>, bytes: [u8; CHUNK], count: usize) {
+    /// Makes a worker write a chunk, and continues when it has.
+    fn write_by_worker(self: &Arc<Self>, bytes: [u8; CHUNK], count: usize) {
         lock(&self.state).writing = true;
-        let (output, there) = (self.backend.output.share(), Arc::downgrade(self));
+        let (output, weak) = (self.backend.output.share(), Arc::downgrade(self));
         self.aio.submit(
-            move || output.write_patiently(&bytes[..count]),
+            move || output.write_blocking(&bytes[..count]),
             move |outcome| {
-                with(&there, |this| {
+                with(&weak, |this| {
                     lock(&this.state).writing = false;
                     match outcome {
                         Ok(outcome) => {
                             this.written(&outcome);
                             this.write();
                         }
-                        // No worker is to be had just now.
+                        // No worker could be started.
                         Err(_) => this.retry.arm_in_ns(RETRY_NS),
                     }
                 });
@@ -236,17 +236,17 @@ impl ConsoleCore {
 
     fn written(&self, outcome: &Written) {
         match outcome {
-            Written::Some(count) => self.wire.output.drop_first(*count),
+            Written::Some(count) => self.link.output.drop_first(*count),
             Written::Nothing => {}
             Written::Failed => lock(&self.state).hung_up = true,
         }
         self.tell_room();
     }
 
-    /// Tells a driver that waits for the transmitter.
+    /// Interrupts a driver that waits for the transmitter, if there is room.
     fn tell_room(&self) {
-        if self.wire.output.room() >= BURST && self.wire.busy.swap(false, SeqCst) {
-            self.wire.ready.store(true, SeqCst);
+        if self.link.output.room() >= BURST && self.link.seen_busy.swap(false, SeqCst) {
+            self.link.now_ready.store(true, SeqCst);
             self.interrupt();
         }
     }
@@ -258,8 +258,8 @@ impl ConsoleCore {
             self.aio.remove_fd_handler(fd);
         }
         if wanted && !watched {
-            let there = Arc::downgrade(self);
-            let writable = FdHandler::new().on_write(move || with(&there, ConsoleCore::write));
+            let weak = Arc::downgrade(self);
+            let writable = FdHandler::new().on_write(move || with(&weak, ConsoleCore::write));
             if self.aio.set_fd_handler(fd, writable).is_err() {
                 let mut state = lock(&self.state);
                 (state.writing, state.hung_up) = (false, true);
@@ -275,7 +275,7 @@ impl ConsoleCore {
     }
 }
 
-/// What these mutexes hold is consistent even if a holder panicked.
+/// Locks a mutex. A panic of a holder leaves the data consistent, because no callback runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

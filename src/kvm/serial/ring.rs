@@ -1,15 +1,15 @@
-//! Bytes from one thread to another, without a lock.
+//! A queue of bytes between two threads, without a lock.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-/// A bounded queue. One thread at a time puts in, one thread at a time takes out; which ones is the owner's business.
+/// A bounded queue. At any time at most one thread puts in and at most one thread takes out; the owner makes sure of that.
 #[derive(Debug)]
 pub(super) struct ByteRing {
     bytes: Box<[AtomicU8]>,
-    /// How many were ever taken out; written by the one who takes.
+    /// How many bytes were ever taken out. The taking thread writes it.
     taken: AtomicUsize,
-    /// How many were ever put in; written by the one who puts.
+    /// How many bytes were ever put in. The putting thread writes it.
     put: AtomicUsize,
 }
 
@@ -24,7 +24,7 @@ impl ByteRing {
         }
     }
 
-    /// Puts in as many as there is room for; how many.
+    /// Puts in as many bytes as fit. Answers how many.
     pub(super) fn put(&self, bytes: &[u8]) -> usize {
         let put = self.put.load(Ordering::Relaxed);
         let count = bytes.len().min(self.room());
@@ -36,7 +36,7 @@ impl ByteRing {
         count
     }
 
-    /// Copies out as many as there are, and leaves them in; how many.
+    /// Copies the first bytes without taking them out. Answers how many.
     pub(super) fn peek(&self, bytes: &mut [u8]) -> usize {
         let taken = self.taken.load(Ordering::Relaxed);
         let count = bytes.len().min(self.len());
@@ -46,7 +46,7 @@ impl ByteRing {
         count
     }
 
-    /// Takes out the first `count`, at most as many as were seen.
+    /// Takes out the first `count` bytes, which `peek` has copied.
     pub(super) fn drop_first(&self, count: usize) {
         let taken = self.taken.load(Ordering::Relaxed);
         let count = count.min(self.len());
@@ -54,13 +54,13 @@ impl ByteRing {
             .store(taken.wrapping_add(count), Ordering::SeqCst);
     }
 
-    /// How many are in.
+    /// How many bytes are in the queue.
     pub(super) fn len(&self) -> usize {
         let put = self.put.load(Ordering::SeqCst);
         put.wrapping_sub(self.taken.load(Ordering::SeqCst))
     }
 
-    /// How many more go in.
+    /// How many more bytes fit.
     pub(super) fn room(&self) -> usize {
         self.bytes.len() - self.len()
     }

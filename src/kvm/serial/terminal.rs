@@ -1,4 +1,4 @@
-//! A terminal whose keys go to the guest as they are typed.
+//! A terminal in raw mode, so that each key goes to the guest at once.
 #![allow(unsafe_code)] // termios has no safe binding
 
 use std::mem::MaybeUninit;
@@ -6,15 +6,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::{Error, Result};
 
-/// A terminal in raw mode; as it was before when dropped.
+/// A terminal in raw mode. Dropping it restores the earlier mode.
 pub(super) struct Terminal {
     fd: OwnedFd,
     before: libc::termios,
 }
 
 impl Terminal {
-    /// Puts a terminal into raw mode; none if `fd` is something else. Keys that send signals still do, and output is
-    /// still processed, since the program's own messages go there.
+    /// Puts a terminal into raw mode; `None` if `fd` is no terminal. Keys that send signals still do, and output is still
+    /// processed, because the program's own messages go there.
     pub(super) fn raw(fd: BorrowedFd<'_>) -> Result<Option<Terminal>> {
         let mut before = MaybeUninit::<libc::termios>::uninit();
         // SAFETY: the pointer is valid for writes; the call fills the record if it succeeds.

@@ -1,4 +1,4 @@
-//! The console from both ends: a driver that touches registers, and pipes on the other side.
+//! The console from both sides: a driver that accesses registers, and pipes for keyboard and screen.
 #![forbid(unsafe_code)]
 #![allow(clippy::shadow_unrelated)] // a test names its steps alike
 
@@ -13,7 +13,7 @@ use crate::{QContext, Wait};
 
 const DATA: u64 = 0;
 const IIR: u64 = 2;
-/// What IIR says, without the bits of the FIFO.
+/// The interrupt cause in IIR, without the FIFO bits.
 const CAUSE: u8 = 0xf;
 const NOTHING: u8 = 1;
 const TRANSMITTER_EMPTY: u8 = 2;
@@ -39,7 +39,7 @@ impl Setup {
         }
     }
 
-    /// The screen is elsewhere.
+    /// With another output than a pipe.
     fn with_output(output: impl Into<OwnedFd>) -> Setup {
         let context = QContext::anonymous(false).unwrap();
         let (input, keyboard) = pipe().unwrap();
@@ -74,7 +74,7 @@ impl Setup {
         self.interrupts.swap(0, SeqCst)
     }
 
-    /// Lets the host's end do everything it has to do now.
+    /// Iterates the host's side until it has nothing to do.
     fn settle(&self) {
         while self.context.iterate(Wait::NoBlock).unwrap() {}
     }
@@ -160,7 +160,7 @@ fn a_transmitter_that_is_busy_says_so_and_interrupts_when_it_is_not() {
     while setup.can_transmit() {
         setup.set(DATA, b'x');
         sent += 1;
-        // A driver that acknowledges.
+        // As a driver acknowledges.
         setup.get(IIR);
     }
     assert_eq!(sent, OUTPUT - BURST + 1);
@@ -182,7 +182,7 @@ fn a_transmitter_that_is_busy_says_so_and_interrupts_when_it_is_not() {
 }
 
 #[test]
-fn nobody_reads_the_output_and_the_guest_goes_on() {
+fn the_guest_continues_without_a_reader_of_its_output() {
     let setup = Setup::new();
     let Setup { screen, .. } = setup;
     drop(screen);

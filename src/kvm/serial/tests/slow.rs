@@ -1,4 +1,4 @@
-//! Outputs whose other side is slow: the context goes on.
+//! Outputs with a slow reader: the context does not block.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -15,13 +15,13 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::*;
 
-/// A watchdog: a context that waits for the screen fails the test instead of hanging it.
+/// A watchdog: a context that blocks fails the test instead of hanging it.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What is read at once: about what a terminal moves from one of its queues to the other.
+/// How much is read at once: about as much as a terminal moves between its queues.
 const PORTION: usize = 4096;
 
-/// Both sides of a new terminal that changes nothing.
+/// Both sides of a new terminal in raw mode.
 fn terminal() -> (File, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
@@ -42,7 +42,7 @@ fn set_blocking(fd: impl AsFd, blocking: bool) {
     fcntl_setfl(&fd, flags).unwrap();
 }
 
-/// Writes until nothing more goes in; how much that is.
+/// Writes until nothing more fits. Answers how much did.
 fn fill(output: impl AsFd) -> usize {
     set_blocking(&output, false);
     let (mut portion, mut count) = ([b'#'; PORTION].as_slice(), 0);
@@ -57,7 +57,7 @@ fn fill(output: impl AsFd) -> usize {
     count
 }
 
-/// A driver sends all that the queue takes while `output` is full; then `screen`, its other side, is read bit by bit.
+/// A driver fills the queue while `output` is full; then `screen`, the other side of `output`, is read in small parts.
 fn comes_out(output: impl Into<OwnedFd> + AsFd, mut screen: impl Read + AsFd) {
     let before = fill(&output);
     let shared = output.as_fd().try_clone_to_owned().unwrap();
@@ -86,7 +86,7 @@ fn comes_out(output: impl Into<OwnedFd> + AsFd, mut screen: impl Read + AsFd) {
     assert!(!flags.contains(OFlags::NONBLOCK), "others share it");
 }
 
-/// Runs the test on a thread that may be given up.
+/// Runs the test on a thread that may hang.
 fn within_deadline(test: impl FnOnce() + Send + 'static) {
     let (done, over) = channel();
     let thread = std::thread::spawn(move || {
@@ -110,7 +110,7 @@ fn a_terminal_with_some_room_does_not_make_the_context_wait_for_more() {
     });
 }
 
-/// Opening the master of a terminal again would give another terminal, so a worker waits.
+/// Opening the master of a terminal again would make a new terminal, so a worker writes.
 #[test]
 fn the_other_side_of_a_terminal_makes_a_worker_wait() {
     within_deadline(|| {
@@ -135,7 +135,7 @@ fn a_full_socket_does_not_make_the_context_wait() {
     });
 }
 
-/// A regular file keeps its place, which other processes share.
+/// A regular file keeps its offset, which other processes share.
 #[test]
 fn a_file_gets_everything_where_it_was() {
     within_deadline(|| {
