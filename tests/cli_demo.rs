@@ -1,4 +1,4 @@
-//! `qctx` without arguments: the embedded guest, or the driver in its place, and the verdict.
+//! `qctx` without arguments: the embedded guest, or without KVM a driver in the process, and the verdict.
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
@@ -120,7 +120,7 @@ fn without_kvm_a_driver_in_the_process_does_the_job() {
     }
 }
 
-/// On tmpfs writes are plain system calls. One of each thread says that it is done and is not.
+/// On tmpfs writes are plain system calls. For one of them on each thread strace pretends success.
 #[test]
 fn a_lost_write_is_found_from_both_sides() {
     if !strace_works() {

@@ -1,5 +1,5 @@
-//! Command lines of `qctx` that cannot be served: each is told in one exact message, ends with exit status 1 and leaves
-//! nothing behind: no socket, no file, no lock on an image.
+//! Command lines of `qctx` that cannot be served: one exact message, exit status 1, and nothing left behind: no socket, no
+//! file, no lock on an image.
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
@@ -38,7 +38,7 @@ fn names(directory: &TestDir) -> Vec<String> {
 #[track_caller]
 fn refused_in(directory: &TestDir, parts: &[&str], message: &str) {
     let before = names(directory);
-    // What should be refused may also be served.
+    // If it were served, the program would not end.
     let output = Command::new("timeout")
         .args(["-k", "1", "20"])
         .arg(qctx())
@@ -55,7 +55,7 @@ fn refused_in(directory: &TestDir, parts: &[&str], message: &str) {
     assert_eq!(names(directory), before, "{culprit} left something behind");
 }
 
-/// The same, and then what is right must work: nothing is locked and nobody listens.
+/// The same; afterwards a correct command line must work: no image is locked and no socket is bound.
 #[track_caller]
 fn refused(parts: &[&str], message: &str) {
     let directory = directory();

@@ -97,7 +97,7 @@ fn client_options_may_stand_anywhere() {
         outcome(&run(&["qom-get", &joined, "/objects.type"])),
         expected
     );
-    // What is said here counts more than what the environment says.
+    // The option overrides the environment.
     let mut command = Command::new(qctx());
     command.env("QMP_SOCKET", "/nonexistent");
     command.args(["qom-get", "/objects.type", "-s", socket]);

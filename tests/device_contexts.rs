@@ -123,7 +123,7 @@ fn object_names_the_context_that_the_kernel_runs_it_on() {
     server.stop();
 }
 
-/// The names of the threads of a program; io_uring's workers are the kernel's.
+/// The names of the threads of a program, without io_uring's workers, which are the kernel's.
 fn threads(server: &Server) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     let names =

@@ -18,8 +18,8 @@ use support::writer::Writer;
 /// How long the program is watched.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// What each thread of a process has done so far: how often it was woken up or interrupted, and the processor time it used;
-/// nothing of one that does not sleep.
+/// For each thread of a process how often it was woken up or interrupted, and its processor time; nothing for a thread that
+/// does not sleep.
 fn activity(server: &Server) -> BTreeMap<String, Option<(u64, u64)>> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
@@ -28,7 +28,7 @@ fn activity(server: &Server) -> BTreeMap<String, Option<(u64, u64)>> {
             let done = (switches(&task), ticks(&task));
             (name(&task), is_asleep(&task).then_some(done))
         })
-        // io_uring's workers are the kernel's, which ends them after a while.
+        // io_uring's workers are threads of the kernel, which ends them after a while.
         .filter(|(name, _)| !name.starts_with("iou-"))
         .collect()
 }
@@ -54,7 +54,7 @@ fn stat(task: &Path) -> Vec<String> {
     after_name.split(' ').map(str::to_owned).collect()
 }
 
-/// A thread that waits for a processor, on a busy machine for long, does not sleep.
+/// On a busy machine a thread may wait for a processor for long; then it does not sleep.
 fn is_asleep(task: &Path) -> bool {
     stat(task)[0] == "S"
 }

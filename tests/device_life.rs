@@ -21,7 +21,7 @@ use support::served_disk::{Disk, Engine, open};
 
 const MIB: u64 = 1 << 20;
 
-/// One test ends all devices there are, so the others must not have any meanwhile.
+/// One test shuts down all devices of the process, so it must run alone.
 static ALL: RwLock<()> = RwLock::new(());
 
 /// Options that work, in a directory of their own.
@@ -53,7 +53,7 @@ impl Plan {
         }
     }
 
-    /// What happens with the options changed; afterwards the unchanged ones must work, so nothing was left behind.
+    /// The error for changed options. Afterwards the unchanged ones must work, so nothing was left behind.
     fn refused(&self, change: impl FnOnce(&mut DeviceOptions)) -> (ErrorKind, String) {
         let mut options = self.options.clone();
         change(&mut options);
@@ -272,7 +272,7 @@ fn device_is_an_object_with_counters() {
         "errors",
     ];
     let expected = [2, 1, 1, 4608, 8192, 0].map(Value::Int);
-    // A queue shows its totals at the end of a batch, a moment after the guest sees the last answer of it.
+    // A queue updates its totals at the end of a batch, a moment after the guest sees the last answer.
     let start = Instant::now();
     while counters.map(get) != expected && start.elapsed() < DEADLINE {
         std::thread::yield_now();

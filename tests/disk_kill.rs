@@ -1,4 +1,4 @@
-//! `qctx` told to end in the middle of the work: what was promised is kept, nothing stays behind.
+//! `qctx` is ended or killed while its disks are written: acknowledged writes are on the disk, and no socket stays behind.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 

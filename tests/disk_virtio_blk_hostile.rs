@@ -1,4 +1,4 @@
-//! The virtio disk under attack: malformed rings, eventfds and memory files in the peer's hands, greedy neighbours.
+//! The virtio disk under attack: malformed rings, eventfds and memory files that the peer changes, greedy neighbours.
 #![forbid(unsafe_code)]
 #![cfg(feature = "vhost-user")]
 #![allow(clippy::unwrap_used)] // a test program

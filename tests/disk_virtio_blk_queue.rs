@@ -34,7 +34,7 @@ fn a_batch_costs_one_kick_and_one_call() {
     assert_eq!(take(&disk.clients[0].call), 1);
 }
 
-/// What a guest is called for has been counted: whoever hears of it from the guest may ask the disk at once.
+/// A call that reads the disk's statistics: a request is counted before the guest is called for it.
 #[derive(Debug)]
 struct Asks {
     disk: OnceLock<Weak<Blk>>,

@@ -1,4 +1,4 @@
-//! The context: names, foreign sources, attaching, invoking, and what its predecessors got wrong.
+//! Contexts: names, GSources, attaching, invoking, moving, and the mistakes of their predecessors.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
@@ -295,7 +295,7 @@ fn foreign_sources_of_every_kind_run_on_a_threaded_context() {
     );
     context.attach_source(&timeout, Some("timeout")).unwrap();
     assert_eq!(receive.recv().unwrap(), ("timeout", home));
-    // Behind the context's back, as a C library does it.
+    // Not through the context, as a C library does it.
     let behind = send.clone();
     context.main_context().invoke(move || {
         behind
@@ -311,8 +311,8 @@ fn foreign_sources_of_every_kind_run_on_a_threaded_context() {
     assert_eq!(receive.recv().unwrap(), ("idle", home));
 }
 
-/// A destructor that is left from before the attach, and a lock of ours that is held meanwhile: the destructor uses the
-/// context.
+/// A handler was removed before the attach, and its destructor, which uses the context, is still pending: it must not run
+/// under a lock of the context.
 #[test]
 fn attach_runs_no_destructor_under_its_lock() {
     struct Looks(QContext, Sender<ThreadId>);

@@ -1,5 +1,5 @@
-//! Attaching on one thread while another stops the context: alone in its process, because it counts fds and threads, and hears
-//! what GLib complains about.
+//! Attaching on one thread while another stops the context. Alone in its process, because it counts fds, threads and GLib's
+//! warnings.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
@@ -32,7 +32,7 @@ impl Drop for CountsDrop {
 enum Order {
     Attach,
     Stop,
-    /// Nobody knows.
+    /// Either.
     Race,
 }
 
@@ -84,7 +84,7 @@ impl Device {
         }
     }
 
-    /// Attaches both; which were taken. A refusal says why.
+    /// Attaches both, and returns which were taken. A refusal must be the error Closed.
     fn attach_to(&self, context: &QContext) -> [bool; 2] {
         [
             context.attach(&self.aio, None),
@@ -190,7 +190,7 @@ fn attach_until_stopped(poller: Poller) {
     assert_eq!(dropped.get(), taken.len() + 1, "callbacks dropped");
 }
 
-/// Both on threads that have ended when this returns, for threads are counted.
+/// Runs both on threads that have ended when this returns, because threads are counted.
 fn at_once<T: Send>(attach: impl FnOnce() -> T + Send, stop: impl FnOnce() + Send) -> T {
     std::thread::scope(|scope| {
         let (attach, stop) = (scope.spawn(attach), scope.spawn(stop));
@@ -211,7 +211,7 @@ fn held() -> [usize; 2] {
 /// A thread is listed for a moment after it has been joined.
 fn settle(expected: impl Fn([usize; 2]) -> bool) -> [usize; 2] {
     let begin = Instant::now();
-    // Less than what hangs may take.
+    // Shorter than the deadline of a round.
     while !expected(held()) && begin.elapsed() < DEADLINE / 2 {
         std::thread::yield_now();
     }
@@ -243,7 +243,7 @@ fn what_is_attached_while_the_context_stops_goes_with_it_or_is_refused() {
     });
     glib::log_set_default_handler(note_complaint);
     let [_, threads] = held();
-    // One of each first: the process itself opens things that stay.
+    // One of each first: some fds and threads of the process are made once and stay.
     for poller in Poller::ALL {
         assert_eq!(attach_against_stop(poller, Order::Attach), [true; 2]);
         assert_eq!(attach_against_stop(poller, Order::Stop), [false; 2]);

@@ -1,4 +1,4 @@
-//! Foreign GSources and the loop's own handlers share a context: what one of them has to wait for the others, measured.
+//! GSources that are not ours share a context with handlers and bottom halves: how many turns each waits for the others.
 //!
 //! The bound: while the loop's own side has something to do at every turn, a foreign source that is ready is dispatched in
 //! every 16th turn at the latest; while a foreign source is always ready, the loop's own side runs between any two of its
@@ -132,7 +132,7 @@ fn handler_and_bottom_half_run_between_any_two_dispatches_of_a_busy_foreign_sour
     assert!(to_bh.most() <= 1, "{} dispatches", to_bh.most());
 }
 
-/// Three hundred of each kind, as a program that lives on GLib has them.
+/// Three hundred of each kind, as a program has them that uses GLib for everything.
 #[test]
 fn context_with_nine_hundred_foreign_sources_serves_them_and_its_own() {
     const EACH: usize = 300;

@@ -1,4 +1,4 @@
-//! The fds of foreign GSources, when the context iterates itself and when somebody iterates its GMainContext.
+//! The fds of GSources that are not ours: when the context iterates itself, and when GLib iterates its GMainContext.
 #![allow(unsafe_code)] // GIOChannel watches have no safe binding
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -69,7 +69,7 @@ fn by_glib(context: &QContext, wait: Wait) -> bool {
     context.main_context().iteration(wait == Wait::Block)
 }
 
-/// A blocking iteration, of which a lost wake-up would make one without end: it ends after a time, with what follows wrong.
+/// A blocking iteration that ends after some time even if a wake-up was lost; the assertions that follow then fail.
 fn patiently(turn: Turn, context: &QContext) {
     let (done, expired) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
@@ -117,7 +117,7 @@ fn a_reused_number_is_watched(turn: Turn) {
     while !old.is_destroyed() {
         turn(&context, Wait::Block);
     }
-    // Whatever the changes have caused is over; only the file itself can call now.
+    // All wake-ups of the changes are over; only the file itself can call now.
     for _ in 0..100 {
         turn(&context, Wait::NoBlock);
     }
@@ -236,7 +236,7 @@ fn each_event_ends_a_wait_of_glib() {
     each_event_ends_a_wait(by_glib);
 }
 
-/// Somebody attaches a source, and GLib's own iteration hears of that before the context does.
+/// A source is attached, and GLib queries it in a nested iteration before the context does.
 #[test]
 fn a_source_that_only_a_nested_iteration_was_told_of_is_served() {
     let context = QContext::anonymous(false).unwrap();
@@ -291,7 +291,7 @@ fn by_hand(gmain: &glib::MainContext) -> bool {
     ready != 0
 }
 
-/// Somebody prepares, polls and checks by hand, and GLib's loop follows.
+/// A program calls prepare, query, poll and check by hand; GLib's loop follows.
 #[test]
 fn a_context_is_polled_by_hand() {
     let context = QContext::anonymous(false).unwrap();
@@ -415,7 +415,7 @@ fn a_file_that_was_closed_too_early_and_lives_on_wakes_nobody_for_long_by_glib()
     a_file_closed_too_early_comes_to_rest(by_glib);
 }
 
-/// The same while the source is still there, and while the number is another file's, which is watched as before.
+/// The same while the source still exists, and while its number belongs to another file, which stays watched.
 fn a_ghost_beside_its_number_is_laid(turn: Turn) {
     let context = QContext::anonymous(false).unwrap();
     let (mut first, mut second) = (new_pipe(), new_pipe());

@@ -58,7 +58,7 @@ fn settle(fds: usize, threads: usize, round: usize) {
 
 #[test]
 fn ten_thousand_contexts_leave_no_fd_no_thread_and_no_memory() {
-    // One of each first: the process itself opens things that stay.
+    // One of each first: some fds and threads of the process are made once and stay.
     (0..12).for_each(come_and_go);
     let (fds, threads) = (count("/proc/self/fd"), count("/proc/self/task"));
     let mut before = 0;

@@ -1,4 +1,4 @@
-//! The pollers of contexts: the option, what each of them serves, and what happens where one is not to be had.
+//! The pollers of contexts: the option, what each of them serves, and what happens where the kernel has not got one.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
@@ -24,7 +24,7 @@ fn add(text: &str) -> qcontext::Result<()> {
     object::object_add(options::parse(Some("qom-type"), text)?).map(drop)
 }
 
-/// A context with `poller`, or word that the test cannot run here.
+/// A context with `poller`; reports a skipped test where the kernel has not got it.
 fn context(id: &str, threaded: bool, poller: Poller) -> Option<QContext> {
     let context = QContext::builder(&format!("{id}-{poller}"))
         .threaded(threaded)
@@ -166,7 +166,7 @@ fn an_unthreaded_context_is_iterated_by_us_and_by_glib_with_every_poller() {
     }
 }
 
-/// C code does so: it iterates the GMainContext inside a callback until what it waits for is there.
+/// As C code does: a callback iterates the GMainContext until the event that it waits for has come.
 #[test]
 fn a_callback_iterates_the_main_context_of_its_thread_with_every_poller() {
     for poller in Poller::ALL {
@@ -282,7 +282,7 @@ fn a_kernel_that_forbids_io_uring_gives_epoll_and_one_warning_with_the_reason() 
     };
     let answer = context.invoke_sync(|| 42).unwrap();
     assert_eq!((context.poller(), answer), (Poller::Epoll, 42));
-    // Other tests may be told of theirs meanwhile.
+    // Other tests of this process may warn meanwhile.
     let mut told = warnings.lock().unwrap().clone();
     told.retain(|line| line.contains("'forbidden'"));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The end of a context: who may ask for it, who waits, and what is given back.
+//! Stopping a context: from which threads, who waits for the end, and which sources and AioContexts are given back.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 

@@ -24,7 +24,7 @@ use support::qmp::{Client, returns};
 use support::skip::skip;
 use support::tiny_kernel;
 
-/// What is read at once: about what a terminal moves from one of its queues to the other.
+/// How much is read at once: about as much as a terminal moves between its two queues.
 const PORTION: usize = 4096;
 
 /// A `qctx` with the kernel that sends without end, and a monitor.
@@ -64,7 +64,7 @@ impl Machine {
         })
     }
 
-    /// The loop that answers is the one that brings out what the guest sends.
+    /// The main loop answers; the same loop writes the console's output.
     #[track_caller]
     fn answers(&mut self) {
         let running = returns(r#"{"status": "running", "running": true}"#);
@@ -74,8 +74,8 @@ impl Machine {
         }
     }
 
-    /// Answers while its output is full, and while that is read bit by bit. The guest has waited: all that it sent
-    /// comes out when it is read, up to its farewell.
+    /// QMP is answered while the output is full, and while it is read bit by bit. The guest waits meanwhile, so nothing that
+    /// it sent is lost.
     #[track_caller]
     fn goes_on_while_its_output_is_full(mut self, screen: &mut (impl Read + AsFd)) {
         let mut sent = Vec::new();
@@ -148,7 +148,7 @@ fn terminal() -> (File, File) {
     (File::from(master), slave.open(name).unwrap())
 }
 
-/// As a shell would do after the program: with flags of the file description that are as they were.
+/// As a shell does after the program: the flags of the file description must be as before.
 fn blocks(fd: impl AsFd) -> bool {
     !rustix::fs::fcntl_getfl(fd)
         .unwrap()
@@ -170,7 +170,7 @@ fn a_full_terminal_stops_the_guest_and_nothing_else() {
     assert!(blocks(&slave));
 }
 
-/// The other side of a terminal cannot be opened again, so a worker writes and waits.
+/// This side of a terminal cannot be opened a second time, so a worker of the pool writes, and blocks.
 #[test]
 fn what_cannot_be_opened_again_keeps_only_a_worker_waiting() {
     let (master, mut slave) = terminal();
@@ -222,7 +222,7 @@ fn a_terminal_that_is_gone_ends_nothing() {
     machine.process.ends_well();
 }
 
-/// What is typed on a terminal of its own description still arrives, and the mode of the terminal is given back.
+/// Keys reach the guest through a terminal that is opened a second time, and the terminal's mode is restored at the end.
 #[test]
 fn keys_arrive_and_the_terminal_is_given_back() {
     let (mut master, slave) = terminal();

@@ -1,4 +1,4 @@
-//! The embedded guest drives disks of contexts, as well behaved and as badly as a guest can.
+//! The embedded guest drives disks of contexts, with correct requests and with wrong ones.
 //!
 //! Needs /dev/kvm and says SKIP without.
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ with_kvm!(
     a_guest_that_stops_in_the_middle_leaves_nothing_in_flight,
 );
 
-/// Two disks with the same job but for their patterns.
+/// Two disks with the same job, but other patterns.
 fn two(job: Job) -> [Disk; 2] {
     [1, 2].map(|seed| Disk::new(Job { seed, ..job }))
 }
@@ -121,7 +121,7 @@ fn every_request_by_itself_is_a_storm_of_interrupts() {
         assert_eq!(outcome.requests, 257);
         let calls = u64::from(outcome.requests);
         assert_eq!(stats(device).calls, calls);
-        // Edges that the guest has not taken yet merge, when it has seen the request's end for itself.
+        // Interrupts merge if the guest has found the end of a request by polling before it took the first one.
         assert!(
             (1..=calls).contains(&u64::from(outcome.interrupts)),
             "{outcome:?}"
@@ -137,7 +137,7 @@ fn a_queue_reset_with_requests_in_flight_loses_nothing() {
     reset_under_load(guest::QUEUE_RESETS);
 }
 
-/// Every batch is submitted, reset away, and submitted again.
+/// The guest submits each batch, resets the device, and submits the batch again.
 fn reset_under_load(behaviour: u16) {
     let job = Job {
         reset_every: 1,

@@ -1,5 +1,5 @@
-//! Disks of a machine that stands still: what is in flight finishes, then guest memory does not change, and the guest goes
-//! on as if nothing had been.
+//! Disks of a machine that is stopped: requests in flight finish, then guest memory does not change, and after `cont` the
+//! guest finishes its work.
 //!
 //! Needs /dev/kvm and says SKIP without.
 #![forbid(unsafe_code)]
@@ -49,7 +49,7 @@ fn finished(disks: &[Arc<Device>]) -> u64 {
     stats.map(|stats| stats.reads + stats.writes).sum()
 }
 
-/// Lets the disks' contexts do whatever they still have to do.
+/// Waits until the disks' contexts have done what is queued on them.
 fn let_contexts_work(rig: &Rig) {
     for context in rig.contexts.iter().cycle().take(20 * rig.contexts.len()) {
         context.invoke_sync(|| ()).unwrap();
@@ -58,8 +58,8 @@ fn let_contexts_work(rig: &Rig) {
 
 /// How often a guest is stopped; then it runs to its end.
 const STOPS: usize = 40;
-/// So often at least guests are stopped amid their work. One may do for that, but on a busy machine it may have come far
-/// before anybody looks.
+/// How many stops must hit a guest in the middle of its work. On a busy machine a guest may have finished before it is
+/// stopped, so more guests are run until there are enough.
 const AMID: usize = 20;
 
 /// Waits until the guest has come farther than `count`, or to its end.

@@ -1,7 +1,7 @@
-//! Guests that write garbage into every register and every ring: nothing worse comes of it than a device that stopped,
-//! its neighbours go on, and a reset revives it.
+//! Guests that write garbage into every register and every ring: at worst the device stops. Other devices go on, and a reset
+//! makes it work again.
 //!
-//! The guest under KVM says SKIP without /dev/kvm; the host's own garbage needs none.
+//! The guest under KVM says SKIP without /dev/kvm; the driver in this process needs none.
 #![allow(unsafe_code)] // symbols of the assembler
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
@@ -109,7 +109,7 @@ fn misbehave(machine: &InProcessMachine, random: &mut Dice) {
     }
 }
 
-/// Everything as it should be, but for what is in the rings, and now and then where they are.
+/// Initialises the device correctly, except for the contents of the rings and, sometimes, their addresses.
 fn initialise(write: &impl Fn(u64, u32), random: &mut Dice) {
     for (register, value) in [
         (0x70, 0),
@@ -179,7 +179,7 @@ fn a_guest_full_of_garbage_leaves_its_neighbour_alone() {
     }
 }
 
-/// Processor 0 drives disk 0 while processor 1 does whatever it likes with disk 1.
+/// Processor 0 drives disk 0 correctly while processor 1 writes garbage to disk 1.
 fn neighbours(seed: u32) {
     let (rig, mut builder) = Rig::new(&two_disks(128), 2);
     let job = two_disks(128)[0].job;

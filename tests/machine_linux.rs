@@ -20,20 +20,19 @@ use support::linux_guest::{self, check_image, interrupts};
 use support::process::qctx;
 use support::skip::skip;
 
-/// How long a kernel may take to show its first sign of life on this host's KVM. Only the way that the machines take
-/// depends on it.
+/// How long a kernel may take to print something on this host's KVM. After that the machines run on an emulated host.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const IMAGES: [&str; 2] = ["disk0.raw", "disk1.raw"];
 
-/// What the machines showed, and left on the disks.
+/// What the machines printed, and the contents of the disks afterwards.
 struct Run {
     directory: PathBuf,
     console: String,
 }
 
 impl Run {
-    /// What one machine left in the file that is its console.
+    /// The console of one machine whose console is a file.
     fn file(&self, name: &str) -> &str {
         let (_, rest) = self.console.split_once(&format!("== {name}\n")).unwrap();
         rest.split_once(&format!("== end of {name} console"))
@@ -41,7 +40,7 @@ impl Run {
             .0
     }
 
-    /// What one machine showed.
+    /// What one machine printed.
     fn section(&self, name: &str) -> &str {
         let start = format!("== {name}\n");
         let section = self.console.split_once(&start).map(|(_, rest)| rest);
@@ -58,7 +57,7 @@ impl Run {
     }
 }
 
-/// All machines' run, made by the first test that asks; none with the reason if they cannot run here.
+/// The run of all machines, made by the first test that asks; or why they cannot run here.
 fn machines() -> Result<&'static Run, &'static str> {
     static RUN: OnceLock<Option<Result<Run, String>>> = OnceLock::new();
     // A run that fails is not made again.
@@ -134,8 +133,7 @@ fn prepare(directory: &Path, fetched: &Path) -> PathBuf {
     boot
 }
 
-/// Whether the kernel says anything on a machine on this host's KVM, tried out: some can only run real-mode guests, or
-/// guests that know them.
+/// Tries whether the kernel prints anything under this host's KVM: some nested ones run real-mode or paravirtual guests only.
 fn boots_here(boot: &Path) -> bool {
     let mut command = Command::new(qctx());
     command.args([
@@ -170,7 +168,7 @@ fn first_line(mut output: impl Read + Send + 'static) -> Receiver<bool> {
 
 /// Runs the machines to their end, and gives back what was printed.
 fn finish(command: Command, directory: &Path) -> String {
-    // Four machines, perhaps on an emulated one, and that on a busy one.
+    // Four machines, perhaps on an emulated host, perhaps on a busy one.
     let mut limited = Command::new("timeout");
     limited
         .args(["-k", "5", "600"])

@@ -101,8 +101,8 @@ impl Machine {
         found.map(number).collect()
     }
 
-    /// What a thread has done until it fell asleep: the time that it was on a processor, in nanoseconds. One that has said
-    /// that it is parked may still have to wait for a processor on which to fall asleep.
+    /// The processor time of a thread in nanoseconds, read while it sleeps. A vcpu thread that has reported that it is parked
+    /// may still need a processor until it sleeps.
     fn work(&self, thread: &str) -> String {
         let place = format!("/proc/{}/task/{thread}", self.server.pid());
         let read = |name| fs::read_to_string(format!("{place}/{name}")).unwrap();
@@ -114,7 +114,7 @@ impl Machine {
         read("schedstat").split(' ').next().unwrap().to_owned()
     }
 
-    /// The loop that answers is the one that brings out what the guest said.
+    /// The main loop answers; the same loop writes the console's output.
     fn let_it_work(&mut self) {
         for _ in 0..100 {
             self.status();
@@ -296,7 +296,7 @@ fn processors_are_objects_with_threads_of_the_process() {
         let quoted = format!("\"vcpu{index}\"");
         assert_eq!(get(&mut machine, &path, "thread-name"), returns(&quoted));
     }
-    // One that may run is parked until its thread has had a turn.
+    // A vcpu that may run stays parked until its thread gets a processor.
     let end = Instant::now() + DEADLINE;
     while get(&mut machine, "/machine/cpu/0", "state") != returns("\"running\"") {
         assert!(Instant::now() < end, "the processor does not run");
@@ -378,7 +378,7 @@ fn without_a_machine_there_is_nothing_to_direct() {
         client.ask(r#"{"execute":"query-cpus-fast"}"#),
         returns("[]")
     );
-    // The end of a program without a machine is no machine's.
+    // Without a machine there is no SHUTDOWN event.
     assert_eq!(client.ask(r#"{"execute":"quit"}"#), returns("{}"));
     assert_eq!(client.rest(), "");
 }

@@ -1,4 +1,4 @@
-//! Stop, go on, reset and power button of a machine, in this process: what is told, in which order, and the virtual clock.
+//! Stop, resume, reset and power button of a machine, in this process: events, their order, and the virtual clock.
 //!
 //! Needs /dev/kvm and says SKIP without.
 #![forbid(unsafe_code)]
@@ -35,7 +35,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// A machine with the busy kernel and two processors, of which the second one never begins; none without KVM.
+    /// A machine with the busy kernel and two processors, of which the guest starts one; none without KVM.
     fn new(reboot: bool) -> Option<Rig> {
         if let Err(error) = kvm::open() {
             skip(error);
@@ -302,7 +302,10 @@ fn a_reset_is_the_end_of_a_machine_that_does_not_reboot() {
     rig.order(|machine, done| machine.reset(done)).unwrap();
     assert_eq!(rig.end().unwrap(), ShutdownCause::HostReset);
     assert_eq!(rig.machine.status(), RunState::Shutdown);
-    assert!(Clock::Virtual.is_running(), "nobody else would start it");
+    assert!(
+        Clock::Virtual.is_running(),
+        "stopped for the pause, and no one else would start it"
+    );
 }
 
 #[test]
@@ -317,7 +320,7 @@ fn who_waits_for_a_machine_that_is_told_to_stop_is_answered_and_the_clock_runs()
         let sender = sender.clone();
         move |outcome: Result<()>| sender.send((name, outcome.unwrap_err().kind())).unwrap()
     };
-    // Nobody is told that vcpus are parked before the main context has its turn.
+    // The answers wait for the main context, which does not run here.
     rig.machine.pause(answer("stop"));
     rig.machine.resume(answer("go on"));
     rig.machine.reset(answer("reset"));
@@ -326,8 +329,11 @@ fn who_waits_for_a_machine_that_is_told_to_stop_is_answered_and_the_clock_runs()
     let answers: Vec<_> = answers.try_iter().collect();
     let names = ["stop", "go on", "reset"];
     assert_eq!(answers, names.map(|name| (name, ErrorKind::Closed)));
-    assert!(Clock::Virtual.is_running(), "nobody else would start it");
-    // What was under way comes to nothing.
+    assert!(
+        Clock::Virtual.is_running(),
+        "stopped for the pause, and no one else would start it"
+    );
+    // The stop, the resume and the reset are cancelled.
     standing_time();
     assert_eq!(rig.machine.status(), RunState::Shutdown);
     assert!(rig.events.try_recv().is_err());
@@ -344,15 +350,18 @@ fn an_end_that_comes_before_a_stop_is_carried_out_starts_the_clock_again() {
     rig.is_alive();
     rig.order(|machine, done| machine.press_power_button(done))
         .unwrap();
-    // Stops until the guest has switched off amid one, or between two.
+    // Stops and resumes until the guest has powered off, during a stop or between two.
     while rig.order(|machine, done| machine.pause(done)).is_ok() {
         rig.machine.resume(drop);
     }
     assert_eq!(rig.end().unwrap(), ShutdownCause::GuestShutdown);
-    assert!(Clock::Virtual.is_running(), "nobody else would start it");
+    assert!(
+        Clock::Virtual.is_running(),
+        "stopped for the pause, and no one else would start it"
+    );
 }
 
-/// A device that does not get ready: it keeps what it is to call then.
+/// A device that does not finish holding: it keeps the callback.
 #[derive(Default)]
 struct Tardy(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
 
@@ -372,7 +381,7 @@ impl MachineDevice for Tardy {
     }
 }
 
-/// Drops the machine; whatever it was about to do, its console is gone before the main context has a turn.
+/// Drops the machine; its console is gone before the main context runs again, even if a stop or a reset was pending.
 fn goes_with_its_console(mut rig: Rig) {
     let alone = rig.alone.take();
     drop(rig);
@@ -431,7 +440,7 @@ impl MachineDevice for Curious {
             sender.send(machine.status()).unwrap();
         });
         if let Ok(seen) = status.recv_timeout(DEADLINE / 4) {
-            // The machine is not that thread's any more.
+            // That thread holds the machine no more.
             looks.join().unwrap();
             self.1.lock().unwrap().push(seen);
         }

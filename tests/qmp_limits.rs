@@ -1,4 +1,4 @@
-//! The limits of the QMP server: what a client may cost, whatever it does, and that the others do not notice.
+//! The limits of the QMP server: what a client may cost at most, and that other clients are served meanwhile.
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "vhost-user"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
@@ -78,7 +78,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let written = stuff(&mut client, request, 64 << 20);
     assert!(written < 8 << 20, "the server took {written} bytes");
     grew_less_than(8 << 10, before, &server);
-    // The others are not concerned.
+    // Other clients are served.
     let mut other = server.client();
     assert_eq!(
         other.ask(r#"{"execute":"query-version"}"#),

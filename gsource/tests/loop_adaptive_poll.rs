@@ -1,4 +1,5 @@
-//! Busy-polling with QEMU's semantics: enrolment, the un-enrolled handler during its own callback, nested polls, switches.
+//! Busy-polling with QEMU's semantics: handlers are added to polling and removed, a handler is not polled during its own
+//! callback, nested polls, switching notifications.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const PARAMS: PollParams = PollParams {
-    // So long that no machine is too slow to learn from a wait.
+    // So long that on a slow machine, too, a wait is short enough to start polling.
     max_ns: 10_000_000_000,
     grow: 2,
     shrink: 2,
@@ -155,7 +156,7 @@ fn work_that_arrives_while_notifications_go_on_is_not_lost() {
         event.signal();
         assert!(aio.poll(Wait::Block).unwrap());
     }
-    // Work appears only in the instant in which notifications go on again, unsignalled.
+    // Work appears only at the moment when notifications are enabled again, without a signal.
     assert!(aio.poll(Wait::Block).unwrap());
     assert!(count(&found) > 0);
 }

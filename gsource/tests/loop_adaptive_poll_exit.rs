@@ -1,4 +1,4 @@
-//! Entering and leaving poll mode: no kick is lost on the way out, nobody is held back by it.
+//! Entering and leaving poll mode: no kick is lost on the way out, and no handler is kept alive or waits for longer.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
@@ -11,7 +11,7 @@ use support::deadline::deadline;
 use support::loops::{Count, Slot, drop_probe};
 
 const PARAMS: PollParams = PollParams {
-    // So long that no machine is too slow to learn from a wait.
+    // So long that on a slow machine, too, a wait is short enough to start polling.
     max_ns: 10_000_000_000,
     grow: 0,
     shrink: 0,
@@ -22,7 +22,7 @@ both_loops! {
         driven.aio.set_poll_params(PARAMS).unwrap();
         let (first, second) = (EventNotifier::new().unwrap(), EventNotifier::new().unwrap());
         let (remains, drops) = drop_probe();
-        // Each takes the other away, so whoever is first removes one that is ready.
+        // Each removes the other, so the first one removes a handler that is ready.
         let other = Slot::new();
         let nested = driven.nested();
         let (aio, fds) = (driven.aio.clone(), [first.as_raw_fd(), second.as_raw_fd()]);

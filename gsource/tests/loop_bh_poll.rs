@@ -1,4 +1,5 @@
-//! What the thread that drives asks between iterations: bottom halves alone, and how long a wait would be.
+//! What the thread that drives an AioContext may call between iterations: `poll_bhs`, which runs bottom halves alone, and
+//! `timeout_ns`, how long a wait would be.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 

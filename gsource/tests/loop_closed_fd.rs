@@ -1,5 +1,5 @@
-//! A number that is closed under its handler, where the poller knows numbers only. Alone in its process, so that nobody opens
-//! the number again.
+//! An fd that is closed under its handler, with poll(2), which knows numbers only. Alone in its process, so that no other test
+//! opens the number again.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 #![deny(unsafe_code)]
 

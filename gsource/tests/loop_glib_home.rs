@@ -1,4 +1,5 @@
-//! A reactor whose home iterates it through GLib: while GLib waits or calls others nobody drives, but the home is there.
+//! A reactor whose home thread iterates it through GLib: while GLib waits or calls other sources, no thread drives the
+//! reactor, but it has a home.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -35,7 +36,7 @@ fn thread_that_only_takes_a_context_away_destroys_nothing_of_the_home() {
         let (started, has_started) = channel();
         aio.schedule_oneshot("start", move || started.send(()).unwrap());
         has_started.recv().unwrap();
-        // Somebody else's callback: the reactor is not driven meanwhile.
+        // A callback of GLib's: the reactor is not driven meanwhile.
         gmain.invoke(move || {
             inside.send(()).unwrap();
             go_on.recv().unwrap();

@@ -153,7 +153,7 @@ fn a_blocking_poll_elsewhere_does_not_hide_what_is_scheduled_after_it() {
     );
 }
 
-/// The notification is for the thread that waits, whoever has looked meanwhile.
+/// A notification ends the wait of the thread that waits, even if another one has polled meanwhile.
 #[test]
 fn a_poll_elsewhere_takes_no_notification_away() {
     for poller in Poller::ALL {
@@ -234,7 +234,7 @@ fn a_request_pushed_elsewhere_is_submitted() {
     }
 }
 
-/// What GLib was to be told by the fd is taken by another thread; the fd is ready all the same.
+/// Another thread takes the event for which GLib woke up; the fd is still ready.
 #[test]
 fn an_fd_handled_elsewhere_is_handled_again_by_glib() {
     for poller in Poller::ALL {

@@ -114,7 +114,7 @@ fn steps_by_hand_of_a_due_timer() {
     source.destroy();
 }
 
-/// Somebody's prepare may be followed by no check at all, when a source of higher priority is ready.
+/// GLib calls no check after prepare if a source of higher priority is ready.
 #[test]
 fn prepare_without_check_loses_nothing() {
     let (aio, context, source) = attached();
@@ -262,7 +262,7 @@ fn finalize_on_other_thread_after_its_main_context() {
     assert_eq!(drops.threads(), [std::thread::current().id()]);
 }
 
-/// Whoever destroys a source holds a reference to its GMainContext: GLib locks it (2.74 also when it is being freed).
+/// The caller of g_source_destroy holds a reference to the GMainContext: GLib locks it (2.74 also when it is being freed).
 #[test]
 fn context_and_source_destroyed_together() {
     let _deadline = deadline("context_and_source_destroyed_together");

@@ -1,4 +1,5 @@
-//! Nothing is left open, and who gets a closed number: tests that need the process's fds for themselves, one at a time.
+//! Contexts leave no fd open, and are not confused by fds with the numbers of closed ones. These tests count all fds of the
+//! process, so one runs at a time.
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 #![allow(unsafe_code)] // close(2)
 
@@ -16,7 +17,7 @@ fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Leaves as much as possible undone. The answer is to be closed later.
+/// Leaves everything pending: a signalled handler, bottom halves, a timer. The caller closes the notifier later.
 fn leave_in_a_mess(aio: &AioContext) -> EventNotifier {
     let notifier = EventNotifier::new().unwrap();
     aio.set_fd_handler(notifier.as_raw_fd(), FdHandler::new().on_read(|| ()))

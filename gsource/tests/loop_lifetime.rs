@@ -332,7 +332,7 @@ fn context_dropped_in_its_own_handler_and_timer() {
     }
 }
 
-/// Whichever of a thread's tokens is dropped first.
+/// The token that is dropped first may be the older one.
 #[test]
 fn a_reactor_is_driven_until_the_last_token_is_dropped() {
     let reactor = Reactor::new().unwrap();
@@ -349,7 +349,7 @@ fn a_reactor_is_driven_until_the_last_token_is_dropped() {
     assert!(!refused_elsewhere());
 }
 
-/// What the end finds first owns the handle of what it finds next.
+/// The teardown drops the callback of one bottom half, which owns the handle of the next one in the list.
 #[test]
 fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
     let reactor = Reactor::new().unwrap();
@@ -363,7 +363,7 @@ fn a_callback_that_is_dropped_at_the_end_may_own_the_next_bottom_half() {
     let handler = FdHandler::new().on_read(move || {
         let aio = mine.take().unwrap();
         let (owned, owner) = mourners.take().unwrap();
-        // Another thread's, so that it stays on the list of the others until the end.
+        // Made by another thread, so that it stays in the list for other threads until the end.
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let bh = Arc::new(aio.bh("owned", move || owned.touch()));

@@ -39,7 +39,7 @@ both_loops! {
         assert_eq!(driven.wakeups_in(5), 0);
     }
 
-    // Hazards 4 and 25 of docs/predecessor-hazards.md: a constant poll interval, and a wait that returns because nobody is busy.
+    // Hazards 4 and 25 of docs/predecessor-hazards.md: a constant poll interval, and a wait that returns because no handler is busy.
     fn a_loop_with_nothing_to_do_never_wakes_up(driven) {
         let (_notifier, count) = watched_notifier(&driven.aio);
         driven.settle();

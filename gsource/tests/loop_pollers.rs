@@ -49,7 +49,7 @@ fn an_empty_iteration_of_the_ring_makes_no_system_call() {
         for _ in 0..1000 {
             assert!(!reactor.iterate(Wait::NoBlock).unwrap());
         }
-        // The ring tells of an event also without a call; to fetch it would need one.
+        // The event is in the completion queue without a system call; fetching it would need one.
         assert_eq!(count.get(), 1);
         // This thread cannot leave the ring in order any more.
         Some((reactor, aio))

@@ -69,7 +69,7 @@ both_threads! {
                 });
             }
         });
-        // Whatever that has left behind, the next one is called.
+        // The next handler under this number is called, no matter what is left of this one.
         let (notifier, count) = watched_notifier(&running.aio);
         notifier.signal();
         while count.get() == 0 {
@@ -77,7 +77,7 @@ both_threads! {
         }
     }
 
-    /// The fd stays readable all the time; whoever has waited for the home after a removal sees no call any more.
+    /// The fd stays readable all the time; after a removal and a wait for the home thread there is no more call.
     fn no_callback_begins_after_the_removal_has_returned(running) {
         let notifier = Arc::new(EventNotifier::new().unwrap());
         notifier.signal();
@@ -92,7 +92,7 @@ both_threads! {
             running.aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
             std::thread::yield_now();
             assert!(running.aio.remove_fd_handler(notifier.as_raw_fd()));
-            // What had begun is over when this has been served.
+            // A call that had begun has returned when this one runs.
             running.on_home(|| ());
             removed.store(true, Ordering::SeqCst);
             running.on_home(|| ());
@@ -100,8 +100,8 @@ both_threads! {
         }
     }
 
-    /// The number is closed and used again at once, again and again, while other threads do the same: no callback may be
-    /// called for another's file.
+    /// The number is closed and used again at once, many times, while other threads do the same: no callback may be called
+    /// for the file of another one.
     fn numbers_used_again_at_once_by_many_threads_meet_the_right_callback(running) {
         let wrong = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -287,7 +287,7 @@ both_loops_by_file! {
 }
 
 fn close(number: RawFd) {
-    // SAFETY: the test owns the number, and nobody else closes it.
+    // SAFETY: the test owns the number, and nothing else closes it.
     assert_eq!(unsafe { libc::close(number) }, 0);
 }
 

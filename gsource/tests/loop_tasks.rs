@@ -251,7 +251,7 @@ both_threads! {
     }
 
     fn spawn_local_away_from_the_home_is_refused(running) {
-        // Also while GLib waits, which does not hold the context then.
+        // Also while GLib waits and does not own the context.
         running.wait_asleep();
         let refused = running.aio.spawn_local(async { panic!("not spawned") });
         let error: gsource::Error = refused.map(JoinHandle::<()>::detach).unwrap_err();

@@ -1,4 +1,4 @@
-//! The virtual clock is one for the process, so what stops it has a test binary of its own.
+//! Stopping and starting the virtual clock. It is one for the process, so these tests are a program of their own.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 

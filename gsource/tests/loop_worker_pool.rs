@@ -366,7 +366,7 @@ fn results_follow_a_context_that_moves() {
     assert_eq!((gate.arrivals(), cancelled.get()), (3, 0));
 }
 
-/// The jobs of a context that goes away: what it holds, and who saw it go.
+/// A job runs and others wait when the last handle of their context goes.
 #[test]
 fn a_context_torn_down_drops_queued_jobs_and_lets_running_ones_finish() {
     let _deadline = deadline("a_context_torn_down_drops_queued_jobs");

@@ -1,7 +1,7 @@
-/* Mistakes on purpose, one per name, each of which a tool must tell of: see caught.sh. */
+/* Mistakes on purpose, one per name, each of which a tool must report: see caught.sh. */
 #include "support.h"
 
-/* Somebody forgets to free what the library gave. */
+/* What the library gave is never freed. */
 static void leak(void)
 {
     g_assert_nonnull(qcontext_device_opts_parse("virtio-blk,id=disk0", NULL));

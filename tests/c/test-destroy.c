@@ -293,7 +293,7 @@ static void left_to_a_running_context(gconstpointer data)
     g_assert_true(qcontext_stop(f->ctx, NULL));
     end(f, kind);
     g_assert_cmpint(f->probe.destroyed, ==, 1);
-    /* What only its handle ends, that does where it is given back: nobody runs the context any more. */
+    /* No thread runs the context any more, so what its handle frees is freed by the thread that frees the handle. */
     g_assert_true(f->probe.destroy_thread == home || f->probe.destroy_thread == g_thread_self());
     g_free(f);
 }

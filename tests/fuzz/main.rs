@@ -19,7 +19,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Feeds `target` as many mangled inputs as the settings say. A failing one is told of by its number.
+/// Feeds `target` as many mangled inputs as the settings say. If one fails, its number is printed.
 fn fuzz(name: &str, mut target: impl FnMut(&mut Mangler)) {
     struct Last<'a>(&'a str, u64, u64);
     impl Drop for Last<'_> {

@@ -47,7 +47,7 @@ any_register:
     movw    %bx, %si
     andw    $0x1fc, %si
     call    value
-    cmpw    $0x80, %si                  # an address is none of somebody else's memory
+    cmpw    $0x80, %si                  # addresses stay inside of this disk's memory
     jb      1f
     cmpw    $0xa8, %si
     jae     1f

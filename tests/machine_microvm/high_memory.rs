@@ -1,4 +1,4 @@
-//! A machine whose memory goes on above the hole below 4 GiB, used on both sides by a guest and by a disk.
+//! A machine with memory below and above the hole under 4 GiB; the guest and a disk use both parts.
 #![allow(unsafe_code)] // symbols of the assembler
 
 use std::arch::global_asm;

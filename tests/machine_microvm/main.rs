@@ -30,7 +30,7 @@ fn setup() -> Option<TestDir> {
     Some(directory)
 }
 
-/// A machine whose console is in the test's hands.
+/// A machine whose console the test reads and writes.
 struct Machine {
     process: Process,
     keyboard: Option<ChildStdin>,
@@ -72,7 +72,7 @@ impl Machine {
         assert_eq!(String::from_utf8(seen.collect()).unwrap(), text);
     }
 
-    /// The end of the program, which says nothing more.
+    /// Waits for the end of the program, which must print nothing more.
     #[track_caller]
     fn ends(&mut self) {
         let rest = self.screen.recv_timeout(DEADLINE);

@@ -1,4 +1,4 @@
-//! The clock that KVM shows to guests, in a guest's own eyes, over a pause.
+//! The clock that KVM shows to guests does not advance during a pause, as a guest sees it.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const READ_CYCLES: [u8; 15] = [
 /// How long the machine stands still, by the host's clock.
 const STANDSTILL: Duration = Duration::from_millis(300);
 
-/// A machine whose guest reads its cycle counter, and knows the clock.
+/// A machine whose guest reads its cycle counter, and for which the clock page is enabled.
 fn start() -> Option<Running> {
     if let Some(reason) = missing() {
         skip(reason);

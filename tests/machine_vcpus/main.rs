@@ -1,4 +1,4 @@
-//! The machine itself: vcpus run, are paused, go on, and end in every way there is.
+//! The vcpus of a machine: they run, are paused, go on, and end in every possible way.
 //!
 //! Needs /dev/kvm and says SKIP without.
 #![deny(unsafe_code)] // one test blocks a signal
@@ -114,7 +114,7 @@ fn a_triple_fault_ends_the_machine() {
 }
 
 fn an_instruction_that_nobody_can_run_ends_the_machine() {
-    // An undefined instruction in the middle of nowhere, which is neither memory nor a device.
+    // An undefined instruction at an address that is neither memory nor a device.
     let code = [0xea, 0x00, 0x00, 0x00, 0xb0]; // jmp 0xb000:0
     let running = Bench::new(1).start(&code, false);
     let end = running.end();
@@ -184,7 +184,7 @@ fn a_halted_machine_stops() {
     assert!(running.ended.recv().is_err());
 }
 
-/// Masks are inherited, from this thread as from whoever starts the program.
+/// Signal masks are inherited: a program that blocks signals may start the vcpu threads.
 #[allow(unsafe_code)] // pthread_sigmask(3)
 fn a_machine_stops_whatever_signals_its_starter_blocks() {
     // SAFETY: a zeroed set is a valid place for one.

@@ -52,7 +52,7 @@ impl Log {
 
 type State = Box<dyn Fn() -> String + Send>;
 
-/// Everything there is to tell of.
+/// What is printed when the test hangs.
 struct Scene {
     logs: Vec<Arc<Log>>,
     states: Vec<State>,

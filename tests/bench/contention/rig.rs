@@ -64,7 +64,7 @@ impl Rig {
         let mut contexts = Vec::new();
         for _ in 0..count {
             let context = QContext::anonymous(true)?;
-            // Busy-polling takes a processor for each context, and nobody busy-polls for the sources of `Locked`.
+            // Busy-polling takes a processor for each context, and GLib does not busy-poll for the sources of `Locked`.
             context.set_poll_params(PollParams::default())?;
             contexts.push(context);
         }
@@ -194,7 +194,7 @@ impl Disk {
         self.blk.stop_queue(
             0,
             Box::new(move |_| {
-                // Nobody listens any more after the patience.
+                // The receiver is gone if this took too long.
                 let _ = stopped.send(());
             }),
         );
@@ -207,7 +207,7 @@ impl Disk {
             return Err(format!("the driver saw {seen} answers, the disk {stats:?}").into());
         }
         let (context, name) = (self.context, self.blk.node().name().to_owned());
-        // On the home, so that what told of the stop has returned and let go of the disk.
+        // On the home thread: the callback of the stop has returned there, and holds the disk no more.
         match self.source {
             Some(source) => {
                 let home = context.clone();

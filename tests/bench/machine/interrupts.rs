@@ -1,6 +1,6 @@
 //! What an interrupt costs the thread that raises it, by irqfd and by calls, alone.
 //!
-//! The guest has interrupts off and halts, so none is taken and nobody competes for the processor. Both ways end in the
+//! The guest has interrupts off and halts, so none is taken and no thread competes for the processor. Both ways end in the
 //! same interrupt controllers; by irqfd KVM may get there on a thread of the kernel's, which is not in the figure, while the
 //! raising thread makes both calls, up and down, itself.
 #![forbid(unsafe_code)]

@@ -48,7 +48,7 @@ pub fn call(fd: &OwnedFd) -> Arc<dyn Signal> {
     Arc::new(CallFd::new(fd.try_clone().unwrap()).unwrap())
 }
 
-/// The counter of an eventfd, 0 if nobody signalled it.
+/// Takes the counter of an eventfd: 0 if it was not signalled.
 pub fn take(fd: &OwnedFd) -> u64 {
     // SAFETY: a flag of our own fd.
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
@@ -154,7 +154,7 @@ pub struct Done {
     pub data: Vec<u8>,
 }
 
-/// A disk, its guest's memory, and a loop that nobody else drives.
+/// A disk, its guest's memory, and a loop that the test drives alone.
 #[derive(Debug)]
 pub struct Disk {
     pub aio: AioContext,

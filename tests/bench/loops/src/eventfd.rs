@@ -49,7 +49,7 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// `count` eventfds that nobody signals, the same ones for every loop: fds are scarce.
+/// `count` eventfds that are never signalled, the same ones for every loop: fds are scarce.
 pub(crate) fn idle(count: usize) -> Result<Vec<Arc<EventFd>>> {
     static POOL: Mutex<Vec<Arc<EventFd>>> = Mutex::new(Vec::new());
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,7 +28,7 @@ pub fn watched_notifier(aio: &AioContext) -> (Arc<EventNotifier>, Count) {
     (notifier, count)
 }
 
-/// A handler whose captured value tells of its end.
+/// A handler whose drop is observed.
 pub fn probed_handler() -> (Arc<EventNotifier>, FdHandler, Drops) {
     let (notifier, (probe, drops)) = (Arc::new(EventNotifier::new().unwrap()), drop_probe());
     let taken = Arc::clone(&notifier);

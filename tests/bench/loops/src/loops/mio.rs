@@ -100,7 +100,7 @@ impl Posts for Mio {
         })
     }
 
-    /// One wake-up for each batch: whoever finds the list empty wakes.
+    /// One wake-up for each batch: the thread that finds the list empty wakes the loop.
     fn post(poster: &Poster, number: u64) {
         let mut queue = poster.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let first = queue.is_empty();

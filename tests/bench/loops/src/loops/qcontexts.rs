@@ -1,4 +1,4 @@
-//! Unthreaded contexts, driven by `QContext::iterate`, or by whoever iterates their GMainContext.
+//! Unthreaded contexts, driven by `QContext::iterate` or by GLib.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,7 +42,7 @@ impl Ours for Plain {
     }
 }
 
-/// A context with a GSource of somebody else's, so GLib is asked at each iteration.
+/// A context with a GSource that is not ours, so GLib is asked at each iteration.
 pub(crate) struct WithForeign(Plain);
 
 impl Loop for WithForeign {
@@ -70,7 +70,7 @@ impl Ours for WithForeign {
     }
 }
 
-/// A context whose GMainContext somebody iterates.
+/// A context whose GMainContext GLib iterates.
 pub(crate) struct ByGlib(Plain, glib::MainContext);
 
 impl Loop for ByGlib {

@@ -258,7 +258,7 @@ impl Loop for RawSpin {
     }
 
     fn iterate(&mut self, _wait: Wait) {
-        // Some patience, then the processor to whoever shares it.
+        // Spins for a while, then yields the processor.
         for _ in 0..1000 {
             if self.word.load(Ordering::Acquire) {
                 self.word.store(false, Ordering::Relaxed);

@@ -61,7 +61,7 @@ impl Drop for Stack {
 fn reversed(mut node: *mut Node) -> *mut Node {
     let mut list = ptr::null_mut();
     while !node.is_null() {
-        // SAFETY: the nodes have been taken from the list, nobody else has them.
+        // SAFETY: the nodes have been taken from the list, no other thread has them.
         let next = unsafe { std::mem::replace(&mut (*node).next, list) };
         list = node;
         node = next;

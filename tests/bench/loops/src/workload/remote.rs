@@ -64,7 +64,7 @@ fn pong<L: Wakes>(cpu: usize, trips: u64, back: &L::Waker, sender: &mpsc::Sender
     }
 }
 
-/// The moment at which the first of some producers began, whoever of them that was.
+/// When the first of several producers began.
 pub(crate) struct Start {
     barrier: Barrier,
     first: AtomicI64,

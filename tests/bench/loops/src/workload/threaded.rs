@@ -1,4 +1,4 @@
-//! The workloads on contexts with threads of their own, which nobody else can iterate: the events follow each other there,
+//! The workloads on contexts with threads of their own, which only their own threads iterate: the events follow each other there,
 //! and the home thread keeps the time.
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ pub(crate) fn cell(make: fn(usize) -> Result<Runner>) -> Cell {
     named("qcontext thread", make)
 }
 
-/// A cell of these with a GSource of somebody else's on the context.
+/// A cell of these with a GSource that is not ours on the context.
 pub(crate) fn cell_with_foreign(make: fn(usize) -> Result<Runner>) -> Cell {
     named("qcontext thread+foreign", make)
 }
