@@ -43,9 +43,9 @@ static gpointer add_repeatedly(gpointer first)
 {
     for (gint i = 0; i < RACE_ROUNDS; i++) {
         gint64 mark = GPOINTER_TO_INT(first) + i;
-        g_autofree char *optarg = g_strdup_printf("qcontext,id=race,poll-max-ns=%" G_GINT64_FORMAT, mark);
+        g_autofree char *options = g_strdup_printf("qcontext,id=race,poll-max-ns=%" G_GINT64_FORMAT, mark);
         GError *error = NULL;
-        QContext *ctx = qcontext_object_add(optarg, &error);
+        QContext *ctx = qcontext_object_add(options, &error);
 
         if (ctx) {
             g_autoptr(GVariant) value = qcontext_get_property(ctx, "poll-max-ns", NULL);
