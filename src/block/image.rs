@@ -75,11 +75,11 @@ impl Capability {
         Capability(AtomicBool::new(true))
     }
 
-    pub(super) fn is_there(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_missing(&self) {
+    pub(super) fn set_missing(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 }

@@ -51,7 +51,7 @@ impl Inline {
         match -result {
             libc::EAGAIN | libc::EINTR => None,
             libc::EOPNOTSUPP => {
-                image.nowait.is_missing();
+                image.nowait.set_missing();
                 None
             }
             _ => match take_result(image, request, result) {
@@ -65,7 +65,7 @@ impl Inline {
     fn flags(self, image: &Image, op: Op) -> Option<i32> {
         match (self, op) {
             (Inline::InMemory, Op::Read | Op::Write) => Some(0),
-            (Inline::Nowait, Op::Read) if image.nowait.is_there() => Some(libc::RWF_NOWAIT),
+            (Inline::Nowait, Op::Read) if image.nowait.is_present() => Some(libc::RWF_NOWAIT),
             _ => None,
         }
     }

@@ -26,13 +26,13 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
         Op::Write => FileCall::Write(memory(request), offset),
         Op::WriteZeroes { unmap } => {
             if request.method == Method::Plain {
-                let punch = unmap && image.discard && image.punch_hole.is_there();
+                let punch = unmap && image.discard && image.punch_hole.is_present();
                 if punch {
                     return allocate(PUNCH_HOLE, request);
                 }
                 request.method = Method::ZeroRange;
             }
-            if request.method == Method::ZeroRange && image.zero_range.is_there() {
+            if request.method == Method::ZeroRange && image.zero_range.is_present() {
                 return allocate(ZERO_RANGE, request);
             }
             request.method = Method::WriteZeroes;
@@ -44,7 +44,7 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
 
 /// Whether the request is a discard that the file does not take: a hint without effect.
 pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
-    request.op == Op::Discard && (!image.discard || !image.punch_hole.is_there())
+    request.op == Op::Discard && (!image.discard || !image.punch_hole.is_present())
 }
 
 /// Carries out a request to its end, on the calling thread.
@@ -76,14 +76,14 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
             ControlFlow::Break(result)
         }
         Op::Discard if is_unsupported(result) => {
-            image.punch_hole.is_missing();
+            image.punch_hole.set_missing();
             ControlFlow::Break(0)
         }
         Op::WriteZeroes { .. } if is_unsupported(result) => {
             if request.method == Method::Plain {
-                image.punch_hole.is_missing();
+                image.punch_hole.set_missing();
             } else {
-                image.zero_range.is_missing();
+                image.zero_range.set_missing();
             }
             ControlFlow::Continue(())
         }
