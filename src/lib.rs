@@ -1,6 +1,55 @@
 //! Named event loops with their own threads for virtual devices, compatible with GLib.
 //!
-//! A [`QContext`] wraps one `GMainContext`, is found by name, and drives any number of AioContexts, fd handlers and GSources.
+//! A [`QContext`] is a named event loop, usually with a thread of its own. It wraps one `GMainContext` and drives AioContexts
+//! (fd handlers, bottom halves, timers, tasks), iohandlers, and every `GSource` of GLib, GIO or a C library. Virtual devices are
+//! assigned to contexts by name.
+//!
+//! # Example
+//! ```
+//! use qcontext::{FdHandler, QContext};
+//! use std::io::Write;
+//! use std::os::{fd::AsRawFd, unix::net::UnixStream};
+//! use std::sync::mpsc;
+//!
+//! let ctx = QContext::builder("ctx1").threaded(true).build()?;
+//!
+//! // A function that runs on the context's thread. The call waits for its result.
+//! assert_eq!(ctx.invoke_sync(|| 6 * 7)?, 42);
+//!
+//! // An fd handler. Its callback runs on the context's thread.
+//! let (mut client, server) = UnixStream::pair()?;
+//! let (sender, receiver) = mpsc::channel();
+//! let handler = FdHandler::new().on_read(move || sender.send("readable").unwrap_or_default());
+//! ctx.add_fd_handler(server.as_raw_fd(), handler)?;
+//! client.write_all(b"hello")?;
+//! assert_eq!(receiver.recv()?, "readable");
+//!
+//! // After this returns the fd is not polled any more.
+//! ctx.remove_fd_handler(server.as_raw_fd());
+//! ctx.stop()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//! The repository's `examples/` has more, and `docs/architecture.md` explains how the parts work together.
+//!
+//! # Map
+//!
+//! | part | content |
+//! |---|---|
+//! | [`QContext`], [`context`] | the event loop: creation, names, functions, fd handlers, sources |
+//! | [`AioContext`] | a device's set of handlers, which moves between contexts as one |
+//! | [`object`], [`json`] | the object tree, option strings, JSON |
+//! | `block` | block nodes and the channels to them |
+//! | `virtio` | virtqueues, the workers that serve them, the traits of a device model, the disk |
+//! | `device` | what `-device` creates: a model, a transport and their contexts |
+//! | `vhost_user`, `kvm` | the transports: a socket to another process, a machine in this one |
+//! | `monitor` | the QMP server |
+//!
+//! # Features
+//! All are on by default. Without them the crate is the loop and the object tree.
+//!
+//! * `monitor`: the QMP server
+//! * `vhost-user`: the block layer, virtio devices, and the vhost-user transport
+//! * `kvm`: a machine on `/dev/kvm` (x86-64); includes `vhost-user`
 #![deny(unsafe_code)] // modules that need it say why
 #![deny(missing_docs)]
 

@@ -61,6 +61,11 @@ fn a_gio_server_runs_on_a_context() {
 }
 
 #[test]
+fn a_device_model_is_served_over_vhost_user() {
+    run("device_model");
+}
+
+#[test]
 fn every_example_has_a_test() {
     let tests = fs::read_to_string(Path::new(TOP).join("tests/examples.rs")).unwrap();
     for entry in fs::read_dir(Path::new(TOP).join("examples")).unwrap() {
