@@ -1,8 +1,8 @@
 //! Machines on KVM: threads run the vcpus, contexts do the I/O of the devices.
 //!
-//! Most users want a [`microvm::MicroVm`], which boots a kernel. It is made of the parts below, from which a
-//! [`MachineBuilder`] makes any other machine:
+//! A [`microvm::MicroVm`] boots a kernel. It is made of these parts:
 //!
+//! * `machine`: KVM's virtual machine with its memory, buses and vcpus
 //! * `vcpu`: a thread for each vcpu, which runs guest code and answers trapped accesses from the devices of a `bus`
 //! * `mmio`: virtio devices behind virtio-mmio registers. KVM signals the context of a device by an ioeventfd, and the context
 //!   interrupts the guest by an irqfd (`irq`); no vcpu thread takes part
@@ -22,20 +22,33 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::{Error, ErrorKind, Result};
 
 pub mod boot;
-pub mod bus;
 mod eventfd;
-pub mod irq;
 mod machine;
 pub mod microvm;
-pub mod mmio;
-pub mod power;
-pub mod ram;
+mod power;
 pub mod serial;
+
+// For this repository's demo, tests and benchmarks, which make machines from parts. Others make a `microvm::MicroVm`.
+#[doc(hidden)]
+pub mod bus;
+#[doc(hidden)]
+pub mod irq;
+#[doc(hidden)]
+pub mod mmio;
+#[doc(hidden)]
+pub mod ram;
+#[doc(hidden)]
 pub mod vcpu;
 
-pub use machine::virtio::{Board, MmioDevice, MmioLocation, MmioSlots};
-pub use machine::{Machine, MachineBuilder, MachineConfig, MachineControls};
+#[doc(hidden)]
+pub use machine::virtio::{MmioDevice, MmioLocation, MmioSlots};
+#[doc(hidden)]
+pub use machine::{Machine, MachineConfig, MachineControls};
+#[doc(hidden)]
 pub use vcpu::MachineEnd;
+
+pub use machine::MachineBuilder;
+pub use machine::virtio::Board;
 
 /// What machines need of KVM.
 const NEEDED: [(Cap, &str); 6] = [

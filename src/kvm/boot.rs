@@ -1,6 +1,6 @@
 //! Loads a kernel into a machine's memory, with everything that firmware and a boot loader would leave there.
 //!
-//! A [`KernelImage`] checks the files once. [`KernelImage::load`] writes the kernel, initrd, command line, memory map and ACPI
+//! A [`KernelImage`] checks the files once. `KernelImage::load` writes the kernel, initrd, command line, memory map and ACPI
 //! tables, at the start and at each reset, and answers where the first processor starts.
 //!
 //! There are two boot protocols. A bzImage starts in 64-bit mode with a zero page (the kernel's Documentation/arch/x86/boot.rst,
@@ -23,14 +23,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{Error, ErrorKind, Result};
 
-pub mod acpi;
-pub mod cpuid;
+mod acpi;
+pub(super) mod cpuid;
 mod initrd;
 mod kernel;
-pub mod layout;
+pub(super) mod layout;
 mod memory_map;
 mod pvh;
-pub mod registers;
+pub(super) mod registers;
 #[cfg(test)]
 mod tests;
 mod zero_page;
@@ -40,29 +40,29 @@ use kernel::Kernel;
 
 /// A virtio-mmio device, for the ACPI tables and the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MmioWindow {
+pub(crate) struct MmioWindow {
     /// The guest physical address of its registers.
-    pub address: u64,
+    pub(crate) address: u64,
     /// The length of its registers in bytes.
-    pub length: u64,
+    pub(crate) length: u64,
     /// Its interrupt line.
-    pub gsi: u32,
+    pub(crate) gsi: u32,
 }
 
 /// What the kernel has to know of the machine.
 #[derive(Clone, Debug, Default)]
-pub struct Platform {
+pub(crate) struct Platform {
     /// How many processors, 1 to [`layout::CPUS_MAX`].
-    pub cpus: u8,
+    pub(crate) cpus: u8,
     /// The virtio-mmio devices, in the order in which the guest numbers them.
-    pub virtio: Vec<MmioWindow>,
+    pub(crate) virtio: Vec<MmioWindow>,
     /// Whether there is a serial port at [`layout::SERIAL`].
-    pub serial: bool,
+    pub(crate) serial: bool,
 }
 
 /// Where the first processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryPoint {
+pub(crate) enum EntryPoint {
     /// In 64-bit mode, with the address of the zero page in RSI.
     Long {
         /// The first instruction.
@@ -75,7 +75,7 @@ pub enum EntryPoint {
     },
 }
 
-/// A kernel with its initrd and its command line, ready to be loaded.
+/// A kernel with its initrd and its command line.
 #[derive(Debug)]
 pub struct KernelImage {
     kernel: Kernel,
@@ -122,7 +122,7 @@ impl KernelImage {
     ///
     /// # Errors
     /// The memory is too small, or the command line too long. The message says how much is needed.
-    pub fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<EntryPoint> {
+    pub(crate) fn load(&self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<EntryPoint> {
         let low = memory_map::low_end(memory);
         self.check_room(low)?;
         let command_line = self.command_line(platform)?;

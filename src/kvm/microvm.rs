@@ -29,6 +29,7 @@ mod cpu;
 mod processors;
 mod runstate;
 
+pub use super::boot::layout::CPUS_MAX;
 use cpu::CpuObjects;
 pub use cpu::{CpuInfo, register_type};
 use runstate::RunStateRequest;

@@ -18,7 +18,7 @@ const SLEEP_TYPE_MASK: u8 = 7;
 const SLEEP_ENABLE: u8 = 1 << 5;
 
 /// The ports of [`Power`].
-pub const PORTS: Range<u16> = SLEEP_CONTROL..RESET + 1;
+pub(crate) const PORTS: Range<u16> = SLEEP_CONTROL..RESET + 1;
 
 const CONTROL: u64 = 0;
 const STATUS: u64 = (SLEEP_STATUS - SLEEP_CONTROL) as u64;
@@ -26,11 +26,11 @@ const RESET_OFFSET: u64 = (RESET - SLEEP_CONTROL) as u64;
 
 /// The sleep and reset registers.
 #[derive(Debug)]
-pub struct Power(MachineControls);
+pub(crate) struct Power(MachineControls);
 
 impl Power {
     /// Registers that end a machine by its controls.
-    pub fn new(controls: MachineControls) -> Power {
+    pub(crate) fn new(controls: MachineControls) -> Power {
         Power(controls)
     }
 }
@@ -49,15 +49,15 @@ impl BusDevice for Power {
 }
 
 /// The port of [`Keyboard`].
-pub const KEYBOARD_PORTS: Range<u16> = KEYBOARD..KEYBOARD + 1;
+pub(crate) const KEYBOARD_PORTS: Range<u16> = KEYBOARD..KEYBOARD + 1;
 
 /// The reset line of a keyboard controller. There is no keyboard.
 #[derive(Debug)]
-pub struct Keyboard(MachineControls);
+pub(crate) struct Keyboard(MachineControls);
 
 impl Keyboard {
     /// A line that resets a machine by its controls.
-    pub fn new(controls: MachineControls) -> Keyboard {
+    pub(crate) fn new(controls: MachineControls) -> Keyboard {
         Keyboard(controls)
     }
 }

@@ -1,6 +1,6 @@
 //! The serial console: a 16550 that is connected to standard input and output, or to a file.
 //!
-//! [`Console`] is the host's side. It outlives resets. [`Serial`] is the device on the bus of one machine.
+//! [`Console`] is the host's side. It outlives resets. `Serial` is the device on the bus of one machine.
 //!
 //! * `console`: the host's side, on `qcontext-main`
 //! * `backend`: the fds, used so that they do not block
@@ -8,7 +8,7 @@
 //! * `terminal`: raw mode
 //!
 //! # Threads
-//! The device runs on vcpu threads, the host's side on `qcontext-main`. They share a [`SerialLink`] (two queues of bytes and some
+//! The device runs on vcpu threads, the host's side on `qcontext-main`. They share a `SerialLink` (two queues of bytes and some
 //! flags) and the interrupt line, but no lock. So a vcpu never waits for a context, nor for the reader of the output. If the
 //! output queue is full, the transmitter reads as busy, and the device interrupts when there is room again.
 //!
@@ -44,7 +44,7 @@ pub use console::Console;
 use ring::ByteRing;
 
 /// The number of registers.
-pub const REGISTERS: u16 = 8;
+pub(super) const REGISTERS: u16 = 8;
 
 /// The sizes of the queues in bytes.
 const INPUT: usize = 4096;
@@ -82,13 +82,13 @@ struct SerialLink {
 }
 
 /// The device; see the module.
-pub struct Serial {
+pub(super) struct Serial {
     uart: Mutex<Uart<InterruptTrigger, NoEvents, Transmitter>>,
     link: Arc<SerialLink>,
 }
 
 /// Makes one edge on the device's interrupt line. Does not block.
-pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
+pub(super) type Interrupt = Arc<dyn Fn() + Send + Sync>;
 
 struct InterruptTrigger(Interrupt);
 
@@ -134,7 +134,7 @@ impl SerialLink {
 
 impl Serial {
     /// The device that is connected to a console. It replaces the device of an earlier machine.
-    pub fn new(console: &Console, interrupt: Interrupt) -> Serial {
+    pub(super) fn new(console: &Console, interrupt: Interrupt) -> Serial {
         let link = console.connect(&interrupt);
         let transmitter = Transmitter(Arc::clone(&link));
         Serial {

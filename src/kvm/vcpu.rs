@@ -1,7 +1,7 @@
 //! The vcpus of a machine: a thread for each, which are run, paused and stopped together.
 //!
 //! A vcpu's thread runs guest code and answers trapped accesses, nothing else. To pause or stop it, a thread stores the
-//! [`RunRequest`] and sends the vcpu's thread a signal. The signal's handler makes the current or next entry into the guest end
+//! `RunRequest` and sends the vcpu's thread a signal. The signal's handler makes the current or next entry into the guest end
 //! at once (see `kick`), and the vcpu then reads the request.
 //!
 //! * `run`: the vcpu's thread

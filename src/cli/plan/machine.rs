@@ -3,8 +3,7 @@
 
 use std::path::PathBuf;
 
-use qcontext::kvm::boot::layout::CPUS_MAX;
-use qcontext::kvm::microvm;
+use qcontext::kvm::microvm::{self, CPUS_MAX};
 use qcontext::object::options;
 use qcontext::{Error, Result};
 

@@ -38,14 +38,14 @@ const ALIGNMENT: usize = 16;
 
 /// All tables, to be written to [`ACPI`].
 #[derive(Debug)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// The root pointer first.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Tables {
     /// The tables of a machine.
-    pub fn new(platform: &Platform) -> Tables {
+    pub(crate) fn new(platform: &Platform) -> Tables {
         // The root pointer comes first, but contains the address of the XSDT, which comes last. So it is filled in at the end.
         let mut tables = Tables {
             bytes: vec![0; Rsdp::len()],

@@ -24,17 +24,17 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// The number of a processor, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessorIdentity {
+pub(crate) struct ProcessorIdentity {
     /// Its number, which is its APIC id.
-    pub index: u8,
+    pub(crate) index: u8,
     /// How many there are.
-    pub count: u8,
+    pub(crate) count: u8,
     /// Whether KVM's local APIC has the TSC-deadline timer. KVM's leaves do not say it.
-    pub tsc_deadline: bool,
+    pub(crate) tsc_deadline: bool,
 }
 
 /// The leaves of a processor, made from those that KVM supports.
-pub fn leaves(
+pub(crate) fn leaves(
     supported: &[kvm_cpuid_entry2],
     processor: ProcessorIdentity,
 ) -> Vec<kvm_cpuid_entry2> {
@@ -57,7 +57,7 @@ pub fn leaves(
 }
 
 /// The model-specific registers that differ from their values after a reset.
-pub fn msrs() -> [kvm_msr_entry; 2] {
+pub(crate) fn msrs() -> [kvm_msr_entry; 2] {
     let entry = |index, data| kvm_msr_entry {
         index,
         data,

@@ -64,7 +64,7 @@ const TASK_STATE: SegmentDescriptor = SegmentDescriptor {
 };
 
 /// The general registers.
-pub fn general(entry: EntryPoint) -> kvm_regs {
+pub(crate) fn general(entry: EntryPoint) -> kvm_regs {
     match entry {
         EntryPoint::Long { address } => kvm_regs {
             rflags: RFLAGS_RESERVED,
@@ -84,7 +84,7 @@ pub fn general(entry: EntryPoint) -> kvm_regs {
 }
 
 /// The system registers, made from those after a reset.
-pub fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
+pub(crate) fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
     let mut system = reset;
     let code = match entry {
         EntryPoint::Long { .. } => LONG_CODE,
@@ -112,7 +112,7 @@ pub fn system(entry: EntryPoint, reset: kvm_sregs) -> kvm_sregs {
 ///
 /// # Errors
 /// The memory is too small.
-pub fn write_tables(memory: &GuestMemoryMmap) -> Result<()> {
+pub(crate) fn write_tables(memory: &GuestMemoryMmap) -> Result<()> {
     let descriptors = [
         0,
         0,
