@@ -1,6 +1,6 @@
 //! The virtio-blk device: a block node as a guest's disk.
 //!
-//! [`Blk`] is the device with its queues' workers; transports know it as a [`VirtioDevice`](super::VirtioDevice). Each queue
+//! [`Blk`] is the device with its queues' workers; transports know it as a [`VirtioDevice`]. Each queue
 //! has an AioContext of its own, handed in when the disk is made, and a channel of its own to the node; queues share only
 //! what never changes. So queues of one disk may live on different contexts without ever meeting.
 //!

@@ -1,6 +1,6 @@
 //! One queue's life, for every device model and every transport: start, kicks, adaptive polling, hold, release, stop.
 //!
-//! A [`WorkerDevice`] has a [`QueueWorker`] for each of its queues. What happens in an iteration is `serving`'s business;
+//! A [`WorkerDevice`] has a `QueueWorker` for each of its queues. What happens in an iteration is `serving`'s business;
 //! here it is called, and what it asks for is done. What a request means is the model's business alone.
 //!
 //! * `model`: what a device model implements
