@@ -160,7 +160,7 @@ fn serve(reactor: &Arc<Reactor>, shared: &Shared) {
     let own = lock(&shared.own).take();
     drop(own);
     reactor.reap_if_idle();
-    reactor.part(&driving);
+    driving.release_thread();
 }
 
 /// Runs `work` where `aio` is at home and waits for what it says; `None` when it was dropped uncalled. Waits without a handle,

@@ -1,7 +1,8 @@
 //! The GSource that drives a reactor from a GMainContext.
 //!
-//! To GLib it is one fd (the epoll set; with the poll poller all that are watched), `can_recurse`, at default priority. Its state is a boxed [`State`] behind the
-//! `GSource`, written at creation and dropped in finalize, which may run on any thread.
+//! GLib sees one fd, the epoll set; with the poll poller it sees all that are watched. The source may recurse, and has the
+//! default priority. Its state is a boxed [`SourceState`] behind the `GSource`. It is written at creation, and dropped in
+//! finalize, which may run on any thread.
 #![allow(unsafe_code)] // a GSource is a C structure with a table of C functions
 
 use crate::Result;
@@ -17,10 +18,10 @@ use std::sync::Arc;
 #[repr(C)]
 struct ReactorSource {
     base: glib_sys::GSource,
-    state: *mut State,
+    state: *mut SourceState,
 }
 
-struct State {
+struct SourceState {
     reactor: Arc<Reactor>,
     tag: Tag,
     shown: RefCell<Shown>,
@@ -34,15 +35,15 @@ struct Tag(glib_sys::gpointer);
 /// The fds that GLib polls for a reactor without an epoll set.
 #[derive(Default)]
 struct Shown {
-    /// See [`Reactor::listed_since`].
+    /// See [`Driving::listed_since`].
     version: Option<u64>,
     tags: Vec<Tag>,
 }
 
 impl Shown {
     /// Makes GLib poll what `reactor` watches now.
-    fn update(&mut self, source: *mut glib_sys::GSource, reactor: &Reactor, driving: &Driving<'_>) {
-        let Some(wanted) = reactor.listed_since(driving, &mut self.version) else {
+    fn update(&mut self, source: *mut glib_sys::GSource, driving: &Driving<'_>) {
+        let Some(wanted) = driving.listed_since(&mut self.version) else {
             return;
         };
         for tag in self.tags.drain(..) {
@@ -85,7 +86,7 @@ pub(crate) fn new(
     let source = unsafe { glib_sys::g_source_new((&raw const FUNCS).cast_mut(), size) };
     // SAFETY: the source is ours and not attached yet.
     let tag = Tag(unsafe { glib_sys::g_source_add_unix_fd(source, fd, glib_sys::G_IO_IN) });
-    let state = Box::new(State {
+    let state = Box::new(SourceState {
         reactor: Arc::clone(reactor),
         tag,
         shown: RefCell::default(),
@@ -103,7 +104,7 @@ pub(crate) fn new(
 
 /// # Safety
 /// `source` was made by [`new`] and is not finalized.
-unsafe fn state<'a>(source: *mut glib_sys::GSource) -> &'a State {
+unsafe fn state<'a>(source: *mut glib_sys::GSource) -> &'a SourceState {
     // SAFETY: `new` has set the state before anybody could attach the source.
     let state = unsafe { (*source.cast::<ReactorSource>()).state };
     // SAFETY: the box lives until finalize.
@@ -116,19 +117,8 @@ unsafe extern "C" fn prepare(
 ) -> glib_sys::gboolean {
     // SAFETY: GLib passes our source.
     let state = unsafe { state(source) };
-    let reactor = &state.reactor;
-    let wait = match reactor.drive_or_be_woken() {
-        Ok(driving) => {
-            reactor.thread_pin.note_glib();
-            let wait = reactor.prepare(&driving);
-            state.shown.borrow_mut().update(source, reactor, &driving);
-            if wait.is_some() {
-                driving.leave_to_glib();
-            }
-            wait
-        }
-        Err(_) => Some(-1),
-    };
+    let show = |driving: &Driving<'_>| state.shown.borrow_mut().update(source, driving);
+    let wait = state.reactor.prepare(show);
     // SAFETY: GLib passes a valid place.
     unsafe { *timeout = wait.unwrap_or(0) };
     glib_sys::gboolean::from(wait.is_none())
@@ -138,14 +128,9 @@ unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean
     // SAFETY: GLib passes our source.
     let state = unsafe { state(source) };
     // SAFETY: the tag belongs to this source.
-    let ready = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) };
-    let reactor = &state.reactor;
-    let due = reactor.drive().is_ok_and(|driving| {
-        reactor.end_glib_wait();
-        let ready = ready != 0 || state.shown.borrow().is_ready(source);
-        reactor.check(&driving, ready)
-    });
-    glib_sys::gboolean::from(due)
+    let readable = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) } != 0;
+    let readable = readable || state.shown.borrow().is_ready(source);
+    glib_sys::gboolean::from(state.reactor.check(readable))
 }
 
 unsafe extern "C" fn dispatch(
@@ -153,12 +138,10 @@ unsafe extern "C" fn dispatch(
     _callback: glib_sys::GSourceFunc,
     _user_data: glib_sys::gpointer,
 ) -> glib_sys::gboolean {
-    // The source may be finalized by what runs here.
+    // A callback may finalize the source.
     // SAFETY: GLib passes our source.
     let reactor = Arc::clone(&unsafe { state(source) }.reactor);
-    if let Ok(driving) = reactor.drive() {
-        reactor.dispatch(&driving);
-    }
+    reactor.dispatch();
     glib_sys::G_SOURCE_CONTINUE
 }
 
@@ -171,8 +154,7 @@ unsafe extern "C" fn finalize(source: *mut glib_sys::GSource) {
     if !state.is_null() {
         // SAFETY: the box was made by `new`, and finalize runs once.
         let state = unsafe { Box::from_raw(state) };
-        state.reactor.thread_pin.forget_glib();
-        state.reactor.end_glib_wait();
+        state.reactor.forget_glib();
         crate::panic_boundary::drop_guarded(&"destructor of a source", state);
     }
 }

@@ -130,11 +130,3 @@ fn a_reactor_whose_token_was_forgotten_leaves_its_place_to_no_other() {
         places.push(place(forgotten));
     }
 }
-
-#[test]
-#[should_panic(expected = "the token of another reactor")]
-fn a_token_is_good_for_its_own_reactor_only() {
-    let (mine, other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
-    let driving = mine.drive().unwrap();
-    other.part(&driving);
-}

@@ -148,7 +148,7 @@ impl GlibSide {
         self.asked_at = last_tick_ns();
         let driving = context.reactor.drive()?;
         let prepare = || self.prepare(&context.gmain);
-        Ok(context.reactor.ask_glib(&driving, prepare))
+        Ok(driving.ask_glib(prepare))
     }
 
     /// GLib's prepare and query; watches the fds of the answer.
@@ -212,7 +212,7 @@ impl GlibSide {
         // SAFETY: the calling thread owns the context; the fds are those of its query.
         let check =
             || unsafe { glib_sys::g_main_context_check(gmain, prepared.priority, fds, count) } != 0;
-        context.reactor.ask_glib(&driving, check)
+        driving.ask_glib(check)
     }
 
     fn check_and_dispatch(&mut self, context: &ContextCore, prepared: &Prepared) -> bool {

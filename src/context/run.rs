@@ -76,7 +76,7 @@ impl ContextCore {
                 self.iterate_until_stopped();
                 self.thread_id.store(-1, Ordering::Release);
                 self.tear_down();
-                self.reactor.part(&driving);
+                driving.release_thread();
                 CURRENT.set(None);
             }
         });

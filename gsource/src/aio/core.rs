@@ -35,14 +35,14 @@ impl Core {
     /// `Busy` while requests are in the ring of `old`; as for [`Tenant::move_to`]. The context stays where it was then.
     pub(super) fn move_to(&self, old: &Arc<Reactor>, new: &Arc<Reactor>) -> Result<()> {
         let driving = old.drive()?;
-        let requests = self.unfinished_io(old, &driving);
+        let requests = self.unfinished_io(&driving);
         if requests > 0 {
             let message = format!(
                 "{requests} io_uring requests of the AioContext are in flight, whose ends come where they were submitted; wait for them before it moves"
             );
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        self.tenant.move_to(old, new, driving)
+        self.tenant.move_to(driving, new)
     }
 
     /// Remembers an io_uring queue of this context by its counter.
@@ -52,13 +52,13 @@ impl Core {
         queues.push(Arc::downgrade(in_flight));
     }
 
-    /// How many io_uring requests of this context are unfinished on `reactor`.
-    fn unfinished_io(&self, reactor: &Reactor, driving: &Driving<'_>) -> usize {
+    /// How many io_uring requests of this context are unfinished on its home.
+    fn unfinished_io(&self, home: &Driving<'_>) -> usize {
         let live: Vec<_> = lock(&self.io_queues)
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
-        let unfinished = |queue| reactor.unfinished_io(driving, queue);
+        let unfinished = |queue| home.unfinished_io(queue);
         live.iter().map(unfinished).sum()
     }
 

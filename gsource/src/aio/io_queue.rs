@@ -7,14 +7,11 @@
 #![allow(unsafe_code)] // submission entries name memory of the caller
 
 use crate::poller::io_sink::IoSink;
-use crate::poller::ring::Ring;
-use crate::reactor::home_cell::HomeCell;
-use crate::reactor::{Driving, Reactor};
+use crate::poller::ring::HomeRing;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::{AioContext, Error, ErrorKind, Result};
 use io_uring::{IoUring, squeue};
 use std::fmt;
-use std::ptr;
 use std::sync::{Arc, OnceLock, Weak};
 
 /// An AioContext's access to the ring of its home.
@@ -22,8 +19,8 @@ pub struct IoQueue {
     aio: AioContext,
     sink: Weak<dyn IoSink>,
     in_flight: Arc<AtomicUsize>,
-    /// The reactor whose ring knows the sink, and under which slot.
-    place: HomeCell<Option<(Weak<Reactor>, u16)>>,
+    /// The slot of the sink in the ring that was used last. The ring checks it.
+    slot: AtomicUsize,
 }
 
 impl IoQueue {
@@ -40,7 +37,7 @@ impl IoQueue {
             aio,
             sink: Arc::downgrade(&sink),
             in_flight,
-            place: HomeCell::new(None),
+            slot: AtomicUsize::new(0),
         })
     }
 
@@ -64,8 +61,10 @@ impl IoQueue {
         };
         let reactor = self.aio.reactor()?;
         let driving = reactor.drive()?;
-        reactor.with_ring(&driving, |ring| {
-            let slot = self.slot(&reactor, &driving, ring)?;
+        driving.with_ring(|ring| {
+            let hint = self.slot.load(Ordering::Relaxed);
+            let slot = ring.slot_of(hint, &self.sink, &self.in_flight)?;
+            self.slot.store(usize::from(slot), Ordering::Relaxed);
             let sink = &sink;
             Ok(work(&mut IoBatch { ring, slot, sink }))
         })
@@ -75,24 +74,12 @@ impl IoQueue {
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
-
-    fn slot(&self, reactor: &Arc<Reactor>, driving: &Driving<'_>, ring: &mut Ring) -> Result<u16> {
-        let mut place = self.place.get(driving);
-        if let Some((there, slot)) = &*place
-            && ptr::eq(there.as_ptr(), Arc::as_ptr(reactor))
-        {
-            return Ok(*slot);
-        }
-        let slot = ring.add_slot(&self.sink, &self.in_flight)?;
-        *place = Some((Arc::downgrade(reactor), slot));
-        Ok(slot)
-    }
 }
 
 /// The right to queue requests, for the time of [`IoQueue::batch`]. The ring is borrowed meanwhile, so nothing that
 /// uses the AioContext may be called.
 pub struct IoBatch<'a> {
-    ring: &'a mut Ring,
+    ring: &'a mut HomeRing,
     slot: u16,
     sink: &'a Arc<dyn IoSink>,
 }

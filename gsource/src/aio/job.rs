@@ -109,7 +109,7 @@ impl AioContext {
     /// Changes how many workers this context has while it is attached nowhere; on a home the limits are the home's.
     ///
     /// # Errors
-    /// As for [`Reactor::set_pool_limits`].
+    /// As for [`Reactor::set_pool_limits`](crate::Reactor::set_pool_limits).
     ///
     /// ```
     /// use gsource::{AioContext, PoolLimits};

@@ -44,6 +44,11 @@ struct Slot {
 }
 
 impl Slot {
+    /// True when no request and no call of the sink is left, and the sink is gone.
+    fn is_free(&self) -> bool {
+        self.alive.is_none() && self.deliveries == 0 && self.sink.strong_count() == 0
+    }
+
     /// Counts one completion; the sink it is for.
     fn end_one(&mut self) -> Option<Arc<dyn IoSink>> {
         let sink = self.alive.clone();
@@ -55,7 +60,7 @@ impl Slot {
 }
 
 /// The ring and who uses it.
-pub(crate) struct Ring {
+pub(crate) struct HomeRing {
     uring: IoUring,
     abilities: Abilities,
     /// Not usable until its thread enables it.
@@ -72,50 +77,49 @@ pub(crate) struct Ring {
     watch: Watch,
 }
 
-impl Ring {
+impl HomeRing {
     pub(crate) fn fd(&self) -> RawFd {
         self.uring.as_raw_fd()
     }
 
-    pub(crate) fn add_slot(
+    /// The slot of the sink that counts with `in_flight`: the one at `hint`, or the one that it got earlier, or a new one.
+    #[inline]
+    pub(crate) fn slot_of(
         &mut self,
+        hint: usize,
         sink: &Weak<dyn IoSink>,
         in_flight: &Arc<AtomicUsize>,
     ) -> Result<u16> {
-        // A context that comes back finds the slot that it had.
         let is_own = |slot: &Slot| Arc::ptr_eq(&slot.in_flight, in_flight);
-        let own = self.slots.iter().position(is_own);
-        if let Some(number) = own.and_then(|index| u16::try_from(index).ok()) {
-            return Ok(number);
-        }
-        let is_free = |slot: &Slot| {
-            slot.alive.is_none() && slot.deliveries == 0 && slot.sink.strong_count() == 0
+        let index = if self.slots.get(hint).is_some_and(is_own) {
+            hint
+        } else {
+            let earlier = self.slots.iter().position(is_own);
+            earlier.unwrap_or_else(|| self.add_slot(sink, in_flight))
         };
-        let index = self
-            .slots
-            .iter()
-            .position(is_free)
-            .unwrap_or(self.slots.len());
-        let number = u16::try_from(index)
+        u16::try_from(index)
             .ok()
             .filter(|&number| number != OWN)
-            .ok_or_else(|| {
-                Error::new(ErrorKind::LimitExceeded, "too many users of one io_uring")
-            })?;
+            .ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "too many users of one io_uring"))
+    }
+
+    fn add_slot(&mut self, sink: &Weak<dyn IoSink>, in_flight: &Arc<AtomicUsize>) -> usize {
         let slot = Slot {
             sink: Weak::clone(sink),
             alive: None,
             in_flight: Arc::clone(in_flight),
             deliveries: 0,
         };
+        let free = self.slots.iter().position(Slot::is_free);
+        let index = free.unwrap_or(self.slots.len());
         match self.slots.get_mut(index) {
-            Some(free) => *free = slot,
+            Some(place) => *place = slot,
             None => self.slots.push(slot),
         }
-        Ok(number)
+        index
     }
 
-    /// Queues a request of a slot; [`Ring::begin`] follows.
+    /// Queues a request of a slot; [`HomeRing::begin`] follows.
     ///
     /// # Safety
     /// As for [`IoBatch::push`](crate::IoBatch::push).
@@ -131,7 +135,7 @@ impl Ring {
     }
 
     /// # Safety
-    /// As for [`Ring::request`].
+    /// As for [`HomeRing::request`].
     unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<()> {
         // SAFETY: the caller's promise.
         if unsafe { self.uring.submission().push(entry) }.is_ok() {
@@ -229,18 +233,18 @@ impl Ring {
         self.stuck || !self.taken.is_empty() || !self.uring.completion().is_empty()
     }
 
-    /// As [`Ring::is_ready`], for one who asks again and again without a wait.
-    pub(crate) fn is_calling(&mut self) -> bool {
+    /// As [`HomeRing::is_ready`], for one who asks again and again without a wait.
+    pub(crate) fn is_pollable(&mut self) -> bool {
         self.is_ready() || self.owes()
     }
 
     /// True when requests of the slots are in flight that tell of themselves only to one who waits in the ring.
-    pub(crate) fn is_mute(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.abilities.deferred && self.in_flight > 0
     }
 
     /// True when the ring's fd becomes readable by each completion.
-    pub(crate) fn has_voice(&self) -> bool {
+    pub(crate) fn wakes_by_fd(&self) -> bool {
         !self.abilities.deferred
     }
 
@@ -286,7 +290,7 @@ impl Ring {
     }
 
     /// Takes the next completions that are for one sink, in the order of the kernel; they are put into `run`. The number goes to
-    /// [`Ring::end_run`] when the sink has been called.
+    /// [`HomeRing::end_run`] when the sink has been called.
     pub(crate) fn next_run(
         &mut self,
         run: &mut Vec<IoCompletion>,
@@ -313,7 +317,7 @@ impl Ring {
         sink.map(|sink| (number, sink))
     }
 
-    /// The sink that [`Ring::next_run`] gave has returned.
+    /// The sink that [`HomeRing::next_run`] gave has returned.
     pub(crate) fn end_run(&mut self, number: usize) {
         if let Some(slot) = self.slots.get_mut(number) {
             slot.deliveries -= 1;

@@ -1,22 +1,21 @@
 //! Adaptive busy-polling: before it sleeps, the home looks for work without system calls, for as long as that has paid off.
 //!
-//! A handler takes part when it has an `io_poll` and its fd has fired once, and the reactor's own notifier once it has ended
-//! a wait; each leaves when seven seconds of polling found nothing. The time spent follows the waits: a wait that ended
-//! within `max_ns` makes it grow, a longer one makes it shrink, so an idle machine soon does not poll at all, and polling that
-//! finds nothing again and again has a rest (`pace`). While polling, handlers keep their peers' notifications off
-//! (`FdHandler::io_poll_switch`); each is asked once more after they are on again, so that no notification is lost between.
+//! A handler takes part if it has an `io_poll`, once its fd has fired. So does the reactor's own notifier, once it has ended a
+//! wait. Each leaves when seven seconds of polling found nothing. [`budget`] learns from the waits how long to poll.
+//!
+//! While the home polls, handlers keep their peers' notifications off (`FdHandler::io_poll_switch`). Before it sleeps, it turns
+//! them on and polls each handler once more, because a notification may have been suppressed just before.
 #![forbid(unsafe_code)]
 
-mod pace;
+mod budget;
 
-use super::turn::call;
-use super::{Driving, Reactor, Wait};
+use super::fd_record::FdRecord;
+use super::{Driving, Wait};
+use crate::clock::Clock;
 use crate::poller::POLLED;
-use crate::reactor::fd_record::FdRecord;
-use crate::sync::Ordering;
-use crate::sync::lock;
-use crate::{Clock, Error, ErrorKind, Result};
-use pace::Pace;
+use crate::sync::{Ordering, lock};
+use crate::{Error, ErrorKind, Result};
+use budget::PollBudget;
 use std::sync::Arc;
 
 /// A handler that found nothing for so long is not polled any more.
@@ -35,144 +34,129 @@ pub struct PollParams {
     pub shrink: i64,
 }
 
-/// The home's polling.
-#[derive(Default)]
-pub(super) struct AdaptivePoll {
-    enrolled: Vec<Enrolled>,
-    /// Notifications are looked for; like [`Enrolled::since`].
-    notifier: Option<i64>,
-    /// Notifications are off.
-    started: bool,
-    /// Somebody's notifications have gone on without the last question.
-    owes_question: bool,
-    pace: Pace,
-    skipped: u32,
-}
-
-impl AdaptivePoll {
-    /// True when nobody takes part.
-    pub(super) fn is_idle(&self) -> bool {
-        self.enrolled.is_empty() && self.notifier.is_none()
-    }
-
-    /// Where polling is off, only what it has left behind.
-    fn has_something_to_do(&self, polls: bool) -> bool {
-        !self.is_idle() && (polls || self.started || self.owes_question)
-    }
-
-    /// Somebody has notified: that is worth looking for.
-    pub(super) fn note_notification(&mut self) {
-        self.notifier = Some(i64::MAX);
-    }
-}
-
-struct Enrolled {
-    record: Arc<FdRecord>,
-    /// Polled in vain since then.
-    since: i64,
-}
-
-impl Reactor {
-    /// The polling parameters.
-    pub fn poll_params(&self) -> PollParams {
-        *lock(&self.poll_params)
-    }
-
-    /// Changes the polling parameters, from the next turn on.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when one is negative.
-    pub fn set_poll_params(&self, params: PollParams) -> Result<()> {
+impl PollParams {
+    pub(super) fn check(self) -> Result<()> {
         for (name, value) in [
-            ("max-ns", params.max_ns),
-            ("grow", params.grow),
-            ("shrink", params.shrink),
+            ("max-ns", self.max_ns),
+            ("grow", self.grow),
+            ("shrink", self.shrink),
         ] {
             if value < 0 {
                 let message = format!("poll-{name} value must be in range [0, {}]", i64::MAX);
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
         }
-        *lock(&self.poll_params) = params;
-        self.counts
-            .polls
-            .store(params.max_ns > 0, Ordering::Release);
-        self.notify();
         Ok(())
     }
+}
 
-    /// The fd of `record` has fired: from now on its `io_poll` is worth asking.
+/// What the home polls, and for how long.
+#[derive(Default)]
+pub(super) struct AdaptivePoll {
+    handlers: Vec<PolledHandler>,
+    /// Polled for notifications in vain since then; see [`PolledHandler::since`].
+    notifier: Option<i64>,
+    /// Notifications of the handlers are off.
+    is_on: bool,
+    /// The notifications of a handler were turned on without polling it once more.
+    owes_poll: bool,
+    budget: PollBudget,
+    skipped: u32,
+}
+
+struct PolledHandler {
+    record: Arc<FdRecord>,
+    /// Polled in vain since then; `i64::MAX` when it found something.
+    since: i64,
+}
+
+impl AdaptivePoll {
+    /// True when there is nothing to poll.
+    fn is_idle(&self) -> bool {
+        self.handlers.is_empty() && self.notifier.is_none()
+    }
+
+    /// True when there is something to poll, or something left to do after polling was switched off.
+    fn has_something_to_do(&self, polls: bool) -> bool {
+        !self.is_idle() && (polls || self.is_on || self.owes_poll)
+    }
+
+    /// A notification ended a wait, so it is worth polling for the next one.
+    pub(super) fn note_notification(&mut self) {
+        self.notifier = Some(i64::MAX);
+    }
+
+    fn find(&self, record: &Arc<FdRecord>) -> Option<usize> {
+        let is_it = |one: &PolledHandler| Arc::ptr_eq(&one.record, record);
+        self.handlers.iter().position(is_it)
+    }
+}
+
+impl Driving<'_> {
+    fn polls(&self) -> bool {
+        self.reactor.counts.polls.load(Ordering::Acquire)
+    }
+
+    /// The fd of `record` has fired: from now on its `io_poll` is worth calling.
     #[inline]
-    pub(super) fn enroll(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
+    pub(super) fn add_polled(&self, record: &Arc<FdRecord>) {
         if record.handler.io_poll.is_some() {
-            self.enroll_polled(record, driving);
+            self.add_pollable(record);
         }
     }
 
     #[inline(never)]
-    fn enroll_polled(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
-        let polls = self.counts.polls.load(Ordering::Acquire);
-        let was_told = record.is_told();
-        if !(polls || was_told) {
+    fn add_pollable(&self, record: &Arc<FdRecord>) {
+        let polls = self.polls();
+        let was_off = record.has_notifications_off();
+        if !(polls || was_off) {
             return;
         }
-        // It may have been reaped already, and nobody would let go of it again.
+        // It may have been released already. Then no code would remove it again.
         if record.is_removed() {
             return;
         }
-        let mut home = self.home.get(driving);
-        let enrolled = &mut home.adaptive_poll.enrolled;
-        let is_in = enrolled
-            .iter()
-            .any(|other| Arc::ptr_eq(&other.record, record));
-        if polls && !is_in {
-            enrolled.push(Enrolled {
+        let mut home = self.home();
+        let polling = &mut home.adaptive_poll;
+        if polls && polling.find(record).is_none() {
+            polling.handlers.push(PolledHandler {
                 record: Arc::clone(record),
                 since: Clock::Realtime.now_ns(),
             });
         }
-        let started = polls && home.adaptive_poll.started;
-        home.adaptive_poll.owes_question |= was_told && !started;
+        let is_on = polls && polling.is_on;
+        polling.owes_poll |= was_off && !is_on;
         drop(home);
-        // Not what it was told before, perhaps: its `io_poll_ready` may have iterated.
-        switch(record, started);
+        // Polling may have been switched meanwhile, by an iteration inside of `io_poll_ready`.
+        record.switch_polling(is_on);
     }
 
-    /// Takes `record` out while its `io_poll_ready` runs, or for good. True when it was in.
-    pub(crate) fn expel(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        let mut home = self.home.get(driving);
-        let index = home
-            .adaptive_poll
-            .enrolled
-            .iter()
-            .position(|other| Arc::ptr_eq(&other.record, record));
-        let gone = index.map(|index| home.adaptive_poll.enrolled.swap_remove(index));
+    /// Takes `record` out, for good or while its `io_poll_ready` runs. True when it was in.
+    pub(super) fn remove_polled(&self, record: &Arc<FdRecord>) -> bool {
+        let mut home = self.home();
+        let polling = &mut home.adaptive_poll;
+        let index = polling.find(record);
+        let removed = index.map(|index| polling.handlers.swap_remove(index));
         drop(home);
-        gone.is_some()
+        removed.is_some()
     }
 
-    /// Lets go of a handler that moves elsewhere; where it goes it is enrolled anew. True when its notifications were off:
-    /// then it must be asked once more, there.
-    pub(crate) fn stop_polling_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) -> bool {
-        let started = self.home.get(driving).adaptive_poll.started;
-        let was_polled = self.expel(record, driving) && started;
+    /// Stops to poll a handler that moves. True when its notifications were off: then its next home polls it once more.
+    pub(super) fn stop_polling_of(&self, record: &Arc<FdRecord>) -> bool {
+        let is_on = self.home().adaptive_poll.is_on;
+        let was_polled = self.remove_polled(record) && is_on;
         if was_polled {
-            switch(record, false);
+            record.switch_polling(false);
         }
         was_polled
     }
 
-    /// Polls before a wait. What was found is in the batch; the time at which the polling began is what [`Reactor::adapt`]
-    /// needs.
+    /// Polls before a wait. What was found is in the batch. The answer is the time at which polling began, for
+    /// [`Driving::adapt_polling`].
     #[inline]
-    pub(super) fn poll_busily(
-        &self,
-        driving: &Driving<'_>,
-        wait: Wait,
-        limit_ns: Option<i64>,
-    ) -> Option<i64> {
-        if self.may_poll_busily(driving) {
-            self.poll_enrolled(driving, wait, limit_ns)
+    pub(super) fn busy_poll(&self, wait: Wait, limit_ns: Option<i64>) -> Option<i64> {
+        if self.may_busy_poll() {
+            self.poll_handlers(wait, limit_ns)
         } else {
             None
         }
@@ -180,74 +164,68 @@ impl Reactor {
 
     /// False when busy-polling has nothing to do before this wait.
     #[inline]
-    pub(super) fn may_poll_busily(&self, driving: &Driving<'_>) -> bool {
-        let polls = self.counts.polls.load(Ordering::Acquire);
-        let busy = &self.home.get(driving).adaptive_poll;
-        busy.has_something_to_do(polls)
+    pub(super) fn may_busy_poll(&self) -> bool {
+        let polls = self.polls();
+        self.home().adaptive_poll.has_something_to_do(polls)
     }
 
     #[inline(never)]
-    fn poll_enrolled(
-        &self,
-        driving: &Driving<'_>,
-        wait: Wait,
-        limit_ns: Option<i64>,
-    ) -> Option<i64> {
+    fn poll_handlers(&self, wait: Wait, limit_ns: Option<i64>) -> Option<i64> {
         let begin = Clock::Realtime.now_ns();
-        self.dismiss_idle(driving, begin);
-        let polls = self.counts.polls.load(Ordering::Acquire);
-        let budget = if polls {
-            self.home.get(driving).adaptive_poll.pace.now_ns()
-        } else {
-            0
-        };
-        let budget = [self.remaining_ns(), limit_ns]
-            .into_iter()
-            .flatten()
-            .fold(budget, i64::min);
+        self.remove_idle(begin);
+        let polls = self.polls();
         if wait == Wait::NoBlock {
-            self.ask_enrolled(driving);
+            self.poll_once();
             return None;
         }
+        let budget = self.budget_ns(polls, limit_ns);
         if budget > 0 {
-            self.switch_all(driving, true);
-            if self.spin(driving, begin + budget) {
-                self.home.get(driving).adaptive_poll.pace.found();
+            self.switch_polling(true);
+            if self.spin(begin + budget) {
+                self.home().adaptive_poll.budget.found();
             }
         }
-        if self.home.get(driving).batch.is_empty() {
-            self.stop_polling(driving);
+        if self.home().batch.is_empty() {
+            self.stop_polling();
         }
         polls.then_some(begin)
     }
 
-    /// Leaves poll mode: notifications on, and one last question in case the last of them raced with that.
-    pub(super) fn stop_polling(&self, driving: &Driving<'_>) {
-        if self.takes_question(driving) {
-            leave_poll_mode(
-                || self.switch_all(driving, false),
-                || self.ask_enrolled(driving),
-            );
+    /// How long to poll: not longer than the wait could last.
+    fn budget_ns(&self, polls: bool, limit_ns: Option<i64>) -> i64 {
+        let learned = if polls {
+            self.home().adaptive_poll.budget.now_ns()
+        } else {
+            0
+        };
+        let limits = [self.reactor.remaining_ns(), limit_ns];
+        limits.into_iter().flatten().fold(learned, i64::min)
+    }
+
+    /// Leaves poll mode: notifications on, and one last poll.
+    pub(super) fn stop_polling(&self) {
+        if self.takes_last_poll() {
+            leave_poll_mode(|| self.switch_polling(false), || self.poll_once());
         }
     }
 
-    /// True when enrolled handlers have been without notifications since they were asked.
-    fn takes_question(&self, driving: &Driving<'_>) -> bool {
-        let busy = &mut self.home.get(driving).adaptive_poll;
-        busy.started | std::mem::take(&mut busy.owes_question)
+    /// True when handlers have been without notifications since they were polled.
+    fn takes_last_poll(&self) -> bool {
+        let polling = &mut self.home().adaptive_poll;
+        polling.is_on | std::mem::take(&mut polling.owes_poll)
     }
 
     /// Learns from a wait that began at `begin`.
-    pub(super) fn adapt(&self, driving: &Driving<'_>, begin: i64) {
-        let params = self.poll_params();
+    pub(super) fn adapt_polling(&self, begin: i64) {
+        let params = *lock(&self.reactor.poll_params);
         let waited = Clock::Realtime.now_ns() - begin;
-        let pace = &mut self.home.get(driving).adaptive_poll.pace;
-        pace.waited(waited, params);
+        let budget = &mut self.home().adaptive_poll.budget;
+        budget.waited(waited, params);
     }
 
-    /// True when polling found work and the epoll set was looked at lately, so that this turn need not.
-    pub(super) fn may_skip_wait(&self, driving: &Driving<'_>) -> bool {
-        let home = &mut *self.home.get(driving);
+    /// True when polling found work and the epoll set was looked at lately, so that this turn need not do so.
+    pub(super) fn may_skip_wait(&self) -> bool {
+        let home = &mut *self.home();
         let skip = !home.batch.is_empty() && home.adaptive_poll.skipped < SKIPS;
         home.adaptive_poll.skipped = if skip {
             home.adaptive_poll.skipped + 1
@@ -258,9 +236,9 @@ impl Reactor {
     }
 
     /// True when something was found before the time was over.
-    fn spin(&self, driving: &Driving<'_>, until: i64) -> bool {
+    fn spin(&self, until: i64) -> bool {
         loop {
-            if self.ask_enrolled(driving) || self.is_called(driving) {
+            if self.poll_once() || self.is_wanted() {
                 return true;
             }
             if Clock::Realtime.now_ns() >= until {
@@ -270,120 +248,115 @@ impl Reactor {
         }
     }
 
-    /// True when something other than a polled handler wants the home.
-    fn is_called(&self, driving: &Driving<'_>) -> bool {
-        self.state.is_notified() || !self.ready.is_empty() || self.is_called_by_io(driving)
+    /// True when there is work that is not a polled handler's.
+    fn is_wanted(&self) -> bool {
+        self.reactor.state.is_notified()
+            || !self.reactor.kicked.is_empty()
+            || self.has_pollable_io()
     }
 
-    /// Asks every enrolled handler; those with work go to the batch.
-    fn ask_enrolled(&self, driving: &Driving<'_>) -> bool {
+    /// Polls every handler once; those with work go to the batch.
+    fn poll_once(&self) -> bool {
         let mut found = false;
         let mut index = 0;
         loop {
             let record = self
-                .home
-                .get(driving)
+                .home()
                 .adaptive_poll
-                .enrolled
+                .handlers
                 .get(index)
                 .map(|one| Arc::clone(&one.record));
             let Some(record) = record else { return found };
             index += 1;
-            if !record.is_removed() && has_work(&record) {
+            if !record.is_removed() && record.io_poll() {
                 found = true;
-                let mut home = self.home.get(driving);
+                let mut home = self.home();
                 home.batch.push_back((record, POLLED));
-                if let Some(enrolled) = home.adaptive_poll.enrolled.get_mut(index - 1) {
-                    enrolled.since = i64::MAX;
+                if let Some(handler) = home.adaptive_poll.handlers.get_mut(index - 1) {
+                    handler.since = i64::MAX;
                 }
             }
         }
     }
 
-    /// Drops handlers that are removed or found nothing for long.
-    fn dismiss_idle(&self, driving: &Driving<'_>, now: i64) {
-        let mut home = self.home.get(driving);
-        let started = home.adaptive_poll.started;
-        let since = home.adaptive_poll.notifier.map(|since| since.min(now));
-        home.adaptive_poll.notifier = since.filter(|since| now - since <= IDLE_NS);
-        for enrolled in home
-            .adaptive_poll
-            .enrolled
+    /// Takes out the handlers that are removed or found nothing for long.
+    fn remove_idle(&self, now: i64) {
+        let mut home = self.home();
+        let polling = &mut home.adaptive_poll;
+        let is_on = polling.is_on;
+        let since = polling.notifier.map(|since| since.min(now));
+        polling.notifier = since.filter(|since| now - since <= IDLE_NS);
+        for handler in polling
+            .handlers
             .iter_mut()
-            .filter(|enrolled| enrolled.since == i64::MAX)
+            .filter(|handler| handler.since == i64::MAX)
         {
-            enrolled.since = now;
+            handler.since = now;
         }
-        let is_idle = |one: &mut Enrolled| one.record.is_removed() || now - one.since > IDLE_NS;
-        let idle: Vec<_> = home
-            .adaptive_poll
-            .enrolled
+        let is_idle =
+            |one: &mut PolledHandler| one.record.is_removed() || now - one.since > IDLE_NS;
+        let idle: Vec<_> = polling
+            .handlers
             .extract_if(.., is_idle)
             .map(|one| one.record)
             .collect();
         drop(home);
-        for record in idle.iter().filter(|record| started && !record.is_removed()) {
-            switch(record, false);
-            if has_work(record) {
-                self.home
-                    .get(driving)
-                    .batch
-                    .push_back((Arc::clone(record), POLLED));
+        for record in idle.iter().filter(|record| is_on && !record.is_removed()) {
+            record.switch_polling(false);
+            if record.io_poll() {
+                self.home().batch.push_back((Arc::clone(record), POLLED));
             }
         }
     }
 
-    fn switch_all(&self, driving: &Driving<'_>, polling: bool) {
-        let mut home = self.home.get(driving);
-        if home.adaptive_poll.started == polling {
+    /// Tells every handler that polling starts or stops.
+    fn switch_polling(&self, is_on: bool) {
+        let mut home = self.home();
+        if home.adaptive_poll.is_on == is_on {
             return;
         }
-        home.adaptive_poll.started = polling;
+        home.adaptive_poll.is_on = is_on;
         let records: Vec<_> = home
             .adaptive_poll
-            .enrolled
+            .handlers
             .iter()
             .map(|one| Arc::clone(&one.record))
             .collect();
         drop(home);
         for record in records {
-            switch(&record, polling);
+            record.switch_polling(is_on);
         }
     }
 }
 
-/// The order that loses no kick: notifications go on, then everybody is asked a last time.
-fn leave_poll_mode(notifications_on: impl FnOnce(), ask: impl FnOnce() -> bool) -> bool {
+/// The order that loses no kick: notifications go on, then every handler is polled a last time.
+fn leave_poll_mode(notifications_on: impl FnOnce(), poll: impl FnOnce() -> bool) -> bool {
     notifications_on();
-    ask()
+    poll()
 }
 
-/// Asks a handler that has moved away from where it was polled.
-pub(crate) fn ask_again(record: &Arc<FdRecord>) {
-    if !record.is_removed() && has_work(record) {
-        call(record, record.handler.io_poll_ready.as_deref());
+impl FdRecord {
+    /// Polls a handler that has moved away from the home that polled it.
+    pub(super) fn poll_after_move(self: &Arc<Self>) {
+        if !self.is_removed() && self.io_poll() {
+            self.call_or_remove(self.handler.io_poll_ready.as_deref());
+        }
     }
-}
 
-fn has_work(record: &Arc<FdRecord>) -> bool {
-    let Some(poll) = &record.handler.io_poll else {
-        return false;
-    };
-    record.call(poll).unwrap_or_else(|_| {
-        record.remove();
-        false
-    })
-}
-
-/// Tells `record` whether it is polled, if that is news.
-fn switch(record: &Arc<FdRecord>, polling: bool) {
-    if record.is_removed() || record.tell(polling) == polling {
-        return;
+    /// Calls the handler's `io_poll`.
+    fn io_poll(self: &Arc<Self>) -> bool {
+        let poll = self.handler.io_poll.as_deref();
+        poll.is_some_and(|poll| self.ask_or_remove(poll))
     }
-    if let Some(switch) = record.switch()
-        && record.call(|| switch.0(polling)).is_err()
-    {
-        record.remove();
+
+    /// Tells the handler that polling starts or stops, if that is news.
+    fn switch_polling(self: &Arc<Self>, is_on: bool) {
+        if self.is_removed() || self.set_notifications_off(is_on) == is_on {
+            return;
+        }
+        if let Some(switch) = self.switch() {
+            self.call_or_remove(Some(&|| switch.0(is_on)));
+        }
     }
 }
 

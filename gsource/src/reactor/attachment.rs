@@ -1,4 +1,4 @@
-//! An AioContext's place on a reactor, and how its bottom halves reach the home.
+//! A tenant's place on a reactor, through which other threads make the home look at its bottom halves.
 #![allow(unsafe_code)] // queued attachments are counted by hand
 
 use super::Reactor;
@@ -9,13 +9,13 @@ use crate::list::{Link, Linked, Pushed};
 use crate::sync::Life;
 use std::sync::Arc;
 
-/// An AioContext on a reactor.
+/// A tenant on a reactor.
 pub(crate) struct Attachment {
     link: Link<Attachment>,
-    pub(crate) life: Life,
+    pub(super) life: Life,
     pub(super) queued: Queued,
-    pub(crate) tenant: Arc<Tenant>,
-    pub(crate) reactor: Arc<Reactor>,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) reactor: Arc<Reactor>,
 }
 
 // SAFETY: the link is a field.
@@ -26,7 +26,7 @@ unsafe impl Linked for Attachment {
 }
 
 impl Attachment {
-    pub(crate) fn new(tenant: &Arc<Tenant>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
+    pub(super) fn new(tenant: &Arc<Tenant>, reactor: &Arc<Reactor>) -> Arc<Attachment> {
         Arc::new(Attachment {
             link: Link::new(),
             life: Life::new(),
@@ -36,18 +36,18 @@ impl Attachment {
         })
     }
 
-    /// Queues this context on its reactor and wakes the home if it sleeps. Async-signal-safe.
-    pub(crate) fn kick(&self, urgency: Urgency) {
+    /// Queues this tenant on its reactor and wakes the home if it sleeps. Async-signal-safe.
+    pub(super) fn kick(&self, urgency: Urgency) {
         if self.queued.win() {
             let this = std::ptr::from_ref(self);
-            // SAFETY: attachments live in Arcs; the list owns this count until the home takes it.
+            // SAFETY: attachments live in Arcs. The list owns this count until the home takes it.
             unsafe { Arc::increment_strong_count(this) };
             // SAFETY: this call has won `queued`, and the count keeps the node allocated.
-            if unsafe { self.reactor.ready.push(this.cast_mut()) } == Pushed::Closed {
-                // SAFETY: the refused count is given back; the caller holds another.
+            if unsafe { self.reactor.kicked.push(this.cast_mut()) } == Pushed::Closed {
+                // SAFETY: the list did not take the count. The caller has another.
                 unsafe { Arc::decrement_strong_count(this) };
             }
         }
-        self.reactor.call(urgency);
+        self.reactor.wake_for(urgency);
     }
 }

@@ -1,31 +1,35 @@
-//! The bottom halves of a reactor's contexts: the home's own queue, and what comes from the others.
+//! The bottom halves that a home has to run: its own queue, filled by itself and from the lists of its tenants.
 //!
-//! One queue for all contexts, so that bottom halves run in the order in which they were scheduled. `pending` are those for
-//! the next iteration, `slice` those of this one; a nested iteration runs the rest of it.
+//! There is one queue for all tenants, so bottom halves run in the order in which they were scheduled. `pending` has those for
+//! the next iteration, `slice` those of this one; a nested iteration runs the rest of that.
 //!
 //! # Invariants
 //! 1. Only the driving thread, or a signal handler on it, uses the queues, and only through a [`BhQueueGuard`].
-//! 2. A queued node belongs to a context that is on this reactor and has not ended.
+//! 2. A queued node belongs to a tenant that is on this reactor and has not ended.
 #![allow(unsafe_code)] // queued nodes are raw pointers
 
+use super::attachment::Attachment;
+use super::bh::flags::BhTurn;
 use super::bh::{self, BhNode};
-use super::home_queue::{self, HomeQueue, QueueLock};
+use super::home_queue::{HomeQueue, QueueGuard, QueueLock};
 use super::tenant::Tenant;
-use super::{Attachment, Driving, Reactor, Urgency};
+use super::{Driving, Reactor, Urgency};
+use crate::Result;
+use crate::list::Taken;
 use crate::sync::Ordering;
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 crate::sync::thread_local! {
-    /// The reactor that the calling thread drives, the innermost one; null when it is not known. A reactor whose token was
-    /// forgotten may be gone: then nothing else is ever at this address, so no context is found to be there.
+    /// The reactor that the calling thread drives, the innermost one; null when there is none. After a token was forgotten the
+    /// reactor may be gone. No other one is at its address then (see `Reactor::drop`), so no tenant seems to be there.
     static DRIVEN: Cell<*const Reactor> = const { Cell::new(ptr::null()) };
 }
 
-/// The bottom halves that a home holds. Apart from what other threads write.
+/// The queues, in a cache line that other threads do not write.
 #[repr(align(64))]
-pub(crate) struct BhQueue {
+pub(super) struct BhQueue {
     lock: QueueLock,
     pending: HomeQueue<BhNode>,
     slice: HomeQueue<BhNode>,
@@ -41,40 +45,30 @@ impl BhQueue {
     }
 
     #[inline]
-    fn claim(&self, _driving: &Driving<'_>) -> BhQueueGuard<'_> {
+    fn guarded<'a>(&'a self, guard: QueueGuard<'a>) -> BhQueueGuard<'a> {
         BhQueueGuard {
-            bhs: self,
-            _guard: self.lock.begin(),
+            queue: self,
+            _guard: guard,
         }
     }
 
-    /// True when nothing is queued. Only the driving thread queues.
+    /// True when nothing is queued.
     #[inline]
     fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.slice.is_empty()
     }
-
-    /// True when something is there to run or to free at once.
-    #[inline]
-    pub(super) fn has_urgent(&self, driving: &Driving<'_>) -> bool {
-        !self.is_empty() && self.claim(driving).any(|node| node.flags.is_urgent())
-    }
-
-    /// True when something is there to be called at once.
-    pub(super) fn has_due(&self, driving: &Driving<'_>) -> bool {
-        let due = |node: &BhNode| node.flags.is_scheduled() && node.flags.is_urgent();
-        self.claim(driving).any(due)
-    }
-
-    pub(super) fn has_scheduled(&self, driving: &Driving<'_>) -> bool {
-        !self.is_empty() && self.claim(driving).any(|node| node.flags.is_scheduled())
-    }
 }
 
-/// The queues, in the hands of the driving thread.
+/// The queues, locked by the driving thread.
 pub(crate) struct BhQueueGuard<'a> {
-    bhs: &'a BhQueue,
-    _guard: home_queue::QueueGuard<'a>,
+    queue: &'a BhQueue,
+    _guard: QueueGuard<'a>,
+}
+
+/// A node taken from the queue, and what its turn is used for.
+struct NextBh {
+    node: NonNull<BhNode>,
+    turn: BhTurn,
 }
 
 impl BhQueueGuard<'_> {
@@ -84,8 +78,8 @@ impl BhQueueGuard<'_> {
     /// The node is allocated and has a handle.
     #[inline]
     pub(crate) unsafe fn schedule(&self, node: NonNull<BhNode>, urgency: Urgency, tenant: &Tenant) {
-        self.take_others(tenant);
-        // SAFETY: the caller's word.
+        self.take_from_list(tenant);
+        // SAFETY: the caller's promise.
         if unsafe { node.as_ref() }.flags.schedule(urgency) {
             // SAFETY: the flags say that it must be queued.
             unsafe { self.queue(node) };
@@ -95,11 +89,11 @@ impl BhQueueGuard<'_> {
     /// Schedules a fresh node of `tenant`, which is given away.
     ///
     /// # Safety
-    /// The node is allocated and nobody else has it.
+    /// The node is allocated and no other code has it.
     #[inline]
-    pub(crate) unsafe fn schedule_once(&self, node: NonNull<BhNode>, tenant: &Tenant) {
-        self.take_others(tenant);
-        // SAFETY: the caller's word.
+    pub(super) unsafe fn schedule_once(&self, node: NonNull<BhNode>, tenant: &Tenant) {
+        self.take_from_list(tenant);
+        // SAFETY: the caller's promise.
         unsafe { node.as_ref() }.flags.schedule_once();
         // SAFETY: a fresh node is queued nowhere.
         unsafe { self.queue(node) };
@@ -110,7 +104,7 @@ impl BhQueueGuard<'_> {
     /// # Safety
     /// The node is allocated.
     pub(crate) unsafe fn discard(&self, node: NonNull<BhNode>) {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller's promise.
         if unsafe { node.as_ref() }.flags.discard() {
             // SAFETY: the flags say that it must be queued.
             unsafe { self.queue(node) };
@@ -125,21 +119,21 @@ impl BhQueueGuard<'_> {
     /// The node's flags say that it must be queued.
     #[inline]
     unsafe fn queue(&self, node: NonNull<BhNode>) {
-        // SAFETY: the flags allow it, and `self` holds the claim.
-        unsafe { self.bhs.pending.push(node.as_ptr()) };
+        // SAFETY: the flags allow it, and `self` has the lock.
+        unsafe { self.queue.pending.push(node.as_ptr()) };
     }
 
-    /// Takes over what others have scheduled on `tenant`, so that it keeps its place before what the home schedules next.
+    /// Queues what other threads have scheduled for `tenant`, so that it runs before what the home schedules next.
     #[inline]
-    fn take_others(&self, tenant: &Tenant) {
+    fn take_from_list(&self, tenant: &Tenant) {
         if !tenant.bhs.is_empty() {
             self.take_over(tenant.bhs.take());
         }
     }
 
-    fn take_over(&self, mut taken: crate::list::Taken<BhNode>) {
+    fn take_over(&self, mut taken: Taken<BhNode>) {
         while let Some(node) = NonNull::new(taken.pop()) {
-            // SAFETY: a taken node is allocated until it is freed by the home.
+            // SAFETY: a taken node is allocated until the home frees it.
             if unsafe { node.as_ref() }.flags.take_over() {
                 // SAFETY: the flags say that it must be queued.
                 unsafe { self.queue(node) };
@@ -147,102 +141,84 @@ impl BhQueueGuard<'_> {
         }
     }
 
-    /// What is pending is due in this iteration.
+    /// What is pending runs in this iteration.
     #[inline]
     fn begin_slice(&self) {
-        // SAFETY: `self` holds the claim of both.
-        unsafe { self.bhs.slice.append(&self.bhs.pending) };
+        // SAFETY: `self` has the lock of both.
+        unsafe { self.queue.slice.append(&self.queue.pending) };
     }
 
-    /// Takes the next node of this iteration and says whether it is to be called, and whether that is progress.
+    /// Takes the next node of this iteration.
     #[inline]
-    fn next(&self) -> Option<(NonNull<BhNode>, bool, bool)> {
-        // SAFETY: `self` holds the claim.
-        let node = NonNull::new(unsafe { self.bhs.slice.pop() })?;
+    fn next(&self) -> Option<NextBh> {
+        // SAFETY: `self` has the lock.
+        let node = NonNull::new(unsafe { self.queue.slice.pop() })?;
         // SAFETY: a queued node is allocated.
         let turn = unsafe { node.as_ref() }.flags.begin();
-        Some((node, turn.calls, turn.urgent))
+        Some(NextBh { node, turn })
     }
 
-    /// Puts what is due of `tenant` before the rest.
+    /// Puts the nodes of `tenant` that run in this iteration before the others.
     fn prefer(&self, tenant: &Tenant) {
         let own = HomeQueue::new();
-        // SAFETY: `self` holds the claim; `own` is ours.
-        unsafe { self.bhs.slice.extract(&own, |node| node.is_of(tenant)) };
+        // SAFETY: `self` has the lock; `own` is local.
+        unsafe { self.queue.slice.extract(&own, |node| node.is_of(tenant)) };
         // SAFETY: as above.
-        unsafe { own.append(&self.bhs.slice) };
+        unsafe { own.append(&self.queue.slice) };
         // SAFETY: as above.
-        unsafe { self.bhs.slice.append(&own) };
+        unsafe { self.queue.slice.append(&own) };
     }
 
-    /// As `next`, if that is one of `tenant`.
-    fn next_of(&self, tenant: &Tenant) -> Option<(NonNull<BhNode>, bool, bool)> {
+    /// As `next`, if that is a node of `tenant`.
+    fn next_of(&self, tenant: &Tenant) -> Option<NextBh> {
         let is_own = Cell::new(false);
         let look = |node: &BhNode| {
             is_own.set(node.is_of(tenant));
             true
         };
-        // SAFETY: `self` holds the claim.
-        unsafe { self.bhs.slice.any(look) };
+        // SAFETY: `self` has the lock.
+        unsafe { self.queue.slice.any(look) };
         is_own.get().then(|| self.next()).flatten()
     }
 
     fn any(&self, found: impl Fn(&BhNode) -> bool) -> bool {
-        // SAFETY: `self` holds the claim.
-        let in_slice = unsafe { self.bhs.slice.any(&found) };
+        // SAFETY: `self` has the lock.
+        let in_slice = unsafe { self.queue.slice.any(&found) };
         // SAFETY: as above.
-        in_slice || unsafe { self.bhs.pending.any(&found) }
+        in_slice || unsafe { self.queue.pending.any(&found) }
     }
 
     /// Takes the nodes of `tenant` out, oldest first.
     fn extract(&self, tenant: &Tenant) -> HomeQueue<BhNode> {
         let out = HomeQueue::new();
-        for queue in [&self.bhs.slice, &self.bhs.pending] {
-            // SAFETY: `self` holds the claim; `out` is ours.
+        for queue in [&self.queue.slice, &self.queue.pending] {
+            // SAFETY: `self` has the lock; `out` is local.
             unsafe { queue.extract(&out, |node| node.is_of(tenant)) };
         }
         out
     }
 }
 
-/// Calls `change` with the queues of the home of `tenant` if the calling thread is that home and not in the middle of a change,
-/// as a signal handler may be; then calls the home should it be about to sleep. Async-signal-safe.
+/// Calls `change` with the queues of the home of `tenant` if the calling thread is that home. Then wakes the home if it is about to
+/// sleep. Without effect elsewhere, and in a signal handler that has interrupted another change. Async-signal-safe.
 #[inline]
 pub(crate) fn at_home(
     tenant: &Tenant,
     urgency: Urgency,
     change: impl FnOnce(&BhQueueGuard<'_>),
 ) -> Option<()> {
-    on_home(tenant, |reactor| change_bhs(reactor, urgency, change)).flatten()
+    on_home(tenant, |reactor| reactor.change_bhs(urgency, change)).flatten()
 }
 
-/// Calls `work` with the reactor of `tenant` if the calling thread drives that.
+/// Calls `work` with the reactor of `tenant` if the calling thread drives it.
 #[inline]
-pub(crate) fn on_home<T>(tenant: &Tenant, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
+pub(super) fn on_home<T>(tenant: &Tenant, work: impl FnOnce(&Reactor) -> T) -> Option<T> {
     let driven = DRIVEN.with(Cell::get);
     if driven.is_null() || !ptr::eq(tenant.reactor.load(Ordering::Acquire), driven) {
         return None;
     }
-    // SAFETY: `tenant` is there, so it is alive; the thread that drives it, which is this one, alone moves a context away.
+    // SAFETY: `tenant` is on it, so it is alive; only this thread, which drives it, can move the tenant away.
     Some(work(unsafe { &*driven }))
-}
-
-#[inline]
-fn change_bhs(
-    reactor: &Reactor,
-    urgency: Urgency,
-    change: impl FnOnce(&BhQueueGuard<'_>),
-) -> Option<()> {
-    let claimed = BhQueueGuard {
-        bhs: &reactor.bhs,
-        _guard: reactor.bhs.lock.try_begin()?,
-    };
-    change(&claimed);
-    drop(claimed);
-    if reactor.state.is_sleeping() {
-        reactor.call(urgency);
-    }
-    Some(())
 }
 
 /// The calling thread drives `reactor` now.
@@ -259,75 +235,116 @@ pub(super) fn leave(reactor: &Reactor) {
 }
 
 impl Reactor {
-    /// Takes over the scheduled bottom halves of every context that was kicked, and makes all that is there due.
     #[inline]
-    pub(crate) fn collect_ready(&self, driving: &Driving<'_>) {
-        self.take_kicked(driving);
-        if !self.bhs.pending.is_empty() {
-            self.make_due(driving);
+    fn change_bhs(&self, urgency: Urgency, change: impl FnOnce(&BhQueueGuard<'_>)) -> Option<()> {
+        let guarded = self.bhs.guarded(self.bhs.lock.try_begin()?);
+        change(&guarded);
+        drop(guarded);
+        if self.state.is_sleeping() {
+            self.wake_for(urgency);
+        }
+        Some(())
+    }
+
+    /// Runs the bottom halves of `tenant` and nothing else. True when one that is not idle ran.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives.
+    pub(crate) fn run_bhs_of(&self, tenant: &Tenant) -> Result<bool> {
+        let driving = self.drive()?;
+        driving.collect_ready();
+        driving.lock_bhs().prefer(tenant);
+        Ok(driving.run_each(|queue| queue.next_of(tenant)))
+    }
+}
+
+impl Driving<'_> {
+    #[inline]
+    fn lock_bhs(&self) -> BhQueueGuard<'_> {
+        let bhs = &self.reactor.bhs;
+        bhs.guarded(bhs.lock.begin())
+    }
+
+    #[inline]
+    fn any_bh(&self, found: impl Fn(&BhNode) -> bool) -> bool {
+        !self.reactor.bhs.is_empty() && self.lock_bhs().any(found)
+    }
+
+    /// True when a bottom half is to run or to be freed at once.
+    #[inline]
+    pub(super) fn has_urgent_bh(&self) -> bool {
+        self.any_bh(|node| node.flags.is_urgent())
+    }
+
+    /// True when a bottom half is to run at once.
+    pub(super) fn has_due_bh(&self) -> bool {
+        self.any_bh(|node| node.flags.is_scheduled() && node.flags.is_urgent())
+    }
+
+    pub(super) fn has_scheduled_bh(&self) -> bool {
+        self.any_bh(|node| node.flags.is_scheduled())
+    }
+
+    /// Takes over the scheduled bottom halves of every tenant that was kicked. All that are queued run in this iteration.
+    #[inline]
+    pub(super) fn collect_ready(&self) {
+        self.take_kicked();
+        if !self.reactor.bhs.pending.is_empty() {
+            self.begin_slice();
         }
     }
 
-    /// Takes over the scheduled bottom halves of every context that was kicked.
+    /// Takes over the scheduled bottom halves of every tenant that was kicked.
     #[inline]
-    pub(crate) fn take_kicked(&self, driving: &Driving<'_>) {
-        if !self.ready.is_empty() {
-            self.collect_kicked(driving);
+    pub(super) fn take_kicked(&self) {
+        if !self.reactor.kicked.is_empty() {
+            self.take_each_kicked();
         }
     }
 
     #[inline(never)]
-    fn make_due(&self, driving: &Driving<'_>) {
-        self.bhs.claim(driving).begin_slice();
+    fn begin_slice(&self) {
+        self.lock_bhs().begin_slice();
     }
 
     #[inline(never)]
-    fn collect_kicked(&self, driving: &Driving<'_>) {
-        let mut kicked = self.ready.take();
+    fn take_each_kicked(&self) {
+        let mut kicked = self.reactor.kicked.take();
         loop {
             let attachment: *mut Attachment = kicked.pop();
             if attachment.is_null() {
                 return;
             }
-            // SAFETY: the list owned a count, which is ours now.
+            // SAFETY: the list owned a count, which belongs to this call now.
             let attachment = unsafe { Arc::from_raw(attachment) };
             // Before the bottom halves are taken, so that a later one kicks again.
             attachment.queued.release();
-            if attachment.tenant.is_on(self) {
-                self.bhs.claim(driving).take_others(&attachment.tenant);
+            if attachment.tenant.is_on(self.reactor) {
+                self.lock_bhs().take_from_list(&attachment.tenant);
             }
         }
     }
 
-    /// Runs the bottom halves that are due. A nested iteration runs the rest of this one's.
+    /// Runs the bottom halves of this iteration. A nested iteration runs the rest of this one's. True when one that is not idle
+    /// ran.
     #[inline]
-    pub(super) fn run_bhs(&self, driving: &Driving<'_>) -> bool {
-        !self.bhs.slice.is_empty() && self.run_each(driving, |claimed| claimed.next())
-    }
-
-    /// Runs those of `tenant` that are due.
-    pub(super) fn run_due_of(&self, tenant: &Tenant, driving: &Driving<'_>) -> bool {
-        self.bhs.claim(driving).prefer(tenant);
-        self.run_each(driving, |claimed| claimed.next_of(tenant))
+    pub(super) fn run_bhs(&self) -> bool {
+        !self.reactor.bhs.slice.is_empty() && self.run_each(|queue| queue.next())
     }
 
     #[inline]
-    fn run_each(
-        &self,
-        driving: &Driving<'_>,
-        next: impl Fn(&BhQueueGuard<'_>) -> Option<(NonNull<BhNode>, bool, bool)>,
-    ) -> bool {
+    fn run_each(&self, next: impl Fn(&BhQueueGuard<'_>) -> Option<NextBh>) -> bool {
         let mut progress = false;
         loop {
-            let taken = next(&self.bhs.claim(driving));
-            let Some((node, calls, counts)) = taken else {
+            let taken = next(&self.lock_bhs());
+            let Some(NextBh { node, turn }) = taken else {
                 return progress;
             };
-            if calls {
-                progress |= counts;
-                // SAFETY: taken from this home's queue, and `driving` says that this is the home.
+            if turn.calls {
+                progress |= turn.urgent;
+                // SAFETY: taken from this home's queue, and `self` is the right to drive it.
                 if unsafe { bh::run(node) }.is_err() {
-                    let _claim = self.bhs.claim(driving);
+                    let _guard = self.lock_bhs();
                     // SAFETY: a node is freed at the end of its turn.
                     unsafe { node.as_ref() }.flags.panicked();
                 }
@@ -337,28 +354,28 @@ impl Reactor {
         }
     }
 
-    /// Gives the bottom halves of `tenant` to whatever reactor it goes to.
-    pub(crate) fn hand_over_bhs(&self, tenant: &Tenant, driving: &Driving<'_>) {
-        let claimed = self.bhs.claim(driving);
-        claimed.take_others(tenant);
-        let leaving = claimed.extract(tenant);
-        // SAFETY: ours.
+    /// Puts the queued bottom halves of `tenant`, which moves, back on its list. The new home finds them there.
+    pub(super) fn hand_over_bhs(&self, tenant: &Tenant) {
+        let guard = self.lock_bhs();
+        guard.take_from_list(tenant);
+        let leaving = guard.extract(tenant);
+        // SAFETY: the queue is local.
         while let Some(node) = NonNull::new(unsafe { leaving.pop() }) {
             // SAFETY: a node that was queued is allocated.
             if unsafe { node.as_ref() }.flags.park() {
-                // SAFETY: the flags say that it must be pushed; a context that moves has not ended, so it is taken.
+                // SAFETY: the flags say that it must be pushed. The list of a tenant that moves is not closed, so it takes it.
                 let _ = unsafe { tenant.bhs.push(node.as_ptr()) };
             }
         }
     }
 
     /// Frees the deleted bottom halves of `tenant`, which ends, and gives the others back to their handles.
-    pub(crate) fn release_bhs(&self, tenant: &Tenant, driving: &Driving<'_>) {
-        // What the home holds goes first: who finds the list closed may free a node.
-        let held = self.bhs.claim(driving).extract(tenant);
-        // SAFETY: a queue of our own.
-        while let Some(node) = NonNull::new(unsafe { held.pop() }) {
-            // SAFETY: just taken from the queue of a context that ends, which it does not while one of them runs.
+    pub(super) fn release_bhs(&self, tenant: &Tenant) {
+        // What the home has goes first: a thread that finds the list closed may free a node.
+        let queued = self.lock_bhs().extract(tenant);
+        // SAFETY: the queue is local.
+        while let Some(node) = NonNull::new(unsafe { queued.pop() }) {
+            // SAFETY: just taken from the queue. No bottom half of a tenant that ends runs.
             unsafe { bh::release(node) };
         }
         let mut others = tenant.bhs.close();

@@ -1,70 +1,90 @@
-//! The right to drive a reactor: one thread at a time has it.
-#![forbid(unsafe_code)]
+//! The right to drive a reactor: one thread at a time has it, as tokens.
+//!
+//! What only the driving thread may do is a method of its token, [`Driving`], and acts on the token's own reactor. So no code
+//! can use the right to one reactor for another.
+//!
+//! # Invariants
+//! 1. The tokens of a reactor are on one thread, which `driver` names.
+//! 2. A [`HomeCell`] is opened in this file only, through a token of the reactor that the cell is part of.
+#![allow(unsafe_code)] // shares state that one thread at a time uses
 
-use super::{Reactor, bh_queue};
+use super::{HomeState, Reactor, bh_queue};
+use crate::poller::EVENTS;
+use crate::poller::epoll::Event;
 use crate::sync::Ordering;
 use crate::{Error, ErrorKind, Result};
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The right to drive a reactor, held by at most one thread, until the last of its tokens is dropped.
+/// The right to drive a reactor. A thread has it until it drops the last of its tokens.
 pub struct Driving<'a> {
-    reactor: &'a Reactor,
+    pub(super) reactor: &'a Reactor,
     /// The token belongs to its thread.
     thread: PhantomData<*mut ()>,
 }
 
+/// State of a reactor that only the thread that drives it may touch.
+pub(super) struct HomeCell<T>(RefCell<T>);
+
+// SAFETY: invariants 1 and 2 confine every access to one thread at a time; the value may move between threads.
+unsafe impl<T: Send> Sync for HomeCell<T> {}
+
+impl<T> HomeCell<T> {
+    pub(super) fn new(value: T) -> Self {
+        HomeCell(RefCell::new(value))
+    }
+}
+
 impl Driving<'_> {
-    /// # Panics
-    /// The token is another reactor's, so the caller has no right to this one.
+    /// The state of the home, for as long as no callback runs.
     #[inline]
-    pub(super) fn check(&self, reactor: &Reactor) {
-        assert!(
-            std::ptr::eq(self.reactor, reactor),
-            "the token of another reactor"
-        );
+    pub(super) fn home(&self) -> RefMut<'_, HomeState> {
+        self.reactor.home.0.borrow_mut()
     }
-}
 
-impl Drop for Driving<'_> {
-    fn drop(&mut self) {
-        if self.is_last() {
-            let reactor = self.reactor;
-            let awaited = reactor.is_glib_waiting();
-            if awaited {
-                // The ring must not take the events that GLib waits for.
-                reactor.give_way(self);
-            }
-            reactor.give_back();
-            reactor.wake_glib(awaited);
-        }
+    /// Room for what a wait reports.
+    pub(super) fn events(&self) -> RefMut<'_, Box<[Event; EVENTS]>> {
+        self.reactor.events.0.borrow_mut()
     }
-}
 
-impl Driving<'_> {
-    /// Counts this token out; true when no other one is left.
-    fn is_last(&self) -> bool {
+    /// Counts this token out. True when it was the last one.
+    #[inline]
+    fn was_last(&self) -> bool {
         let left = self.reactor.tokens.load(Ordering::Relaxed) - 1;
         self.reactor.tokens.store(left, Ordering::Relaxed);
         left == 0
     }
 
-    /// Gives the right back at the end of a prepare that found nothing ready: until the source's check, GLib sleeps without it.
-    /// A home that asks GLib itself does the waiting.
-    pub(crate) fn leave_to_glib(self) {
+    /// Ends the source's prepare: until its check, GLib sleeps without the right to drive.
+    pub(super) fn leave_to_glib(self) {
         let reactor = self.reactor;
-        if reactor.home.get(&self).served {
-            return;
-        }
-        let other = reactor.glib_waiter.swap(thread_token(), Ordering::SeqCst);
-        let is_last = self.is_last();
+        let other_sleeps = reactor.glib.fall_asleep();
+        let was_last = self.was_last();
         std::mem::forget(self);
-        if is_last {
+        if was_last {
             reactor.give_back();
         }
-        if other != 0 && other != thread_token() {
-            // A second GMainContext has a source of this reactor, and was refused.
-            reactor.wake();
+        if other_sleeps {
+            // A second GMainContext has a source of this reactor, and could not prepare it while this thread did.
+            reactor.write_wake_fd();
+        }
+    }
+}
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        if !self.was_last() {
+            return;
+        }
+        let reactor = self.reactor;
+        let glib_sleeps = reactor.glib.is_asleep();
+        if glib_sleeps {
+            self.hand_wait_to_glib();
+        }
+        reactor.give_back();
+        if reactor.glib.is_asleep() {
+            reactor.wake_glib(glib_sleeps);
         }
     }
 }
@@ -74,14 +94,15 @@ impl fmt::Debug for Driving<'_> {
         f.debug_struct("Driving").finish_non_exhaustive()
     }
 }
+
 impl Reactor {
-    /// Claims the reactor for the calling thread until the token is dropped.
+    /// Gives the calling thread the right to drive, until the token is dropped.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives it, or has tasks on it.
+    /// `WrongThread` while another thread drives, or has tasks here.
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
-        if self.driver.load(Ordering::Relaxed) != me && !self.claim(me) {
+        if self.driver.load(Ordering::Relaxed) != me && !self.become_driver(me) {
             let message = "another thread drives this context, only that one may iterate it";
             return Err(Error::new(ErrorKind::WrongThread, message));
         }
@@ -94,9 +115,9 @@ impl Reactor {
         })
     }
 
-    /// Makes `me` the driver, if nobody else is and no task belongs to another thread.
-    fn claim(&self, me: usize) -> bool {
-        if self.thread_pin.are_elsewhere(me)
+    /// Makes `me` the driver, if no thread is and no task belongs to another thread.
+    fn become_driver(&self, me: usize) -> bool {
+        if self.thread_pin.is_elsewhere(me)
             || self
                 .driver
                 .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
@@ -105,58 +126,21 @@ impl Reactor {
             return false;
         }
         // The last driver may have spawned a task after the first look.
-        let is_mine = !self.thread_pin.are_elsewhere(me);
-        if !is_mine {
+        let is_free = !self.thread_pin.is_elsewhere(me);
+        if !is_free {
             self.driver.store(0, Ordering::SeqCst);
         }
-        is_mine
+        is_free
     }
 
     /// Ends the calling thread's right to drive.
+    #[inline]
     fn give_back(&self) {
         bh_queue::leave(self);
         self.driver.store(0, Ordering::SeqCst);
-        // Another thread may have retired something after the last look here, and found us driving.
-        if self.has_retired() {
+        // Another thread may have released something after the last look here, and relied on the driver.
+        if self.has_releases() {
             self.leave_to_home();
-        }
-    }
-
-    /// As [`Reactor::drive`], for the source's prepare. If that is refused, GLib sleeps all the same, and the thread that drives
-    /// now wakes it when it leaves.
-    pub(crate) fn drive_or_be_woken(&self) -> Result<Driving<'_>> {
-        self.drive().or_else(|_| {
-            self.glib_waiter.store(thread_token(), Ordering::SeqCst);
-            // The other thread may have left before that.
-            self.drive()
-        })
-    }
-
-    /// True when GLib may be asleep between the source's prepare and check, without the right to drive.
-    #[inline]
-    pub(super) fn is_glib_waiting(&self) -> bool {
-        self.glib_waiter.load(Ordering::SeqCst) != 0
-    }
-
-    /// GLib has waited, or its source is gone, or the thread that iterates it waits by itself.
-    pub(crate) fn end_glib_wait(&self) {
-        if self.is_glib_waiting() {
-            self.glib_waiter.store(0, Ordering::SeqCst);
-        }
-    }
-
-    /// Wakes GLib when it waits, after another thread has driven: that one may have ended the announced sleep, and taken a
-    /// wake-up, a timer's event or a deadline that GLib was to see. GLib prepares anew then. `gave_way` says that the ring
-    /// does not take events meanwhile.
-    fn wake_glib(&self, gave_way: bool) {
-        if !self.is_glib_waiting() {
-            return;
-        }
-        if gave_way {
-            self.wake();
-        } else {
-            // GLib has begun to wait just now. If another thread drives by now, that one wakes GLib.
-            drop(self.drive());
         }
     }
 
@@ -166,31 +150,8 @@ impl Reactor {
     }
 }
 
-/// A number that names the calling thread while it lives.
-pub(crate) fn thread_token() -> usize {
-    crate::sync::thread_local!(static TOKEN: u8 = const { 0 });
+/// A number that names the calling thread while it lives. Even, and never 0.
+pub(super) fn thread_token() -> usize {
+    crate::sync::thread_local!(static TOKEN: u16 = const { 0 });
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
-}
-
-#[cfg(all(test, not(any(loom, shuttle))))]
-mod tests {
-    use crate::Reactor;
-
-    /// A home without this would look twice and wake itself in each turn that asks GLib.
-    #[test]
-    fn glib_waits_between_its_own_steps_only() {
-        let reactor = Reactor::new().unwrap();
-        let (gmain, source) = (glib::MainContext::new(), reactor.g_source().unwrap());
-        source.attach(Some(&gmain));
-        while gmain.iteration(false) {}
-        assert!(!reactor.is_glib_waiting(), "it has checked");
-        let driving = reactor.drive().unwrap();
-        reactor.drive_or_be_woken().unwrap().leave_to_glib();
-        assert!(reactor.is_glib_waiting(), "it has prepared");
-        reactor.ask_glib(&driving, || {
-            reactor.drive_or_be_woken().unwrap().leave_to_glib();
-        });
-        assert!(!reactor.is_glib_waiting(), "the home waits by itself");
-        source.destroy();
-    }
 }

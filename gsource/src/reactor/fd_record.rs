@@ -16,25 +16,25 @@ pub(crate) struct FdRecord {
     pub(crate) fd: RawFd,
     pub(super) tenant: Weak<Tenant>,
     pub(crate) handler: FdHandler,
-    /// The handler's switch, which alone may change.
+    /// The handler's switch. Nothing else of a handler changes.
     switch: Mutex<Option<Arc<PollSwitch>>>,
-    /// What the switch was told last; home only.
-    told: AtomicBool,
-    /// Set at once by a removal from any thread; tested before every call.
+    /// The switch was told last that busy-polling is on. The home writes it.
+    notifications_off: AtomicBool,
+    /// Set at once by a removal from any thread, and tested before every call.
     removed: AtomicBool,
     /// Reading waits for `read_poll`; written by the home.
     paused: AtomicBool,
     /// Calls that have not returned; written by the home.
     calls: AtomicU32,
     /// Runs when everything above has been dropped.
-    after: After,
+    after: AfterDrop,
 }
 
-/// What is to run once a handler's callbacks are no more.
+/// Runs its function when it is dropped, after the fields before it.
 #[derive(Default)]
-struct After(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+struct AfterDrop(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
-impl Drop for After {
+impl Drop for AfterDrop {
     fn drop(&mut self) {
         let after = lock(&self.0).take();
         if let Some(after) = after {
@@ -55,11 +55,11 @@ impl FdRecord {
             tenant,
             handler,
             switch: Mutex::new(switch.map(|switch| Arc::new(PollSwitch(switch)))),
-            told: AtomicBool::new(false),
+            notifications_off: AtomicBool::new(false),
             removed,
             paused,
             calls: AtomicU32::new(0),
-            after: After::default(),
+            after: AfterDrop::default(),
         }
     }
 
@@ -68,22 +68,22 @@ impl FdRecord {
         *lock(&self.after.0) = Some(after);
     }
 
-    /// True while the switch has been told that its handler is polled.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
+    /// True while the switch has turned the notifications off.
+    pub(super) fn has_notifications_off(&self) -> bool {
+        self.notifications_off.load(Ordering::Relaxed)
     }
 
-    /// Notes what the switch is told; what it was told before is the answer.
-    pub(crate) fn tell(&self, polling: bool) -> bool {
-        self.told.swap(polling, Ordering::Relaxed)
+    /// Notes what the switch is told. The answer is what it was told before.
+    pub(super) fn set_notifications_off(&self, off: bool) -> bool {
+        self.notifications_off.swap(off, Ordering::Relaxed)
     }
 
-    /// What is to be told when busy-polling starts and stops.
+    /// The function that is called when busy-polling starts and stops.
     pub(crate) fn switch(&self) -> Option<Arc<PollSwitch>> {
         lock(&self.switch).clone()
     }
 
-    /// Changes that; the earlier one comes back and is the home's to drop.
+    /// Changes that. The earlier one comes back, for the home to drop.
     pub(crate) fn replace_switch(
         &self,
         switch: Option<Arc<PollSwitch>>,
@@ -122,8 +122,8 @@ impl FdRecord {
         self.interest() & READABLE != 0 && ready & (READABLE | HANGUP | ERROR) != 0
     }
 
-    /// True when `ready` asks for the write callback. A hang-up goes to the writer only when nobody reads, for it would be
-    /// reported for ever otherwise.
+    /// True when `ready` asks for the write callback. Without a reader, a hang-up goes to the writer; otherwise it would be reported
+    /// for ever.
     pub(crate) fn wants_write(&self, ready: u32) -> bool {
         let mask = WRITABLE
             | ERROR
@@ -135,8 +135,30 @@ impl FdRecord {
         self.interest() & WRITABLE != 0 && ready & mask != 0
     }
 
-    /// Calls one of the callbacks.
-    pub(crate) fn call<T>(&self, callback: impl FnOnce() -> T) -> Result<T, Panicked> {
+    /// Calls one of the callbacks, if the handler has it. A handler that panics is removed.
+    pub(super) fn call_or_remove(self: &Arc<Self>, callback: Option<&(dyn Fn() + Send)>) {
+        if let Some(callback) = callback
+            && self.call(callback).is_err()
+        {
+            self.remove();
+        }
+    }
+
+    /// Asks one of the handler's questions. A handler that panics is removed, and has said no.
+    pub(super) fn ask_or_remove(self: &Arc<Self>, question: &(dyn Fn() -> bool + Send)) -> bool {
+        self.call(question).unwrap_or_else(|_| {
+            self.remove();
+            false
+        })
+    }
+
+    /// Asks `read_poll` whether the read callback may be called.
+    pub(super) fn may_read(self: &Arc<Self>) -> bool {
+        let question = self.handler.read_poll.as_deref();
+        question.is_none_or(|question| self.ask_or_remove(question))
+    }
+
+    fn call<T>(&self, callback: impl FnOnce() -> T) -> Result<T, Panicked> {
         let calls = self.calls.load(Ordering::Relaxed);
         self.calls.store(calls + 1, Ordering::Relaxed);
         let outcome = panic_boundary::guard(self, callback);

@@ -1,7 +1,7 @@
-//! Which handlers want which fd, and what the kernel has been told.
+//! Which handlers want which fd, and what the kernel was told.
 //!
-//! Several AioContexts of a reactor may want one fd; epoll takes an fd once, so interests are merged here. The table is
-//! indexed by fd, so a change costs the same however many handlers there are.
+//! Several tenants of a reactor may want one fd. epoll takes an fd once, so their interests are merged here. The table is indexed
+//! by fd, so a change costs the same however many handlers there are.
 //!
 //! # Invariants
 //! 1. A token names an fd and the generation of its registration; a registration that left the set never comes back with
@@ -10,27 +10,34 @@
 
 mod listing;
 
+use super::fd_record::FdRecord;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EDGE, READABLE, WRITABLE};
-use crate::reactor::fd_record::FdRecord;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+/// Token of the wake-up fd. Fds have generations above 0 and numbers below 2^31, so no fd has it.
+pub(super) const WAKE: u64 = u64::MAX;
+/// Token of the fd that wakes GLib for a timer.
+pub(super) const TIMER: u64 = u64::MAX - 1;
+/// Token of the io_uring.
+pub(super) const RING: u64 = u64::MAX - 2;
+
 /// Handlers to call with what happened, oldest first.
 pub(crate) type Batch = VecDeque<(Arc<FdRecord>, u32)>;
 
 #[derive(Default)]
-struct Entry {
+struct FdEntry {
     generation: u32,
     /// The events in the epoll set; 0 when the fd is not in it.
     armed: u32,
     records: Vec<Arc<FdRecord>>,
 }
 
-impl Entry {
+impl FdEntry {
     fn interest(&self) -> u32 {
         self.records
             .iter()
@@ -50,8 +57,8 @@ impl Entry {
 /// The handlers of a reactor by fd.
 #[derive(Default)]
 pub(crate) struct FdTable {
-    entries: Vec<Entry>,
-    set: Set,
+    entries: Vec<FdEntry>,
+    set: KernelSet,
     next_generation: u32,
     /// Fds that epoll refuses (regular files): they count as always ready, as in poll(2).
     always_ready: Vec<RawFd>,
@@ -63,24 +70,24 @@ pub(crate) struct FdTable {
     stale: Vec<u64>,
 }
 
-/// Who is told what is wanted.
+/// What the kernel waits for, as far as it was told.
 #[derive(Default)]
-pub(crate) enum Set {
-    /// Nobody yet.
+pub(crate) enum KernelSet {
+    /// Nothing yet: the reactor has no fds.
     #[default]
     None,
     Epoll(Arc<Epoll>),
-    /// The home, by a [`PollList`](crate::poller::poll::PollList) of that version.
+    /// The version of the list. The home copies it to a [`PollList`](crate::poller::poll::PollList) before it waits.
     List(u64),
 }
 
-/// So many stale tokens mean that files live on, without waiting to see one of them twice.
+/// So many stale tokens prove that files live on, even if none was seen twice.
 const MANY_STALE: usize = 64;
 
 impl FdTable {
-    /// Starts to use `set`, with the reactor's wake-up fd and its token in it, and registers everything that was recorded
-    /// before. An fd that was closed meanwhile spoils nothing; the answer tells of it.
-    pub(crate) fn open(&mut self, set: Set, wake: (RawFd, u64)) -> Result<Vec<Error>> {
+    /// Starts to use `set`, with the reactor's wake-up fd and its token in it, and registers everything that was added before.
+    /// The answer is the errors of fds that were closed meanwhile; the others are registered.
+    pub(crate) fn open(&mut self, set: KernelSet, wake: (RawFd, u64)) -> Result<Vec<Error>> {
         self.set = set;
         self.watch_internal(wake.0, wake.1)?;
         Ok((0..self.entries.len())
@@ -91,11 +98,11 @@ impl FdTable {
     /// Watches one of the reactor's own fds, whose events carry `token`.
     pub(crate) fn watch_internal(&mut self, fd: RawFd, token: u64) -> Result<()> {
         match &mut self.set {
-            Set::None => {}
-            Set::Epoll(epoll) => epoll
+            KernelSet::None => {}
+            KernelSet::Epoll(epoll) => epoll
                 .add(fd, READABLE | EDGE, token)
                 .map_err(|error| refused(fd, error))?,
-            Set::List(version) => *version += 1,
+            KernelSet::List(version) => *version += 1,
         }
         self.internal.push((fd, token));
         Ok(())
@@ -104,12 +111,12 @@ impl FdTable {
     /// Watches one of the reactor's own fds no more.
     pub(crate) fn ignore_internal(&mut self, fd: RawFd) {
         match &mut self.set {
-            Set::None => {}
-            Set::Epoll(epoll) => {
-                // It is in the set: `watch_internal` has answered for that.
+            KernelSet::None => {}
+            KernelSet::Epoll(epoll) => {
+                // It is in the set, so this does not fail.
                 let _ = epoll.delete(fd);
             }
-            Set::List(version) => *version += 1,
+            KernelSet::List(version) => *version += 1,
         }
         self.internal.retain(|&(own, _)| own != fd);
     }
@@ -121,8 +128,8 @@ impl FdTable {
     pub(crate) fn add(&mut self, record: &Arc<FdRecord>) -> Result<()> {
         let fd = record.fd;
         let index = index(fd)?;
-        if !matches!(self.set, Set::Epoll(_)) || self.entries.len() <= index {
-            // Nothing asks the kernel before the table is open, and a wrong number must not make it huge.
+        if !matches!(self.set, KernelSet::Epoll(_)) || self.entries.len() <= index {
+            // Before the table is open, no system call checks the fd. And a wrong number must not make the table huge.
             check_open(fd)?;
         }
         self.put(index, record);
@@ -131,8 +138,8 @@ impl FdTable {
         })
     }
 
-    /// Takes over a handler from another table. One whose fd was closed meanwhile (or names an epoll set by now) is taken
-    /// too, and told of in `closed`.
+    /// Takes over a handler from another table. If its fd was closed meanwhile (or is an epoll set by now), the handler is added
+    /// all the same, and the error to `closed`.
     ///
     /// # Errors
     /// The kernel's, when it does not take the fd; then nothing was added.
@@ -153,7 +160,7 @@ impl FdTable {
 
     fn put(&mut self, index: usize, record: &Arc<FdRecord>) {
         if self.entries.len() <= index {
-            self.entries.resize_with(index + 1, Entry::default);
+            self.entries.resize_with(index + 1, FdEntry::default);
         }
         self.entries[index].records.push(Arc::clone(record));
         self.unpollable += usize::from(record.handler.io_poll.is_none());
@@ -173,7 +180,7 @@ impl FdTable {
             .retain(|other| !std::ptr::eq(&raw const **other, record));
         let found = entry.records.len() < before;
         self.unpollable -= usize::from(found && record.handler.io_poll.is_none());
-        // A removal cannot fail: a closed fd has left the set already, or is found out by its stale events.
+        // A removal cannot fail: a closed fd has left the set already, or is found by its stale events.
         let _ = self.sync(record.fd, false);
         found
     }
@@ -188,7 +195,7 @@ impl FdTable {
         self.always_ready.len()
     }
 
-    /// How many handlers can only be waited for.
+    /// How many handlers have no `io_poll`.
     pub(crate) fn unpollable(&self) -> usize {
         self.unpollable
     }
@@ -211,7 +218,7 @@ impl FdTable {
     /// Adds the handlers that `event` is for to `batch`.
     ///
     /// # Errors
-    /// The kernel's, when it gives no new set in the place of one with ghosts.
+    /// The kernel's, when the set must be rebuilt and it gives no new one.
     pub(crate) fn collect(&mut self, event: &Event, batch: &mut Batch) -> Result<()> {
         let (token, events) = (event.u64, event.events);
         match self.live(token) {
@@ -219,13 +226,13 @@ impl FdTable {
                 push_all(entry, events, batch);
                 Ok(())
             }
-            None => self.meet_stale(token),
+            None => self.note_stale(token),
         }
     }
 
-    /// An event without a live registration: the first may have raced with a removal; a second one of the same token comes
-    /// from a file that was closed under its handler and lives on elsewhere, and would fire for ever.
-    fn meet_stale(&mut self, token: u64) -> Result<()> {
+    /// An event without a live registration. The first may have raced with a removal. A second one of the same token comes from
+    /// a file that was closed under its handler and is open elsewhere. It would fire for ever, so the set is rebuilt without it.
+    fn note_stale(&mut self, token: u64) -> Result<()> {
         if self.stale.len() < MANY_STALE && !self.stale.contains(&token) {
             self.stale.push(token);
             return Ok(());
@@ -235,7 +242,7 @@ impl FdTable {
     }
 
     fn rebuild(&mut self) -> Result<()> {
-        let Set::Epoll(epoll) = &self.set else {
+        let KernelSet::Epoll(epoll) = &self.set else {
             return Ok(());
         };
         let fresh = Epoll::new()?;
@@ -255,13 +262,13 @@ impl FdTable {
         epoll.replace_with(&fresh)
     }
 
-    fn live(&self, token: u64) -> Option<&Entry> {
+    fn live(&self, token: u64) -> Option<&FdEntry> {
         let [fd, generation] = split(token);
         let entry = self.entries.get(fd as usize)?;
         (entry.armed != 0 && entry.generation == generation).then_some(entry)
     }
 
-    fn entry(&self, fd: RawFd) -> Option<&Entry> {
+    fn entry(&self, fd: RawFd) -> Option<&FdEntry> {
         self.entries.get(index(fd).ok()?)
     }
 
@@ -269,9 +276,9 @@ impl FdTable {
     fn sync(&mut self, fd: RawFd, force: bool) -> Result<()> {
         let index = index(fd)?;
         let epoll = match &self.set {
-            Set::None => return Ok(()),
-            Set::Epoll(epoll) => Arc::clone(epoll),
-            Set::List(_) => return self.list(fd, force),
+            KernelSet::None => return Ok(()),
+            KernelSet::Epoll(epoll) => Arc::clone(epoll),
+            KernelSet::List(_) => return self.list(fd, force),
         };
         let generation = self.next_generation.wrapping_add(1);
         let Some(entry) = self.entries.get_mut(index) else {
@@ -287,7 +294,7 @@ impl FdTable {
             forget(entry, &epoll, fd);
             self.always_ready.retain(|&other| other != fd);
         } else if self.internal.iter().any(|&(own, _)| own == fd) {
-            // The number of a file that was closed under its handler is the reactor's own by now.
+            // The fd was closed under its handler, and its number is one of the reactor's own by now.
             return Err(refused(fd, io::Error::from_raw_os_error(libc::EBADF)));
         } else if wanted != entry.armed || force {
             let outcome =
@@ -308,7 +315,7 @@ enum Armed {
     AlwaysReady,
 }
 
-fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
+fn arm(entry: &mut FdEntry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::Result<Armed> {
     let (events, generation) = wanted;
     if entry.armed != 0 {
         match epoll.modify(fd, events, token(fd, generation)) {
@@ -336,15 +343,15 @@ fn arm(entry: &mut Entry, epoll: &Epoll, fd: RawFd, wanted: (u32, u32)) -> io::R
     Ok(Armed::InSet)
 }
 
-fn forget(entry: &mut Entry, epoll: &Epoll, fd: RawFd) {
+fn forget(entry: &mut FdEntry, epoll: &Epoll, fd: RawFd) {
     if entry.armed != 0 {
-        // ENOENT and EBADF mean that the fd was closed first; see `meet_stale`.
+        // ENOENT and EBADF mean that the fd was closed first; see `note_stale`.
         let _ = epoll.delete(fd);
         entry.armed = 0;
     }
 }
 
-fn push_all(entry: &Entry, events: u32, batch: &mut Batch) {
+fn push_all(entry: &FdEntry, events: u32, batch: &mut Batch) {
     batch.extend(
         entry
             .records

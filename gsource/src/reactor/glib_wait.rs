@@ -1,102 +1,343 @@
-//! A reactor whose waiting a foreign loop does, by its GSource: GLib polls the epoll set, or the fds of the list.
+//! A reactor that GLib iterates: who waits, and the three steps of its GSource.
 //!
-//! A ring that waits for the set would take events that GLib is to see, so its request is withdrawn while GLib waits. The
-//! completions of block I/O are seen by the ring's fd, which joins the set then; it must not stand there while the ring waits
-//! for the set, for each completion would cause the next. The fd of a ring with DEFER_TASKRUN tells nothing to poll(2) until
-//! its thread enters the ring: while requests are in flight there, GLib looks again each millisecond.
+//! GLib polls the epoll set, or with the poll poller the fds themselves. The source's steps hold the right to drive, each for
+//! itself. Between prepare and check GLib sleeps without it, so another thread may drive meanwhile: it may then end the sleep
+//! that prepare has announced, and take a wake-up, a timer's event or a notification. Therefore it wakes GLib when it leaves,
+//! and GLib prepares anew.
+//!
+//! # io_uring
+//! A ring that waits for the set would take events that GLib is to see, so that request is withdrawn while GLib waits. The
+//! ring's own fd tells GLib of completions. It joins the set only then: were it in the set that the ring waits for, each
+//! completion would cause the next. The fd of a ring with DEFER_TASKRUN is silent until its thread enters the ring. While
+//! requests are in flight there, GLib looks each millisecond.
 #![forbid(unsafe_code)]
 
-use super::{Driving, Means, RING, Reactor, report};
+use super::driving::thread_token;
+use super::fd_table::RING;
+use super::wait_method::WaitMethod;
+use super::{Driving, Reactor, report};
 use crate::Error;
-use crate::sync::Ordering;
-use crate::sync::lock;
+use crate::sync::{AtomicUsize, Ordering, lock};
 use std::os::fd::RawFd;
 
+/// Poll interval for completions that cannot wake GLib.
+const SILENT_IO_MS: i32 = 1;
+/// An idle bottom half waits no longer.
+const IDLE_BH_MS: i32 = 10;
+
+/// Who waits for the events of a reactor. Without a ring, `Glib` may stay when the home waits again: nothing depends on it then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// The driving thread, by the reactor's own wait.
+    #[default]
+    Home,
+    /// The driving thread as well. It asks GLib just now what GLib's other sources want, and the reactor's source is silent.
+    HomeAskingGlib,
+    /// GLib.
+    Glib {
+        /// The epoll set was looked at since the last prepare.
+        has_looked: bool,
+    },
+}
+
+/// What other threads must know of the thread that iterates the reactor's source.
+#[derive(Default)]
+pub(super) struct GlibThread {
+    /// Its token; 0 without a source. [`ASLEEP`] is added from a prepare that found nothing ready to the next check.
+    word: AtomicUsize,
+    /// Counts the prepares that were not part of [`Driving::ask_glib`].
+    turns: AtomicUsize,
+}
+
+const ASLEEP: usize = 1;
+
+impl GlibThread {
+    /// The calling thread iterates the source, and is awake.
+    fn is_here(&self) {
+        self.word.store(thread_token(), Ordering::Relaxed);
+    }
+
+    /// The calling thread's GLib may sleep from now on. True when another thread's does so already.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let me = thread_token() | ASLEEP;
+        let before = self.word.swap(me, Ordering::SeqCst);
+        before & ASLEEP != 0 && before != me
+    }
+
+    /// True when GLib may be asleep, without the right to drive.
+    #[inline]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & ASLEEP != 0
+    }
+
+    /// True when another thread iterates the source. While GLib sleeps there, no thread drives.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        let there = self.word.load(Ordering::Relaxed) & !ASLEEP;
+        there != 0 && there != thread_token()
+    }
+
+    fn forget(&self) {
+        self.word.store(0, Ordering::SeqCst);
+    }
+
+    fn count_turn(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// What the source's prepare found.
+enum Prepared {
+    /// The home waits by itself.
+    Silent,
+    Ready,
+    /// The milliseconds that GLib may sleep; -1 is for ever.
+    Sleep(i32),
+}
+
 impl Reactor {
-    /// A foreign loop is about to wait.
-    pub(super) fn give_way(&self, driving: &Driving<'_>) {
-        let Some(Means::Ring(epoll, _)) = self.io.get().map(|io| &io.means) else {
-            return;
+    /// The source's prepare: the milliseconds that GLib may sleep, or `None` when there is something to dispatch. `show` may
+    /// change the fds that GLib polls.
+    pub(crate) fn prepare(&self, show: impl FnOnce(&Driving<'_>)) -> Option<i32> {
+        let driving = self.drive().or_else(|_| {
+            // Another thread drives. It wakes GLib when it leaves, unless it has left before it could see this.
+            self.glib.fall_asleep();
+            self.drive()
+        });
+        let Ok(driving) = driving else {
+            return Some(-1);
         };
-        let mut home = self.home.get(driving);
-        if home.is_foreign {
+        self.glib.is_here();
+        let prepared = driving.prepare();
+        show(&driving);
+        match prepared {
+            Prepared::Silent => Some(-1),
+            Prepared::Ready => None,
+            Prepared::Sleep(milliseconds) => {
+                driving.leave_to_glib();
+                Some(milliseconds)
+            }
+        }
+    }
+
+    /// The source's check: true when there is something to dispatch. `readable` says that GLib found an fd ready.
+    pub(crate) fn check(&self, readable: bool) -> bool {
+        self.drive().is_ok_and(|driving| {
+            self.glib.is_here();
+            driving.check(readable)
+        })
+    }
+
+    /// The source's dispatch.
+    pub(crate) fn dispatch(&self) {
+        if let Ok(driving) = self.drive() {
+            driving.dispatch();
+        }
+    }
+
+    /// The source is gone.
+    pub(crate) fn forget_glib(&self) {
+        self.glib.forget();
+    }
+
+    /// Changes when GLib prepares the reactor's source outside of [`Driving::ask_glib`]. Then other code has iterated the
+    /// GMainContext, and has taken the signal of GLib's own wake-up fd.
+    pub fn glib_turns(&self) -> usize {
+        self.glib.turns.load(Ordering::Relaxed)
+    }
+
+    /// Wakes GLib, which sleeps, after another thread has driven. `ring_is_out` says that the ring takes no events meanwhile.
+    #[cold]
+    pub(super) fn wake_glib(&self, ring_is_out: bool) {
+        if ring_is_out {
+            self.write_wake_fd();
+        } else {
+            // GLib fell asleep just now. If another thread drives by now, that thread wakes GLib.
+            drop(self.drive());
+        }
+    }
+}
+
+impl Driving<'_> {
+    fn prepare(&self) -> Prepared {
+        let state = &self.reactor.state;
+        if self.home().waiter == Waiter::HomeAskingGlib {
+            return Prepared::Silent;
+        }
+        self.reactor.glib.count_turn();
+        self.stop_polling();
+        self.ask_paused();
+        self.drop_released();
+        self.hand_wait_to_glib();
+        self.home().waiter = Waiter::Glib { has_looked: false };
+        self.submit_io();
+        // notify() must end a blocking iteration even if there is no work.
+        if state.accept() || !state.sleep() {
+            return Prepared::Ready;
+        }
+        self.collect_ready();
+        if self.has_work() || self.reactor.has_always_ready() {
+            return Prepared::Ready;
+        }
+        match self.reactor.remaining_ns() {
+            Some(0) => return Prepared::Ready,
+            remaining => self.arm_timer_fd(remaining),
+        }
+        if self.has_silent_io() {
+            return Prepared::Sleep(SILENT_IO_MS);
+        }
+        Prepared::Sleep(if self.has_scheduled_bh() {
+            IDLE_BH_MS
+        } else {
+            -1
+        })
+    }
+
+    fn check(&self, readable: bool) -> bool {
+        if self.home().waiter == Waiter::HomeAskingGlib {
+            return false;
+        }
+        if readable && self.home().batch.is_empty() {
+            self.look();
+        }
+        self.fetch_io();
+        self.home().waiter = Waiter::Glib { has_looked: true };
+        let notified = self.reactor.state.accept();
+        self.collect_ready();
+        notified
+            || self.has_work()
+            || self.has_scheduled_bh()
+            || self.reactor.remaining_ns() == Some(0)
+    }
+
+    fn dispatch(&self) {
+        let looked = Waiter::Glib { has_looked: true };
+        let before = std::mem::replace(&mut self.home().waiter, looked);
+        if before != looked && self.home().batch.is_empty() {
+            self.look();
+        }
+        self.run_ready();
+    }
+
+    /// Runs `ask`, which asks the GMainContext that this reactor's source is attached to. The source is silent meanwhile, because
+    /// the caller waits for the reactor itself.
+    pub fn ask_glib<T>(&self, ask: impl FnOnce() -> T) -> T {
+        self.take_wait_back();
+        // A nested GLib loop may have ended after a prepare without a check.
+        if self.reactor.glib.is_asleep() {
+            self.reactor.glib.is_here();
+        }
+        self.home().waiter = Waiter::HomeAskingGlib;
+        let answer = ask();
+        self.home().waiter = Waiter::Home;
+        answer
+    }
+
+    /// True when GLib waits, or did so last.
+    pub(super) fn is_glib_waiter(&self) -> bool {
+        matches!(self.home().waiter, Waiter::Glib { .. })
+    }
+
+    /// GLib is about to wait: the ring lets go of the set.
+    pub(super) fn hand_wait_to_glib(&self) {
+        let mut home = self.home();
+        if matches!(home.waiter, Waiter::Glib { .. }) {
             return;
         }
-        home.is_foreign = true;
+        home.waiter = Waiter::Glib { has_looked: false };
+        let method = self.reactor.fds.get().map(|fds| &fds.method);
+        let Some(WaitMethod::Ring(epoll, _)) = method else {
+            return;
+        };
         let Some(mut ring) = self.take_ring(&mut home) else {
             return;
         };
-        let mut trouble = Vec::new();
+        let mut errors = Vec::new();
         match ring.withdraw(epoll) {
-            Ok(count) => trouble.extend(self.sort_events(&mut home, ring.events(count)).err()),
-            Err(error) => trouble.push(Error::os("the io_uring refuses its thread", error)),
+            Ok(count) => errors.extend(self.sort_events(&mut home, ring.events(count)).err()),
+            Err(error) => errors.push(Error::os("the io_uring refuses its thread", error)),
         }
-        if ring.has_voice() {
-            trouble.extend(lock(&self.fds).watch_internal(ring.fd(), RING).err());
+        if ring.wakes_by_fd() {
+            let joined = lock(&self.reactor.table).watch_internal(ring.fd(), RING);
+            errors.extend(joined.err());
         }
         home.ring = Some(ring);
         drop(home);
-        report(trouble);
+        report(errors);
     }
 
-    /// Gives up what only the driving thread can, because it will not drive again.
-    ///
-    /// # Panics
-    /// The token is another reactor's.
-    pub fn part(&self, driving: &Driving<'_>) {
-        driving.check(self);
-        self.give_way(driving);
+    /// Gives up what only this thread can, because it will not drive again.
+    pub fn release_thread(&self) {
+        self.hand_wait_to_glib();
     }
 
-    /// This thread waits by itself again.
-    pub(super) fn take_over(&self, driving: &Driving<'_>) {
-        let mut home = self.home.get(driving);
-        if !home.is_foreign {
+    /// The driving thread waits by itself again.
+    #[inline]
+    pub(super) fn take_wait_back(&self) {
+        let mut home = self.home();
+        if !matches!(home.waiter, Waiter::Glib { .. }) {
             return;
         }
-        home.is_foreign = false;
-        let fd = home.ring.as_ref().map(|ring| ring.fd());
+        home.waiter = Waiter::Home;
+        let ring = home.ring.as_ref().map(|ring| ring.fd());
         drop(home);
-        if let Some(fd) = fd {
-            lock(&self.fds).ignore_internal(fd);
+        if let Some(fd) = ring {
+            lock(&self.reactor.table).ignore_internal(fd);
         }
     }
 
-    /// Collects what is ready, for a foreign loop that has waited.
-    pub(super) fn look(&self, driving: &Driving<'_>) {
-        match self.io.get().map(|io| &io.means) {
-            Some(Means::Ring(epoll, _)) => self.collect_from_set(driving, epoll, 0),
-            _ => self.collect(driving, 0),
+    /// Collects what is ready after GLib has waited.
+    fn look(&self) {
+        let Some(fds) = self.reactor.fds.get() else {
+            return;
+        };
+        match &fds.method {
+            WaitMethod::Epoll(epoll) | WaitMethod::Ring(epoll, _) => {
+                self.collect_from_set(epoll, 0);
+            }
+            WaitMethod::Poll => self.collect_from_list(0),
         }
     }
 
-    /// Changes whenever GLib asks the reactor's source by itself, and not within [`Reactor::ask_glib`]: then somebody else has
-    /// iterated the GMainContext, and taken note of whatever its own wake-up fd has told.
-    pub fn glib_turns(&self) -> usize {
-        self.counts.glib_turns.load(Ordering::Relaxed)
-    }
-
-    /// The fds that a foreign loop is to poll besides [`Reactor::poll_fd`], if they are others than at `version`.
-    pub(crate) fn listed_since(
-        &self,
-        driving: &Driving<'_>,
-        version: &mut Option<u64>,
-    ) -> Option<Vec<(RawFd, u32)>> {
-        if !matches!(self.io.get()?.means, Means::List) {
+    /// The fds that GLib is to poll besides [`Reactor::poll_fd`], if they are others than at `version`.
+    pub(crate) fn listed_since(&self, version: &mut Option<u64>) -> Option<Vec<(RawFd, u32)>> {
+        if !matches!(self.reactor.fds.get()?.method, WaitMethod::Poll) {
             return None;
         }
-        let mut home = self.home.get(driving);
-        let wanted = (!home.served).then(|| {
-            let fds = lock(&self.fds);
-            fds.refresh(&mut home.list);
-            fds.version().unwrap_or(0)
+        let mut home = self.home();
+        // A home that waits by itself shows none.
+        let is_shown = home.waiter != Waiter::HomeAskingGlib;
+        let wanted = is_shown.then(|| {
+            let table = lock(&self.reactor.table);
+            table.refresh(&mut home.list);
+            table.version().unwrap_or(0)
         });
         if *version == wanted {
             return None;
         }
         *version = wanted;
-        // A loop that is served otherwise needs to see none.
         let shown = wanted.map_or(&[][..], |_| home.list.listed());
         Some(shown.iter().map(|one| (one.fd, one.events)).collect())
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::Reactor;
+
+    /// A home without this would look twice and wake itself in each turn that asks GLib.
+    #[test]
+    fn glib_sleeps_between_its_own_steps_only() {
+        let reactor = Reactor::new().unwrap();
+        let (gmain, source) = (glib::MainContext::new(), reactor.g_source().unwrap());
+        source.attach(Some(&gmain));
+        while gmain.iteration(false) {}
+        assert!(!reactor.glib.is_asleep(), "it has checked");
+        let driving = reactor.drive().unwrap();
+        assert!(reactor.prepare(|_| ()).is_some());
+        assert!(reactor.glib.is_asleep(), "it has prepared");
+        driving.ask_glib(|| reactor.prepare(|_| ()));
+        assert!(!reactor.glib.is_asleep(), "the home waits by itself");
+        source.destroy();
     }
 }

@@ -1,29 +1,59 @@
 //! The reactor's io_uring: created when first used, submitted at the end of each turn, completed in the middle of it.
 #![forbid(unsafe_code)]
 
-use super::{Driving, Home, Means, RING, Reactor};
-use crate::panic_boundary;
+use super::fd_table::RING;
+use super::wait_method::WaitMethod;
+use super::{Driving, HomeState, Reactor};
+use crate::panic_boundary::{drop_guarded, guard};
 use crate::poller::Drivers;
 use crate::poller::io_sink::{IoCompletion, IoSink};
-use crate::poller::ring::Ring;
-use crate::sync::lock;
-use crate::sync::{AtomicUsize, Ordering};
+use crate::poller::ring::HomeRing;
+use crate::sync::{AtomicUsize, Ordering, lock};
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 impl Reactor {
-    /// Calls `work` with the ring.
-    pub(crate) fn with_ring<T>(
-        &self,
-        driving: &Driving<'_>,
-        work: impl FnOnce(&mut Ring) -> Result<T>,
-    ) -> Result<T> {
-        self.open()?;
-        let mut home = self.home.get(driving);
+    fn has_ring(&self) -> bool {
+        self.counts.ring.load(Ordering::Relaxed)
+    }
+
+    fn open_ring(&self) -> Result<Box<HomeRing>> {
+        let ring = Box::new(HomeRing::for_requests()?);
+        self.counts.ring.store(true, Ordering::Relaxed);
+        lock(&self.table).watch_internal(ring.fd(), RING)?;
+        Ok(ring)
+    }
+
+    /// Cancels the requests in flight and delivers their ends, for a home that ends: no other thread could take them from the
+    /// ring later. Waits for those that the kernel does not cancel because they are under way to a disk.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's.
+    pub fn finish_io(&self) -> Result<()> {
+        if !self.has_ring() {
+            return Ok(());
+        }
+        let driving = self.drive()?;
+        while driving.change_ring(HomeRing::cancel_all).unwrap_or(false) {
+            while !driving.complete_io() {
+                let waited = driving.change_ring(HomeRing::wait_for_one);
+                let refused = |error| Error::os("the io_uring refuses its thread", error);
+                waited.unwrap_or(Ok(())).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Driving<'_> {
+    /// Calls `work` with the ring. The first call makes the ring if the reactor does not wait with one.
+    pub(crate) fn with_ring<T>(&self, work: impl FnOnce(&mut HomeRing) -> Result<T>) -> Result<T> {
+        self.reactor.open()?;
+        let mut home = self.home();
         if home.ring.is_none() {
             home.ring = match self.take_ring(&mut home) {
                 Some(ring) => Some(ring),
-                None => Some(self.open_ring()?),
+                None => Some(self.reactor.open_ring()?),
             };
         }
         let ring = home
@@ -33,164 +63,94 @@ impl Reactor {
         work(ring)
     }
 
-    fn open_ring(&self) -> Result<Box<Ring>> {
-        let ring = Box::new(Ring::for_requests()?);
-        self.counts.ring.store(true, Ordering::Relaxed);
-        lock(&self.fds).watch_internal(ring.fd(), RING)?;
-        Ok(ring)
-    }
-
-    /// The ring, out of its place; the first time, the one that waits.
-    pub(super) fn take_ring(&self, home: &mut Home) -> Option<Box<Ring>> {
+    /// Takes the ring out of its place; the first time, the one that waits.
+    pub(super) fn take_ring(&self, home: &mut HomeState) -> Option<Box<HomeRing>> {
+        let method = self.reactor.fds.get().map(|fds| &fds.method);
         if home.ring.is_none()
-            && let Some(Means::Ring(_, fresh)) = self.io.get().map(|io| &io.means)
+            && let Some(WaitMethod::Ring(_, unused)) = method
         {
-            home.ring = lock(fresh).take();
-            self.counts.ring.store(true, Ordering::Relaxed);
+            home.ring = lock(unused).take();
+            self.reactor.counts.ring.store(true, Ordering::Relaxed);
         }
         home.ring.take()
     }
 
+    /// Calls `change` with the ring, if there is one.
+    #[inline]
+    fn change_ring<T>(&self, change: impl FnOnce(&mut HomeRing) -> T) -> Option<T> {
+        if !self.reactor.has_ring() {
+            return None;
+        }
+        self.home().ring.as_deref_mut().map(change)
+    }
+
     /// True when the wait submits what was pushed, and follows soon.
     pub(super) fn submits_by_waiting(&self) -> bool {
-        self.drivers == Drivers::One
-            && matches!(self.io.get(), Some(io) if matches!(io.means, Means::Ring(..)))
+        self.reactor.drivers == Drivers::One
+            && matches!(self.reactor.fds.get(), Some(fds) if matches!(fds.method, WaitMethod::Ring(..)))
     }
 
-    pub(super) fn submit_before_wait(&self, driving: &Driving<'_>) {
-        if self.has_ring() && (!self.submits_by_waiting() || self.may_poll_busily(driving)) {
-            self.submit_io(driving);
+    pub(super) fn submit_before_wait(&self) {
+        if self.reactor.has_ring() && (!self.submits_by_waiting() || self.may_busy_poll()) {
+            self.submit_io();
         }
     }
 
-    pub(super) fn submit_after_turn(&self, driving: &Driving<'_>) {
-        if self.has_ring() && (!self.submits_by_waiting() || self.home.get(driving).is_foreign) {
-            self.submit_io(driving);
+    pub(super) fn submit_after_turn(&self) {
+        if self.reactor.has_ring() && (!self.submits_by_waiting() || self.is_glib_waiter()) {
+            self.submit_io();
         }
     }
 
-    /// True when requests are in flight whose ends a foreign loop is not told of.
-    pub(super) fn has_mute_io(&self, driving: &Driving<'_>) -> bool {
-        self.has_ring()
-            && self
-                .home
-                .get(driving)
-                .ring
-                .as_ref()
-                .is_some_and(|ring| ring.is_mute())
+    pub(super) fn submit_io(&self) {
+        self.change_ring(HomeRing::submit);
     }
 
-    /// How many requests of the queue that counts with `in_flight` are unfinished here.
-    pub(crate) fn unfinished_io(
-        &self,
-        driving: &Driving<'_>,
-        in_flight: &Arc<AtomicUsize>,
-    ) -> usize {
-        let home = self.home.get(driving);
-        let ring = home.ring.as_ref();
-        ring.map_or(0, |ring| ring.unfinished(in_flight))
-    }
-
-    /// Cancels the requests in flight and delivers their ends, for a home that ends: no other thread may be able to take them.
-    /// Waits for those that the kernel does not cancel, which are under way to a disk.
-    ///
-    /// # Errors
-    /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's.
-    pub fn finish_io(&self) -> Result<()> {
-        if !self.has_ring() {
-            return Ok(());
-        }
-        let driving = self.drive()?;
-        while self
-            .change_ring(&driving, Ring::cancel_all)
-            .unwrap_or(false)
-        {
-            while !self.complete_io(&driving) {
-                let waited = self.change_ring(&driving, Ring::wait_for_one);
-                let refused = |error| Error::os("the io_uring refuses its thread", error);
-                waited.unwrap_or(Ok(())).map_err(refused)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn change_ring<T>(
-        &self,
-        driving: &Driving<'_>,
-        change: impl FnOnce(&mut Ring) -> T,
-    ) -> Option<T> {
-        self.home.get(driving).ring.as_deref_mut().map(change)
+    /// True when requests are in flight whose completions cannot wake GLib.
+    pub(super) fn has_silent_io(&self) -> bool {
+        self.change_ring(|ring| ring.is_silent()).unwrap_or(false)
     }
 
     /// Brings the completions that the kernel keeps until it is asked.
-    pub(super) fn fetch_io(&self, driving: &Driving<'_>) {
-        if self.has_ring()
-            && let Some(ring) = &mut self.home.get(driving).ring
-        {
-            ring.fetch();
-        }
+    pub(super) fn fetch_io(&self) {
+        self.change_ring(HomeRing::fetch);
     }
 
-    fn has_ring(&self) -> bool {
-        self.counts.ring.load(Ordering::Relaxed)
+    pub(super) fn has_ready_io(&self) -> bool {
+        self.change_ring(HomeRing::is_ready).unwrap_or(false)
     }
 
-    pub(super) fn submit_io(&self, driving: &Driving<'_>) {
-        if self.has_ring()
-            && let Some(ring) = &mut self.home.get(driving).ring
-        {
-            ring.submit();
-        }
+    /// As [`Driving::has_ready_io`], for busy-polling: no wait brings the completions.
+    pub(super) fn has_pollable_io(&self) -> bool {
+        self.change_ring(HomeRing::is_pollable).unwrap_or(false)
     }
 
-    pub(super) fn has_ready_io(&self, driving: &Driving<'_>) -> bool {
-        self.has_ring()
-            && self
-                .home
-                .get(driving)
-                .ring
-                .as_mut()
-                .is_some_and(|ring| ring.is_ready())
-    }
-
-    /// As [`Reactor::has_ready_io`], while nobody waits.
-    pub(super) fn is_called_by_io(&self, driving: &Driving<'_>) -> bool {
-        self.has_ring()
-            && self
-                .home
-                .get(driving)
-                .ring
-                .as_mut()
-                .is_some_and(|ring| ring.is_calling())
+    /// How many requests of the queue that counts with `in_flight` are unfinished here.
+    pub(crate) fn unfinished_io(&self, in_flight: &Arc<AtomicUsize>) -> usize {
+        self.change_ring(|ring| ring.unfinished(in_flight))
+            .unwrap_or(0)
     }
 
     /// Hands out the completions there are; true when there were some.
-    pub(super) fn complete_io(&self, driving: &Driving<'_>) -> bool {
-        if !self.has_ready_io(driving) {
+    pub(super) fn complete_io(&self) -> bool {
+        if !self.has_ready_io() {
             return false;
         }
         let mut progress = false;
-        let mut run = std::mem::take(&mut self.home.get(driving).completions);
-        while let Some((number, sink)) = self.next_run(driving, &mut run) {
+        let mut run = std::mem::take(&mut self.home().completions);
+        while let Some((slot, sink)) = self.next_run(&mut run) {
             progress = true;
-            let _ =
-                panic_boundary::guard(&"completion of io_uring requests", || sink.complete(&run));
-            panic_boundary::drop_guarded(&"destructor of an io_uring sink", sink);
-            if let Some(ring) = &mut self.home.get(driving).ring {
-                ring.end_run(number);
-            }
+            let _ = guard(&"completion of io_uring requests", || sink.complete(&run));
+            drop_guarded(&"destructor of an io_uring sink", sink);
+            self.change_ring(|ring| ring.end_run(slot));
         }
-        self.home.get(driving).completions = run;
+        self.home().completions = run;
         progress
     }
 
     /// The next completions of one sink.
-    fn next_run(
-        &self,
-        driving: &Driving<'_>,
-        run: &mut Vec<IoCompletion>,
-    ) -> Option<(usize, Arc<dyn IoSink>)> {
+    fn next_run(&self, run: &mut Vec<IoCompletion>) -> Option<(usize, Arc<dyn IoSink>)> {
         run.clear();
-        self.home.get(driving).ring.as_mut()?.next_run(run)
+        self.change_ring(|ring| ring.next_run(run)).flatten()
     }
 }

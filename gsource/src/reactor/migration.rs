@@ -1,33 +1,34 @@
 //! A tenant moves from one reactor to another, with its handlers, timers and bottom halves, and without losing an event.
 #![forbid(unsafe_code)]
 
+use super::attachment::Attachment;
 use super::fd_record::FdRecord;
 use super::tenant::Tenant;
-use super::{Attachment, Driving, PendingRelease, Reactor, Urgency, adaptive_poll};
+use super::{Driving, PendingRelease, Reactor, Urgency};
 use crate::panic_boundary;
 use crate::sync::{Ordering, lock};
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 impl Tenant {
-    /// Moves from `old`, which the caller drives, to `new`.
+    /// Moves from the reactor that the caller drives to `new`.
     ///
     /// # Errors
     /// `Busy` while the tenant has tasks or one of its callbacks runs; the kernel's, when the new poll set does not take an fd.
     /// The tenant stays where it was then.
     pub(crate) fn move_to(
         self: &Arc<Self>,
-        old: &Arc<Reactor>,
-        new: &Arc<Reactor>,
         driving: Driving<'_>,
+        new: &Arc<Reactor>,
     ) -> Result<()> {
+        let old = driving.reactor;
         self.check_movable()?;
         new.open()?;
-        self.stop_polling(old, &driving);
+        self.stop_polling(&driving);
         let records = lock(&self.records);
         let errors = move_records(&records, old, new)?;
-        let seen = old.forget(self, &records, &driving);
-        old.hand_over_bhs(self, &driving);
+        let seen = driving.forget_handlers(self, &records);
+        driving.hand_over_bhs(self);
         let mut earlier = Vec::new();
         let rebind = || earlier = self.bind(Attachment::new(self, new));
         Reactor::move_timers(old, new, self, rebind);
@@ -38,9 +39,9 @@ impl Tenant {
         let removed: Vec<_> = seen.into_iter().filter(is_removed).collect();
         new.release(removed.into_iter().map(PendingRelease::Handler));
         new.release(errors.into_iter().map(PendingRelease::Error));
-        old.hand_over_releases(self, new, &driving);
+        driving.hand_over_releases(self, new);
         // The list of the old reactor holds the attachment if that was kicked, and may never be looked at again.
-        old.take_kicked(&driving);
+        driving.take_kicked();
         drop(driving);
         drop(earlier);
         self.kick(Urgency::Now);
@@ -61,13 +62,13 @@ impl Tenant {
         Ok(())
     }
 
-    /// Leaves busy-polling on `old`. A handler whose notifications were off is asked once more on the next home, in case the
-    /// last notification raced with that.
-    fn stop_polling(self: &Arc<Self>, old: &Reactor, driving: &Driving<'_>) {
+    /// Leaves busy-polling on the old home. A handler whose notifications were off is polled once more on the next home, because
+    /// a notification may have been suppressed just before.
+    fn stop_polling(self: &Arc<Self>, driving: &Driving<'_>) {
         for record in self.polled_records() {
-            if old.stop_polling_of(&record, driving) {
-                let ask = move || adaptive_poll::ask_again(&record);
-                self.schedule_oneshot("last question of busy-polling", ask);
+            if driving.stop_polling_of(&record) {
+                let poll = move || record.poll_after_move();
+                self.schedule_oneshot("last poll after a move", poll);
             } else {
                 panic_boundary::drop_guarded(&"destructor of an fd handler", record);
             }

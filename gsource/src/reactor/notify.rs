@@ -1,9 +1,9 @@
-//! The sleep/notify handshake: one word that decides who must write the wake-up fd.
+//! The handshake of sleep and notification: one word that decides which notifier writes the wake-up fd.
 //!
-//! A notifier publishes its work first, then calls [`NotifyState::notify`]; the home calls [`NotifyState::sleep`] before it
-//! looks a last time and blocks. Both are read-modify-write operations on one word, so they have one order: either the home
-//! sees the notification and does not block, or the notifier sees the sleeper and wakes it. Only the first notifier of a
-//! sleep sees it, so a sleep costs at most one write.
+//! A notifier publishes its work, then calls [`NotifyState::notify`]. The home calls [`NotifyState::sleep`], then looks a last
+//! time and blocks. Both are read-modify-write operations on one word, so they have one order: either the home sees the
+//! notification and does not block, or the notifier sees the sleeper and wakes it. Only the first notifier of a sleep sees the
+//! sleeper, so a sleep costs at most one write.
 #![forbid(unsafe_code)]
 
 use crate::sync::{AtomicU32, Ordering};
@@ -25,22 +25,22 @@ impl NotifyState {
         self.0.fetch_or(NOTIFIED, Ordering::AcqRel) == SLEEPING
     }
 
-    /// True while the home is about to block or blocks, and nobody has notified.
+    /// True while the home is about to block or blocks, and was not notified.
     #[inline]
     pub(crate) fn is_sleeping(&self) -> bool {
         self.0.load(Ordering::Relaxed) == SLEEPING
     }
 
-    /// True when somebody has notified since the last accept.
+    /// True when there was a notification since the last accept.
     pub(crate) fn is_notified(&self) -> bool {
         self.0.load(Ordering::Acquire) & NOTIFIED != 0
     }
 
-    /// Ends a sleep without leaving a notification behind for one that is awake: for a change that the home looks for after
-    /// it has announced its sleep. True when the caller must write the wake-up fd.
+    /// Ends a sleep, but leaves no notification for a home that is awake. For changes that the home looks for after it has
+    /// announced its sleep. True when the caller must write the wake-up fd.
     #[must_use]
-    pub(crate) fn rouse(&self) -> bool {
-        // A read-modify-write also where it changes nothing: that gives it a place in the order of the word, so a home that
+    pub(crate) fn wake_if_sleeping(&self) -> bool {
+        // A read-modify-write operation even if it changes nothing: it has a place in the order of the word, so a home that
         // sleeps later sees what was published before.
         self.0.fetch_or(0, Ordering::AcqRel) == SLEEPING
             && self
@@ -54,7 +54,7 @@ impl NotifyState {
                 .is_ok()
     }
 
-    /// Announces that the home is about to block; false when it must not, because somebody has notified.
+    /// Announces that the home is about to block. False when it must not, because there was a notification.
     #[must_use]
     pub(crate) fn sleep(&self) -> bool {
         match self
@@ -109,8 +109,8 @@ mod model {
         writes: AtomicUsize,
     }
 
-    /// Two notifiers publish work, the home tries to sleep once: it may only block when a write is coming for whatever it
-    /// has not seen.
+    /// Two notifiers publish work, the home tries to sleep once: it may block only if a write
+    /// follows for what it has not seen.
     #[test]
     fn loom_a_sleeper_never_misses_work() {
         loom::model(|| {
@@ -145,7 +145,7 @@ mod model {
             let writes = world.writes.load(Ordering::SeqCst);
             assert!(writes <= 1, "one write per sleep");
             if slept && seen_before < 2 {
-                assert_eq!(writes, 1, "blocked with unseen work and nobody writes");
+                assert_eq!(writes, 1, "blocked with unseen work and without a write");
             }
             assert!(world.state.accept());
             assert_eq!(

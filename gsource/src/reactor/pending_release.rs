@@ -1,32 +1,34 @@
-//! What is done with and belongs to the home to drop: removed handlers, dropped timers, contexts without a handle.
+//! What is done with and belongs to the home to drop: removed handlers, dropped timers, tenants that end.
+//!
+//! Their destructors are callbacks of the user. They run on the home, after the last call has returned.
 #![forbid(unsafe_code)]
 
+use super::attachment::Attachment;
 use super::fd_handler::PollSwitch;
 use super::fd_record::FdRecord;
 use super::tenant::Tenant;
 use super::timer::TimerNode;
-use super::{Attachment, Driving, Reactor, report};
+use super::{Driving, Reactor, report};
 use crate::Error;
-use crate::panic_boundary;
-use crate::sync::Ordering;
-use crate::sync::lock;
+use crate::panic_boundary::drop_guarded;
+use crate::sync::{Ordering, lock};
 use std::sync::Arc;
 
-/// Something whose destructor belongs to the home thread.
+/// One thing that the home drops.
 pub(crate) enum PendingRelease {
     Handler(Arc<FdRecord>),
     Timer(Arc<TimerNode>),
     Switch(Arc<Tenant>, Arc<PollSwitch>),
     /// A tenant that ends, and what its owner does before.
     Tenant(Arc<Tenant>, Box<dyn FnOnce() + Send>),
-    /// An earlier attachment of a tenant here.
+    /// An attachment of a tenant that has left.
     Attachment(Arc<Attachment>),
     /// An error without a caller. The home logs it later, because locks may be held where it happened.
     Error(Error),
 }
 
 impl PendingRelease {
-    /// True when it goes along with `tenant`, which moves. An error may be logged anywhere, so it goes where a thread drives.
+    /// True when it goes along with `tenant`, which moves. Errors do: any home may log them.
     fn goes_with(&self, tenant: &Arc<Tenant>) -> bool {
         match self {
             PendingRelease::Handler(record) => record.is_of(tenant),
@@ -40,24 +42,20 @@ impl PendingRelease {
     }
 
     /// Drops it. What must wait comes back.
-    fn drop_here(self, reactor: &Reactor, driving: &Driving<'_>) -> Option<PendingRelease> {
+    fn drop_on(self, home: &Driving<'_>) -> Option<PendingRelease> {
         match self {
             PendingRelease::Handler(record) => {
-                reactor.lose_sight_of(&record, driving);
-                panic_boundary::drop_guarded(&"destructor of an fd handler", record);
+                home.forget_handler(&record);
+                drop_guarded(&"destructor of an fd handler", record);
             }
-            PendingRelease::Timer(timer) => {
-                panic_boundary::drop_guarded(&"destructor of a timer", timer);
-            }
-            PendingRelease::Switch(_, switch) => {
-                panic_boundary::drop_guarded(&"destructor of a switch", switch);
-            }
-            PendingRelease::Tenant(tenant, before) if tenant.is_in_call() => {
-                return Some(PendingRelease::Tenant(tenant, before));
-            }
+            PendingRelease::Timer(timer) => drop_guarded(&"destructor of a timer", timer),
+            PendingRelease::Switch(_, switch) => drop_guarded(&"destructor of a switch", switch),
             PendingRelease::Tenant(tenant, before) => {
+                if tenant.is_in_call() {
+                    return Some(PendingRelease::Tenant(tenant, before));
+                }
                 before();
-                tenant.end_here(reactor, driving);
+                tenant.end_on(home);
             }
             PendingRelease::Attachment(attachment) => drop(attachment),
             PendingRelease::Error(error) => report([error]),
@@ -67,90 +65,83 @@ impl PendingRelease {
 }
 
 impl Reactor {
-    /// Leaves `retired` to the home to drop; nothing retired disturbs nobody.
-    pub(crate) fn release(&self, retired: impl IntoIterator<Item = PendingRelease>) {
-        let mut queue = lock(&self.retired);
+    /// Queues values for the home to drop. An empty iterator wakes no thread.
+    pub(super) fn release(&self, values: impl IntoIterator<Item = PendingRelease>) {
+        let mut queue = lock(&self.released);
         let before = queue.len();
-        queue.extend(retired);
-        let grown = queue.len() > before;
+        queue.extend(values);
+        let has_grown = queue.len() > before;
         drop(queue);
-        if !grown {
+        if !has_grown {
             return;
         }
-        self.has_retired.store(true, Ordering::SeqCst);
+        self.has_released.store(true, Ordering::SeqCst);
         if !self.is_driven_here() {
-            self.rouse();
+            self.wake_if_sleeping();
         }
     }
 
-    /// Leaves what was released of `tenant` here to the home of `new`.
-    pub(crate) fn hand_over_releases(
-        &self,
-        tenant: &Arc<Tenant>,
-        new: &Reactor,
-        driving: &Driving<'_>,
-    ) {
-        let moving: Vec<_> = lock(&self.retired)
-            .extract_if(.., |one| one.goes_with(tenant))
-            .collect();
-        for one in &moving {
-            if let PendingRelease::Handler(record) = one {
-                self.lose_sight_of(record, driving);
-            }
-        }
-        new.release(moving);
+    pub(super) fn has_releases(&self) -> bool {
+        self.has_released.load(Ordering::SeqCst)
     }
 
-    /// Lets go of the home's own references to a handler.
-    fn lose_sight_of(&self, record: &Arc<FdRecord>, driving: &Driving<'_>) {
-        self.home.get(driving).fd_cache.forget(record);
-        self.expel(record, driving);
+    fn take_released(&self) -> Vec<PendingRelease> {
+        self.has_released.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.released))
     }
 
-    fn take_retired(&self) -> Vec<PendingRelease> {
-        self.has_retired.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *lock(&self.retired))
-    }
-
-    pub(crate) fn has_retired(&self) -> bool {
-        self.has_retired.load(Ordering::SeqCst)
-    }
-
-    /// Lets the home drop what is left behind here; this thread does so if there is no other.
+    /// Lets the home drop what is queued. If there is no home, this thread does so.
     pub(crate) fn leave_to_home(&self) {
-        if self.thread_pin.wait_elsewhere() {
-            self.rouse();
+        if self.glib.is_elsewhere() {
+            self.wake_if_sleeping();
         } else {
             self.reap_if_idle();
         }
     }
 
-    /// Drops what is left behind here if nobody, or this thread, drives.
+    /// Drops what is queued if no thread drives, or this one does.
     pub fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
-            self.collect_ready(&driving);
-            self.reap(&driving);
+            driving.collect_ready();
+            driving.drop_released();
         }
     }
+}
 
-    /// Drops what was retired.
+impl Driving<'_> {
+    /// Leaves what was released of `tenant` here to the home of `new`.
+    pub(super) fn hand_over_releases(&self, tenant: &Arc<Tenant>, new: &Reactor) {
+        let moving: Vec<_> = lock(&self.reactor.released)
+            .extract_if(.., |one| one.goes_with(tenant))
+            .collect();
+        for one in &moving {
+            if let PendingRelease::Handler(record) = one {
+                self.forget_handler(record);
+            }
+        }
+        new.release(moving);
+    }
+
+    /// Drops the home's own references to a handler.
+    fn forget_handler(&self, record: &Arc<FdRecord>) {
+        self.home().fd_cache.forget(record);
+        self.remove_polled(record);
+    }
+
+    /// Drops what was released.
     #[inline]
-    pub(super) fn reap(&self, driving: &Driving<'_>) {
-        if self.has_retired() {
-            self.reap_all(driving);
+    pub(super) fn drop_released(&self) {
+        if self.reactor.has_releases() {
+            self.drop_all_released();
         }
     }
 
-    fn reap_all(&self, driving: &Driving<'_>) {
+    fn drop_all_released(&self) {
         let mut early = Vec::new();
-        while self.has_retired() {
-            let retired = self.take_retired();
-            early.extend(
-                retired
-                    .into_iter()
-                    .filter_map(|retired| retired.drop_here(self, driving)),
-            );
+        while self.reactor.has_releases() {
+            let released = self.reactor.take_released();
+            early.extend(released.into_iter().filter_map(|one| one.drop_on(self)));
         }
-        self.release(early);
+        self.reactor.release(early);
     }
 }

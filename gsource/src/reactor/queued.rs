@@ -1,8 +1,8 @@
-//! The flag that says that a node waits in a list, and who must put it there.
+//! The flag of a node that says whether it is on a list, and so which thread pushes it.
 //!
-//! A producer publishes its work, then calls [`Queued::win`]; the one who wins pushes the node. The consumer calls
-//! [`Queued::release`] for a node it has taken, then looks for the work. Both are read-modify-write operations on one word, so
-//! they have one order: either the producer comes first and the consumer sees its work, or it wins and pushes again.
+//! A producer publishes its work, then calls [`Queued::win`], and pushes the node if it won. The consumer takes the node, calls
+//! [`Queued::release`], then looks for the work. Both are read-modify-write operations on one word, so they have one order:
+//! either the producer comes first and the consumer sees its work, or the producer wins and pushes the node again.
 #![deny(unsafe_code)]
 
 use crate::sync::{AtomicBool, Ordering};
@@ -90,7 +90,7 @@ mod model {
             let write = if urgent {
                 self.state.notify()
             } else {
-                self.state.rouse()
+                self.state.wake_if_sleeping()
             };
             if write {
                 self.writes.fetch_add(1, Ordering::SeqCst);

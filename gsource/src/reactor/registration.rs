@@ -1,19 +1,17 @@
-//! The handlers of a reactor's contexts: added, removed, and taken over when a context moves.
+//! The fd handlers of a reactor: added, removed, and taken over when a tenant moves.
 #![forbid(unsafe_code)]
 
-use super::Driving;
-use super::Reactor;
 use super::fd_record::FdRecord;
 use super::fd_table::{Batch, FdTable};
 use super::tenant::Tenant;
-use crate::sync::Ordering;
-use crate::sync::lock;
+use super::{Driving, Reactor};
+use crate::sync::{Ordering, lock};
 use crate::{Error, Result};
 use std::sync::Arc;
 
 impl Reactor {
-    /// Adds `record`, in place of `earlier` on the same fd; both or nothing.
-    pub(crate) fn add_record(
+    /// Adds `record`, in place of `earlier` on the same fd. Both or nothing.
+    pub(super) fn add_record(
         &self,
         record: &Arc<FdRecord>,
         earlier: Option<&FdRecord>,
@@ -25,19 +23,19 @@ impl Reactor {
             }
             Ok(())
         })?;
-        self.look_at_always_ready();
+        self.wake_for_always_ready();
         Ok(())
     }
 
     /// No event announces an fd that is always ready.
-    fn look_at_always_ready(&self) {
+    fn wake_for_always_ready(&self) {
         if self.has_always_ready() && !self.is_driven_here() {
             self.notify();
         }
     }
 
-    /// Takes over all of `records` or none; what it answers is to be told of.
-    pub(crate) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
+    /// Takes over all of `records` or none. The answer is the errors of fds that were closed under their handlers.
+    pub(super) fn adopt_records(&self, records: &[Arc<FdRecord>]) -> Result<Vec<Error>> {
         let closed = self.change_fds(|fds| {
             let mut closed = Vec::new();
             for (index, record) in records.iter().enumerate() {
@@ -50,39 +48,39 @@ impl Reactor {
             }
             Ok(closed)
         })?;
-        self.look_at_always_ready();
+        self.wake_for_always_ready();
         Ok(closed)
     }
 
-    /// Takes back what another reactor did not want, as far as the kernel lets it; what it answers is to be told of.
-    pub(crate) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
-        let trouble = self.change_fds(|fds| {
-            let mut trouble = Vec::new();
+    /// Takes back the records that another reactor refused, as far as the kernel lets it. The answer is its errors.
+    pub(super) fn readopt_records(&self, records: &[Arc<FdRecord>]) -> Vec<Error> {
+        let errors = self.change_fds(|fds| {
+            let mut errors = Vec::new();
             for record in records {
-                let outcome = fds.adopt(record, &mut trouble);
-                trouble.extend(outcome.err());
+                let outcome = fds.adopt(record, &mut errors);
+                errors.extend(outcome.err());
             }
-            trouble
+            errors
         });
-        self.look_at_always_ready();
-        trouble
+        self.wake_for_always_ready();
+        errors
     }
 
-    pub(crate) fn remove_record(&self, record: &FdRecord) {
+    pub(super) fn remove_record(&self, record: &FdRecord) {
         self.change_fds(|fds| fds.remove(record));
     }
 
-    /// Changes the fd table and counts again what a turn must know of it.
+    /// Changes the fd table, and updates the counts.
     pub(super) fn change_fds<T>(&self, change: impl FnOnce(&mut FdTable) -> T) -> T {
-        let mut fds = lock(&self.fds);
+        let mut fds = lock(&self.table);
         let before = fds.version();
         let changed = change(&mut fds);
         self.count_fds(&fds);
-        let is_news = fds.version() != before;
+        let has_new_list = fds.version() != before;
         drop(fds);
-        // A home that waits for a list has it copied.
-        if is_news && !self.is_driven_here() {
-            self.rouse();
+        // A home that waits with poll(2) has a copy of the list.
+        if has_new_list && !self.is_driven_here() {
+            self.wake_if_sleeping();
         }
         changed
     }
@@ -95,17 +93,18 @@ impl Reactor {
             .unpollable
             .store(fds.unpollable(), Ordering::Release);
     }
+}
 
-    /// Lets go of `tenant`, which is moving elsewhere with `records`. The answer is what was seen of its handlers, some of which
-    /// may have been removed: to be dropped without a lock.
+impl Driving<'_> {
+    /// Forgets the handlers of `tenant`, which moves with `records`. The answer is what the home had of its handlers. Some of
+    /// them may have been removed; the caller drops them without a lock.
     #[must_use]
-    pub(crate) fn forget(
+    pub(super) fn forget_handlers(
         &self,
         tenant: &Arc<Tenant>,
         records: &[Arc<FdRecord>],
-        driving: &Driving<'_>,
     ) -> Vec<Arc<FdRecord>> {
-        let mut home = self.home.get(driving);
+        let mut home = self.home();
         let (ready, staying): (Batch, Batch) = std::mem::take(&mut home.batch)
             .into_iter()
             .partition(|(record, _)| record.is_of(tenant));

@@ -13,10 +13,11 @@
 //!    was replaced. So one of the two kicks reaches the reactor that will run the bottom half.
 #![allow(unsafe_code)] // the attachment pointer is read without a lock, so that a signal handler can
 
+use super::attachment::Attachment;
 use super::bh::BhNode;
 use super::bh_queue;
 use super::fd_record::FdRecord;
-use super::{Attachment, Driving, PendingRelease, Reactor, Urgency};
+use super::{Driving, PendingRelease, Reactor, Urgency};
 use crate::list::List;
 use crate::panic_boundary;
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
@@ -180,23 +181,23 @@ impl Tenant {
         }
     }
 
-    /// The end, on the thread that drives `reactor`, the current one.
-    pub(super) fn end_here(&self, reactor: &Reactor, driving: &Driving<'_>) {
+    /// The end, on the home that the tenant is on.
+    pub(super) fn end_on(&self, home: &Driving<'_>) {
         self.attachment.store(ptr::null_mut(), Ordering::SeqCst);
         self.reactor.store(ptr::null_mut(), Ordering::Release);
         // A visitor that loaded the pointer before is done with it in a few instructions.
         while self.is_visited() {
             thread::yield_now();
         }
-        reactor.drop_timers(self);
-        reactor.release_bhs(self, driving);
+        home.reactor.drop_timers(self);
+        home.release_bhs(self);
         // An attachment that was kicked meanwhile is on the reactor's list, which holds it.
-        reactor.collect_ready(driving);
+        home.collect_ready();
         let attachments = std::mem::take(&mut *lock(&self.attachments));
         for attachment in attachments {
             // An old attachment may still be queued on a reactor that the tenant has left. The entry keeps both alive, so that
             // reactor drops it.
-            if !ptr::eq(Arc::as_ptr(&attachment.reactor), reactor) {
+            if !ptr::eq(Arc::as_ptr(&attachment.reactor), home.reactor) {
                 let left = Arc::clone(&attachment.reactor);
                 left.release([PendingRelease::Attachment(attachment)]);
                 left.leave_to_home();

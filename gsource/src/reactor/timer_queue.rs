@@ -1,9 +1,9 @@
 //! The armed timers of a reactor, by clock, and the switch of the virtual clock.
 #![forbid(unsafe_code)]
 
-use super::Reactor;
 use super::tenant::Tenant;
 use super::timer::TimerNode;
+use super::{Driving, Reactor};
 use crate::Clock;
 use crate::clock::{self, CLOCKS};
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
@@ -66,7 +66,7 @@ impl TimerQueues {
 }
 
 impl Reactor {
-    /// Arms `timer`; false when its context is on another reactor by now.
+    /// Arms `timer`; false when its tenant is on another reactor by now.
     pub(crate) fn arm(&self, timer: &Arc<TimerNode>, deadline: i64) -> bool {
         let mut timers = lock(&self.timers);
         if !timer.tenant.is_on(self) {
@@ -76,12 +76,12 @@ impl Reactor {
         self.count_timers(&timers);
         drop(timers);
         if first && !self.is_driven_here() {
-            self.rouse();
+            self.wake_if_sleeping();
         }
         true
     }
 
-    /// Cancels `timer`; false when its context is on another reactor by now.
+    /// Cancels `timer`; false when its tenant is on another reactor by now.
     pub(crate) fn cancel(&self, timer: &Arc<TimerNode>) -> bool {
         let mut timers = lock(&self.timers);
         let here = timer.tenant.is_on(self);
@@ -93,7 +93,7 @@ impl Reactor {
         here
     }
 
-    /// Tells `deadline` what `timer` is armed for; false when its context is on another reactor by now.
+    /// Sets `deadline` to what `timer` is armed for; false when its tenant is on another reactor by now.
     pub(crate) fn deadline_of(&self, timer: &Arc<TimerNode>, deadline: &mut Option<i64>) -> bool {
         let mut timers = lock(&self.timers);
         let here = timer.tenant.is_on(self);
@@ -104,7 +104,8 @@ impl Reactor {
         here
     }
 
-    /// Moves the timers of `tenant` from `old` to `new`, with `rebind` done in the same instant for everybody who arms.
+    /// Moves the timers of `tenant` from `old` to `new`. `rebind` is called under the locks of both, so a thread that arms a timer
+    /// finds the tenant before or after the move.
     pub(crate) fn move_timers(
         old: &Reactor,
         new: &Reactor,
@@ -156,36 +157,14 @@ impl Reactor {
         lock(&self.timers).remaining_ns()
     }
 
-    /// A timer armed by another thread before the home announced its sleep is counted here: both write the same word.
+    /// True when a timer is armed. A home that has announced its sleep sees the timers that were armed before: `wake_if_sleeping`
+    /// has ordered their count before the sleep.
     fn has_timers(&self) -> bool {
         self.counts.timers.load(Ordering::Relaxed) > 0
     }
 
     fn count_timers(&self, timers: &TimerQueues) {
         self.counts.timers.store(timers.len(), Ordering::Relaxed);
-    }
-
-    /// Fires what is due; true when something was. Timers armed meanwhile wait for the next turn.
-    #[inline]
-    pub(super) fn run_timers(&self) -> bool {
-        self.has_timers() && self.run_due_timers()
-    }
-
-    #[inline(never)]
-    fn run_due_timers(&self) -> bool {
-        let mut progress = false;
-        for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
-            let Some(pass) = self.due_pass(clock) else {
-                continue;
-            };
-            while let Some(timer) = self.pop_due(clock, pass) {
-                timer.fire();
-                // It may have been dropped and reaped meanwhile.
-                panic_boundary::drop_guarded(&"destructor of a timer", timer);
-                progress = true;
-            }
-        }
-        progress
     }
 
     /// The bounds of a pass over the due timers of `clock`; `None` when none is armed.
@@ -208,6 +187,31 @@ impl Reactor {
     }
 }
 
+impl Driving<'_> {
+    /// Fires what is due; true when something was. Timers that are armed meanwhile wait for the next turn.
+    #[inline]
+    pub(super) fn run_timers(&self) -> bool {
+        self.reactor.has_timers() && self.run_due_timers()
+    }
+
+    #[inline(never)]
+    fn run_due_timers(&self) -> bool {
+        let mut progress = false;
+        for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
+            let Some(pass) = self.reactor.due_pass(clock) else {
+                continue;
+            };
+            while let Some(timer) = self.reactor.pop_due(clock, pass) {
+                timer.fire();
+                // It may have been dropped meanwhile, so that this is the last reference.
+                panic_boundary::drop_guarded(&"destructor of a timer", timer);
+                progress = true;
+            }
+        }
+        progress
+    }
+}
+
 fn lock_both<'a, T>(a: &'a Mutex<T>, b: &'a Mutex<T>) -> (MutexGuard<'a, T>, MutexGuard<'a, T>) {
     if std::ptr::from_ref(a) < std::ptr::from_ref(b) {
         let first = lock(a);
@@ -218,7 +222,7 @@ fn lock_both<'a, T>(a: &'a Mutex<T>, b: &'a Mutex<T>) -> (MutexGuard<'a, T>, Mut
     }
 }
 
-/// All there are. Not a lock of the models, which forget theirs from run to run.
+/// All reactors. std's lock also in the models, which make theirs anew in each run.
 static REACTORS: std::sync::Mutex<Vec<Weak<Reactor>>> = std::sync::Mutex::new(Vec::new());
 
 fn reactors() -> std::sync::MutexGuard<'static, Vec<Weak<Reactor>>> {

@@ -4,7 +4,7 @@
 
 use super::{Account, check};
 use crate::kernel_model;
-use crate::reactor::Reactor;
+use crate::reactor::{Driving, Reactor};
 use crate::sync::{AtomicBool, Ordering, thread};
 use crate::{AioContext, Poller, Wait};
 use std::os::fd::RawFd;
@@ -31,30 +31,16 @@ impl GLoop {
     }
 
     fn iterate(&mut self) {
-        let timeout_ms = self.prepare();
-        let ready = self.poll(i64::from(timeout_ms) * MS) > 0;
-        let checked = self.reactor.drive().is_ok_and(|driving| {
-            self.reactor.end_glib_wait();
-            self.reactor.check(&driving, ready)
-        });
-        if checked && let Ok(driving) = self.reactor.drive() {
-            self.reactor.dispatch(&driving);
-        }
-    }
-
-    fn prepare(&mut self) -> i32 {
-        let Ok(driving) = self.reactor.drive_or_be_woken() else {
-            return -1;
+        let show = |driving: &Driving<'_>| {
+            if let Some(listed) = driving.listed_since(&mut self.version) {
+                self.listed = listed;
+            }
         };
-        self.reactor.thread_pin.note_glib();
-        let wait = self.reactor.prepare(&driving);
-        if let Some(listed) = self.reactor.listed_since(&driving, &mut self.version) {
-            self.listed = listed;
+        let wait = self.reactor.prepare(show);
+        let ready = self.poll(i64::from(wait.unwrap_or(0)) * MS) > 0;
+        if wait.is_none() || self.reactor.check(ready) {
+            self.reactor.dispatch();
         }
-        if wait.is_some() {
-            driving.leave_to_glib();
-        }
-        wait.unwrap_or(0)
     }
 
     fn poll(&self, timeout_ns: i64) -> usize {

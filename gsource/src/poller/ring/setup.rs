@@ -1,7 +1,7 @@
 //! What kind of ring this kernel gives, and what it can do.
 #![forbid(unsafe_code)]
 
-use super::{Ring, Watch};
+use super::{HomeRing, Watch};
 use crate::poller::Drivers;
 use crate::{Error, ErrorKind, Result};
 use io_uring::register::Probe;
@@ -37,20 +37,20 @@ impl Abilities {
     };
 }
 
-impl Ring {
+impl HomeRing {
     /// A ring for requests, whose fd is watched by a poller.
-    pub(crate) fn for_requests() -> Result<Ring> {
+    pub(crate) fn for_requests() -> Result<HomeRing> {
         let uring = sized()
             .setup_submit_all()
             .setup_coop_taskrun()
             .build(SUBMISSIONS)
             .or_else(|_| sized().build(SUBMISSIONS))
             .map_err(|error| Error::os("cannot create an io_uring", error))?;
-        Ok(Ring::new(uring, Abilities::NONE))
+        Ok(HomeRing::new(uring, Abilities::NONE))
     }
 
     /// A ring that waits for a home's fds as well, with what the kernel has of `allowed`. It is enabled by its first use.
-    pub(crate) fn for_waiting(drivers: Drivers, allowed: Abilities) -> Result<Ring> {
+    pub(crate) fn for_waiting(drivers: Drivers, allowed: Abilities) -> Result<HomeRing> {
         let deferred = (drivers == Drivers::One && allowed.deferred)
             .then(|| {
                 sized()
@@ -76,11 +76,11 @@ impl Ring {
             epoll_wait: allowed.epoll_wait && has_epoll_wait(&uring),
             no_iowait: allowed.no_iowait && known.is_feature_no_iowait(),
         };
-        Ok(Ring::new(uring, abilities))
+        Ok(HomeRing::new(uring, abilities))
     }
 
-    fn new(uring: IoUring, abilities: Abilities) -> Ring {
-        Ring {
+    fn new(uring: IoUring, abilities: Abilities) -> HomeRing {
+        HomeRing {
             uring,
             abilities,
             disabled: abilities.deferred,

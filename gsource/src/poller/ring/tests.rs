@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // requests may name memory, and these name none
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 
-use super::{Abilities, Ring};
+use super::{Abilities, HomeRing};
 use crate::Clock;
 use crate::eventfd::EventFd;
 use crate::poller::epoll::Epoll;
@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, mpsc};
 
 /// Every kind of ring that a kernel may give, where this one gives any.
-fn rings() -> Vec<Ring> {
+fn rings() -> Vec<HomeRing> {
     let mut rings = Vec::new();
     for drivers in [Drivers::One, Drivers::Any] {
         for mask in 0..8 {
@@ -24,7 +24,7 @@ fn rings() -> Vec<Ring> {
                 epoll_wait: mask & 2 != 0,
                 no_iowait: mask & 4 != 0,
             };
-            match Ring::for_waiting(drivers, allowed) {
+            match HomeRing::for_waiting(drivers, allowed) {
                 Ok(ring) => rings.push(ring),
                 Err(error) => skip(error),
             }
@@ -39,7 +39,7 @@ fn watched() -> (Epoll, EventFd) {
     (epoll, event)
 }
 
-fn tokens(ring: &Ring, count: usize) -> Vec<u64> {
+fn tokens(ring: &HomeRing, count: usize) -> Vec<u64> {
     ring.events(count).iter().map(|event| event.u64).collect()
 }
 
@@ -53,9 +53,9 @@ impl IoSink for Seen {
 }
 
 /// Starts `count` requests that do nothing, in one slot.
-fn start_nops(ring: &mut Ring, count: u64) -> Arc<AtomicUsize> {
+fn start_nops(ring: &mut HomeRing, count: u64) -> Arc<AtomicUsize> {
     let (sink, in_flight): (Arc<dyn IoSink>, _) = (Arc::new(Seen::default()), Arc::default());
-    let slot = ring.add_slot(&Arc::downgrade(&sink), &in_flight).unwrap();
+    let slot = ring.slot_of(0, &Arc::downgrade(&sink), &in_flight).unwrap();
     for user in 0..count {
         // SAFETY: a no-op names no memory.
         unsafe { ring.request(slot, user, opcode::Nop::new().build()) }.unwrap();
@@ -65,7 +65,7 @@ fn start_nops(ring: &mut Ring, count: u64) -> Arc<AtomicUsize> {
 }
 
 /// The users of the requests that are complete.
-fn finished(ring: &mut Ring) -> Vec<u64> {
+fn finished(ring: &mut HomeRing) -> Vec<u64> {
     let (mut users, mut run) = (Vec::new(), Vec::new());
     while ring.next_run(&mut run).is_some() {
         users.extend(run.drain(..).map(|completion| completion.user));
@@ -179,7 +179,7 @@ fn a_withdrawn_request_takes_no_event_with_it() {
 /// The request stands in the name of a thread that is gone, or that does something else.
 #[test]
 fn a_ring_for_any_thread_is_handed_over_with_its_request_standing() {
-    let Ok(ring) = Ring::for_waiting(Drivers::Any, Abilities::ALL) else {
+    let Ok(ring) = HomeRing::for_waiting(Drivers::Any, Abilities::ALL) else {
         skip("this kernel allows no io_uring");
         return;
     };
@@ -218,7 +218,7 @@ fn a_ring_for_any_thread_is_handed_over_with_its_request_standing() {
 /// The ring of one thread is no ring for another; its home goes on with the set alone.
 #[test]
 fn a_ring_of_one_thread_refuses_another_and_waits_for_the_set_then() {
-    let Ok(mut ring) = Ring::for_waiting(Drivers::One, Abilities::ALL) else {
+    let Ok(mut ring) = HomeRing::for_waiting(Drivers::One, Abilities::ALL) else {
         skip("this kernel allows no io_uring");
         return;
     };
@@ -241,8 +241,8 @@ fn a_ring_of_one_thread_refuses_another_and_waits_for_the_set_then() {
 }
 
 /// A ring whose request was put there by a thread that is gone, if this kernel has such rings.
-fn left_behind(drivers: Drivers, epoll: &Epoll) -> Option<Ring> {
-    let mut fresh = Ring::for_waiting(drivers, Abilities::ALL)
+fn left_behind(drivers: Drivers, epoll: &Epoll) -> Option<HomeRing> {
+    let mut fresh = HomeRing::for_waiting(drivers, Abilities::ALL)
         .inspect_err(|error| skip(error))
         .ok()?;
     let look = || {
@@ -271,7 +271,7 @@ fn a_thread_that_ends_takes_no_edge_with_it() {
     for drivers in [Drivers::One, Drivers::Any] {
         let (epoll, event) = (Epoll::new().unwrap(), EventFd::new().unwrap());
         epoll.add(event.as_raw_fd(), READABLE | EDGE, 7).unwrap();
-        let Ok(mut fresh) = Ring::for_waiting(drivers, Abilities::ALL) else {
+        let Ok(mut fresh) = HomeRing::for_waiting(drivers, Abilities::ALL) else {
             skip("this kernel allows no io_uring");
             return;
         };
@@ -288,7 +288,7 @@ fn a_thread_that_ends_takes_no_edge_with_it() {
 
 #[test]
 fn a_ring_for_any_thread_ends_the_request_of_one_that_sleeps() {
-    let Ok(mut fresh) = Ring::for_waiting(Drivers::Any, Abilities::ALL) else {
+    let Ok(mut fresh) = HomeRing::for_waiting(Drivers::Any, Abilities::ALL) else {
         skip("this kernel allows no io_uring");
         return;
     };

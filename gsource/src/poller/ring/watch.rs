@@ -10,7 +10,7 @@
 //! 1. The kernel writes the events while the request stands; nobody else touches them then, and they are not freed.
 #![allow(unsafe_code)] // the kernel writes to a buffer of ours
 
-use super::{OWN, Ring, USER_BITS, USER_MASK};
+use super::{HomeRing, OWN, USER_BITS, USER_MASK};
 use crate::Clock;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EVENTS, READABLE};
@@ -79,9 +79,9 @@ impl Watch {
     }
 }
 
-impl Ring {
+impl HomeRing {
     /// Submits what was pushed, and waits for at most `timeout_ns` (negative: for ever) until `epoll` has events or a request
-    /// has completed. The number of events, which [`Ring::events`] shows.
+    /// has completed. The number of events, which [`HomeRing::events`] shows.
     ///
     /// # Errors
     /// The kernel's, when it refuses the thread; from then on the set is waited for by itself.
@@ -190,7 +190,7 @@ impl Ring {
     /// Takes the request back, so that the set can be waited for elsewhere. The number of events it has ended with.
     ///
     /// # Errors
-    /// As for [`Ring::wait`].
+    /// As for [`HomeRing::wait`].
     pub(crate) fn withdraw(&mut self, epoll: &Epoll) -> io::Result<usize> {
         self.cancel()?;
         Ok(self.take_events(epoll))
@@ -210,7 +210,7 @@ impl Ring {
     }
 }
 
-impl Ring {
+impl HomeRing {
     /// Ends the request. Another thread's may need that thread to pass through the kernel, which the cancellation makes it do.
     pub(super) fn end_watch(&mut self) {
         let _ = self.cancel();
@@ -232,7 +232,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for HomeRing {
     fn drop(&mut self) {
         self.end_watch();
         if self.may_be_written_to() {

@@ -1,25 +1,24 @@
-//! The fd table of a home that waits by poll(2): a change is a new version of the list, which the home copies before it
-//! waits again.
+//! The fd table of a home that waits with poll(2). A change makes a new version of the list. The home copies it before it waits
+//! again.
 #![forbid(unsafe_code)]
 
-use super::{Entry, FdTable, Set, check_open, index, raw, refused, split, token};
+use super::{FdEntry, FdTable, KernelSet, RING, check_open, index, raw, refused, split, token};
 use crate::poller::poll::{Drained, Listed, PollList, is_eventfd};
 use crate::poller::{EDGE, READABLE};
-use crate::reactor::RING;
 use crate::{Error, Result};
 use std::io;
 use std::os::fd::RawFd;
 
 impl FdTable {
-    /// The version of the list; `None` where an epoll set is told of changes.
+    /// The version of the list; `None` with an epoll set.
     pub(crate) fn version(&self) -> Option<u64> {
         match self.set {
-            Set::List(version) => Some(version),
+            KernelSet::List(version) => Some(version),
             _ => None,
         }
     }
 
-    /// Makes `list` hold what is wanted.
+    /// Makes `list` the current version.
     pub(crate) fn refresh(&self, list: &mut PollList) {
         let Some(version) = self.version().filter(|&version| !list.is_of(version)) else {
             return;
@@ -68,7 +67,7 @@ impl FdTable {
         Ok(())
     }
 
-    /// Takes an fd out that was closed under its handlers; they are called no more. The error to tell of.
+    /// Takes an fd out that was closed under its handlers. They are called no more. The answer is the error to log.
     pub(crate) fn drop_closed(&mut self, token: u64) -> Option<Error> {
         self.live(token)?;
         let [fd, _] = split(token);
@@ -79,13 +78,13 @@ impl FdTable {
     }
 
     fn change_list(&mut self) {
-        if let Set::List(version) = &mut self.set {
+        if let KernelSet::List(version) = &mut self.set {
             *version += 1;
         }
     }
 }
 
-fn listed(fd: RawFd, entry: &Entry) -> Listed {
+fn listed(fd: RawFd, entry: &FdEntry) -> Listed {
     let drained = if entry.armed & EDGE != 0 && is_eventfd(fd) {
         Drained::Shared
     } else {

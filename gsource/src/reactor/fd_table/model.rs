@@ -3,7 +3,7 @@
 //! loom chooses who comes next between their steps.
 #![allow(unsafe_code)] // dup3(2) gives a number to another file
 
-use super::{Batch, FdTable, Set, split};
+use super::{Batch, FdTable, KernelSet, WAKE, split};
 use crate::eventfd::EventFd;
 use crate::poller::epoll::{Epoll, Event};
 use crate::reactor::fd_cache::FdCache;
@@ -20,7 +20,7 @@ type Find = fn(&World, &mut FdCache, &Event) -> Vec<Arc<FdRecord>>;
 struct World {
     epoll: Arc<Epoll>,
     table: Mutex<FdTable>,
-    retired: Mutex<Vec<Arc<FdRecord>>>,
+    released: Mutex<Vec<Arc<FdRecord>>>,
     /// Where threads may take turns around what loom does not see.
     step: AtomicUsize,
     /// Lives on after its number has gone to the other file, and is readable all the time.
@@ -53,13 +53,16 @@ impl World {
         let (old, new) = (record(number.as_raw_fd()), record(number.as_raw_fd()));
         let epoll = Arc::new(Epoll::new().unwrap());
         let mut table = FdTable::default();
-        let trouble = table.open(Set::Epoll(Arc::clone(&epoll)), (wake.as_raw_fd(), u64::MAX));
+        let trouble = table.open(
+            KernelSet::Epoll(Arc::clone(&epoll)),
+            (wake.as_raw_fd(), WAKE),
+        );
         assert!(trouble.unwrap().is_empty());
         table.add(&old).unwrap();
         loom::sync::Arc::new(World {
             epoll,
             table: Mutex::new(table),
-            retired: Mutex::new(Vec::new()),
+            released: Mutex::new(Vec::new()),
             step: AtomicUsize::new(0),
             old_file,
             new_file,
@@ -78,7 +81,7 @@ impl World {
         self.old.mark_removed();
         self.step();
         self.table.lock().unwrap().remove(&self.old);
-        self.retired.lock().unwrap().push(Arc::clone(&self.old));
+        self.released.lock().unwrap().push(Arc::clone(&self.old));
     }
 
     /// Closes the number and opens it again, in one.
@@ -95,35 +98,35 @@ impl World {
     }
 
     /// A turn of the home: whom it has called.
-    fn turn(&self, known: &mut FdCache, find: Find) -> Vec<Arc<FdRecord>> {
+    fn turn(&self, cache: &mut FdCache, find: Find) -> Vec<Arc<FdRecord>> {
         self.step();
         let mut events = [Event { events: 0, u64: 0 }; 4];
         let count = self.epoll.wait(&mut events, 0);
         self.step();
         let mut called = Vec::new();
         for event in &events[..count] {
-            called.extend(find(self, known, event));
+            called.extend(find(self, cache, event));
         }
         self.step();
         called.retain(|record| !record.is_removed());
-        for record in std::mem::take(&mut *self.retired.lock().unwrap()) {
-            known.forget(&record);
+        for record in std::mem::take(&mut *self.released.lock().unwrap()) {
+            cache.forget(&record);
         }
         called
     }
 }
 
 /// As the home does it: by the token, from memory or from the table.
-fn by_token(world: &World, known: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
+fn by_token(world: &World, cache: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
     let token = event.u64;
-    if let Some(record) = known.lend(token) {
-        let lent = Arc::clone(&record);
-        assert!(known.give_back(record).is_none());
-        return vec![lent];
+    if let Some(record) = cache.get(token) {
+        let called = Arc::clone(&record);
+        assert!(cache.put(record).is_none());
+        return vec![called];
     }
     let mut table = world.table.lock().unwrap();
     if let Some(record) = table.sole(token) {
-        known.learn(token, Arc::clone(&record));
+        cache.insert(token, Arc::clone(&record));
         return vec![record];
     }
     let mut batch = Batch::new();
@@ -132,7 +135,7 @@ fn by_token(world: &World, known: &mut FdCache, event: &Event) -> Vec<Arc<FdReco
 }
 
 /// As one would without generations.
-fn by_number(world: &World, _known: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
+fn by_number(world: &World, _cache: &mut FdCache, event: &Event) -> Vec<Arc<FdRecord>> {
     let [fd, _] = split(event.u64);
     let table = world.table.lock().unwrap();
     let entry = table.entry(fd.cast_signed());
@@ -147,9 +150,9 @@ fn check(change: fn(&World), find: Find) {
             let world = loom::sync::Arc::clone(&world);
             loom::thread::spawn(move || change(&world))
         };
-        let mut known = FdCache::default();
+        let mut cache = FdCache::default();
         for _ in 0..2 {
-            let called = world.turn(&mut known, find);
+            let called = world.turn(&mut cache, find);
             let is_new = |record: &Arc<FdRecord>| Arc::ptr_eq(record, &world.new);
             assert!(
                 !called.iter().any(is_new),
@@ -160,7 +163,7 @@ fn check(change: fn(&World), find: Find) {
         // A file that lives on may be seen three times: the home remembers its handler until that is reaped, and one event
         // without a handler may have raced with a removal.
         for _ in 0..3 {
-            assert!(world.turn(&mut known, find).is_empty());
+            assert!(world.turn(&mut cache, find).is_empty());
         }
         let mut events = [Event { events: 0, u64: 0 }; 4];
         assert_eq!(world.epoll.wait(&mut events, 0), 0, "the old file spins");
@@ -170,7 +173,7 @@ fn check(change: fn(&World), find: Find) {
             "the home keeps the old one"
         );
         world.new_file.write();
-        let called = world.turn(&mut known, find);
+        let called = world.turn(&mut cache, find);
         assert!(matches!(&called[..], [record] if Arc::ptr_eq(record, &world.new)));
         world.old_file.read();
     });

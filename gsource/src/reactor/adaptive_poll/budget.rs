@@ -1,7 +1,8 @@
-//! How long the next wait is polled for, learned from the waits before it.
+//! How long the home polls before its next wait, learned from the waits before it.
 //!
-//! The time grows and shrinks as QEMU's does (its poll-grow and poll-shrink). Polling that finds nothing again and again is
-//! given up for a while, and for twice as long each time: where the one that is waited for needs the processor that polls, every
+//! The time grows and shrinks as QEMU's does (`poll-grow`, `poll-shrink`). A wait that ended within `max_ns` makes it grow, a
+//! longer one makes it shrink, so an idle machine soon does not poll at all. After several polls in a row that found nothing,
+//! polling rests, and rests twice as long each time: if the peer needs this very processor, polling only delays it, but each
 //! wait looks as if a little more polling would have saved it.
 #![forbid(unsafe_code)]
 
@@ -9,24 +10,24 @@ use super::PollParams;
 
 /// The first polling time after a wait that polling could have saved.
 const FIRST_NS: i64 = 4_000;
-/// Polls in a row that find nothing before there is a rest.
+/// Polls in a row that find nothing before polling rests.
 const VAIN: u32 = 16;
 /// How many waits the first rest takes, and the longest.
 const RESTS: (u32, u32) = (32, 4096);
 
-/// See the module.
+/// The polling time, and what it was learned from.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(super) struct PollBudget {
     now_ns: i64,
     /// Polls in a row that found nothing.
     vain: u32,
-    /// Waits of this rest that are left.
+    /// Waits that are left of this rest.
     left: u32,
     /// Waits of the last rest.
     rest: u32,
 }
 
-impl Pace {
+impl PollBudget {
     /// Nanoseconds to poll before the next wait.
     pub(super) fn now_ns(&self) -> i64 {
         self.now_ns
@@ -37,7 +38,7 @@ impl Pace {
         (self.vain, self.rest) = (0, 0);
     }
 
-    /// Polling, if there was any, has found nothing, and the wait with it took `waited` nanoseconds.
+    /// Polling found nothing, or did not take place; with it, the wait took `waited` nanoseconds.
     pub(super) fn waited(&mut self, waited: i64, params: PollParams) {
         if self.left > 0 {
             self.left -= 1;
@@ -72,7 +73,7 @@ fn adapted(now_ns: i64, waited: i64, params: PollParams) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pace, PollParams, RESTS, VAIN, adapted};
+    use super::{PollBudget, PollParams, RESTS, VAIN, adapted};
 
     const PARAMS: PollParams = PollParams {
         max_ns: 32_768,
@@ -105,11 +106,11 @@ mod tests {
     }
 
     /// Waits that look as if more polling would help; the number of those that were polled for.
-    fn polled(pace: &mut Pace, waits: u32) -> u32 {
+    fn polled(budget: &mut PollBudget, waits: u32) -> u32 {
         (0..waits)
             .filter(|_| {
-                let polled = pace.now_ns() > 0;
-                pace.waited(20_000, PARAMS);
+                let polled = budget.now_ns() > 0;
+                budget.waited(20_000, PARAMS);
                 polled
             })
             .count()
@@ -119,27 +120,27 @@ mod tests {
 
     #[test]
     fn polling_in_vain_is_given_up_for_longer_and_longer() {
-        let mut pace = Pace::default();
+        let mut budget = PollBudget::default();
         let mut rest = RESTS.0;
         for _ in 0..12 {
-            assert_eq!(polled(&mut pace, VAIN + 1), VAIN);
-            assert_eq!(polled(&mut pace, rest), 0);
+            assert_eq!(polled(&mut budget, VAIN + 1), VAIN);
+            assert_eq!(polled(&mut budget, rest), 0);
             rest = (rest * 2).min(RESTS.1);
         }
     }
 
     #[test]
     fn one_find_makes_up_for_all_that_was_in_vain() {
-        let mut pace = Pace::default();
+        let mut budget = PollBudget::default();
         for _ in 0..100 {
-            assert!(polled(&mut pace, VAIN - 1) >= VAIN - 2);
-            pace.found();
+            assert!(polled(&mut budget, VAIN - 1) >= VAIN - 2);
+            budget.found();
         }
-        polled(&mut pace, VAIN + 1 + RESTS.0);
-        pace.found();
-        assert_eq!(polled(&mut pace, VAIN + 1), VAIN);
+        polled(&mut budget, VAIN + 1 + RESTS.0);
+        budget.found();
+        assert_eq!(polled(&mut budget, VAIN + 1), VAIN);
         assert_eq!(
-            polled(&mut pace, RESTS.0),
+            polled(&mut budget, RESTS.0),
             0,
             "the first rest is short again"
         );
