@@ -177,6 +177,7 @@ impl QContext {
     }
 
     /// The name, for C.
+    #[doc(hidden)] // for the C ABI
     pub fn c_id(&self) -> &CStr {
         &self.core().c_id
     }

@@ -21,9 +21,9 @@ mod writer;
 mod tests;
 
 pub use framer::{Framer, ValueLimits};
-pub use writer::write;
 
 use error::syntax;
+use writer::write;
 
 use crate::value::Value;
 use crate::{Error, ErrorKind, Result};

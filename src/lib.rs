@@ -37,7 +37,7 @@
 //! |---|---|
 //! | [`QContext`], [`context`] | the event loop: creation, names, functions, fd handlers, sources |
 //! | [`AioContext`] | a device's set of handlers, which moves between contexts as one |
-//! | [`object`], [`json`] | the object tree, option strings, JSON |
+//! | [`object`] | the object tree, option strings |
 //! | `block` | block nodes and the channels to them |
 //! | `virtio` | virtqueues, the workers that serve them, the traits of a device model, the disk |
 //! | `device` | what `-device` creates: a model, a transport and their contexts |
@@ -58,6 +58,7 @@ pub mod block;
 pub mod context;
 #[cfg(feature = "vhost-user")]
 pub mod device;
+#[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
 pub mod json;
 #[cfg(feature = "kvm")]
 pub mod kvm;

@@ -10,8 +10,8 @@
 //!
 //! # Invariants
 //! 1. A session executes its requests one at a time, in the order of their arrival. Its replies keep that order.
-//! 2. In one turn of the main loop a session does a bounded amount of work. Its memory is bounded too: one request within
-//!    [`crate::json::ValueLimits`], and about 1 MiB of unread output.
+//! 2. In one turn of the main loop a session does a bounded amount of work. Its memory is bounded too: one request of
+//!    4 MiB at most, and about 1 MiB of unread output.
 //! 3. No borrow of a session is held while a command runs.
 //!
 //! # Example

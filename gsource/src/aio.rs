@@ -143,6 +143,7 @@ impl AioContext {
     }
 
     /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    #[doc(hidden)] // for the C ABI
     pub fn reap(&self) {
         if let Ok(reactor) = self.reactor() {
             reactor.reap_if_idle();

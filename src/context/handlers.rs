@@ -47,6 +47,7 @@ impl QContext {
 
     /// Drops removed handlers now, unless another thread runs this context: then that thread does it. See
     /// [`AioContext::reap`].
+    #[doc(hidden)] // for the C ABI
     pub fn reap(&self) {
         if let Ok(_owner) = self.core().gmain.acquire() {
             self.core().reactor.reap_if_idle();

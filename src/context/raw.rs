@@ -5,6 +5,7 @@ use super::{Handle, QContext};
 use std::ffi::c_void;
 use std::sync::Arc;
 
+#[doc(hidden)] // for the C ABI
 impl QContext {
     /// Turns this handle into a pointer, which is the same for all handles of a context. [`QContext::from_raw`] takes it back.
     pub fn into_raw(self) -> *const c_void {

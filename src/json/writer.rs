@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::value::Value;
 
 /// Appends the text of `value` to `out`.
-pub fn write(value: &Value, out: &mut String) {
+pub(super) fn write(value: &Value, out: &mut String) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(value) => display(value, out),

@@ -5,6 +5,7 @@ use super::{AioContext, Handle};
 use std::ffi::c_void;
 use std::sync::Arc;
 
+#[doc(hidden)] // for the C ABI
 impl AioContext {
     /// Gives this handle away as a pointer, the same for all handles of a context. [`AioContext::from_raw`] takes it back.
     pub fn into_raw(self) -> *const c_void {
