@@ -17,7 +17,7 @@ use qcontext::object::Options;
 use qcontext::virtio::pluggable::{ModelOptions, ModelType, PluggableDevice};
 use qcontext::virtio::queue::{Broken, Chain};
 use qcontext::virtio::worker::{Answers, Model, QueueHandle, QueueModel, WorkerDevice};
-use qcontext::virtio::{F_VERSION_1, Limits};
+use qcontext::virtio::{DeviceLimits, F_VERSION_1};
 use qcontext::{AioContext, QContext, Result};
 use support::directory::TestDir;
 use support::raw_front_end::{FrontEnd, eventfd, memory, used_index};
@@ -39,12 +39,12 @@ impl Model for Counter {
         4
     }
 
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         F_VERSION_1
     }
 
     /// An entropy device has no configuration.
-    fn read_config(&self, _: Limits, _: usize, data: &mut [u8]) {
+    fn read_config(&self, _: DeviceLimits, _: usize, data: &mut [u8]) {
         data.fill(0);
     }
 

@@ -47,7 +47,7 @@ pub type Rested = Box<dyn FnOnce() + Send>;
 
 /// What a transport and the contexts allow a device. Known before a guest sees any field of the device's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct DeviceLimits {
     /// The number of queues.
     pub queues: u16,
     /// The largest size of a queue.
@@ -87,7 +87,7 @@ pub trait VirtioDevice: Send + Sync {
     fn device_type(&self) -> u32;
 
     /// The feature bits on offer. Never bit 30, which belongs to vhost-user.
-    fn features(&self, limits: Limits) -> u64;
+    fn features(&self, limits: DeviceLimits) -> u64;
 
     /// The number of queues.
     fn queue_count(&self) -> u16;
@@ -96,7 +96,7 @@ pub trait VirtioDevice: Send + Sync {
     fn queue_size_max(&self) -> u16;
 
     /// Reads configuration space; beyond its end it reads as 0.
-    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]);
+    fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]);
 
     /// Writes configuration space; what is not writable is ignored.
     fn write_config(&self, offset: usize, data: &[u8]);

@@ -8,13 +8,13 @@
 //! * `queue_control`: starts, holds and stops the device's queues, on the device's context
 //!
 //! # Threads
-//! Registers are read and written on vcpu threads, under a lock that no context ever takes. What a context tells the
-//! guest goes through the atomics of `interrupt_status`. What the guest wants of the device is posted to the device's context, in
-//! order, and nobody waits for it: a stop is over when the guest reads so from the register it wrote.
+//! Registers are read and written on vcpu threads, under a lock that no context ever takes. A context notifies the guest
+//! through the atomics of `interrupt_status`. What the guest asks of the device is posted to the device's context, in order,
+//! and no vcpu waits for it: the guest reads from the register that it wrote when a stop is over.
 //!
 //! # Doorbells
-//! A queue's notification is an eventfd that its context watches. With an ioeventfd KVM signals it and no vcpu thread
-//! takes part; else the write traps and the vcpu thread signals it.
+//! A queue's notification is an eventfd that its context watches. With an ioeventfd, KVM signals it without leaving to a
+//! vcpu thread; otherwise the write traps and the vcpu thread signals it.
 //!
 //! # Invariants
 //! 1. Nothing that a guest writes is an error of ours: it is ignored, or the device asks to be reset.
@@ -30,7 +30,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::bus::BusDevice;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
-use crate::virtio::{Limits, VirtioDevice};
+use crate::virtio::{DeviceLimits, VirtioDevice};
 
 mod interrupt_status;
 mod queue_control;
@@ -64,7 +64,7 @@ pub(super) struct Parts {
 pub struct Mmio {
     device: Arc<dyn VirtioDevice>,
     queues: Arc<QueueControl>,
-    limits: Limits,
+    limits: DeviceLimits,
     kicks: Arc<[EventFd]>,
     /// Taken by vcpu threads, and by others only while no vcpu runs.
     registers: Mutex<Registers>,
@@ -74,7 +74,7 @@ impl Mmio {
     pub(super) fn new(parts: Parts) -> Mmio {
         let kicks: Arc<[EventFd]> = parts.kicks.into();
         let queues = QueueControl::new(&parts.device, &parts.control, parts.memory, &kicks);
-        let limits = Limits {
+        let limits = DeviceLimits {
             queues: parts.device.queue_count(),
             queue_size: parts.queue_size_max.min(parts.device.queue_size_max()),
         };

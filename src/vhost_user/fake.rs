@@ -11,7 +11,7 @@ use rustix::fs::MemfdFlags;
 use super::protocol::{Header, Message, RequestCode};
 use super::session::OfferedDevice;
 use crate::virtio::notify::Signal;
-use crate::virtio::{Limits, QueueSetup, Rested, Stopped, VirtioDevice};
+use crate::virtio::{DeviceLimits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// Everything asked of the device, in order.
@@ -99,7 +99,7 @@ impl FakeDevice {
 }
 
 impl VirtioDevice for FakeDevice {
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         self.features
     }
 
@@ -115,7 +115,7 @@ impl VirtioDevice for FakeDevice {
         32768
     }
 
-    fn read_config(&self, _: Limits, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, _: DeviceLimits, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
             *byte = u8::try_from(at & 0x7f).unwrap_or(0);
         }

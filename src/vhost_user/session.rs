@@ -23,7 +23,7 @@ use super::protocol::{
     PROTOCOL_CONFIGURE_MEM_SLOTS, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, RequestCode, VringState,
 };
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::{Limits, VirtioDevice};
+use crate::virtio::{DeviceLimits, VirtioDevice};
 use crate::{Error, Result};
 
 mod config;
@@ -85,7 +85,7 @@ struct PendingStop {
 /// One connection's state.
 pub(super) struct Session {
     device: Arc<dyn VirtioDevice>,
-    limits: Limits,
+    limits: DeviceLimits,
     notice: StopNotice,
     acked: Option<u64>,
     protocol_features: u64,
@@ -98,14 +98,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A fresh connection to what is `offered`; `notice` hears of queues that have stopped and must lead to
+    /// A fresh connection to what is `offered`. `notice` is called when a queue has stopped, and must lead to
     /// [`Session::queue_stopped`].
     pub(super) fn new(offered: OfferedDevice, notice: StopNotice) -> Session {
         let OfferedDevice {
             device,
             queue_size_max,
         } = offered;
-        let limits = Limits {
+        let limits = DeviceLimits {
             queues: device.queue_count(),
             queue_size: queue_size_max.min(device.queue_size_max()),
         };
@@ -129,7 +129,7 @@ impl Session {
         self.waiting.is_some()
     }
 
-    /// True when [`Session::close`] has finished: the device holds nothing of this connection any more.
+    /// True when [`Session::close`] has finished: no queue of this connection runs, and its memory is free.
     pub(super) fn is_closed(&self) -> bool {
         self.closed && self.waiting.is_none()
     }

@@ -24,7 +24,7 @@ use gsource::AioContext;
 
 use super::pluggable::FinishCallback;
 use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
-use super::{Limits, VirtioDevice};
+use super::{DeviceLimits, VirtioDevice};
 use crate::Result;
 use crate::block::{Access, Edge, Node, Parent, Permissions};
 use crate::object::Value;
@@ -124,11 +124,11 @@ impl Model for BlkModel {
         2
     }
 
-    fn features(&self, limits: Limits) -> u64 {
+    fn features(&self, limits: DeviceLimits) -> u64 {
         config::features(self.node(), limits)
     }
 
-    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]) {
         let space = config::space(self.node(), limits);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);

@@ -1,11 +1,15 @@
 //! The memory that a guest shares with its devices.
 //!
-//! Used by the transports, which build a [`GuestMemory`] from the fds that a front end sends, and by
-//! [`super::queue`], which translates addresses with it.
+//! Used by the transports, which build a [`GuestMemory`] from fds, and by [`super::queue`], which translates addresses with
+//! it.
+//!
+//! * `mapping`: one mapped file
+//! * `slice`: a translated piece
+//! * `fault`: what happens when a peer truncates a mapped file
 //!
 //! # Threads
-//! A `GuestMemory` is an immutable snapshot behind an `Arc`: any thread may clone and use it. Adding or removing a
-//! region makes a new snapshot and leaves the old one to those who still hold it.
+//! A `GuestMemory` is an immutable snapshot behind an `Arc`: any thread may clone and use it. Adding or removing a region
+//! makes a new snapshot; the old one lives as long as it has users.
 //!
 //! # Invariants
 //! 1. Regions are sorted by guest address and do not overlap, and none wraps around the end of its address space.

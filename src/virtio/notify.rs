@@ -1,16 +1,15 @@
-//! The two eventfds of a queue: the kick, by which the guest tells us of new requests, and the call, by which we
-//! tell the guest of finished ones.
+//! Kick and call: the guest announces new requests, and the device announces finished ones.
 //!
-//! Used by devices, which watch the [`KickFd`] in their AioContext and give a [`Signal`] once per batch. What a signal
-//! is, the transport knows: a [`CallFd`], or an interrupt of a machine of ours.
+//! Used by queue workers, which watch the [`KickFd`] in their AioContext and give a [`Signal`] once per batch. The transport
+//! chooses the signal: a [`CallFd`], or the interrupt of a machine of this process.
 //!
-//! Fds may come from a peer that we do not trust, and share their open file description with it: the peer can change
-//! O_NONBLOCK, fill the counter, or read it at any time.
+//! Eventfds may come from a peer that we do not trust. It has the same open file, so it can change O_NONBLOCK, fill the
+//! counter, or read it at any time.
 //!
 //! # Invariants
-//! 1. Only eventfds are accepted. Anything else could block, or never become quiet.
-//! 2. A kick is watched edge-triggered and never read, so what the peer does to its counter is the peer's loss.
-//! 3. Signalling a call cannot block: see its module.
+//! 1. Only eventfds are accepted. Another file could block, or be readable for ever.
+//! 2. A kick is watched edge-triggered and never read, so a peer that changes its counter harms only itself.
+//! 3. Signalling a call cannot block; see `signal`.
 #![deny(unsafe_code)] // children that need it say why
 
 use std::fmt;
@@ -25,9 +24,9 @@ mod tests;
 
 /// The way from a device to its guest.
 ///
-/// Given on the thread that drives the queue, so an implementation neither blocks nor waits.
+/// Called on threads that drive queues, so an implementation neither blocks nor waits.
 pub trait Signal: fmt::Debug + Send + Sync {
-    /// Lets the guest know. Signals that the guest has not seen yet may merge into one.
+    /// Notifies the guest. Signals that the guest has not seen yet may merge into one.
     fn signal(&self);
 }
 
@@ -66,7 +65,7 @@ impl CallFd {
 }
 
 impl Signal for CallFd {
-    /// Adds one to the counter and wakes whoever waits for it. Never blocks; a full counter stays full.
+    /// Adds one to the counter and wakes the threads that wait for it. Never blocks; a full counter stays full.
     fn signal(&self) {
         signal::signal(&self.0);
     }

@@ -61,7 +61,7 @@ pub trait PluggableDevice: super::VirtioDevice + Any {
     /// The value of one of [`ModelType::properties`]; `None` for any other name. Any thread may ask.
     fn property(&self, name: &str) -> Option<Value>;
 
-    /// Finishes the device's work when its queues have stopped for good: what a guest was told is done becomes durable.
+    /// Finishes the device's work when its queues have stopped for good: what the guest saw finished becomes durable.
     /// Runs on the home thread of `control` and calls `done` there once, now or in a callback of `control`.
     fn finish(&self, control: &AioContext, done: FinishCallback);
 }

@@ -1,22 +1,25 @@
 //! The device's side of a split virtqueue.
 //!
-//! Used by devices. One batch looks like this:
+//! Used by [`super::worker`]. One batch looks like this:
 //!
 //! ```text
 //! disable_notifications
-//! loop { pop -> Chain, work on it, push_used }      nothing is visible to the guest yet
-//! publish -> should the guest be called?            one store, one question
+//! loop { pop -> Chain, serve it, push_used }        nothing is visible to the guest yet
+//! publish -> does the guest want to be called?      one store, one question
 //! enable_notifications -> has more come meanwhile?  then once more
 //! ```
 //!
+//! * `areas`: the three areas of the ring in guest memory
+//! * `chain`: a descriptor chain, and the walk that makes one
+//!
 //! # Threads
-//! A queue belongs to whoever holds it `&mut`; the guest is the only concurrent party.
+//! A queue is used by one thread at a time, `&mut`; only the guest changes the ring at the same time.
 //!
 //! # Invariants
 //! 1. The ring pointers stay valid because the areas hold the memory snapshot they were translated with.
-//! 2. Barriers: the used index is stored with Release and a full fence stands between that store and the question
-//!    whether the guest wants a call; a full fence stands between allowing kicks and looking at the available index
-//!    again. The guest does the same with the roles exchanged, so one of both sides always sees the other's store.
+//! 2. Barriers: the used index is stored with Release, and a full fence separates that store from the question whether the
+//!    guest wants a call. Another full fence separates allowing kicks from looking at the available index again. The guest
+//!    does the same with the roles exchanged, so at least one side sees the other's store.
 //! 3. At most `size` chains are out at a time, whatever the guest does to its index.
 //! 4. After an answer of [`Broken`] nothing more is popped.
 #![deny(unsafe_code)] // children that need it say why
@@ -58,7 +61,7 @@ impl Broken {
 
 /// A copied descriptor.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Descriptor {
+pub(crate) struct RingDescriptor {
     address: u64,
     len: u32,
     flags: u16,
@@ -94,7 +97,7 @@ pub struct Virtqueue {
     faults_seen: usize,
 }
 
-impl Descriptor {
+impl RingDescriptor {
     fn from_words([address, rest]: [u64; 2]) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&address.to_ne_bytes());
@@ -103,7 +106,7 @@ impl Descriptor {
     }
 
     fn from_bytes(b: [u8; 16]) -> Self {
-        Descriptor {
+        RingDescriptor {
             address: u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
             len: u32::from_le_bytes([b[8], b[9], b[10], b[11]]),
             flags: u16::from_le_bytes([b[12], b[13]]),

@@ -1,11 +1,11 @@
-//! One queue's life, for every device model and every transport: start, kicks, adaptive polling, hold, release, stop.
+//! The worker of a queue, for every device model and every transport: start, kicks, adaptive polling, hold, release, stop.
 //!
-//! A [`WorkerDevice`] has a `QueueWorker` for each of its queues. What happens in an iteration is `serving`'s business;
-//! here it is called, and what it asks for is done. What a request means is the model's business alone.
+//! A [`WorkerDevice`] has a `QueueWorker` for each of its queues. The worker decides when a batch runs; `serving` runs it,
+//! and the model knows what a request means.
 //!
 //! * `model`: what a device model implements
 //! * `device`: a model with the workers of its queues, as transports see it
-//! * `life`: the phases, and who waits for what
+//! * `life`: the phases of a queue, and the callbacks that wait for the next one
 //! * `serving`: a started queue and its batches
 //! * `answers`: the way back to the guest
 //!
@@ -13,16 +13,16 @@
 //!          start               stop
 //! Idle ------------> Running --------> Stopping ----> Idle, or Running if a start came meanwhile
 //! ```
-//! While a queue is *held* it takes no chains, whatever phase it is in. It rests when no chain is kept either: then the
-//! guest's memory does not change until the queue is released.
+//! While a queue is *held* it takes no chains, in any phase. It *rests* when it has no kept chains either; then nothing of
+//! the device changes the guest's memory until the queue is released.
 //!
 //! # Threads
-//! The life is behind one mutex, which the home takes once per batch. Others take it to start, hold and stop, and to change
-//! fds, so it is practically never contended. No callback of others runs under it, except the model's queue.
+//! `Life` is behind one mutex, which the home takes once per batch. Other threads take it to start, hold and stop, and to
+//! change fds, so it is practically never contended. Of foreign code, only the model's queue runs under it.
 //!
 //! # Invariants
-//! 1. From start until it is quiet after a stop, the worker is kept alive by its own `keep`. So the memory that kept chains
-//!    lie in, which the started queue owns, outlives them whoever drops what.
+//! 1. From the start until the queue is quiet after a stop, `keep` keeps the worker alive. So the memory of kept chains,
+//!    which the started queue owns, outlives them even if the device is dropped.
 //! 2. The model's queue and the kick handler belong to the queue's own AioContext.
 #![deny(unsafe_code)] // children that need it say why
 
@@ -54,7 +54,7 @@ use life::{Life, Phase, Stop};
 use model::ReadyQueue;
 pub use model::{Model, QueueHandle, QueueModel};
 use notifications::Notifications;
-use serving::{Cause, Intake, Next, Serving};
+use serving::{AfterBatch, BatchCause, Intake, Serving};
 
 /// The worker of one queue.
 struct QueueWorker<M: Model> {
@@ -190,27 +190,27 @@ impl<M: Model> QueueWorker<M> {
 
     /// One batch, on the home.
     fn serve(&self) {
-        self.batch(Cause::Kick);
+        self.batch(BatchCause::Kick);
     }
 
-    fn batch(&self, cause: Cause) {
+    fn batch(&self, cause: BatchCause) {
         let mut life = self.lock();
         let intake = life.intake();
         let Some(serving) = life.serving() else {
             return;
         };
         let next = serving.batch(cause, intake, &self.notifications);
-        if next == Next::Wait && intake == Intake::Open {
+        if next == AfterBatch::Wait && intake == Intake::Open {
             return;
         }
         let kick = match next {
-            Next::Broken => life.kick.take(),
-            Next::Wait | Next::Again => None,
+            AfterBatch::Broken => life.kick.take(),
+            AfterBatch::Wait | AfterBatch::Again => None,
         };
         let ending = life.take_quiet();
         let rested = life.take_rested();
         drop(life);
-        if next == Next::Again {
+        if next == AfterBatch::Again {
             self.resume.schedule();
         }
         self.unwatch(kick);
@@ -329,7 +329,7 @@ impl<M: Model> QueueWorker<M> {
         Ok(())
     }
 
-    /// The life is consistent even if a batch panicked: its queue then just stays behind.
+    /// After a panic in a batch the life is still consistent; the queue just does not go on.
     fn lock(&self) -> MutexGuard<'_, Life<M>> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -337,11 +337,11 @@ impl<M: Model> QueueWorker<M> {
 
 impl<M: Model> ReadyQueue for QueueWorker<M> {
     fn ready(&self) {
-        self.batch(Cause::Completion);
+        self.batch(BatchCause::Completion);
     }
 }
 
-/// Callbacks hold workers weakly: it is `keep` that keeps a running one (invariant 1).
+/// Callbacks hold workers weakly; `keep` keeps a running one (invariant 1).
 fn with<M: Model, T>(
     worker: &Weak<QueueWorker<M>>,
     act: impl FnOnce(&QueueWorker<M>) -> T,

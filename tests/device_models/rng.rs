@@ -14,7 +14,7 @@ use qcontext::virtio::memory::GuestSlice;
 use qcontext::virtio::pluggable::{ModelOptions, ModelType, PluggableDevice};
 use qcontext::virtio::queue::{Broken, Chain};
 use qcontext::virtio::worker::{Answers, Model, QueueHandle, QueueModel, Tag, WorkerDevice};
-use qcontext::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Limits};
+use qcontext::virtio::{DeviceLimits, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use support::random::Random;
 
 /// All letters that the device gives out.
@@ -50,12 +50,12 @@ impl Model for Rng {
         4
     }
 
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
     }
 
     /// There is none.
-    fn read_config(&self, _: Limits, _: usize, data: &mut [u8]) {
+    fn read_config(&self, _: DeviceLimits, _: usize, data: &mut [u8]) {
         data.fill(0);
     }
 

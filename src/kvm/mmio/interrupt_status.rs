@@ -142,7 +142,7 @@ pub(super) struct QueueRun {
 }
 
 impl QueueRun {
-    /// Whether the device has let go of the queue.
+    /// Whether the queue has stopped, so that its memory is the guest's again.
     pub(super) fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Acquire)
     }

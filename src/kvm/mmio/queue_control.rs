@@ -1,12 +1,11 @@
 //! Starts, holds and stops a device's queues, on the device's context.
 //!
-//! Used by the registers, which post what the guest asks for, and by the transport's owner. What was posted is done in that
-//! order. The queues' lives are the device's business: it starts a queue again after the stop before it, and keeps held
-//! queues still.
+//! Used by the registers, which post what the guest asks for, and by the transport's owner. Posts are carried out in order.
+//! The device itself starts a queue only after the stop before it, and keeps held queues still.
 //!
 //! # Threads
-//! Any thread posts, without a lock that a context takes. The state behind the mutex belongs to the control context; only
-//! the description of a fault is asked for from elsewhere, by the monitor.
+//! Any thread posts, without a lock that a context takes. The state behind the mutex belongs to the control context; the
+//! monitor reads the description of a fault from it.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -24,7 +23,7 @@ use crate::virtio::{Countdown, QueueSetup, VirtioDevice};
 use crate::{Error, Result};
 
 /// Called once on the control context.
-type Callback = Box<dyn FnOnce() + Send>;
+type ControlCallback = Box<dyn FnOnce() + Send>;
 
 /// A queue as the guest has described it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +104,7 @@ impl QueueControl {
     }
 
     /// Stops all queues, starts no more, and calls `done` when all are quiet.
-    pub(super) fn close(self: &Arc<Self>, done: Callback) {
+    pub(super) fn close(self: &Arc<Self>, done: ControlCallback) {
         self.post("virtio-mmio-close", move |this| {
             this.state().closed = true;
             let queues = this.device.queue_count();
@@ -120,7 +119,7 @@ impl QueueControl {
     }
 
     /// Holds all queues, and calls `done` when no request is in flight.
-    pub(super) fn hold(self: &Arc<Self>, done: Callback) {
+    pub(super) fn hold(self: &Arc<Self>, done: ControlCallback) {
         self.post("virtio-mmio-hold", move |this| {
             let mut state = this.state();
             if state.closed {
@@ -155,7 +154,7 @@ impl QueueControl {
     }
 
     /// `done`, called on the control context by whatever thread calls this.
-    fn on_control(&self, done: Callback) -> Callback {
+    fn on_control(&self, done: ControlCallback) -> ControlCallback {
         let control = self.control.clone();
         Box::new(move || control.schedule_oneshot("virtio-mmio-done", done))
     }

@@ -1,6 +1,6 @@
-//! The registers of a device, as virtio 1.2 section 4.2.2 lists them, and its life as section 3.1 tells it.
+//! The registers of a device (virtio 1.2, section 4.2.2), and the order in which a driver uses them (section 3.1).
 //!
-//! Used by [`super::Mmio`] under its lock. What has consequences for the device is posted to the [`QueueControl`].
+//! Used by [`super::Mmio`] under its lock. Starts and stops of queues are posted to the [`QueueControl`].
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::interrupt_status::{ConfigSignal, InterruptStatus, QueueRun};
 use super::queue_control::{QueueControl, QueueDescription, QueueStart};
 use crate::virtio::notify::Signal;
-use crate::virtio::{F_RING_RESET, F_VERSION_1, Limits, VirtioDevice};
+use crate::virtio::{DeviceLimits, F_RING_RESET, F_VERSION_1, VirtioDevice};
 
 const MAGIC: u64 = 0x000;
 const VERSION: u64 = 0x004;
@@ -56,8 +56,8 @@ use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 /// The status bits that a driver sets.
 const DRIVERS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
-/// How many runs of queues may be ending at a time. A driver that starts and resets faster than the device stops is told
-/// to reset once more, so that what it asks for cannot pile up.
+/// How many runs of queues may be ending at a time. A driver that starts and resets faster than the device stops has to
+/// reset once more, so that its orders cannot pile up.
 const ENDING_MAX: usize = 256;
 
 /// Where in the configuration space an access goes, if it goes there.
@@ -121,7 +121,7 @@ impl QueueRegisters {
 impl Registers {
     pub(super) fn new(
         device: &dyn VirtioDevice,
-        limits: Limits,
+        limits: DeviceLimits,
         line: Arc<dyn Signal>,
     ) -> Registers {
         let interrupts = InterruptStatus::new(line);
@@ -193,7 +193,7 @@ impl Registers {
         }
     }
 
-    /// The status as the driver reads it: after a reset the old one, until the reset is over or the driver went on.
+    /// The status as the driver reads it. After a reset it is the old one, until the reset is over or the driver goes on.
     fn status(&mut self) -> u32 {
         self.ending.retain(|run| !run.is_quiet());
         match self.status {
@@ -229,7 +229,7 @@ impl Registers {
         }
         self.status = after;
         if newly(after, FAILED) {
-            // The driver gave up; nothing of its memory may be touched any more.
+            // The driver gave up: its memory must not be touched any more.
             self.stop_all(control);
         } else if newly(after, DRIVER_OK) {
             self.interrupts.begin_operation();
@@ -313,7 +313,7 @@ impl Registers {
         }
     }
 
-    /// A queue without a proper size is never ready; whether its rings lie in memory shows when it starts.
+    /// A queue without a proper size is never ready. Whether its rings lie in memory is checked when it starts.
     fn ready_queue(&mut self, control: &Arc<QueueControl>) {
         let selected = self.selected();
         if !self.takes_queues() {
@@ -372,7 +372,7 @@ impl Registers {
         } else if let Some((_, before)) = &mut queue.ending
             && *before != how
         {
-            // It stops already; each register tells whoever asked by it.
+            // It stops already; each of the two registers shows when that is over.
             *before = QueueEnding::Both;
         }
     }

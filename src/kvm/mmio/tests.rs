@@ -270,7 +270,7 @@ fn a_driver_that_does_not_wait_for_the_reset_starts_after_it() {
 }
 
 #[test]
-fn a_start_that_was_taken_back_before_its_time_never_happens() {
+fn a_start_that_is_cancelled_before_its_time_never_happens() {
     let rig = Rig::new();
     rig.drive();
     rig.write(0x70, 0);
@@ -283,7 +283,7 @@ fn a_start_that_was_taken_back_before_its_time_never_happens() {
 }
 
 #[test]
-fn what_an_earlier_life_still_says_is_not_heard() {
+fn signals_from_before_a_reset_are_ignored() {
     let rig = Rig::new();
     rig.drive();
     let before = rig.last();
@@ -434,7 +434,7 @@ fn a_device_that_was_shut_down_starts_no_more() {
 }
 
 #[test]
-fn a_device_that_nobody_drives_is_shut_down_at_once() {
+fn a_device_without_a_driver_is_shut_down_at_once() {
     let rig = Rig::new();
     let gone = Arc::new(AtomicU32::new(0));
     let told = Arc::clone(&gone);

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::Node;
-use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Limits};
+use crate::virtio::{DeviceLimits, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
@@ -29,7 +29,7 @@ pub(super) const RANGE_MAX: u32 = 32768;
 pub(super) const SECTOR: u64 = 512;
 
 /// What the disk offers.
-pub(super) fn features(node: &Node, limits: Limits) -> u64 {
+pub(super) fn features(node: &Node, limits: DeviceLimits) -> u64 {
     let mut features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC;
     features |= F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH;
     if node.is_read_only() {
@@ -44,7 +44,7 @@ pub(super) fn features(node: &Node, limits: Limits) -> u64 {
 }
 
 /// The configuration space: `struct virtio_blk_config`.
-pub(super) fn space(node: &Node, limits: Limits) -> [u8; LEN] {
+pub(super) fn space(node: &Node, limits: DeviceLimits) -> [u8; LEN] {
     let mut space = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
     let block_size = u32::try_from(node.block_size()).unwrap_or(u32::MAX);
@@ -69,7 +69,7 @@ pub(super) fn space(node: &Node, limits: Limits) -> [u8; LEN] {
 }
 
 /// A request is never longer than the queue, so a small queue has room for few segments, but for one at least.
-fn seg_max(limits: Limits) -> u32 {
+fn seg_max(limits: DeviceLimits) -> u32 {
     let room = u32::from(limits.queue_size).saturating_sub(FRAME);
     room.clamp(1, SEG_MAX)
 }
@@ -80,8 +80,8 @@ mod tests {
     use crate::object::options;
     use std::sync::Arc;
 
-    fn limits(queues: u16, queue_size: u16) -> Limits {
-        Limits { queues, queue_size }
+    fn limits(queues: u16, queue_size: u16) -> DeviceLimits {
+        DeviceLimits { queues, queue_size }
     }
 
     fn open(text: &str) -> Arc<Node> {

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use gsource::AioContext;
 
 use super::config::SECTOR;
-use super::request::{Frame, ID_LEN, Kind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute};
+use super::request::{
+    Frame, ID_LEN, RequestKind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
+};
 use super::stats::Totals;
 use crate::block::{Channel, ChannelOwner, Edge, Finished, Op, Request, Submission};
 use crate::virtio::memory::GuestSlice;
@@ -28,14 +30,14 @@ pub struct BlkQueue {
     /// Reused from batch to batch.
     finished: Vec<Finished>,
     /// The channel knows it weakly.
-    _owner: Arc<Owner>,
+    _owner: Arc<QueueOwner>,
 }
 
-/// What the channel calls when requests have finished.
+/// The owner of the channel: calls the queue's worker when requests have finished.
 #[derive(Debug)]
-struct Owner(QueueHandle);
+struct QueueOwner(QueueHandle);
 
-impl ChannelOwner for Owner {
+impl ChannelOwner for QueueOwner {
     fn ready(&self) {
         self.0.ready();
     }
@@ -50,8 +52,8 @@ impl BlkQueue {
         totals: Totals,
         handle: QueueHandle,
     ) -> BlkQueue {
-        let owner = Arc::new(Owner(handle));
-        let known: Arc<dyn ChannelOwner> = Arc::<Owner>::clone(&owner);
+        let owner = Arc::new(QueueOwner(handle));
+        let known: Arc<dyn ChannelOwner> = Arc::<QueueOwner>::clone(&owner);
         BlkQueue {
             serial,
             channel: Channel::open(edge, aio, Arc::downgrade(&known)),
@@ -80,28 +82,28 @@ impl BlkQueue {
     fn make_request(
         &mut self,
         frame: &Frame<'_, '_>,
-        (kind, sector): (Kind, u64),
+        (kind, sector): (RequestKind, u64),
         tag: Tag,
     ) -> std::result::Result<Box<Request>, u8> {
         let tag = tag.into();
         let offset = sector.checked_mul(SECTOR).ok_or(STATUS_IOERR);
         match kind {
-            Kind::Read => {
+            RequestKind::Read => {
                 let request = self.channel.request(Op::Read, offset?, tag);
                 Ok(with_memory(request, frame.data_in()))
             }
-            Kind::Write => {
+            RequestKind::Write => {
                 let request = self.channel.request(Op::Write, offset?, tag);
                 Ok(with_memory(request, frame.data_out()))
             }
-            Kind::Flush => Ok(self.channel.request(Op::Flush, 0, tag)),
-            Kind::Discard | Kind::WriteZeroes => {
+            RequestKind::Flush => Ok(self.channel.request(Op::Flush, 0, tag)),
+            RequestKind::Discard | RequestKind::WriteZeroes => {
                 let range = frame.range(kind)?;
                 let mut request = self.channel.request(range.op, range.offset, tag);
                 request.set_length(range.length);
                 Ok(request)
             }
-            Kind::GetId | Kind::Unsupported => Err(STATUS_UNSUPP),
+            RequestKind::GetId | RequestKind::Unsupported => Err(STATUS_UNSUPP),
         }
     }
 }
@@ -118,7 +120,7 @@ impl QueueModel for BlkQueue {
             self.refuse(tag, STATUS_IOERR, answers);
             return Ok(());
         };
-        if header.0 == Kind::GetId {
+        if header.0 == RequestKind::GetId {
             distribute(&self.serial, frame.data_in());
             answers.complete_with_status(tag, STATUS_OK);
             return Ok(());

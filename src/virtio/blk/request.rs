@@ -24,7 +24,7 @@ const RANGE_LEN: usize = 16;
 
 /// What a request's header asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     Read,
     Write,
     Flush,
@@ -39,14 +39,14 @@ pub(super) enum Kind {
 pub(super) struct Frame<'a, 'm> {
     chain: &'a Chain<'m>,
     /// `None` if the header is cut off.
-    pub(super) header: Option<(Kind, u64)>,
+    pub(super) header: Option<(RequestKind, u64)>,
 }
 
 impl<'a, 'm> Frame<'a, 'm> {
     /// Finds the header.
     ///
     /// # Errors
-    /// `Broken` if there is no room for a status: the guest could not be told anything.
+    /// `Broken` if there is no room for a status, without which the guest gets no answer.
     pub(super) fn new(chain: &'a Chain<'m>) -> Result<Self, Broken> {
         if chain.writable_len() == 0 {
             return Err(Broken("request without room for a status"));
@@ -78,7 +78,7 @@ impl<'a, 'm> Frame<'a, 'm> {
     }
 
     /// The range of a discard or write-zeroes request, or the status that refuses it.
-    pub(super) fn range(&self, kind: Kind) -> Result<Range, u8> {
+    pub(super) fn range(&self, kind: RequestKind) -> Result<Range, u8> {
         let length: u64 = self.data_out().map(|slice| slice.len() as u64).sum();
         if length != RANGE_LEN as u64 {
             return Err(STATUS_IOERR);
@@ -98,13 +98,13 @@ pub(super) struct Range {
 }
 
 impl Range {
-    fn parse(b: [u8; RANGE_LEN], kind: Kind) -> Result<Range, u8> {
+    fn parse(b: [u8; RANGE_LEN], kind: RequestKind) -> Result<Range, u8> {
         let sector = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
         let count = u32::from_le_bytes([b[8], b[9], b[10], b[11]]);
         let flags = u32::from_le_bytes([b[12], b[13], b[14], b[15]]);
         let op = match (kind, flags) {
-            (Kind::WriteZeroes, 0 | 1) => Op::WriteZeroes { unmap: flags == 1 },
-            (Kind::Discard, 0) => Op::Discard,
+            (RequestKind::WriteZeroes, 0 | 1) => Op::WriteZeroes { unmap: flags == 1 },
+            (RequestKind::Discard, 0) => Op::Discard,
             _ => return Err(STATUS_UNSUPP),
         };
         if count > RANGE_MAX {
@@ -118,19 +118,19 @@ impl Range {
     }
 }
 
-fn read_header(chain: &Chain<'_>) -> Option<(Kind, u64)> {
+fn read_header(chain: &Chain<'_>) -> Option<(RequestKind, u64)> {
     let mut b = [0; HEADER_LEN];
     if collect(chain.readable().iter().copied(), &mut b) < HEADER_LEN {
         return None;
     }
     let kind = match u32::from_le_bytes([b[0], b[1], b[2], b[3]]) {
-        0 => Kind::Read,
-        1 => Kind::Write,
-        4 => Kind::Flush,
-        8 => Kind::GetId,
-        11 => Kind::Discard,
-        13 => Kind::WriteZeroes,
-        _ => Kind::Unsupported,
+        0 => RequestKind::Read,
+        1 => RequestKind::Write,
+        4 => RequestKind::Flush,
+        8 => RequestKind::GetId,
+        11 => RequestKind::Discard,
+        13 => RequestKind::WriteZeroes,
+        _ => RequestKind::Unsupported,
     };
     let sector = u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]);
     Some((kind, sector))
@@ -175,7 +175,7 @@ pub(super) fn pad_id(serial: &str) -> [u8; ID_LEN] {
 mod tests {
     use super::*;
 
-    fn range(sector: u64, count: u32, flags: u32, kind: Kind) -> Result<Range, u8> {
+    fn range(sector: u64, count: u32, flags: u32, kind: RequestKind) -> Result<Range, u8> {
         let mut bytes = [0; RANGE_LEN];
         bytes[..8].copy_from_slice(&sector.to_le_bytes());
         bytes[8..12].copy_from_slice(&count.to_le_bytes());
@@ -187,13 +187,25 @@ mod tests {
     fn ranges_are_limited_and_know_their_flags() {
         let zeroes = |unmap| Op::WriteZeroes { unmap };
         let cases = [
-            (8, 8, 0, Kind::Discard, Ok((Op::Discard, 4096, 4096))),
-            (8, 8, 1, Kind::Discard, Err(STATUS_UNSUPP)),
-            (0, 1, 1, Kind::WriteZeroes, Ok((zeroes(true), 0, 512))),
-            (0, 1, 0, Kind::WriteZeroes, Ok((zeroes(false), 0, 512))),
-            (0, 1, 2, Kind::WriteZeroes, Err(STATUS_UNSUPP)),
-            (0, RANGE_MAX + 1, 0, Kind::Discard, Err(STATUS_IOERR)),
-            (u64::MAX, 1, 0, Kind::WriteZeroes, Err(STATUS_IOERR)),
+            (8, 8, 0, RequestKind::Discard, Ok((Op::Discard, 4096, 4096))),
+            (8, 8, 1, RequestKind::Discard, Err(STATUS_UNSUPP)),
+            (
+                0,
+                1,
+                1,
+                RequestKind::WriteZeroes,
+                Ok((zeroes(true), 0, 512)),
+            ),
+            (
+                0,
+                1,
+                0,
+                RequestKind::WriteZeroes,
+                Ok((zeroes(false), 0, 512)),
+            ),
+            (0, 1, 2, RequestKind::WriteZeroes, Err(STATUS_UNSUPP)),
+            (0, RANGE_MAX + 1, 0, RequestKind::Discard, Err(STATUS_IOERR)),
+            (u64::MAX, 1, 0, RequestKind::WriteZeroes, Err(STATUS_IOERR)),
         ];
         for (sector, count, flags, kind, expected) in cases {
             let got = range(sector, count, flags, kind).map(|r| (r.op, r.offset, r.length));

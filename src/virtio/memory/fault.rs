@@ -1,18 +1,18 @@
-//! What happens when a peer truncates a memory file under us: the SIGBUS handler and its table of guest mappings.
+//! The SIGBUS handler and its table of guest mappings: a peer may truncate a memory file that is mapped here.
 //!
 //! Used by [`super::mapping`] alone. Touching a page beyond the end of a shared file raises SIGBUS. The handler looks
-//! the address up in the table; inside a guest mapping it puts an anonymous zero page there, marks the mapping
-//! poisoned and returns, so the interrupted access completes on zeros. The device asks [`faults`] once per batch and
-//! stops its queues. A fault anywhere else gets what was installed before us, usually the default action.
+//! the address up in the table. Inside a guest mapping it maps an anonymous zero page there, marks the mapping as
+//! poisoned and returns, so the interrupted access reads zeroes. Queues ask [`faults`] once per batch and break when their
+//! memory is poisoned. A fault at any other address goes to the handler that was installed before, usually the default.
 //!
 //! # Threads
-//! Any thread registers and withdraws mappings; the handler runs on whichever thread faulted.
+//! Any thread adds and removes mappings; the handler runs on the thread that faulted.
 //!
 //! # Invariants
 //! 1. Slots are never freed, so the handler may walk the list without a lock.
-//! 2. Only the owner of a [`Registration`] writes its slot, and the sequence number is odd while it does; the handler
-//!    ignores a slot whose number was odd or changed. The slot of the faulting mapping itself is stable, because
-//!    whoever touches a mapping keeps it alive.
+//! 2. Only the owner of a [`MappingRegistration`] writes its slot, and the sequence number is odd while it does; the handler
+//!    ignores a slot whose number was odd or changed. The slot of the faulting mapping itself does not change, because
+//!    code that touches a mapping keeps it alive.
 //! 3. The handler makes async-signal-safe calls only and keeps errno.
 #![allow(unsafe_code)] // a signal handler, and anonymous pages mapped over broken ones
 
@@ -38,26 +38,26 @@ static SLOTS: AtomicPtr<MappingSlot> = AtomicPtr::new(ptr::null_mut());
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// How many pages of guest mappings were replaced so far, in the whole process. A changed number is the cheap sign
-/// that some mapping may be poisoned.
+/// How many pages of guest mappings were replaced so far, in the whole process. Cheap to compare: when it has changed, some
+/// mapping is poisoned.
 pub(crate) fn faults() -> usize {
     FAULTS.load(Ordering::Acquire)
 }
 
-/// A mapping's entry in the table; withdrawn when dropped, which must come before the munmap.
+/// A mapping's entry in the table. Dropping it removes the entry, which must come before the munmap.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(super) struct MappingRegistration {
     slot: &'static MappingSlot,
 }
 
-impl Registration {
+impl MappingRegistration {
     /// Enters `start..start + len`, made of pages of `page` bytes.
-    pub(super) fn new(start: usize, len: usize, page: usize) -> Registration {
+    pub(super) fn new(start: usize, len: usize, page: usize) -> MappingRegistration {
         install();
         let slot = claim();
         slot.poisoned.store(false, Ordering::Relaxed);
         slot.publish(start, start + len, page);
-        Registration { slot }
+        MappingRegistration { slot }
     }
 
     /// Whether a page of this mapping had to be replaced.
@@ -66,7 +66,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for MappingRegistration {
     fn drop(&mut self) {
         self.slot.publish(0, 0, 1);
         self.slot.taken.store(false, Ordering::Release);
@@ -87,7 +87,7 @@ impl MappingSlot {
             .store(sequence.wrapping_add(2), Ordering::Release);
     }
 
-    /// The page that holds `address`, if this slot's mapping does.
+    /// Start and size of the page that has `address`, if it is in this slot's mapping.
     fn page_of(&self, address: usize) -> Option<(usize, usize)> {
         let before = self.sequence.load(Ordering::Acquire);
         let start = self.start.load(Ordering::Relaxed);
@@ -205,9 +205,9 @@ fn map_zeroes(start: usize, len: usize) -> bool {
     page != libc::MAP_FAILED
 }
 
-/// Lets the signal do what it did before us. A real fault happens again when the handler returns, under the earlier
-/// action. A signal that somebody sent is raised again under the default action: the handler of Rust's runtime, which
-/// is usually the earlier one, would swallow it.
+/// Gives the signal to the earlier action. A real fault happens again when the handler returns, and then the earlier action
+/// is installed. A signal that a process sent is raised again under the default action, because the handler of Rust's
+/// runtime, which is usually the earlier one, ignores it.
 fn hand_back(is_fault: bool) {
     let Some(previous) = PREVIOUS.get() else {
         return;
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_withdrawn_mapping_is_not_repaired() {
-        let registration = Registration::new(0x7000_0000_0000, 0x3000, 0x1000);
+        let registration = MappingRegistration::new(0x7000_0000_0000, 0x3000, 0x1000);
         let slot = registration.slot;
         assert_eq!(
             slot.page_of(0x7000_0000_2fff),
@@ -242,7 +242,7 @@ mod tests {
 
     /// Runs `die` in a child, without a core file; whether SIGBUS ended it.
     fn dies_of_sigbus(die: fn()) -> bool {
-        let _registered = Registration::new(0x7100_0000_0000, 0x1000, 0x1000);
+        let _registered = MappingRegistration::new(0x7100_0000_0000, 0x1000, 0x1000);
         // SAFETY: the child makes async-signal-safe calls only before it ends.
         let child = unsafe { libc::fork() };
         if child == 0 {

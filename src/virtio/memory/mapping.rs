@@ -1,14 +1,14 @@
 //! One shared memory file mapped into this process.
 //!
-//! Used by [`super::GuestMemory`]: a region holds an `Arc` of its mapping, and so does every snapshot that has the
-//! region. The mapping ends with the last of them.
+//! Used by [`super::GuestMemory`]: every snapshot that has the region holds an `Arc` of its mapping. The memory is unmapped
+//! when the last of them is dropped.
 #![allow(unsafe_code)] // mmap and munmap
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
-use super::fault::Registration;
+use super::fault::MappingRegistration;
 use crate::{Error, ErrorKind, Result};
 
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -16,8 +16,8 @@ const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 /// `len` bytes of a file at `offset`, shared with the peer.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Dropped first in `drop`: the handler must not know a range that is no longer mapped.
-    registration: Option<Registration>,
+    /// Dropped before the memory is unmapped: the SIGBUS handler must not know a range that is not mapped.
+    registration: Option<MappingRegistration>,
     base: NonNull<u8>,
     mapped: usize,
     /// Where the region begins inside the mapping: offsets need not be page multiples.
@@ -45,7 +45,7 @@ impl Mapping {
         let base = map(fd, start, mapped)?;
         let to_usize = |value: u64| usize::try_from(value).map_err(|_| too_large());
         Ok(Mapping {
-            registration: Some(Registration::new(
+            registration: Some(MappingRegistration::new(
                 base.as_ptr() as usize,
                 mapped,
                 to_usize(page)?,
@@ -65,7 +65,7 @@ impl Mapping {
     pub(super) fn is_poisoned(&self) -> bool {
         self.registration
             .as_ref()
-            .is_some_and(Registration::is_poisoned)
+            .is_some_and(MappingRegistration::is_poisoned)
     }
 }
 

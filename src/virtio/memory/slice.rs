@@ -57,7 +57,7 @@ impl GuestSlice<'_> {
         self.len == 0
     }
 
-    /// Its first byte, for system calls that transfer on their own. Whoever follows the pointer keeps the snapshot.
+    /// Its first byte, for system calls. The caller keeps the snapshot for as long as the pointer is used.
     pub fn as_ptr(self) -> *mut u8 {
         self.start
     }

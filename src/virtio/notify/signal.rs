@@ -1,16 +1,16 @@
 //! Signals an eventfd without any chance to block.
 //!
-//! Used by [`super::CallFd`]. `write` on an eventfd blocks when the counter is full and O_NONBLOCK is off, and the
-//! peer, who shares the open file, can bring about both between any check of ours and the write; eventfds know no
-//! RWF_NOWAIT. The kernel's own signalling (KVM's irqfd does it so) never blocks and leaves a full counter full.
-//! Linux AIO offers it to programs: a finished request signals its `aio_resfd`. So we submit a read of no bytes
-//! from a memfd, which is finished at once.
+//! Used by [`super::CallFd`]. `write` on an eventfd blocks when the counter is full and O_NONBLOCK is off. The peer has the
+//! same open file and can make both true between any check of ours and the write; eventfds do not support RWF_NOWAIT. The
+//! kernel's own signalling, which KVM's irqfd uses, never blocks and leaves a full counter full. Linux AIO offers it to
+//! programs: a finished request signals its `aio_resfd`. So we submit a read of no bytes from a memfd, which finishes at
+//! once.
 //!
-//! Where the kernel has no AIO left to give (`fs.aio-max-nr`, seccomp), the fallback is to set O_NONBLOCK, ask poll
-//! and write: as good as every other back end does it, and safe against all but a peer that wins that race.
+//! Falls back to O_NONBLOCK, poll and write where the kernel gives no AIO context (`fs.aio-max-nr`, seccomp). Only a peer
+//! that changes the file between poll and write can make that block.
 //!
 //! # Threads
-//! One AIO context per thread that signals, made at its first signal and gone with the thread.
+//! Each thread that signals has an AIO context, made at its first signal and destroyed when the thread ends.
 #![allow(unsafe_code)] // raw AIO system calls and their shared ring
 
 use std::mem;
@@ -41,7 +41,7 @@ struct Iocb {
 
 /// The head of the completion ring that the kernel maps for an AIO context.
 #[repr(C)]
-struct Ring {
+struct AioRingHead {
     id: u32,
     size: u32,
     head: AtomicU32,
@@ -77,7 +77,7 @@ impl Signaller {
         if empty < 0 {
             return None;
         }
-        // SAFETY: the fd was just created and belongs to nobody else.
+        // SAFETY: the fd was just created and has no other owner.
         let empty = unsafe { OwnedFd::from_raw_fd(empty) };
         let mut context = 0_usize;
         // SAFETY: io_setup writes the new context's address to the local.
@@ -104,7 +104,7 @@ impl Signaller {
 
     /// Empties the completion ring, so that the context never runs full.
     fn forget_completions(&self) {
-        let ring = ptr::with_exposed_provenance::<Ring>(self.context);
+        let ring = ptr::with_exposed_provenance::<AioRingHead>(self.context);
         // SAFETY: an AIO context's id is the address of its ring, mapped until io_destroy; both sides access head
         // and tail atomically, and only this thread moves the head.
         let ring = unsafe { &*ring };

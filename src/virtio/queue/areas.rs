@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use super::Descriptor;
+use super::RingDescriptor;
 use crate::virtio::memory::GuestMemory;
 use crate::{Error, ErrorKind, Result};
 
@@ -58,14 +58,14 @@ impl Areas {
     }
 
     /// Copies the descriptor at `index`, once.
-    pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
+    pub(super) fn descriptor(&self, index: u16) -> Option<RingDescriptor> {
         if index >= self.size {
             return None;
         }
         let at = self.descriptors.wrapping_add(usize::from(index));
         // SAFETY: the index is below the size (invariants 1 and 2).
         let words = unsafe { at.read_volatile() };
-        Some(Descriptor::from_words(words))
+        Some(RingDescriptor::from_words(words))
     }
 
     fn avail_word(&self, index: usize) -> &AtomicU16 {

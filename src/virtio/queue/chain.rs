@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::areas::Areas;
-use super::{Broken, Descriptor};
+use super::{Broken, RingDescriptor};
 use crate::virtio::memory::{GuestMemory, GuestSlice, Hint};
 
 /// The most descriptors in one chain, indirect ones included.
@@ -115,7 +115,7 @@ impl Walk<'_> {
     }
 
     /// Follows the chain inside an indirect table, which ends the chain outside.
-    fn walk_table(&self, table: Descriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
+    fn walk_table(&self, table: RingDescriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
         if !self.indirect || table.flags & NEXT != 0 {
             return Err(Broken("indirect descriptor where none is allowed"));
         }
@@ -146,7 +146,7 @@ impl Walk<'_> {
         memory: &GuestMemory,
         table: u64,
         index: u32,
-    ) -> Result<Descriptor, Broken> {
+    ) -> Result<RingDescriptor, Broken> {
         let mut bytes = [0; 16];
         let mut done = 0;
         let found = table
@@ -158,18 +158,18 @@ impl Walk<'_> {
                 })
             });
         if found {
-            Ok(Descriptor::from_bytes(bytes))
+            Ok(RingDescriptor::from_bytes(bytes))
         } else {
             Err(Broken("indirect table outside of the guest's memory"))
         }
     }
 
-    fn append(&self, descriptor: Descriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
+    fn append(&self, descriptor: RingDescriptor, chain: &mut Chain<'_>) -> Result<(), Broken> {
         let writable = descriptor.flags & WRITE != 0;
         if !writable && chain.slices.len() > chain.readable {
             return Err(Broken("readable descriptor after a writable one"));
         }
-        let Descriptor { address, len, .. } = descriptor;
+        let RingDescriptor { address, len, .. } = descriptor;
         match chain.memory.translate_hinted(address, len, self.hint) {
             Some(slice) => chain.slices.push(slice),
             None => self.append_pieces(address, len, chain)?,

@@ -12,7 +12,7 @@ use crate::object::Value;
 use crate::virtio::notify::{CallFd, Signal};
 use crate::virtio::pluggable::{FinishCallback, PluggableDevice};
 use crate::virtio::queue::{Broken, SIZE_MAX};
-use crate::virtio::{Countdown, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
+use crate::virtio::{Countdown, DeviceLimits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// The most queues that a device has.
@@ -20,7 +20,7 @@ pub const QUEUES_MAX: usize = 1024;
 
 /// A virtio device: a model, and a worker for each of its queues.
 ///
-/// Dropping it stops the queues; running ones finish what is in flight, and their memory and the model stay until then.
+/// Dropping it stops the queues. Those that run finish what is in flight; their memory and the model live until then.
 pub struct WorkerDevice<M: Model> {
     model: Arc<M>,
     queues: Box<[Arc<QueueWorker<M>>]>,
@@ -37,7 +37,7 @@ impl ConfigNotice {
         ConfigNotice(Arc::new(Mutex::new(nobody)))
     }
 
-    /// Tells the transport, which tells the guest. Any thread, with any lock held that a transport does not know.
+    /// Tells the transport, which tells the guest. Any thread may call it.
     pub fn signal(&self) {
         let listener = self.lock().upgrade();
         if let Some(listener) = listener {
@@ -110,7 +110,7 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
         self.model.device_type()
     }
 
-    fn features(&self, limits: Limits) -> u64 {
+    fn features(&self, limits: DeviceLimits) -> u64 {
         self.model.features(limits)
     }
 
@@ -122,7 +122,7 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
         SIZE_MAX
     }
 
-    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]) {
         self.model.read_config(limits, offset, data);
     }
 

@@ -1,6 +1,6 @@
-//! The phases of a queue's life, and who waits for what.
+//! The phases of a queue, and the callbacks that wait for the next one.
 //!
-//! Used by [`QueueWorker`], behind its mutex.
+//! Used by `QueueWorker`, behind its mutex.
 #![forbid(unsafe_code)]
 
 use std::mem;
@@ -23,7 +23,7 @@ pub(super) struct Life<M: Model> {
     pub(super) keep: Option<Arc<QueueWorker<M>>>,
 }
 
-/// How far a queue is in its life.
+/// Whether the queue runs.
 #[derive(Default)]
 pub(super) enum Phase<Q> {
     #[default]
@@ -81,7 +81,7 @@ impl<M: Model> Life<M> {
         }
     }
 
-    /// Those to tell that the queue rests now, or was released before it did.
+    /// The holders to call, because the queue rests now or was released before it did.
     pub(super) fn take_rested(&mut self) -> Vec<Rested> {
         match self.resting.is_empty() || (self.holds > 0 && !self.rests()) {
             true => Vec::new(),

@@ -13,11 +13,11 @@ use super::ConfigNotice;
 use super::answers::Answers;
 use crate::Result;
 use crate::object::Value;
-use crate::virtio::Limits;
+use crate::virtio::DeviceLimits;
 use crate::virtio::pluggable::FinishCallback;
 use crate::virtio::queue::{Broken, Chain};
 
-/// A virtio device without its queues' lives.
+/// A virtio device, except for the lives of its queues, which the workers have.
 ///
 /// Any thread may call the methods; [`open_queue`](Model::open_queue) is called on the thread that drives the queue.
 pub trait Model: Send + Sync + 'static {
@@ -28,10 +28,10 @@ pub trait Model: Send + Sync + 'static {
     fn device_type(&self) -> u32;
 
     /// The feature bits on offer. Never bit 30, which belongs to vhost-user.
-    fn features(&self, limits: Limits) -> u64;
+    fn features(&self, limits: DeviceLimits) -> u64;
 
     /// Reads configuration space; beyond its end it reads as 0.
-    fn read_config(&self, limits: Limits, offset: usize, data: &mut [u8]);
+    fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]);
 
     /// Writes configuration space; what is not writable is ignored.
     fn write_config(&self, offset: usize, data: &[u8]);
@@ -46,17 +46,17 @@ pub trait Model: Send + Sync + 'static {
         None
     }
 
-    /// Finishes the device's work when its queues have stopped for good: what a guest was told is done becomes durable.
+    /// Finishes the device's work when its queues have stopped for good: what the guest saw finished becomes durable.
     /// Called on the home thread of `control`; calls `done` there once, now or in a callback of `control`.
     fn finish(&self, _control: &AioContext, done: FinishCallback) {
         done(Ok(()));
     }
 
-    /// Begins the work of a queue that starts. `handle` leads back to the queue when something completes later. The queue's
-    /// end is the drop of what is returned; no chain is kept then.
+    /// Begins the work of a queue that starts. The model calls `handle` when something completes later. When the queue has
+    /// stopped, what is returned is dropped; no chain is kept then.
     ///
     /// # Errors
-    /// The host has no resources for it; the guest is told that the queue is broken.
+    /// The host has no resources for it. The queue counts as broken then, and the transport tells the guest.
     fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<Self::Queue>;
 }
 
@@ -65,7 +65,7 @@ pub trait QueueModel: Send + 'static {
     /// Serves a chain: answers it, or keeps it and completes it later.
     ///
     /// # Errors
-    /// The guest gets no answer to that, so the queue is broken.
+    /// The guest broke the rules in a way that has no answer, so the queue is broken.
     fn serve(
         &mut self,
         chain: &Chain<'_>,

@@ -15,7 +15,7 @@ use super::{Answers, ConfigNotice, Model, QueueHandle, QueueModel, Tag, WorkerDe
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
 use crate::virtio::notify::Signal;
 use crate::virtio::queue::{Broken, Chain};
-use crate::virtio::{F_EVENT_IDX, F_VERSION_1, Limits, QueueSetup, VirtioDevice};
+use crate::virtio::{DeviceLimits, F_EVENT_IDX, F_VERSION_1, QueueSetup, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
 /// What a completed chain has in its last byte.
@@ -78,11 +78,11 @@ impl Model for PatientModel {
         2
     }
 
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         F_VERSION_1
     }
 
-    fn read_config(&self, limits: Limits, _: usize, data: &mut [u8]) {
+    fn read_config(&self, limits: DeviceLimits, _: usize, data: &mut [u8]) {
         data.fill(limits.queue_size.to_le_bytes()[0]);
     }
 

@@ -27,7 +27,7 @@ const CHAINS_MAX: u32 = 256;
 
 /// What a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum BatchCause {
     /// There may be new chains: an iteration's work begins.
     Kick,
     /// The model has something to complete. The iteration may have had its share of work already.
@@ -44,7 +44,7 @@ pub(super) enum Intake {
 
 /// What the queue wants after a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum AfterBatch {
     /// A kick or a completion.
     Wait,
     /// Another batch soon: there is more to do.
@@ -152,20 +152,20 @@ impl<Q: QueueModel> Serving<Q> {
     /// One batch.
     pub(super) fn batch(
         &mut self,
-        cause: Cause,
+        cause: BatchCause,
         intake: Intake,
         notifications: &Notifications,
-    ) -> Next {
+    ) -> AfterBatch {
         if let Some(model) = &mut self.model {
-            if cause == Cause::Kick {
+            if cause == BatchCause::Kick {
                 model.begin_iteration();
             }
             model.complete(&mut self.answers);
         }
         let next = match (self.broken, intake) {
-            (Some(_), _) => Next::Broken,
+            (Some(_), _) => AfterBatch::Broken,
             (None, Intake::Open) => self.take_chains(),
-            (None, Intake::Closed) => Next::Wait,
+            (None, Intake::Closed) => AfterBatch::Wait,
         };
         if let Some(model) = &mut self.model {
             model.end_batch();
@@ -175,9 +175,9 @@ impl<Q: QueueModel> Serving<Q> {
         next
     }
 
-    fn take_chains(&mut self) -> Next {
+    fn take_chains(&mut self) -> AfterBatch {
         let Some(model) = &mut self.model else {
-            return Next::Wait;
+            return AfterBatch::Wait;
         };
         let mut batch = Batch {
             chain: Chain::new(&self.memory, mem::take(&mut self.room)),
@@ -190,7 +190,7 @@ impl<Q: QueueModel> Serving<Q> {
         self.room = batch.chain.into_room();
         taken.unwrap_or_else(|broken| {
             self.break_down(broken);
-            Next::Broken
+            AfterBatch::Broken
         })
     }
 
@@ -215,21 +215,21 @@ struct Batch<'a, Q> {
 
 impl<Q: QueueModel> Batch<'_, Q> {
     /// Takes chains until there are none or the budget is spent.
-    fn take_chains(&mut self) -> std::result::Result<Next, Broken> {
+    fn take_chains(&mut self) -> std::result::Result<AfterBatch, Broken> {
         self.answers.virtqueue.check_memory()?;
         let mut budget = CHAINS_MAX;
         loop {
             self.answers.virtqueue.disable_notifications();
             loop {
                 if budget == 0 || self.model.is_spent() {
-                    return Ok(Next::Again);
+                    return Ok(AfterBatch::Again);
                 }
                 budget -= 1;
                 match self.answers.virtqueue.pop(&mut self.chain)? {
                     Popped::Chain => self.model.serve(&self.chain, self.answers)?,
                     Popped::Empty => break,
                     // The next completion goes on.
-                    Popped::Full => return Ok(Next::Wait),
+                    Popped::Full => return Ok(AfterBatch::Wait),
                 }
             }
             show_used(self.model, self.answers, self.wants_call);
@@ -240,13 +240,13 @@ impl<Q: QueueModel> Batch<'_, Q> {
                 queue.enable_notifications()
             };
             if !more {
-                return queue.check_memory().map(|()| Next::Wait);
+                return queue.check_memory().map(|()| AfterBatch::Wait);
             }
         }
     }
 }
 
-/// Shows the guest what is finished, and notes whether it wants to be called.
+/// Shows the guest the finished chains, and notes whether the guest wants to be called.
 fn show_used<Q: QueueModel>(model: &mut Q, answers: &mut Answers, wants_call: &mut bool) {
     if answers.virtqueue.has_finished() {
         model.before_publish();

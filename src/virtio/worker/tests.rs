@@ -116,7 +116,7 @@ fn a_waiting_start_whose_rings_are_wrong_is_refused_at_once() {
 }
 
 #[test]
-fn a_waiting_start_that_the_host_refuses_is_told_like_a_broken_queue() {
+fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue() {
     let mut driver = Driver::started(1, false);
     driver.put(0);
     driver.iterate();
@@ -172,7 +172,7 @@ fn a_dropped_device_finishes_what_is_kept() {
 }
 
 #[test]
-fn a_changed_configuration_reaches_whoever_watches_last() {
+fn a_changed_configuration_reaches_the_latest_listener() {
     let driver = Driver::new(1, false);
     let notice = driver.patience.notice.lock().unwrap().clone().unwrap();
     notice.signal();

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, Weak};
 
-use qcontext::virtio::{F_VERSION_1, Limits, QueueSetup, Rested, Stopped, VirtioDevice};
+use qcontext::virtio::{DeviceLimits, F_VERSION_1, QueueSetup, Rested, Stopped, VirtioDevice};
 use qcontext::{AioContext, Wait};
 
 use super::interrupt::PATIENCE;
@@ -20,7 +20,7 @@ impl VirtioDevice for Silent {
         2
     }
 
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         F_VERSION_1 | 1 << 9
     }
 
@@ -32,7 +32,7 @@ impl VirtioDevice for Silent {
         256
     }
 
-    fn read_config(&self, _: Limits, _: usize, data: &mut [u8]) {
+    fn read_config(&self, _: DeviceLimits, _: usize, data: &mut [u8]) {
         data.fill(0);
     }
 

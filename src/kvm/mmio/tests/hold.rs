@@ -112,7 +112,7 @@ fn a_device_is_at_rest_when_its_queue_is_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_device_that_nobody_drives_is_at_rest_at_once() {
+fn a_device_without_a_driver_is_at_rest_at_once() {
     let mut rig = Held::new();
     assert_eq!(count(&rig.hold()), 1);
     rig.release();

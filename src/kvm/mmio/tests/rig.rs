@@ -44,7 +44,7 @@ impl VirtioDevice for Fake {
         2
     }
 
-    fn features(&self, _: Limits) -> u64 {
+    fn features(&self, _: DeviceLimits) -> u64 {
         F_VERSION_1 | FLUSH
     }
 
@@ -56,7 +56,7 @@ impl VirtioDevice for Fake {
         1024
     }
 
-    fn read_config(&self, _: Limits, offset: usize, data: &mut [u8]) {
+    fn read_config(&self, _: DeviceLimits, offset: usize, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
             *byte = at.to_le_bytes()[0];
         }

@@ -50,7 +50,7 @@ pub(super) fn with_backend_channel(bench: &mut Bench) -> UnixStream {
 const CHANGED: [u8; 12] = [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
-fn a_changed_configuration_is_told_on_the_second_socket() {
+fn a_changed_configuration_is_reported_on_the_second_socket() {
     let mut bench = Bench::negotiated(1);
     assert!(!bench.device.change_config(), "no front end listens yet");
     let mut first = with_backend_channel(&mut bench);
@@ -106,7 +106,7 @@ fn the_second_socket_needs_its_protocol_feature_and_an_fd() {
 }
 
 #[test]
-fn a_front_end_without_configuration_space_is_told_nothing() {
+fn a_front_end_without_configuration_space_gets_no_report() {
     let mut bench = Bench::negotiated(1);
     let without = PROTOCOL_FEATURES & !PROTOCOL_CONFIG;
     bench.ok(RequestCode::SetProtocolFeatures, &words(&[without]));
