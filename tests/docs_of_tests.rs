@@ -1,5 +1,5 @@
 //! What the documentation says of tests: `docs/predecessor-hazards.md` names tests that exist, for each hazard that is cited,
-//! and `tests/README.md` has a word for the beginning of each file's name.
+//! and `tests/README.md` has a word for the beginning of each file's name. The files and folders that it names exist.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
@@ -102,4 +102,45 @@ fn names_of_test_files_begin_with_a_word_of_the_readme() {
             );
         }
     }
+}
+
+/// The files and folders of the repository that a text names in backticks, up to a `*`.
+fn named_paths(text: &str) -> Vec<&str> {
+    let folders = ["src/", "gsource/", "ffi/", "tests/", "docs/", "examples/"];
+    let is_path = |word: &&str| {
+        folders.iter().any(|folder| word.starts_with(folder)) && !word.contains([' ', '{', '<'])
+    };
+    let quoted = text.split('`').skip(1).step_by(2);
+    let paths = quoted.filter(is_path);
+    paths.filter_map(|path| path.split('*').next()).collect()
+}
+
+fn exists(path: &str) -> bool {
+    let (folder, start) = path.rsplit_once('/').unwrap();
+    let Ok(mut entries) = fs::read_dir(top().join(folder)) else {
+        return false;
+    };
+    let begins = |name: &str| name.starts_with(start);
+    entries.any(|entry| begins(&entry.unwrap().file_name().to_string_lossy()))
+}
+
+#[test]
+fn files_that_the_documentation_names_exist() {
+    let mut pages = vec![top().join("README.md"), top().join("CONTRIBUTING.md")];
+    pages.push(top().join("tests/README.md"));
+    pages.extend(
+        fs::read_dir(top().join("docs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    let mut seen = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for path in named_paths(&text) {
+            assert!(exists(path), "{}: {path}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+    assert!(!exists("docs/nothing.md") && !exists("nowhere/file"));
 }

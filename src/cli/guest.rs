@@ -43,7 +43,7 @@ impl Guest {
         &self.machine
     }
 
-    /// Boots it; what happens to it is told on the monitors, and when it has ended, so does the program.
+    /// Boots the machine. Its changes become events on the monitors. When it ends, the program ends.
     pub(super) fn start(&self, ending: &Ending) -> Result<(), Failure> {
         let (ending, failure) = (ending.clone(), Arc::clone(&self.failure));
         let started = self
