@@ -55,7 +55,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct AioContext(Arc<Handle>);
 
-/// Ends the context when the last clone goes. Everything inside holds the [`Core`] instead.
+/// Ends the context when the last clone goes. Jobs refer to the [`Core`], everything on the reactor to the [`Tenant`].
 struct Handle {
     tenant: Arc<Tenant>,
     core: Arc<Core>,
@@ -77,7 +77,7 @@ impl AioContext {
     /// A context that waits with `poller` while it is attached nowhere.
     ///
     /// # Errors
-    /// The kernel's, when `poller` or its fds are not to be had.
+    /// The kernel's, when it gives no fds or does not have `poller`.
     pub fn with_poller(poller: Poller) -> Result<AioContext> {
         Ok(AioContext::on(Reactor::with_poller(poller, Drivers::Any)?))
     }
@@ -142,7 +142,7 @@ impl AioContext {
         })
     }
 
-    /// Drops what was removed at once, if nobody or the calling thread drives this context; else its home does so soon.
+    /// Drops what was removed at once, if no other thread drives this context. Otherwise its home does so soon.
     #[doc(hidden)] // for the C ABI
     pub fn reap(&self) {
         if let Ok(reactor) = self.reactor() {
@@ -150,7 +150,7 @@ impl AioContext {
         }
     }
 
-    /// A new bottom half. The name is for people who look for what holds the loop.
+    /// A new bottom half. Its name is in the message that logs a panic.
     pub fn bh(&self, name: &'static str, callback: impl Fn() + Send + 'static) -> Bh {
         Bh::new(Arc::clone(self.tenant()), name, callback)
     }
@@ -195,14 +195,14 @@ impl AioContext {
         self.reactor()?.bound_ns()
     }
 
-    /// Changes what the handler of `fd` tells when busy-polling starts and stops, from the next time on; false without a
-    /// handler. See [`FdHandler::io_poll_switch`].
+    /// Replaces the polling switch of the handler of `fd`, from the next call on; false without a handler. See
+    /// [`FdHandler::io_poll_switch`].
     pub fn set_io_poll_switch(&self, fd: RawFd, switch: impl Fn(bool) + Send + 'static) -> bool {
         self.tenant()
             .set_switch(fd, Some(Arc::new(PollSwitch(Box::new(switch)))))
     }
 
-    /// Takes that back.
+    /// Removes the polling switch of the handler of `fd`; false without a handler.
     pub fn remove_io_poll_switch(&self, fd: RawFd) -> bool {
         self.tenant().set_switch(fd, None)
     }
@@ -241,7 +241,7 @@ impl AioContext {
         self.tenant().reactor()
     }
 
-    /// Puts this context on `reactor`, to be served by whoever drives that.
+    /// Puts this context on `reactor`. The thread that drives that serves it from now on.
     ///
     /// # Errors
     /// `Busy` while another thread drives the context where it is, while it has tasks or io_uring requests in flight, inside one
@@ -261,7 +261,7 @@ impl AioContext {
         self.core().move_to(&current, reactor)
     }
 
-    /// Takes this context off its home, on the home thread or while nobody drives it. It can then be polled by itself or
+    /// Takes this context off its home, on the home thread or while no thread drives it. It can then be polled by itself or
     /// attached elsewhere; nothing that is pending is lost.
     ///
     /// # Errors

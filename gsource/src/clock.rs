@@ -23,7 +23,7 @@ pub enum Clock {
     Virtual,
     /// The wall clock, which can jump.
     Host,
-    /// Monotonic time, for those who drive virtual time.
+    /// Monotonic time, for callers that schedule virtual time themselves.
     VirtualRt,
 }
 
@@ -35,7 +35,7 @@ static VIRTUAL: AtomicI64 = AtomicI64::new(RUNNING);
 
 /// The number is realtime - virtual.
 const RUNNING: i64 = 0;
-/// As for running; whoever looks next stops it.
+/// As for running, but the next thread that reads the clock stops it.
 const STOPPING: i64 = 1;
 /// The number is the time at which the clock stands.
 const STOPPED: i64 = 2;
@@ -66,14 +66,14 @@ impl Clock {
     }
 }
 
-/// The monotonic time at the kernel's last clock tick, which come every 1 to 10 ms: reading it is cheap.
+/// The monotonic time at the kernel's last clock tick. Ticks come every 1 to 10 ms; reading the time of one is cheap.
 pub fn last_tick_ns() -> i64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// The virtual time. Never goes back: a time is given out as running only if the clock ran after it was read, and the time
-/// at which the clock stands is read after the last of these, by whoever comes first. Lock-free, so a signal handler may
-/// come between anything.
+/// The virtual time. It never goes back: the time of a running clock is returned only if the clock still ran after it was read,
+/// and the first thread that finds the clock stopping reads the time at which it stands after that. Lock-free, so a signal
+/// handler may interrupt it anywhere.
 fn virtual_now() -> i64 {
     loop {
         let state = VIRTUAL.load(Ordering::SeqCst);
@@ -99,7 +99,7 @@ fn switch(from: i64, to: i64) -> bool {
 /// Stops the virtual clock: its timers neither fire nor bound a wait. Idempotent.
 pub(crate) fn stop_virtual() {
     let state = VIRTUAL.load(Ordering::SeqCst);
-    // Somebody else who switches meanwhile has the same right.
+    // If another thread switches the clock meanwhile, that comes first.
     if state & TAG == RUNNING && switch(state, state | STOPPING) {
         virtual_now();
     }

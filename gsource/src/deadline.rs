@@ -4,7 +4,7 @@
 //! kept by its owner through [`Item::set_place`], so nothing is searched.
 #![forbid(unsafe_code)]
 
-/// Something that waits in a queue and remembers where.
+/// A thing in a queue that remembers its place.
 pub(crate) trait Item {
     /// Records the item's index in the heap; [`NOWHERE`] when it left.
     fn set_place(&self, place: usize);
@@ -16,13 +16,13 @@ pub(crate) const NOWHERE: usize = usize::MAX;
 
 const ARITY: usize = 4;
 
-struct Entry<T> {
+struct QueuedItem<T> {
     deadline: i64,
     sequence: u64,
     item: T,
 }
 
-impl<T> Entry<T> {
+impl<T> QueuedItem<T> {
     fn key(&self) -> (i64, u64) {
         (self.deadline, self.sequence)
     }
@@ -30,7 +30,7 @@ impl<T> Entry<T> {
 
 /// A queue of items ordered by deadline.
 pub(crate) struct DeadlineQueue<T> {
-    heap: Vec<Entry<T>>,
+    heap: Vec<QueuedItem<T>>,
     next_sequence: u64,
 }
 
@@ -62,7 +62,7 @@ impl<T: Item> DeadlineQueue<T> {
         debug_assert_eq!(item.place(), NOWHERE);
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.heap.push(Entry {
+        self.heap.push(QueuedItem {
             deadline,
             sequence,
             item,
@@ -125,7 +125,7 @@ impl<T: Item> DeadlineQueue<T> {
             self.heap.push(entry);
             self.sift_up(self.heap.len() - 1);
         }
-        out.sort_by_key(Entry::key);
+        out.sort_by_key(QueuedItem::key);
         out.into_iter()
             .map(|entry| {
                 entry.item.set_place(NOWHERE);
@@ -171,12 +171,12 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
-    struct Entry {
+    struct TestItem {
         id: u64,
         place: Cell<usize>,
     }
 
-    impl Item for Rc<Entry> {
+    impl Item for Rc<TestItem> {
         fn set_place(&self, place: usize) {
             self.place.set(place);
         }
@@ -185,14 +185,14 @@ mod tests {
         }
     }
 
-    fn entry(id: u64) -> Rc<Entry> {
-        Rc::new(Entry {
+    fn entry(id: u64) -> Rc<TestItem> {
+        Rc::new(TestItem {
             id,
             place: Cell::new(NOWHERE),
         })
     }
 
-    fn drain(queue: &mut DeadlineQueue<Rc<Entry>>) -> Vec<u64> {
+    fn drain(queue: &mut DeadlineQueue<Rc<TestItem>>) -> Vec<u64> {
         std::iter::from_fn(|| queue.pop_due(i64::MAX, u64::MAX))
             .map(|item| item.id)
             .collect()

@@ -1,5 +1,5 @@
-//! The kernel as shuttle's scenarios see it. Fds, eventfds and epoll sets are the real ones; what a thread would sleep for is
-//! shuttle's, so that nobody sleeps but where shuttle sees it, and time is what the waits say that they have waited.
+//! The kernel in shuttle's scenarios. Fds, eventfds and epoll sets are real. Waits are shuttle's, so that a thread sleeps only
+//! where shuttle sees it. Time does not pass by itself: a wait that ends by its timeout advances the clocks by that.
 #![forbid(unsafe_code)]
 
 use crate::sync::lock;
@@ -10,20 +10,20 @@ struct Kernel {
     /// Held between a look and the sleep that follows.
     looking: Mutex<()>,
     changed: Condvar,
-    /// Not shuttle's: to read a clock is no step of its own.
+    /// Not shuttle's atomic: reading a clock is no scheduling point.
     now_ns: AtomicI64,
     waits: AtomicU32,
 }
 
-/// After so many waits somebody else goes first. PCT would never ask another while one that is ahead finds something to look
-/// at, such as an fd whose handler another thread has marked as removed and not yet taken out of the set.
+/// After so many waits of all threads, another thread goes first. PCT would let the first thread run for ever while that finds
+/// something ready, such as an fd whose handler another thread has marked as removed but not yet taken out of the set.
 const FAIR: u32 = 64;
 
 /// The time when a run begins.
 const BEGIN_NS: i64 = 1_000_000_000_000;
 
 shuttle::lazy_static! {
-    /// That of one run.
+    /// The kernel of one run.
     static ref KERNEL: Kernel = Kernel {
         looking: Mutex::new(()),
         changed: Condvar::new(),
@@ -44,8 +44,8 @@ pub(crate) fn now_ns() -> i64 {
     KERNEL.now_ns.load(Ordering::Relaxed)
 }
 
-/// Waits for `look`, which does not block, to find something. For ever when `timeout_ns` is negative: shuttle reports a run in
-/// which everybody waits so. A positive time passes at once when the other threads had a chance.
+/// Waits until `look`, which does not block, finds something; for ever when `timeout_ns` is negative. shuttle reports a run in
+/// which all threads wait for ever. A positive timeout is over after the other threads had a turn.
 pub(crate) fn wait(timeout_ns: i64, mut look: impl FnMut() -> usize) -> usize {
     if KERNEL.waits.fetch_add(1, Ordering::Relaxed) % FAIR == FAIR - 1 {
         thread::yield_now();

@@ -1,12 +1,51 @@
-//! Event sources for virtual devices: fd handlers, bottom halves, nanosecond timers, notifiers, io_uring requests and
-//! worker jobs, collected in an [`AioContext`].
+//! Event sources for virtual devices, as custom GSources: fd handlers, bottom halves, nanosecond timers, notifiers, io_uring
+//! requests, worker jobs and async tasks, all of them parts of an [`AioContext`].
 //!
-//! An AioContext is driven by exactly one thread at a time: by [`AioContext::poll`], by whoever iterates the GMainContext its
-//! [`AioContext::g_source`] is attached to, or by the [`Reactor`] of a home thread that serves many AioContexts with one wait.
+//! ```
+//! use gsource::{AioContext, Clock, EventNotifier, FdHandler, Wait};
+//! use std::os::fd::AsRawFd;
+//! use std::sync::Arc;
+//!
+//! let aio = AioContext::new()?;
+//! // An fd handler: another thread, KVM or a vhost-user front end signals the notifier.
+//! let kick = Arc::new(EventNotifier::new()?);
+//! let taken = Arc::clone(&kick);
+//! let handler = FdHandler::new().on_read(move || assert!(taken.take()));
+//! aio.set_fd_handler(kick.as_raw_fd(), handler)?;
+//! // A bottom half, which any thread can schedule, and a timer.
+//! let bh = aio.bh("example", || println!("soon"));
+//! let timer = aio.timer(Clock::Realtime, || println!("50 us later"));
+//!
+//! kick.signal();
+//! bh.schedule();
+//! timer.arm_in_ns(50_000);
+//! while timer.is_armed() {
+//!     aio.poll(Wait::Block)?;
+//! }
+//! # Ok::<(), gsource::Error>(())
+//! ```
+//!
+//! # Who drives an AioContext
+//! One thread at a time, in one of three ways:
+//! * [`AioContext::poll`], one iteration per call;
+//! * a GMainContext, to which the context's [`AioContext::g_source`] is attached;
+//! * a home: a thread that keeps a [`Reactor`] and waits once for all AioContexts that were put on it with
+//!   [`AioContext::attach_to`].
 //!
 //! # Threads
-//! Everything may be registered, changed and removed from any thread with any lock held; nothing here waits for a callback,
-//! and no lock is held while one runs. Callbacks run on the driving thread only.
+//! Every thread may register, change and remove everything, with any lock held. Nothing here waits for a callback, and no lock is
+//! held while one runs. Callbacks run on the driving thread only.
+//!
+//! # Map
+//! From above; no module imports one that stands above it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `aio`, `iohandler`, `source` | the AioContext with its handles, jobs, tasks and files; the classic fd handlers; the GSource |
+//! | `reactor` | what one thread waits for at once, and a turn of it; its own map is in its header |
+//! | `poller` | epoll, io_uring and poll |
+//! | `list`, `deadline`, `worker_pool` | the lock-free list, the heap of deadlines, the threads for blocking work |
+//! | `clock`, `eventfd`, `error`, `panic_boundary`, `sync` | clocks, the kernel's eventfd, errors, panics, locks and atomics |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A lock-free intrusive list: many threads push, one takes everything, and the owner can close it for good.
+//! A lock-free intrusive list: many threads push, one takes everything, and its owner can close it for good.
 //!
 //! Bottom halves queue on their AioContext with it, and AioContexts with work queue on their reactor.
 //!
@@ -7,9 +7,9 @@
 //! one thread at a time.
 //!
 //! # Invariants
-//! 1. A node is in at most one list, and only once: whoever pushes it has won its "queued" flag.
+//! 1. A node is in at most one list, and only once: a thread pushes it only after it has set its "queued" flag.
 //! 2. A queued node stays allocated until it has been taken.
-//! 3. `next` is written by the pusher before the node is published and by nobody until it has been taken.
+//! 3. The pusher writes `next` before it publishes the node. After that, only the taker writes it.
 #![allow(unsafe_code)] // intrusive links are raw pointers
 
 use crate::sync::{AtomicPtr, Ordering};
@@ -43,9 +43,9 @@ impl<T: Linked> Link<T> {
 /// What a push met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// The list was empty: the pusher must make sure somebody comes to look.
+    /// The list was empty: the pusher must make the owner look.
     First,
-    /// An earlier pusher has that duty.
+    /// An earlier pusher does so.
     Behind,
     /// The list is closed; the node was not taken.
     Closed,
@@ -68,7 +68,7 @@ impl<T: Linked> List<T> {
     /// # Safety
     /// The caller holds the node's "queued" flag (invariant 1) and keeps it allocated (invariant 2).
     pub(crate) unsafe fn push(&self, node: *mut T) -> Pushed {
-        // Who finds the list closed sees what was done before that.
+        // A pusher that finds the list closed sees what was done before that.
         let mut head = self.0.load(Ordering::Acquire);
         loop {
             if head == Self::closed() {
@@ -123,7 +123,7 @@ pub(crate) struct Taken<T: Linked> {
     first: *mut T,
 }
 
-// SAFETY: the nodes are owned by whoever owns this.
+// SAFETY: this value owns the nodes.
 unsafe impl<T: Linked + Send> Send for Taken<T> {}
 
 impl<T: Linked> Taken<T> {

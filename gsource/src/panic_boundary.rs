@@ -1,4 +1,4 @@
-//! The panic boundary: a panic in a callback must not cross into C, nor take other handlers down.
+//! The panic boundary: a panic in a callback must neither cross into C nor end other handlers.
 #![forbid(unsafe_code)]
 
 use std::any::Any;
@@ -23,7 +23,7 @@ pub(crate) fn guard<T>(
     })
 }
 
-/// Runs `work` for somebody who waits for its result: a panic becomes an error that tells of it.
+/// Runs `work` for a caller that waits for its result. A panic becomes an error with its message.
 pub(crate) fn catch<T>(what: &str, work: impl FnOnce() -> T) -> crate::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let message = format!("{what} panicked: {}", message(&*payload));

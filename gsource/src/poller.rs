@@ -2,7 +2,7 @@
 //!
 //! | poller | what is registered | what a wait is |
 //! |---|---|---|
-//! | epoll | an epoll set, changed by whoever registers | `epoll_pwait2` |
+//! | epoll | an epoll set, changed by the registering thread | `epoll_pwait2` |
 //! | io_uring | the same set, which a request in the ring waits for | `io_uring_enter`, which submits block I/O as well |
 //! | poll | a list, which the home copies when it has changed | `ppoll` |
 //!

@@ -9,7 +9,7 @@
 //! | [`tenant`], `attachment`, `migration` | a tenant, its place on a reactor, its move to another one |
 //! | [`bh`], `bh_queue`, `bh_schedule` | bottom halves |
 //! | [`fd_handler`], [`fd_record`], [`handlers`] | fd handlers of a tenant |
-//! | `registration`, `fd_table`, `fd_cache` | fd handlers of the reactor, and what the kernel was told |
+//! | `registration`, `fd_table`, `fd_cache` | fd handlers of the reactor, and what is registered with the kernel |
 //! | [`timer`], `timer_queue`, `timer_fd` | timers |
 //! | `wait_method`, `wait`, `io`, `adaptive_poll` | the wait: its fds, its events, the io_uring, busy-polling before it |
 //! | `glib_wait` | the wait by GLib, through the reactor's GSource |

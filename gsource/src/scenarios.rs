@@ -1,5 +1,5 @@
 //! Scenarios under shuttle: AioContexts attach, move and end on homes with threads of their own while bottom halves, fds and
-//! timers fire. shuttle chooses who comes next, at random and by PCT, at each lock, atomic and wait.
+//! timers fire. At each lock, atomic and wait, shuttle chooses the thread that runs next, at random or by PCT.
 //!
 //! # What is real
 //! All of this crate that runs: reactors, AioContexts, their lists, flags, tables and timers; and the kernel's eventfds and
@@ -8,8 +8,8 @@
 //! # What is not
 //! - shuttle's threads, locks and atomics stand in for std's. It runs one thread at a time and every atomic as if it were
 //!   sequentially consistent; what weaker orders permit is for the loom models.
-//! - A wait sleeps in shuttle, and time passes only by waiting: see `poller::model`.
-//! - The homes are the loop below, not a `QContext`, and no GLib iterates: its locks are not shuttle's. No io_uring waits.
+//! - A wait sleeps in shuttle, and time passes only by waiting: see `kernel_model`.
+//! - The homes are the loop below, not a `QContext`, and GLib's steps are called by hand: its locks are not shuttle's. No io_uring waits.
 //!
 //! A thread that waits for ever shows as shuttle's "deadlock". A run that fails prints its schedule, for `shuttle::replay`.
 #![deny(unsafe_code)]
@@ -75,22 +75,22 @@ fn run(
     shuttle::Runner::new(scheduler, config).run(move || scenario(poller));
 }
 
-/// A home as a context has it: its thread drives for life, iterates until it is told to stop, and then lets go of what was
+/// A home as a context has it: its thread drives for life, iterates until it shall stop, and then lets go of what was
 /// attached.
 struct Home {
     reactor: Arc<Reactor>,
-    shared: Arc<Shared>,
+    shared: Arc<HomeShared>,
     thread: thread::JoinHandle<()>,
 }
 
-struct Shared {
+struct HomeShared {
     stopping: AtomicBool,
     /// The home's own context; gone once it has stopped.
     own: Mutex<Option<AioContext>>,
     attached: Mutex<Vec<AioContext>>,
 }
 
-impl Shared {
+impl HomeShared {
     fn own(&self) -> Option<AioContext> {
         lock(&self.own).clone()
     }
@@ -101,7 +101,7 @@ impl Home {
         let reactor = Reactor::with_poller(poller, crate::Drivers::One).unwrap();
         let own = AioContext::new().unwrap();
         own.attach_to(&reactor).unwrap();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HomeShared {
             stopping: AtomicBool::new(false),
             own: Mutex::new(Some(own)),
             attached: Mutex::default(),
@@ -148,7 +148,7 @@ fn assert_released(reactor: &Arc<Reactor>) {
     assert_eq!(Arc::strong_count(reactor), 1, "a stopped home is held");
 }
 
-fn serve(reactor: &Arc<Reactor>, shared: &Shared) {
+fn serve(reactor: &Arc<Reactor>, shared: &HomeShared) {
     let driving = reactor.drive().unwrap();
     while !shared.stopping.load(Ordering::Acquire) {
         reactor.iterate(Wait::Block).unwrap();

@@ -163,7 +163,7 @@ impl Reactor {
     /// A source that drives this reactor from a GMainContext. To GLib it shows one fd.
     ///
     /// # Errors
-    /// The kernel's, when no fds are to be had.
+    /// The kernel's, when it gives no fds.
     pub fn g_source(self: &Arc<Self>) -> Result<glib::Source> {
         new(self, None)
     }

@@ -1,7 +1,7 @@
 //! Atomics, locks, threads and thread-locals: std's, loom's when its models run, or shuttle's when its scenarios do.
 //!
-//! `Arc`, `Weak` and `OnceLock` are std's everywhere: nothing waits in them. So is what is `static`, which outlives the runs
-//! of a model; nothing of a model's is used while such a lock is held.
+//! `Arc`, `Weak` and `OnceLock` are std's everywhere: no thread waits in them. So are locks and atomics in statics, which outlive
+//! the runs of a model. While such a lock is held, nothing of the model is used.
 #![deny(unsafe_code)] // `Life` says why it may be shared
 
 #[cfg(loom)]
@@ -21,7 +21,7 @@ pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(shuttle)]
 pub(crate) use shuttle::{thread, thread_local};
 pub(crate) use std::sync::PoisonError;
-/// Orders a thread and its signal handlers; the models have no signals.
+/// Orders a thread and its signal handlers. The models have no signals.
 pub(crate) use std::sync::atomic::compiler_fence;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::atomic::{
@@ -47,7 +47,7 @@ macro_rules! of_loom {
 #[cfg(loom)]
 pub(crate) use of_loom as thread_local;
 
-/// Part of what is freed by hand: loom's models tell of a use that nothing orders before the end. Elsewhere it is nothing.
+/// A field of what is freed by hand. In loom's models it finds uses that are not ordered before the end; elsewhere it is empty.
 #[cfg(not(loom))]
 pub(crate) struct Life;
 
@@ -61,13 +61,13 @@ impl Life {
     pub(crate) fn used(&self) {}
 }
 
-/// Part of what is freed by hand: loom's models tell of a use that nothing orders before the end.
+/// A field of what is freed by hand. In loom's models it finds uses that are not ordered before the end.
 #[cfg(loom)]
 pub(crate) struct Life(loom::cell::UnsafeCell<()>);
 
 #[cfg(loom)]
 #[allow(unsafe_code)]
-// SAFETY: there is nothing inside; loom watches who comes when.
+// SAFETY: the cell holds nothing; loom only tracks the order of accesses.
 unsafe impl Sync for Life {}
 
 #[cfg(loom)]

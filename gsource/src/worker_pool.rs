@@ -1,7 +1,7 @@
 //! The worker pool of a reactor: threads for work that would block its home.
 //!
-//! [`AioContext::submit`](crate::AioContext::submit) queues a [`Job`](crate::Job), whose result comes back to the AioContext; who has requests of its own that must
-//! not cost an allocation each implements [`Work`] and enqueues that. What is queued starts in order. A thread is started
+//! [`AioContext::submit`](crate::AioContext::submit) queues a [`Job`](crate::Job), whose result comes back to the AioContext; a user whose requests must not cost an
+//! allocation each implements [`Work`] and enqueues that. What is queued starts in order. A thread is started
 //! when there is more work than free threads, up to the maximum; one that finds nothing to do for ten seconds goes away
 //! unless it belongs to the minimum.
 //!
@@ -10,8 +10,8 @@
 //! deadlock: a reactor that goes away leaves its workers to finish what is queued and to end by themselves.
 //!
 //! # Invariants
-//! 1. `free` counts the threads that will look at the queue without being told: those that have been started and not
-//!    looked yet, and those that wait. Work in the queue beyond that number needs another thread.
+//! 1. `free` counts the threads that will look at the queue anyway: those that were started and have not looked yet, and those
+//!    that wait. Work in the queue beyond that number needs another thread.
 //! 2. While the queue is not empty there is a thread, since `max` is at least 1 and a thread leaves a queue that is not empty
 //!    only when there are more than `max`. A queue for which no thread could be started is refused as a whole.
 //! 3. No lock is held while work runs or is dropped.
@@ -99,18 +99,18 @@ pub trait Work: Send + Sync {
 /// # Ok::<(), gsource::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Pool(Arc<Shared>);
+pub struct Pool(Arc<PoolShared>);
 
 /// A reactor's hold on its pool: when it goes, the workers finish what is queued and end.
 pub(crate) struct OwnPool(Pool);
 
-struct Shared {
-    state: Mutex<State>,
+struct PoolShared {
+    state: Mutex<PoolState>,
     wanted: Condvar,
     idle: Duration,
 }
 
-struct State {
+struct PoolState {
     queue: VecDeque<Arc<dyn Work>>,
     /// How many in the queue are void, roughly.
     void: usize,
@@ -146,7 +146,7 @@ impl Pool {
     fn with_idle(idle: Duration) -> Pool {
         let limits = PoolLimits::default();
         let (min, max) = limits.check().unwrap_or((0, 1));
-        let state = State {
+        let state = PoolState {
             queue: VecDeque::new(),
             void: 0,
             limits,
@@ -157,7 +157,7 @@ impl Pool {
             used: false,
             closing: false,
         };
-        Pool(Arc::new(Shared {
+        Pool(Arc::new(PoolShared {
             state: Mutex::new(state),
             wanted: Condvar::new(),
             idle,
@@ -257,7 +257,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-impl State {
+impl PoolState {
     /// Counts in the threads that have to be started.
     fn top_up(&mut self) -> usize {
         let needed = self.threads + self.queue.len().saturating_sub(self.free);
@@ -283,7 +283,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl PoolShared {
     /// A worker's life.
     #[expect(
         clippy::significant_drop_tightening,
@@ -303,8 +303,8 @@ impl Shared {
     /// The oldest work in the queue; `None` when the calling thread is to end.
     fn next<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> Option<(Arc<dyn Work>, MutexGuard<'a, State>)> {
+        mut state: MutexGuard<'a, PoolState>,
+    ) -> Option<(Arc<dyn Work>, MutexGuard<'a, PoolState>)> {
         let mut late = false;
         while state.threads <= state.max {
             if let Some(work) = state.pop() {
@@ -321,7 +321,7 @@ impl Shared {
         let passes_on = !state.queue.is_empty();
         drop(state);
         if passes_on {
-            // It may have been this thread that was told of the work.
+            // The notification for that work may have woken this thread.
             self.wanted.notify_one();
         }
         None
@@ -330,9 +330,9 @@ impl Shared {
     /// Waits for work, for a surplus thread as long as it may be idle; true when that is over.
     fn wait<'a>(
         &self,
-        state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, PoolState>,
         is_surplus: bool,
-    ) -> (MutexGuard<'a, State>, bool) {
+    ) -> (MutexGuard<'a, PoolState>, bool) {
         if is_surplus {
             let woken = self.wanted.wait_timeout(state, self.idle);
             let (locked, wait) = woken.unwrap_or_else(PoisonError::into_inner);

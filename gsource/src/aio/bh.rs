@@ -1,16 +1,17 @@
-//! Bottom halves: callbacks that any thread, also a signal handler, can ask the home to run soon.
+//! Bottom halves: callbacks that the home runs soon. Any thread schedules them, also a signal handler.
 //!
 //! A bottom half is queued at most once, however often it is scheduled; those queued run in the order in which they were
 //! first scheduled. One that is scheduled from its own callback runs in the next iteration.
 //!
-//! The thread that drives the context puts them into its own queue, without a read-modify-write operation or a system call;
-//! everybody else pushes to a lock-free list, which the home empties into that queue.
+//! The thread that drives the context puts them into its own queue, without a read-modify-write operation or a system call.
+//! Other threads push them to a lock-free list, the remote list, which the home empties into that queue.
 //!
 //! # Invariants
-//! 1. A node belongs to its [`Bh`] handle until that is gone; from then on whoever takes it from the list or the queue frees it.
-//! 2. A node stands on the list of the others at most once and in the home's queue at most once; `flags` says where.
+//! 1. A node belongs to its [`Bh`] handle until that is gone. From then on the thread that takes it from the list or the queue
+//!    frees it.
+//! 2. A node is on the remote list at most once and in the home's queue at most once. Its flags say where.
 //! 3. Only the driving thread, or the one that tears the AioContext down, calls or drops the callback.
-//! 4. A node that is queued or being called belongs to a context that has not ended, so `tenant` is valid there.
+//! 4. A node that is queued or being called belongs to a context that has not ended, so its tenant is valid there.
 #![allow(unsafe_code)] // nodes live in intrusive lists
 
 use crate::reactor::Urgency;
@@ -39,7 +40,7 @@ pub struct Bh {
     tenant: Arc<Tenant>,
 }
 
-// SAFETY: the node's callback is `Send`; what a handle does to the node from another thread than the home is atomic.
+// SAFETY: the node's callback is `Send`. Handles on other threads than the home change the node by atomic operations only.
 unsafe impl Send for Bh {}
 // SAFETY: as above.
 unsafe impl Sync for Bh {}
@@ -64,7 +65,7 @@ impl Bh {
         self.request(Urgency::Idle);
     }
 
-    /// Takes a schedule back, if the callback has not begun.
+    /// Cancels what was scheduled, if the callback has not begun.
     pub fn cancel(&self) {
         if at_home(&self.tenant, Urgency::Idle, |bhs| bhs.cancel(self.node())).is_none() {
             self.node().flags.cancel();
@@ -77,7 +78,7 @@ impl Bh {
         let schedule =
             |bhs: &BhQueueGuard<'_>| unsafe { bhs.schedule(self.node, urgency, &self.tenant) };
         if at_home(&self.tenant, urgency, schedule).is_none() {
-            let action = self.node().flags.ask(urgency);
+            let action = self.node().flags.request(urgency);
             self.perform(action, urgency);
         }
     }

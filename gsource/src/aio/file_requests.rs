@@ -110,7 +110,7 @@ mod tests {
     use std::io::{PipeReader, PipeWriter, pipe};
     use std::sync::Mutex;
 
-    /// Memory, and what tells whether it is still there.
+    /// Memory, and a witness of whether it is still there.
     struct Request {
         memory: Box<[u8; 8]>,
         vector: [libc::iovec; 1],
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// A table with a request that waits for the pipe's other end, and what tells whether its memory is still there.
+    /// A table with a request that waits for the pipe's other end, and a witness of whether its memory is still there.
     fn read_from_pipe(aio: &AioContext) -> Option<(Arc<Table>, PipeWriter, Arc<()>)> {
         let (reader, writer) = pipe().unwrap();
         let table = Arc::new(Table(Mutex::new(Some(FileRequests::new(Arc::new(reader))))));

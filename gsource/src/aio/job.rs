@@ -5,8 +5,8 @@
 //! that begins after the job was submitted, one at a time as bottom halves do.
 //!
 //! # Invariants
-//! 1. The closures are owned by the stage. Whoever takes them out under its lock runs or drops them without it: the worker
-//!    the work of a job it begins; the home everything else.
+//! 1. The closures are in the stage. They are taken out under its lock, and run or dropped without it. The worker does so with
+//!    the work of a job that it begins, the home with everything else.
 //! 2. A job stands in its AioContext's table until the home has delivered it or the context has ended.
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,7 @@ trait AnyJob: Work {
     fn abandon(&self);
 }
 
-enum Stage<W, D, T> {
+enum JobStage<W, D, T> {
     Queued(W, D),
     Running(D),
     Finished(D, Result<T>),
@@ -50,11 +50,11 @@ enum Stage<W, D, T> {
     Over,
 }
 
-struct State<W, D, T> {
+struct JobState<W, D, T> {
     core: Weak<Core>,
     id: u64,
     pool: Pool,
-    stage: Mutex<Stage<W, D, T>>,
+    stage: Mutex<JobStage<W, D, T>>,
 }
 
 impl AioContext {
@@ -83,13 +83,13 @@ impl AioContext {
         done: impl FnOnce(Result<T>) + Send + 'static,
     ) -> Job {
         let pool = self.pool();
-        let job = Arc::new(State {
+        let job = Arc::new(JobState {
             core: Arc::downgrade(self.core()),
             id: self.core().jobs.next.fetch_add(1, Ordering::Relaxed),
             pool: pool.clone(),
-            stage: Mutex::new(Stage::Queued(work, done)),
+            stage: Mutex::new(JobStage::Queued(work, done)),
         });
-        let any: Arc<dyn AnyJob> = Arc::<State<_, _, T>>::clone(&job);
+        let any: Arc<dyn AnyJob> = Arc::<JobState<_, _, T>>::clone(&job);
         lock(&self.core().jobs.live).insert(job.id, Arc::clone(&any));
         let queued: Arc<dyn Work> = job;
         pool.enqueue(&queued, 1);
@@ -154,7 +154,7 @@ impl Jobs {
     }
 }
 
-impl<W, D, T> State<W, D, T>
+impl<W, D, T> JobState<W, D, T>
 where
     W: FnOnce() -> T + Send,
     D: FnOnce(Result<T>) + Send,
@@ -163,10 +163,10 @@ where
     /// Goes from one stage to the next, if `step` knows how; gives back what it leaves over.
     fn step<R>(
         &self,
-        step: impl FnOnce(Stage<W, D, T>) -> (Stage<W, D, T>, Option<R>),
+        step: impl FnOnce(JobStage<W, D, T>) -> (JobStage<W, D, T>, Option<R>),
     ) -> Option<R> {
         let mut stage = lock(&self.stage);
-        let (next, left) = step(mem::replace(&mut *stage, Stage::Over));
+        let (next, left) = step(mem::replace(&mut *stage, JobStage::Over));
         *stage = next;
         drop(stage);
         left
@@ -174,14 +174,14 @@ where
 
     fn begin(&self) -> Option<W> {
         self.step(|stage| match stage {
-            Stage::Queued(work, done) => (Stage::Running(done), Some(work)),
+            JobStage::Queued(work, done) => (JobStage::Running(done), Some(work)),
             other => (other, None),
         })
     }
 
     fn finish(&self, result: Result<T>) {
         let left = self.step(|stage| match stage {
-            Stage::Running(done) => (Stage::Finished(done, result), None),
+            JobStage::Running(done) => (JobStage::Finished(done, result), None),
             other => (other, Some(result)),
         });
         if left.is_none() {
@@ -193,7 +193,7 @@ where
     /// Gives a queued job up; true when it was queued.
     fn give_up(&self, error: Error) -> bool {
         let left = self.step(|stage| match stage {
-            Stage::Queued(work, done) => (Stage::Unrun(work, done, error), None),
+            JobStage::Queued(work, done) => (JobStage::Unrun(work, done, error), None),
             other => (other, Some(error)),
         });
         if left.is_some() {
@@ -204,11 +204,11 @@ where
     }
 
     /// Takes what there is, whatever it is.
-    fn end(&self) -> Stage<W, D, T> {
-        mem::replace(&mut *lock(&self.stage), Stage::Over)
+    fn end(&self) -> JobStage<W, D, T> {
+        mem::replace(&mut *lock(&self.stage), JobStage::Over)
     }
 
-    /// Lets the home deliver. After a tear-down there is nobody to do so, and nothing left to deliver.
+    /// Lets the home deliver. After a tear-down there is nothing left to deliver.
     fn report(&self) {
         let Some(core) = self.core.upgrade() else {
             return;
@@ -224,7 +224,7 @@ where
     }
 }
 
-impl<W, D, T> Work for State<W, D, T>
+impl<W, D, T> Work for JobState<W, D, T>
 where
     W: FnOnce() -> T + Send,
     D: FnOnce(Result<T>) + Send,
@@ -242,11 +242,11 @@ where
     }
 
     fn is_void(&self) -> bool {
-        !matches!(*lock(&self.stage), Stage::Queued(..))
+        !matches!(*lock(&self.stage), JobStage::Queued(..))
     }
 }
 
-impl<W, D, T> AnyJob for State<W, D, T>
+impl<W, D, T> AnyJob for JobState<W, D, T>
 where
     W: FnOnce() -> T + Send,
     D: FnOnce(Result<T>) + Send,
@@ -264,18 +264,18 @@ where
     fn deliver(&self) {
         let stage = self.end();
         match stage {
-            Stage::Finished(done, result) => done(result),
-            Stage::Unrun(work, done, error) => {
+            JobStage::Finished(done, result) => done(result),
+            JobStage::Unrun(work, done, error) => {
                 panic_boundary::drop_guarded(&"a job that has not run", work);
                 done(Err(error));
             }
-            Stage::Queued(..) | Stage::Running(_) | Stage::Over => {}
+            JobStage::Queued(..) | JobStage::Running(_) | JobStage::Over => {}
         }
     }
 
     fn abandon(&self) {
         let stage = self.end();
-        if matches!(stage, Stage::Queued(..)) {
+        if matches!(stage, JobStage::Queued(..)) {
             self.pool.count_void();
         }
         panic_boundary::drop_guarded(&"an abandoned job", stage);

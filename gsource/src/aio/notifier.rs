@@ -24,7 +24,7 @@ impl EventNotifier {
     /// A new, unsignalled notifier.
     ///
     /// # Errors
-    /// The kernel's, when no fd is to be had.
+    /// The kernel's, when it gives no fd.
     pub fn new() -> Result<Self> {
         EventFd::new().map(EventNotifier)
     }

@@ -22,7 +22,7 @@ impl AioContext {
     /// # Safety
     /// `raw` came from [`AioContext::into_raw`], and each pointer that was given away is taken back once.
     pub unsafe fn from_raw(raw: *const c_void) -> AioContext {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller's promise.
         AioContext(unsafe { Arc::from_raw(raw.cast::<Handle>()) })
     }
 }

@@ -1,14 +1,14 @@
 //! Tasks: futures that need not be `Send`, run by the home of an AioContext.
 //!
-//! Waking a task schedules its bottom half, so wakes come from any thread, coalesce, and run in the order of the bottom
-//! halves; a task is polled at most once per iteration. What a task can wait for is in [`wait`], [`mod@file`] and
-//! [`AioContext::run_in_pool`]; it may also await whatever other futures wake their waker.
+//! Waking a task schedules its bottom half. So wakes come from any thread and coalesce, tasks run in the order of the bottom
+//! halves, and a task is polled at most once per iteration. A task can wait for the futures of [`wait`] and [`mod@file`], for
+//! [`AioContext::run_in_pool`], and for any other future that wakes its waker.
 //!
 //! # Threads
 //! A task lives and dies on the thread that drives its context when it is spawned. So while a task lives, no other thread can
 //! drive the reactor that its context is on (`WrongThread`), and its context can not be moved (`Busy`): end the tasks first,
-//! with [`AioContext::cancel_tasks`] or by their handles. [`AioContext::spawn`] brings the recipe of a future to the home from any
-//! thread; [`JoinHandle`]s may be used anywhere if the output may.
+//! with [`AioContext::cancel_tasks`] or by their handles. [`AioContext::spawn`] takes a closure from any thread, which makes the
+//! future on the home. [`JoinHandle`]s may be used on any thread if the output may.
 //!
 //! # Invariants
 //! 1. A future is reached only through `TASKS` of the thread that has spawned it.
@@ -18,14 +18,14 @@
 #![deny(unsafe_code)] // a child that needs it says why
 
 pub(crate) mod file;
-mod once;
+mod promise;
 pub(crate) mod wait;
 
 use crate::reactor::tenant::Tenant;
 use crate::reactor::thread_pin::PinGuard;
 use crate::sync::{AtomicBool, Ordering};
 use crate::{AioContext, Bh, Error, ErrorKind, Job, Result, panic_boundary};
-use once::Once;
+use promise::Promise;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,12 +72,12 @@ impl Wake for Remote {
     }
 }
 
-/// Where the outcome of a task is told, whatever its type.
+/// Sets the outcome of a task to an error, whatever type its output has.
 trait Fail {
     fn fail(&self, error: Error);
 }
 
-impl<T> Fail for Once<Result<T>> {
+impl<T> Fail for Promise<Result<T>> {
     fn fail(&self, error: Error) {
         self.set(Err(error));
     }
@@ -88,14 +88,14 @@ impl<T> Fail for Once<Result<T>> {
 /// It is a future itself: `Err` with kind `Cancelled` when the task was ended early, and `Panicked` when it panicked.
 #[must_use = "a task ends when its handle is dropped; `detach` lets it run on"]
 pub struct JoinHandle<T> {
-    outcome: Arc<Once<Result<T>>>,
+    outcome: Arc<Promise<Result<T>>>,
     remote: Arc<Remote>,
     detached: bool,
 }
 
 impl AioContext {
-    /// Spawns `future` on this context, which the calling thread drives, or could because nobody does. It is first polled in
-    /// an iteration.
+    /// Spawns `future` on this context. The calling thread drives it, or no thread does. The future is first polled in an
+    /// iteration.
     ///
     /// # Errors
     /// `WrongThread` when another thread drives this context.
@@ -187,9 +187,9 @@ impl AioContext {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> PoolRun<T> {
-        let result = Arc::new(Once::new());
-        let told = Arc::clone(&result);
-        let job = self.submit(work, move |outcome| told.set(outcome));
+        let result = Arc::new(Promise::new());
+        let promise = Arc::clone(&result);
+        let job = self.submit(work, move |outcome| promise.set(outcome));
         PoolRun { job, result }
     }
 }
@@ -199,7 +199,7 @@ impl AioContext {
 #[must_use = "a job that has not begun is taken back when its future is dropped"]
 pub struct PoolRun<T> {
     job: Job,
-    result: Arc<Once<Result<T>>>,
+    result: Arc<Promise<Result<T>>>,
 }
 
 impl<T> Future for PoolRun<T> {
@@ -216,12 +216,12 @@ impl<T> Drop for PoolRun<T> {
     }
 }
 
-/// A task whose future is not made yet; it is cancelled when that does not come to pass.
+/// A task whose future is not made yet. If it never is, the task is cancelled.
 struct Unbuilt<T: 'static> {
     tenant: Arc<Tenant>,
     remote: Arc<Remote>,
     /// Present until the future is made.
-    outcome: Option<Arc<Once<Result<T>>>>,
+    outcome: Option<Arc<Promise<Result<T>>>>,
 }
 
 impl<T> Unbuilt<T> {
@@ -255,18 +255,18 @@ impl<T> Drop for Unbuilt<T> {
 fn begin<F: Future + 'static>(
     pin: PinGuard,
     remote: &Arc<Remote>,
-    outcome: &Arc<Once<Result<F::Output>>>,
+    outcome: &Arc<Promise<Result<F::Output>>>,
     future: F,
 ) -> Result<()> {
-    let told = Arc::clone(outcome);
+    let promise = Arc::clone(outcome);
     let future = async move {
         let output = future.await;
-        told.set(Ok(output));
+        promise.set(Ok(output));
     };
     let task = Task {
         future: Cell::new(Some(Box::pin(future))),
         remote: Arc::clone(remote),
-        outcome: Arc::<Once<_>>::clone(outcome),
+        outcome: Arc::<Promise<_>>::clone(outcome),
         again: Cell::new(false),
         over: Cell::new(false),
         pin,
@@ -361,7 +361,7 @@ impl<T> JoinHandle<T> {
             aborted: AtomicBool::new(false),
         };
         JoinHandle {
-            outcome: Arc::new(Once::new()),
+            outcome: Arc::new(Promise::new()),
             remote: Arc::new(remote),
             detached: false,
         }

@@ -73,7 +73,7 @@ impl Drop for Timer {
     fn drop(&mut self) {
         self.0.kill();
         self.cancel();
-        // SAFETY: the handle ends here. Its count goes to the home and not to whoever is last: the callback is dropped there.
+        // SAFETY: the handle ends here. The home drops this count, and with it the callback.
         let node = unsafe { ManuallyDrop::take(&mut self.0) };
         let tenant = Arc::clone(&node.tenant);
         tenant.release(PendingRelease::Timer(node));

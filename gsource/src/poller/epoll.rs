@@ -21,7 +21,7 @@ impl Epoll {
     /// An empty set.
     ///
     /// # Errors
-    /// The kernel's, when no fd is to be had.
+    /// The kernel's, when it gives no fd.
     pub fn new() -> Result<Self> {
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -140,7 +140,7 @@ impl Epoll {
         unsafe { libc::ppoll(&raw mut fd, 1, &raw const timeout, ptr::null()) };
     }
 
-    /// Puts `fresh` in the place of this set, under the same fd number, so that whoever polls it notices nothing.
+    /// Puts `fresh` in the place of this set, under the same fd number, so that others can go on polling that number.
     pub(crate) fn replace_with(&self, fresh: &Epoll) -> Result<()> {
         // SAFETY: both fds are ours; the old set is closed by the kernel.
         let fd = unsafe { libc::dup3(fresh.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) };

@@ -1,4 +1,4 @@
-//! poll(2) over a list of fds: the home's copy of what is registered.
+//! poll(2) over a list of fds, the home's copy of what is registered.
 //!
 //! poll knows no edges. An edge-triggered eventfd is read when it is reported, so that it falls silent until it is written
 //! again; another edge-triggered fd is reported for as long as it is ready.
@@ -13,7 +13,7 @@ use std::ptr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) fd: RawFd,
-    /// In epoll's bits, which are poll's as far as they go.
+    /// In epoll's bits. The low ones are poll's as well.
     pub(crate) events: u32,
     pub(crate) token: u64,
     pub(crate) drained: Drained,
@@ -66,8 +66,8 @@ impl PollList {
             }));
     }
 
-    /// Waits for at most `timeout_ns` (negative: for ever); [`PollList::ready`] and [`PollList::closed`] tell what for.
-    /// Interrupted waits find nothing.
+    /// Waits for at most `timeout_ns` (negative: for ever). The result is in [`PollList::ready`] and [`PollList::closed`]. A wait
+    /// that a signal interrupts finds nothing.
     pub(crate) fn wait(&mut self, timeout_ns: i64) {
         let ready = self.poll(timeout_ns);
         self.ready.clear();
@@ -131,7 +131,7 @@ impl PollList {
 }
 
 impl Listed {
-    /// Reads the counter. That never blocks, whoever shares the file and whatever they do to its flags.
+    /// Reads the counter. That never blocks, even if other users of the file change its flags.
     fn drain(&self) {
         let mut counter = 0u64;
         let place = libc::iovec {
@@ -153,7 +153,7 @@ impl Listed {
     }
 }
 
-/// True for an eventfd, as far as /proc tells.
+/// True for an eventfd, according to /proc.
 pub(crate) fn is_eventfd(fd: RawFd) -> bool {
     fs::read_link(format!("/proc/self/fd/{fd}"))
         .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_open_is_told_apart() {
+    fn an_fd_that_is_not_open_is_reported_as_closed() {
         let mut list = PollList::default();
         list.fill(1, [listed(1_000_000, READABLE, Drained::No)].into_iter());
         assert_eq!(reports(&mut list, -1), []);

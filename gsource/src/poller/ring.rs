@@ -1,4 +1,4 @@
-//! The io_uring of a home: requests of all its AioContexts, and the wait for its fds where it is the poller.
+//! The io_uring of a home: the requests of all its tenants, and with the io_uring poller the wait for its fds.
 //!
 //! Under another poller the ring's own fd is watched (a registered eventfd loses wake-ups when an eventfd caused the
 //! completion), and requests are submitted at the end of a turn.
@@ -7,8 +7,8 @@
 //! The ring belongs to the home.
 //!
 //! # Invariants
-//! 1. A sink with requests in flight is kept alive by the ring, so what it keeps alive for the kernel stays.
-//! 2. A slot is reused only when its sink is gone and nothing of it is in flight.
+//! 1. The ring keeps a sink with requests in flight alive, and with it the memory that the sink keeps for the kernel.
+//! 2. A slot is reused only when its sink is gone and no request of it is in flight.
 #![allow(unsafe_code)] // submission entries name memory of the caller
 
 mod setup;
@@ -222,7 +222,7 @@ impl HomeRing {
         Ok(())
     }
 
-    /// True when the kernel has completions that only a system call brings.
+    /// True when the kernel has completions that it brings only in a system call.
     fn owes(&mut self) -> bool {
         let queue = self.uring.submission();
         queue.taskrun() || queue.cq_overflow()
@@ -233,12 +233,12 @@ impl HomeRing {
         self.stuck || !self.taken.is_empty() || !self.uring.completion().is_empty()
     }
 
-    /// As [`HomeRing::is_ready`], for one who asks again and again without a wait.
+    /// As [`HomeRing::is_ready`], for busy-polling: completions that need a system call count.
     pub(crate) fn is_pollable(&mut self) -> bool {
         self.is_ready() || self.owes()
     }
 
-    /// True when requests of the slots are in flight that tell of themselves only to one who waits in the ring.
+    /// True when requests of the slots are in flight whose completions only a wait in the ring reports.
     pub(crate) fn is_silent(&self) -> bool {
         self.abilities.deferred && self.in_flight > 0
     }

@@ -309,7 +309,7 @@ impl Driving<'_> {
         }
     }
 
-    /// Tells every handler that polling starts or stops.
+    /// Calls the switch of every handler, because polling starts or stops.
     fn switch_polling(&self, is_on: bool) {
         let mut home = self.home();
         if home.adaptive_poll.is_on == is_on {
@@ -349,7 +349,7 @@ impl FdRecord {
         poll.is_some_and(|poll| self.ask_or_remove(poll))
     }
 
-    /// Tells the handler that polling starts or stops, if that is news.
+    /// Calls the handler's switch, if polling was not in that state before.
     fn switch_polling(self: &Arc<Self>, is_on: bool) {
         if self.is_removed() || self.set_notifications_off(is_on) == is_on {
             return;

@@ -1,4 +1,4 @@
-//! A bottom half in memory: the head, which the lists know, and the callback behind it, in one allocation.
+//! A bottom half in memory: the head, which the lists link, and the callback behind it, in one allocation.
 #![allow(unsafe_code)] // heads are reached by raw pointers that know the whole
 
 pub(crate) mod flags;
@@ -48,14 +48,14 @@ struct BhVtable {
 }
 
 /// A callback as a node holds it.
-pub(crate) trait Callback {
+pub(crate) trait BhCallback {
     fn run(&self);
 }
 
 /// A callback that runs as often as it is scheduled.
 pub(crate) struct RunRepeatedly<F>(pub(crate) F);
 
-impl<F: Fn()> Callback for RunRepeatedly<F> {
+impl<F: Fn()> BhCallback for RunRepeatedly<F> {
     fn run(&self) {
         (self.0)();
     }
@@ -70,7 +70,7 @@ impl<F: FnOnce()> RunOnce<F> {
     }
 }
 
-impl<F: FnOnce()> Callback for RunOnce<F> {
+impl<F: FnOnce()> BhCallback for RunOnce<F> {
     fn run(&self) {
         if let Some(callback) = self.0.take() {
             callback();
@@ -86,7 +86,7 @@ struct BhWithCallback<C> {
 }
 
 impl BhNode {
-    pub(crate) fn boxed<C: Callback + 'static>(
+    pub(crate) fn boxed<C: BhCallback + 'static>(
         tenant: &Arc<Tenant>,
         name: &'static str,
         callback: C,
@@ -119,14 +119,14 @@ impl BhNode {
 
 /// # Safety
 /// `node` came from [`BhNode::boxed`] with this type and is allocated; the calling thread drives its context.
-unsafe fn call<C: Callback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
+unsafe fn call<C: BhCallback>(node: NonNull<BhNode>) -> Result<(), Panicked> {
     // SAFETY: the head of a whole is its first field.
     let whole = unsafe { node.cast::<BhWithCallback<C>>().as_ref() };
     panic_boundary::guard(&Named(whole.head.name), || whole.callback.run())
 }
 
 /// # Safety
-/// As for `call`, and nobody uses the node any more.
+/// As for `call`, and no other code uses the node any more.
 unsafe fn free_whole<C>(node: NonNull<BhNode>) {
     // SAFETY: the whole came from a box and this is its end.
     let whole = unsafe { Box::from_raw(node.cast::<BhWithCallback<C>>().as_ptr()) };
@@ -150,7 +150,7 @@ pub(crate) unsafe fn run(node: NonNull<BhNode>) -> Result<(), Panicked> {
     result
 }
 
-/// Frees the node if nobody needs it any more.
+/// Frees the node if its handle is gone and it is on no list.
 ///
 /// # Safety
 /// The calling thread drives the node's context, and has just taken the node from the queue or returned from its call.
@@ -165,9 +165,9 @@ pub(crate) unsafe fn free_if_done(node: NonNull<BhNode>) {
 }
 
 /// # Safety
-/// Nobody else can reach the node, and the calling thread may drop its callback.
+/// No other code can reach the node, and the calling thread may drop its callback.
 unsafe fn free(node: NonNull<BhNode>) {
-    // SAFETY: the caller's word.
+    // SAFETY: the caller's promise.
     let vtable = unsafe { node.as_ref() }.vtable;
     // SAFETY: the vtable is that of the node.
     unsafe { (vtable.free)(node) };
@@ -200,7 +200,7 @@ pub(crate) unsafe fn release(node: NonNull<BhNode>) {
 /// Gives a node back at the end of its context, as [`release`] does.
 ///
 /// # Safety
-/// The node was just taken from the closed list of the others by the thread that tears the context down.
+/// The node was just taken from the closed remote list by the thread that tears the context down.
 pub(crate) unsafe fn end(node: NonNull<BhNode>) {
     // SAFETY: a node on that list is allocated, and its handle leaves it alone until it is marked as taken.
     if unsafe { node.as_ref() }.flags.end() {

@@ -1,4 +1,4 @@
-//! The bottom halves that a home has to run: its own queue, filled by itself and from the lists of its tenants.
+//! The bottom halves that a home has to run: its own queue, filled by itself and from the remote lists of its tenants.
 //!
 //! There is one queue for all tenants, so bottom halves run in the order in which they were scheduled. `pending` has those for
 //! the next iteration, `slice` those of this one; a nested iteration runs the rest of that.

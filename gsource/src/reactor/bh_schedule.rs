@@ -1,4 +1,4 @@
-//! Bottom halves that are scheduled by any thread: on the home by plain stores, elsewhere through the tenant's lock-free list.
+//! Bottom halves that any thread schedules: the home by plain stores, other threads through the tenant's lock-free remote list.
 #![allow(unsafe_code)] // nodes are raw pointers
 
 use super::Urgency;
@@ -21,13 +21,13 @@ impl Tenant {
         let schedule = |bhs: &BhQueueGuard<'_>| unsafe { bhs.schedule_once(node, self) };
         if at_home(self, Urgency::Now, schedule).is_none() {
             // SAFETY: a fresh node, given away.
-            unsafe { node.as_ref() }.flags.ask_once();
+            unsafe { node.as_ref() }.flags.request_once();
             // SAFETY: its flags say that it is pushed.
             unsafe { self.push_bh(node, Urgency::Now) };
         }
     }
 
-    /// Pushes a node to the list of the other threads.
+    /// Pushes a node to the remote list.
     ///
     /// # Safety
     /// The node is allocated, and its flags have told the caller to push it.

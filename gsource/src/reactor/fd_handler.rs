@@ -44,7 +44,7 @@ impl FdHandler {
         self
     }
 
-    /// Called while the fd is writable or in error, or hung up and nobody reads it.
+    /// Called while the fd is writable or in error, or hung up and without a reader.
     #[must_use]
     pub fn on_write(mut self, callback: impl Fn() + Send + 'static) -> Self {
         self.write = Some(Box::new(callback));
@@ -58,14 +58,14 @@ impl FdHandler {
         self
     }
 
-    /// Report each new readiness once instead of for as long as it lasts: for eventfds that are never read.
+    /// Reports each new readiness once instead of for as long as it lasts: for eventfds that are never read.
     #[must_use]
     pub fn edge_triggered(mut self) -> Self {
         self.edge = true;
         self
     }
 
-    /// Its calls do not count as progress: for what only wakes the loop.
+    /// Its calls do not count as progress: for fds that only wake the loop.
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;

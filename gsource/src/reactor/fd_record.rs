@@ -18,7 +18,7 @@ pub(crate) struct FdRecord {
     pub(crate) handler: FdHandler,
     /// The handler's switch. Nothing else of a handler changes.
     switch: Mutex<Option<Arc<PollSwitch>>>,
-    /// The switch was told last that busy-polling is on. The home writes it.
+    /// The last call of the switch said that busy-polling is on. The home writes it.
     notifications_off: AtomicBool,
     /// Set at once by a removal from any thread, and tested before every call.
     removed: AtomicBool,
@@ -73,7 +73,7 @@ impl FdRecord {
         self.notifications_off.load(Ordering::Relaxed)
     }
 
-    /// Notes what the switch is told. The answer is what it was told before.
+    /// Notes what the switch is called with. The answer is what it was called with before.
     pub(super) fn set_notifications_off(&self, off: bool) -> bool {
         self.notifications_off.swap(off, Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Which handlers want which fd, and what the kernel was told.
+//! Which handlers want which fd, and what is registered with the kernel.
 //!
 //! Several tenants of a reactor may want one fd. epoll takes an fd once, so their interests are merged here. The table is indexed
 //! by fd, so a change costs the same however many handlers there are.
@@ -70,7 +70,7 @@ pub(crate) struct FdTable {
     stale: Vec<u64>,
 }
 
-/// What the kernel waits for, as far as it was told.
+/// What the fds are registered with.
 #[derive(Default)]
 pub(crate) enum KernelSet {
     /// Nothing yet: the reactor has no fds.
@@ -185,7 +185,7 @@ impl FdTable {
         found
     }
 
-    /// Tells the kernel what the handlers of `record`'s fd want now.
+    /// Registers anew what the handlers of `record`'s fd want.
     pub(crate) fn update(&mut self, record: &FdRecord) {
         let _ = self.sync(record.fd, false);
     }

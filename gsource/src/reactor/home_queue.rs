@@ -1,10 +1,11 @@
-//! A first-in-first-out list that one thread uses, the driving one, with plain loads and stores.
+//! A first-in-first-out queue that only the driving thread uses, with plain loads and stores.
 //!
-//! A signal handler may interrupt that thread at any place; [`QueueLock`] tells it that the list is in the middle of a change.
+//! A signal handler may interrupt that thread at any place. It sees by the [`QueueLock`] that the queue is in the middle of a
+//! change.
 //!
 //! # Invariants
 //! 1. A node is in the queue at most once, and allocated as long as it is.
-//! 2. Only the driving thread, or a signal handler on it, calls the methods, and only while it holds the claim.
+//! 2. Only the driving thread, or a signal handler on it, calls the methods, and only with the lock.
 #![allow(unsafe_code)] // intrusive links are raw pointers
 
 use crate::sync::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
@@ -13,7 +14,7 @@ use std::ptr;
 /// A node that can stand in the queue.
 ///
 /// # Safety
-/// `next` must always return the same place of the node, used by nobody else.
+/// `next` must always return the same field of the node, which nothing else uses.
 pub(crate) unsafe trait Chained: Sized {
     fn next(&self) -> &AtomicPtr<Self>;
 }
@@ -117,7 +118,7 @@ impl<T: Chained> HomeQueue<T> {
     pub(crate) unsafe fn extract(&self, other: &HomeQueue<T>, chosen: impl Fn(&T) -> bool) {
         let rest = HomeQueue::new();
         loop {
-            // SAFETY: the caller's word.
+            // SAFETY: the caller's promise.
             let node = unsafe { self.pop() };
             // SAFETY: null or a node that was queued until now.
             let Some(current) = (unsafe { node.as_ref() }) else {
@@ -127,15 +128,15 @@ impl<T: Chained> HomeQueue<T> {
             // SAFETY: the node was just taken out.
             unsafe { target.push(node) };
         }
-        // SAFETY: the caller's word; `rest` is ours.
+        // SAFETY: the caller's promise; `rest` is local.
         unsafe { self.append(&rest) };
     }
 }
 
-/// Says that the driving thread is in the middle of a change, so that a signal handler on it keeps away.
+/// Set while the driving thread is in the middle of a change, so that a signal handler on it makes none.
 pub(crate) struct QueueLock(AtomicBool);
 
-/// The claim of a change, until it is dropped.
+/// A change, until this is dropped.
 pub(crate) struct QueueGuard<'a>(&'a AtomicBool);
 
 impl QueueLock {

@@ -40,7 +40,7 @@ impl WaitMethod {
         })
     }
 
-    /// What the fd table tells the kernel's side of.
+    /// What the fd table registers fds with.
     fn set(&self) -> KernelSet {
         match self {
             WaitMethod::Epoll(epoll) | WaitMethod::Ring(epoll, _) => {

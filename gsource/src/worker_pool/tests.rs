@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Work that tells when it begins, and ends when it is told to.
+/// Work that sends a message when it begins, and ends when it gets one.
 struct Held {
     begun: Mutex<Sender<()>>,
     go: Mutex<Receiver<()>>,

@@ -2,10 +2,10 @@
 //!
 //! All that runs is the real code: the AioContext, its lists and flags, its attachment, the reactor, its locks and the
 //! eventfd. loom sees every atomic and lock of it, and through [`Life`](crate::sync::Life) each use of what is freed by hand.
-//! Nobody spins: the one that ends the context joins the other. Each model says that
+//! No thread spins: the one that ends the context joins the other. Each model says that
 //! - what was scheduled runs or is let go, its user data dropped once, and is not run after that;
-//! - whoever waits for one or the other is told;
-//! - nobody uses a bottom half, an attachment or a wake-up fd that has gone.
+//! - a thread that waits for one or the other gets its notification;
+//! - no thread uses a bottom half, an attachment or a wake-up fd that has gone.
 //!
 //! Not modelled: the order that `Arc` gives by itself. A bound on preemptions keeps the run short; there is none for
 //! `SOAK_SECONDS`, which are for each model.
@@ -26,7 +26,7 @@ struct Account {
     drops: AtomicUsize,
 }
 
-/// A callback's user data. Its end is told of.
+/// A callback's user data. Its end notifies the waiting thread.
 struct User(Arc<Account>, Option<Arc<Notify>>);
 
 impl User {
@@ -38,13 +38,13 @@ impl User {
 impl Drop for User {
     fn drop(&mut self) {
         self.0.drops.fetch_add(1, Ordering::SeqCst);
-        if let Some(told) = &self.1 {
-            told.notify();
+        if let Some(notified) = &self.1 {
+            notified.notify();
         }
     }
 }
 
-/// A context on a home of its own, and what somebody else has of it.
+/// A context on a home of its own, and what another thread has of it.
 struct World {
     reactor: Arc<Reactor>,
     aio: AioContext,
@@ -72,7 +72,7 @@ impl World {
         Arc::clone(self.aio.tenant())
     }
 
-    /// The home has said that it sleeps, so whoever schedules must write.
+    /// The home has announced its sleep, so a thread that schedules must write.
     fn sleep(&self) {
         assert!(self.reactor.prepare(|_| ()).is_none(), "it was kicked");
         assert!(self.reactor.prepare(|_| ()).is_some(), "it sleeps");
@@ -139,25 +139,25 @@ fn loom_a_bottom_half_scheduled_and_deleted_around_the_last_turn_is_let_go_once(
 
 /// As `invoke_sync` does it.
 fn invoke_and_wait((tenant, account): (Arc<Tenant>, Arc<Account>)) {
-    let told = Arc::new(Notify::new());
-    let user = User(account, Some(Arc::clone(&told)));
+    let notified = Arc::new(Notify::new());
+    let user = User(account, Some(Arc::clone(&notified)));
     tenant.schedule_oneshot("model", move || user.call());
-    told.wait();
+    notified.wait();
 }
 
 #[test]
-fn loom_who_waits_for_a_callback_is_told_when_the_context_ends() {
+fn loom_a_thread_that_waits_for_a_callback_is_notified_when_the_context_ends() {
     let prepare = |world: &World| (world.tenant(), Arc::clone(&world.account));
     check(1, prepare, invoke_and_wait, no_turn);
 }
 
 #[test]
-fn loom_who_waits_for_a_callback_is_told_around_the_last_turn() {
+fn loom_a_thread_that_waits_for_a_callback_is_notified_around_the_last_turn() {
     let prepare = |world: &World| (world.tenant(), Arc::clone(&world.account));
     check(1, prepare, invoke_and_wait, turn);
 }
 
 #[test]
-fn loom_a_notification_while_the_context_ends_wakes_nobody_who_is_gone() {
+fn loom_a_notification_while_the_context_ends_uses_nothing_that_is_gone() {
     check(0, World::tenant, |tenant| tenant.notify(), no_turn);
 }

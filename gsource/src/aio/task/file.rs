@@ -5,7 +5,7 @@
 //!    job. So both stay for the kernel, also if the future is dropped.
 #![allow(unsafe_code)] // entries name the memory of buffers
 
-use super::once::Once;
+use super::promise::Promise;
 use crate::sync::Mutex;
 use crate::sync::lock;
 use crate::{
@@ -64,7 +64,7 @@ enum Op {
 }
 
 /// A result as of a system call, and the buffer.
-type Reply = Arc<Once<(i32, Vec<u8>)>>;
+type Reply = Arc<Promise<(i32, Vec<u8>)>>;
 
 /// A request with its buffer, which belongs to it until it has completed.
 #[derive(Debug)]
@@ -94,11 +94,11 @@ struct Requests(Mutex<FileRequests<File, InFlight>>);
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct FileRequest {
     file: AsyncFile,
-    stage: Stage,
+    stage: RequestStage,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum RequestStage {
     New(Op, Vec<u8>),
     Sent(Reply),
 }
@@ -146,7 +146,7 @@ impl AsyncFile {
     fn request(&self, op: Op, buffer: Vec<u8>) -> FileRequest {
         FileRequest {
             file: self.clone(),
-            stage: Stage::New(op, buffer),
+            stage: RequestStage::New(op, buffer),
         }
     }
 
@@ -159,15 +159,15 @@ impl AsyncFile {
     }
 
     fn send_to_pool(&self, aio: &AioContext, op: Op, buffer: Vec<u8>) -> Reply {
-        let reply = Reply::new(Once::new());
-        let (told, file) = (Arc::clone(&reply), Arc::clone(&self.0.file));
+        let reply = Reply::new(Promise::new());
+        let (promise, file) = (Arc::clone(&reply), Arc::clone(&self.0.file));
         let mut buffered = Buffered::new(op, buffer);
         let work = move || {
             let result = buffered.call().run(file.as_fd(), 0);
             (result, buffered.into_buffer())
         };
         aio.submit(work, move |done| {
-            told.set(done.unwrap_or_else(|error| (-error.errno(), Vec::new())));
+            promise.set(done.unwrap_or_else(|error| (-error.errno(), Vec::new())));
         });
         reply
     }
@@ -206,14 +206,14 @@ impl Future for FileRequest {
     type Output = (Result<usize>, Vec<u8>);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::New(op, buffer) = &mut self.stage {
+        if let RequestStage::New(op, buffer) = &mut self.stage {
             let (op, buffer) = (*op, mem::take(buffer));
             match self.file.send(op, buffer) {
-                Ok(reply) => self.stage = Stage::Sent(reply),
+                Ok(reply) => self.stage = RequestStage::Sent(reply),
                 Err((error, buffer)) => return Poll::Ready((Err(error), buffer)),
             }
         }
-        let Stage::Sent(reply) = &self.stage else {
+        let RequestStage::Sent(reply) = &self.stage else {
             return Poll::Pending;
         };
         reply.poll(context).map(|(result, buffer)| {
@@ -228,7 +228,7 @@ impl Future for FileRequest {
 
 impl Requests {
     fn send(&self, queue: &IoQueue, op: Op, buffer: Vec<u8>) -> Result<Reply, (Error, Vec<u8>)> {
-        let reply = Reply::new(Once::new());
+        let reply = Reply::new(Promise::new());
         let mut request = Some(InFlight {
             buffered: Buffered::new(op, buffer),
             reply: Arc::clone(&reply),

@@ -4,7 +4,7 @@
 //! hold no handle of it: when the context is torn down, readiness answers `Closed` and a sleep never ends.
 #![forbid(unsafe_code)]
 
-use super::once::Once;
+use super::promise::Promise;
 use crate::reactor::fd_record::FdRecord;
 use crate::reactor::tenant::{Tenant, closed};
 use crate::{AioContext, Clock, EventNotifier, FdHandler, Result, Timer};
@@ -19,14 +19,14 @@ use std::task::{Context, Poll};
 pub struct Sleep {
     timer: Timer,
     deadline_ns: i64,
-    fired: Arc<Once<()>>,
+    fired: Arc<Promise<()>>,
     is_armed: bool,
 }
 
 impl AioContext {
     /// Waits until `deadline_ns` of `clock`; a time in the past ends in the next iteration.
     pub fn sleep_until_ns(&self, clock: Clock, deadline_ns: i64) -> Sleep {
-        let fired = Arc::new(Once::new());
+        let fired = Arc::new(Promise::new());
         let fire = Arc::clone(&fired);
         Sleep {
             timer: self.timer(clock, move || fire.set(())),
@@ -100,13 +100,13 @@ pub struct Readiness {
     tenant: Weak<Tenant>,
     fd: RawFd,
     direction: Direction,
-    answer: Arc<Once<Result<()>>>,
+    answer: Arc<Promise<Result<()>>>,
     /// Present once the fd is watched.
     record: Option<Weak<FdRecord>>,
 }
 
 /// The callback's end of a [`Readiness`]. It is dropped uncalled when the context is torn down.
-struct Answer(Arc<Once<Result<()>>>);
+struct Answer(Arc<Promise<Result<()>>>);
 
 impl Drop for Answer {
     fn drop(&mut self) {
@@ -120,7 +120,7 @@ impl Readiness {
             tenant: Arc::downgrade(aio.tenant()),
             fd,
             direction,
-            answer: Arc::new(Once::new()),
+            answer: Arc::new(Promise::new()),
             record: None,
         }
     }

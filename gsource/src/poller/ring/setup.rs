@@ -11,12 +11,12 @@ use std::collections::VecDeque;
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 4096;
 
-/// What a ring may use of what came to io_uring late.
+/// Features that not every io_uring has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
     /// Completions are posted when their thread asks, not when they happen (6.1).
     pub(crate) deferred: bool,
-    /// The epoll set's events come with the completion (6.15); else they are fetched when it tells of them.
+    /// The epoll set's events come with the completion (6.15). Otherwise the completion only says that there are some.
     pub(crate) epoll_wait: bool,
     /// An idle wait in the ring need not count as waiting for I/O (6.15); else it is done in the epoll set.
     pub(crate) no_iowait: bool,

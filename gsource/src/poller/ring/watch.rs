@@ -7,7 +7,7 @@
 //! request for it (by a fifth, on Linux 6.18), and a process that idles there does not count as waiting for I/O.
 //!
 //! # Invariants
-//! 1. The kernel writes the events while the request stands; nobody else touches them then, and they are not freed.
+//! 1. While the request stands, the kernel may write the events. No other code uses them then, and they are not freed.
 #![allow(unsafe_code)] // the kernel writes to a buffer of ours
 
 use super::{HomeRing, OWN, USER_BITS, USER_MASK};
@@ -28,7 +28,7 @@ const PATIENCE_NS: i64 = 1_000_000_000;
 
 /// The request.
 pub(super) struct Watch {
-    state: State,
+    state: WatchState,
     /// What the kernel writes to.
     events: Box<[Event; EVENTS]>,
     /// What a wait outside of the ring writes to while the request of another thread stands there.
@@ -40,7 +40,7 @@ fn no_events() -> Box<[Event; EVENTS]> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum WatchState {
     None,
     Standing,
     /// Ended with that answer.
@@ -50,7 +50,7 @@ enum State {
 impl Watch {
     pub(super) fn new() -> Watch {
         Watch {
-            state: State::None,
+            state: WatchState::None,
             events: no_events(),
             outside: None,
         }
@@ -68,13 +68,13 @@ impl Watch {
 
     /// The kernel may write to the events at any time.
     pub(super) fn is_standing(&self) -> bool {
-        self.state == State::Standing
+        self.state == WatchState::Standing
     }
 
     /// One of the ring's own requests has completed.
     pub(super) fn end(&mut self, user_data: u64, result: i32) {
         if user_data & USER_MASK == WAITING & USER_MASK {
-            self.state = State::Ended(result);
+            self.state = WatchState::Ended(result);
         }
     }
 }
@@ -155,10 +155,10 @@ impl HomeRing {
 
     /// The events of the request that has ended.
     fn take_events(&mut self, epoll: &Epoll) -> usize {
-        let State::Ended(result) = self.watch.state else {
+        let WatchState::Ended(result) = self.watch.state else {
             return 0;
         };
-        self.watch.state = State::None;
+        self.watch.state = WatchState::None;
         self.watch.outside = None;
         match usize::try_from(result) {
             Ok(count) if self.abilities.epoll_wait => count,
@@ -169,7 +169,7 @@ impl HomeRing {
 
     /// Lets the request stand in the ring.
     fn stand(&mut self, epoll: &Epoll) {
-        if self.watch.state != State::None {
+        if self.watch.state != WatchState::None {
             return;
         }
         let set = types::Fd(epoll.as_raw_fd());
@@ -183,7 +183,7 @@ impl HomeRing {
         let pushed = unsafe { self.push(&entry.user_data(WAITING)) };
         // A full queue is the kernel's refusal to take more for now; it is tried again at the next wait.
         if pushed.is_ok() {
-            self.watch.state = State::Standing;
+            self.watch.state = WatchState::Standing;
         }
     }
 

@@ -1,14 +1,14 @@
-//! What is asked of a bottom half, and by whom.
+//! What is requested of a bottom half: by its home, and by other threads.
 //!
-//! Two words: the home changes `held` with plain stores, everybody else `asked` with read-modify-write operations. The home
-//! looks at `asked` where somebody may have been faster, and takes over what it finds when it takes the node from the list
-//! of the others, or when the node's turn comes.
+//! There are two words. The home changes `local` with plain stores; other threads change `remote` with read-modify-write
+//! operations. The home merges `remote` into `local` when it takes the node from the remote list (the tenant's list of what other
+//! threads have scheduled), when the node's turn comes, and before a change that another thread may have cancelled.
 //!
 //! # Invariants
-//! 1. `held` is written by the driving thread only, while it holds the claim of its queues.
-//! 2. `asked` has `CANCELLED` when what was held at that time is void; what is asked beside it came later.
-//! 3. Whoever sets `QUEUED` in `asked` pushes the node to the list of the others; whoever sets it in `held` puts it into the
-//!    home's queue.
+//! 1. Only the driving thread writes `local`, while it has the lock of its queues.
+//! 2. `CANCELLED` in `remote` voids the requests in `local`. The requests beside it in `remote` came later and are valid.
+//! 3. The thread that sets `QUEUED` in `remote` pushes the node to the remote list. The home puts it into its own queue when it
+//!    sets `QUEUED` in `local`.
 #![deny(unsafe_code)] // the model needs raw nodes
 
 use crate::sync::{AtomicU32, Ordering};
@@ -19,7 +19,7 @@ const SCHEDULED: u32 = 2;
 const IDLE: u32 = 4;
 /// Scheduled to run at once; outweighs `IDLE`.
 const URGENT: u32 = 8;
-/// The handle is gone: nobody asks any more.
+/// The handle is gone, so no other thread requests anything any more.
 const DELETED: u32 = 16;
 /// See invariant 2.
 const CANCELLED: u32 = 32;
@@ -45,18 +45,18 @@ impl Urgency {
     }
 }
 
-/// What somebody who is not the home must do next.
+/// What a thread that is not the home must do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BhAction {
-    /// Push the node to the list of the others.
+    /// Push the node to the remote list.
     Push,
-    /// The node is on that list; make the home look.
+    /// The node is on that list. Make the home look.
     Kick,
-    /// Somebody else does what is needed.
+    /// Nothing: another thread does what is needed.
     None,
 }
 
-/// What a node's turn is used for.
+/// What happens in a node's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BhTurn {
     pub(crate) calls: bool,
@@ -66,30 +66,30 @@ pub(crate) struct BhTurn {
 
 /// See the module.
 pub(crate) struct Flags {
-    asked: AtomicU32,
-    held: AtomicU32,
+    remote: AtomicU32,
+    local: AtomicU32,
 }
 
-/// For everybody.
+/// For threads that are not the home.
 impl Flags {
     pub(crate) fn new() -> Flags {
         Flags {
-            asked: AtomicU32::new(0),
-            held: AtomicU32::new(0),
+            remote: AtomicU32::new(0),
+            local: AtomicU32::new(0),
         }
     }
 
-    /// Marks a fresh node that runs once and has no handle; it must be pushed to the list of the others.
-    pub(crate) fn ask_once(&self) {
+    /// Marks a fresh node that runs once and has no handle. The caller pushes it to the remote list.
+    pub(crate) fn request_once(&self) {
         let once = QUEUED | DELETED | Urgency::Now.bits();
-        self.asked.store(once, Ordering::Relaxed);
+        self.remote.store(once, Ordering::Relaxed);
     }
 
     /// Schedules.
     #[must_use]
-    pub(crate) fn ask(&self, urgency: Urgency) -> BhAction {
+    pub(crate) fn request(&self, urgency: Urgency) -> BhAction {
         let bits = urgency.bits();
-        let before = self.asked.fetch_or(bits | QUEUED, Ordering::AcqRel);
+        let before = self.remote.fetch_or(bits | QUEUED, Ordering::AcqRel);
         if before & QUEUED == 0 {
             BhAction::Push
         } else if before & bits != bits {
@@ -99,15 +99,16 @@ impl Flags {
         }
     }
 
-    /// Takes back what was asked and what is held.
+    /// Cancels all requests.
     pub(crate) fn cancel(&self) {
-        self.change_asked(|asked| (asked & !REQUESTS) | CANCELLED);
+        self.change_remote(|remote| (remote & !REQUESTS) | CANCELLED);
     }
 
-    /// Takes everything back, for good.
+    /// Cancels all requests, and marks the handle as gone.
     #[must_use]
     pub(crate) fn delete(&self) -> BhAction {
-        let before = self.change_asked(|asked| (asked & !REQUESTS) | CANCELLED | DELETED | QUEUED);
+        let before =
+            self.change_remote(|remote| (remote & !REQUESTS) | CANCELLED | DELETED | QUEUED);
         if before & QUEUED == 0 {
             BhAction::Push
         } else {
@@ -115,16 +116,16 @@ impl Flags {
         }
     }
 
-    /// The list of the others was closed: true when the node, whose handle is gone, is the caller's to free.
+    /// The remote list is closed. True if the handle is gone too: the caller frees the node.
     #[must_use]
     pub(crate) fn refuse(&self) -> bool {
-        self.asked.fetch_and(!QUEUED, Ordering::AcqRel) & DELETED != 0
+        self.remote.fetch_and(!QUEUED, Ordering::AcqRel) & DELETED != 0
     }
 
-    fn change_asked(&self, change: impl Fn(u32) -> u32) -> u32 {
-        let mut before = self.asked.load(Ordering::Relaxed);
+    fn change_remote(&self, change: impl Fn(u32) -> u32) -> u32 {
+        let mut before = self.remote.load(Ordering::Relaxed);
         loop {
-            match self.asked.compare_exchange_weak(
+            match self.remote.compare_exchange_weak(
                 before,
                 change(before),
                 Ordering::AcqRel,
@@ -140,36 +141,36 @@ impl Flags {
 /// For the home.
 impl Flags {
     #[inline]
-    fn held(&self) -> u32 {
-        self.held.load(Ordering::Relaxed)
+    fn local(&self) -> u32 {
+        self.local.load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn hold(&self, held: u32) {
-        self.held.store(held, Ordering::Relaxed);
+    fn set_local(&self, local: u32) {
+        self.local.store(local, Ordering::Relaxed);
     }
 
     /// True when the node waits to run.
     pub(crate) fn is_scheduled(&self) -> bool {
-        self.held() & SCHEDULED != 0
+        self.local() & SCHEDULED != 0
     }
 
     /// True when the node wants an iteration at once, to run or to be freed.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.held() & (URGENT | DELETED) != 0
+        self.local() & (URGENT | DELETED) != 0
     }
 
-    /// Takes over what others have asked for, but for their place on the list.
+    /// Merges the requests of other threads into `local`. The node stays on the remote list.
     #[inline]
     fn merge(&self, which: u32) {
-        if self.asked.load(Ordering::Acquire) & which != 0 {
-            let asked = self.asked.fetch_and(!which, Ordering::AcqRel) & which;
-            let kept = if asked & CANCELLED != 0 {
+        if self.remote.load(Ordering::Acquire) & which != 0 {
+            let remote = self.remote.fetch_and(!which, Ordering::AcqRel) & which;
+            let kept = if remote & CANCELLED != 0 {
                 !REQUESTS
             } else {
                 !0
             };
-            self.hold((self.held() & kept) | (asked & REQUESTS));
+            self.set_local((self.local() & kept) | (remote & REQUESTS));
         }
     }
 
@@ -178,53 +179,53 @@ impl Flags {
     #[must_use]
     pub(crate) fn schedule(&self, urgency: Urgency) -> bool {
         self.merge(CANCELLED);
-        let before = self.held();
-        self.hold(before | urgency.bits() | QUEUED);
+        let before = self.local();
+        self.set_local(before | urgency.bits() | QUEUED);
         before & QUEUED == 0
     }
 
-    /// Takes back what was asked and what is held.
+    /// Cancels all requests.
     pub(crate) fn cancel_at_home(&self) {
         self.merge(REQUESTS | CANCELLED);
-        self.hold(self.held() & !REQUESTS);
+        self.set_local(self.local() & !REQUESTS);
     }
 
-    /// Takes everything back, for good; true when the node must be put into the queue.
+    /// Cancels all requests, and marks the handle as gone. True when the node must be put into the queue.
     #[must_use]
     pub(crate) fn discard(&self) -> bool {
         self.cancel_at_home();
-        let before = self.held();
-        self.hold(before | DELETED | QUEUED);
+        let before = self.local();
+        self.set_local(before | DELETED | QUEUED);
         before & QUEUED == 0
     }
 
-    /// Marks a fresh node that runs once and has no handle; it must be put into the queue.
+    /// Marks a fresh node that runs once and has no handle. The caller puts it into the queue.
     pub(crate) fn schedule_once(&self) {
-        self.hold(QUEUED | DELETED | Urgency::Now.bits());
+        self.set_local(QUEUED | DELETED | Urgency::Now.bits());
     }
 
-    /// The node was taken from the list of the others; true when it must be put into the queue.
+    /// The node was taken from the remote list. True when it must be put into the queue.
     #[must_use]
     pub(crate) fn take_over(&self) -> bool {
-        let mut asked = self.asked.load(Ordering::Acquire);
-        if asked & DELETED != 0 {
-            // Nobody asks any more, so a plain store loses nothing.
-            self.asked.store(DELETED, Ordering::Relaxed);
+        let mut remote = self.remote.load(Ordering::Acquire);
+        if remote & DELETED != 0 {
+            // No other thread changes the word any more, so a plain store loses nothing.
+            self.remote.store(DELETED, Ordering::Relaxed);
         } else {
             let taken = QUEUED | REQUESTS | CANCELLED;
-            asked = self.asked.fetch_and(!taken, Ordering::AcqRel);
+            remote = self.remote.fetch_and(!taken, Ordering::AcqRel);
         }
-        let kept = if asked & CANCELLED != 0 {
+        let kept = if remote & CANCELLED != 0 {
             !REQUESTS
         } else {
             !0
         };
-        let held = (self.held() & kept) | (asked & (REQUESTS | DELETED));
-        if held & (REQUESTS | DELETED) == 0 || held & QUEUED != 0 {
-            self.hold(held);
+        let local = (self.local() & kept) | (remote & (REQUESTS | DELETED));
+        if local & (REQUESTS | DELETED) == 0 || local & QUEUED != 0 {
+            self.set_local(local);
             return false;
         }
-        self.hold(held | QUEUED);
+        self.set_local(local | QUEUED);
         true
     }
 
@@ -232,59 +233,59 @@ impl Flags {
     #[inline]
     pub(crate) fn begin(&self) -> BhTurn {
         self.merge(REQUESTS | CANCELLED);
-        let held = self.held();
-        self.hold(held & !(QUEUED | REQUESTS));
+        let local = self.local();
+        self.set_local(local & !(QUEUED | REQUESTS));
         BhTurn {
-            calls: held & (SCHEDULED | PANICKED) == SCHEDULED,
-            urgent: held & URGENT != 0,
+            calls: local & (SCHEDULED | PANICKED) == SCHEDULED,
+            urgent: local & URGENT != 0,
         }
     }
 
-    /// True when the node is on no list and nobody asks any more.
+    /// True when the node is on no list and its handle is gone.
     #[inline]
     pub(crate) fn is_done(&self) -> bool {
-        self.held() & (DELETED | QUEUED) == DELETED
-            && self.asked.load(Ordering::Acquire) & QUEUED == 0
+        self.local() & (DELETED | QUEUED) == DELETED
+            && self.remote.load(Ordering::Acquire) & QUEUED == 0
     }
 
     pub(crate) fn panicked(&self) {
-        self.hold(self.held() | PANICKED);
+        self.set_local(self.local() | PANICKED);
     }
 
-    /// The node, which was taken from the queue, leaves this home with what it has to do; true when it must be pushed to the
-    /// list of the others.
+    /// The node was taken from the queue because its tenant moves. True when it must be pushed to the remote list, with its
+    /// requests, for the next home.
     #[must_use]
     pub(crate) fn park(&self) -> bool {
-        let held = self.held();
-        self.hold(held & !(QUEUED | REQUESTS));
-        let place = if held & (REQUESTS | DELETED) == 0 {
+        let local = self.local();
+        self.set_local(local & !(QUEUED | REQUESTS));
+        let place = if local & (REQUESTS | DELETED) == 0 {
             0
         } else {
             QUEUED
         };
-        let before = self.change_asked(|asked| {
-            let valid = if asked & CANCELLED == 0 { REQUESTS } else { 0 };
-            asked | (held & valid) | place
+        let before = self.change_remote(|remote| {
+            let valid = if remote & CANCELLED == 0 { REQUESTS } else { 0 };
+            remote | (local & valid) | place
         });
         place != 0 && before & QUEUED == 0
     }
 
-    /// The context ends, and the node was taken from the closed list of the others. True when it is to be freed; if not, its
-    /// handle may do so from now on, so the home must not look at it any more.
+    /// The tenant ends, and the node was taken from the closed remote list. True when the caller frees it. If not, its handle may
+    /// free it from now on, so the home must not use it any more.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
-        let held = self.held();
-        self.hold(held & !(QUEUED | REQUESTS));
+        let local = self.local();
+        self.set_local(local & !(QUEUED | REQUESTS));
         let taken = QUEUED | REQUESTS | CANCELLED;
-        let asked = self.asked.fetch_and(!taken, Ordering::AcqRel);
-        (held | asked) & DELETED != 0
+        let remote = self.remote.fetch_and(!taken, Ordering::AcqRel);
+        (local | remote) & DELETED != 0
     }
 
-    /// The context ends, and the node was taken from the queue: it does nothing more. True when it is to be freed.
+    /// The tenant ends, and the node was taken from the queue. It does not run any more. True when the caller frees it.
     #[must_use]
     pub(crate) fn release(&self) -> bool {
         self.cancel_at_home();
-        self.hold(self.held() & !QUEUED);
+        self.set_local(self.local() & !QUEUED);
         self.is_done()
     }
 }

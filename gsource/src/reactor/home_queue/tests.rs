@@ -73,7 +73,7 @@ fn extracting_keeps_both_orders() {
 }
 
 #[test]
-fn a_claim_excludes_another_until_it_ends() {
+fn a_change_excludes_another_until_it_ends() {
     let lock = QueueLock::new();
     let held = lock.try_begin();
     assert!(held.is_some());

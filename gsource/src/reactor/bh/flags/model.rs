@@ -1,4 +1,4 @@
-//! The two words, the list of the others and the home's queue together, modelled.
+//! A model of the two words together with the remote list and the home's queue.
 #![allow(unsafe_code)] // nodes are raw pointers, as for the real users
 
 use super::{BhAction, Flags, Urgency};
@@ -31,7 +31,7 @@ unsafe impl Chained for Node {
 }
 
 struct World {
-    others: List<Node>,
+    remote: List<Node>,
     queue: HomeQueue<Node>,
     node: *mut Node,
     /// What a schedule announces.
@@ -55,7 +55,7 @@ impl World {
             flags: Flags::new(),
         };
         Arc::new(World {
-            others: List::new(),
+            remote: List::new(),
             queue: HomeQueue::new(),
             node: Box::into_raw(Box::new(node)),
             work: AtomicUsize::new(0),
@@ -85,9 +85,9 @@ impl World {
         assert_eq!(self.freed.fetch_add(1, Ordering::SeqCst), 0, "freed twice");
     }
 
-    fn perform(&self, duty: BhAction) {
-        // SAFETY: the flags gave the duty to the caller.
-        if duty == BhAction::Push && unsafe { self.others.push(self.node) } == Pushed::Closed {
+    fn perform(&self, action: BhAction) {
+        // SAFETY: the flags have told the caller to push the node.
+        if action == BhAction::Push && unsafe { self.remote.push(self.node) } == Pushed::Closed {
             if self.flags().refuse() {
                 self.free();
             }
@@ -96,7 +96,7 @@ impl World {
 
     fn schedule_elsewhere(&self) {
         self.work.fetch_add(1, Ordering::Relaxed);
-        self.perform(self.flags().ask(Urgency::Now));
+        self.perform(self.flags().request(Urgency::Now));
     }
 
     fn schedule_at_home(&self) {
@@ -111,7 +111,7 @@ impl World {
     }
 
     fn turn(&self) {
-        let mut taken = self.others.take();
+        let mut taken = self.remote.take();
         while !taken.pop().is_null() {
             if self.flags().take_over() {
                 self.queue();
@@ -138,7 +138,7 @@ impl World {
                 self.free();
             }
         }
-        let mut taken = self.others.close();
+        let mut taken = self.remote.close();
         while !taken.pop().is_null() {
             if self.flags().end() {
                 self.free();

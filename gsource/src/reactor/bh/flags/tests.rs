@@ -30,11 +30,11 @@ fn schedules_at_home_are_coalesced() {
 }
 
 #[test]
-fn one_of_the_others_pushes_and_a_greater_hurry_kicks() {
+fn another_thread_pushes_and_a_greater_urgency_kicks() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Urgency::Idle), BhAction::Push);
-    assert_eq!(flags.ask(Urgency::Idle), BhAction::None);
-    assert_eq!(flags.ask(Urgency::Now), BhAction::Kick);
+    assert_eq!(flags.request(Urgency::Idle), BhAction::Push);
+    assert_eq!(flags.request(Urgency::Idle), BhAction::None);
+    assert_eq!(flags.request(Urgency::Now), BhAction::Kick);
     assert!(flags.take_over());
     assert_eq!(flags.begin(), CALL);
 }
@@ -45,7 +45,7 @@ fn what_both_have_scheduled_runs_once() {
     for taken_over_first in [true, false] {
         let flags = Flags::new();
         assert!(flags.schedule(Urgency::Now));
-        assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+        assert_eq!(flags.request(Urgency::Now), BhAction::Push);
         if taken_over_first {
             assert!(!flags.take_over());
         }
@@ -54,7 +54,7 @@ fn what_both_have_scheduled_runs_once() {
             assert!(!flags.take_over());
         }
         assert!(!flags.is_scheduled());
-        assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+        assert_eq!(flags.request(Urgency::Now), BhAction::Push);
     }
 }
 
@@ -62,7 +62,7 @@ fn what_both_have_scheduled_runs_once() {
 fn a_cancel_from_elsewhere_voids_what_is_held_and_asked_before() {
     let flags = Flags::new();
     assert!(flags.schedule(Urgency::Now));
-    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    assert_eq!(flags.request(Urgency::Now), BhAction::Push);
     flags.cancel();
     assert_eq!(flags.begin(), NO_CALL);
     assert!(!flags.take_over());
@@ -81,14 +81,14 @@ fn a_schedule_after_a_cancel_stands() {
     let elsewhere = Flags::new();
     assert!(elsewhere.schedule(Urgency::Now));
     elsewhere.cancel();
-    assert_eq!(elsewhere.ask(Urgency::Idle), BhAction::Push);
+    assert_eq!(elsewhere.request(Urgency::Idle), BhAction::Push);
     assert_eq!(elsewhere.begin(), IDLE_CALL);
 }
 
 #[test]
 fn a_cancel_at_home_takes_back_what_others_asked() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    assert_eq!(flags.request(Urgency::Now), BhAction::Push);
     flags.cancel_at_home();
     assert!(!flags.take_over());
 }
@@ -96,11 +96,11 @@ fn a_cancel_at_home_takes_back_what_others_asked() {
 #[test]
 fn a_node_discarded_at_home_is_done_when_it_is_on_no_list() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    assert_eq!(flags.request(Urgency::Now), BhAction::Push);
     assert!(flags.discard());
     assert!(flags.is_urgent());
     assert_eq!(flags.begin(), NO_CALL);
-    assert!(!flags.is_done(), "it is on the list of the others");
+    assert!(!flags.is_done(), "it is on the remote list");
     assert!(flags.take_over());
     assert_eq!(flags.begin(), NO_CALL);
     assert!(flags.is_done());
@@ -121,7 +121,7 @@ fn a_node_deleted_elsewhere_is_done_after_the_home_took_it() {
 #[test]
 fn a_node_without_a_handle_runs_once_and_is_done() {
     let (asked, held) = (Flags::new(), Flags::new());
-    asked.ask_once();
+    asked.request_once();
     assert!(asked.take_over());
     held.schedule_once();
     for flags in [asked, held] {
@@ -174,7 +174,7 @@ fn a_released_node_is_freed_if_it_has_no_handle() {
 #[test]
 fn a_refused_node_is_freed_if_its_handle_is_gone() {
     let flags = Flags::new();
-    assert_eq!(flags.ask(Urgency::Now), BhAction::Push);
+    assert_eq!(flags.request(Urgency::Now), BhAction::Push);
     assert!(!flags.refuse());
     assert_eq!(flags.delete(), BhAction::Push);
     assert!(flags.refuse());

@@ -1,4 +1,4 @@
-//! A value that is told once, by any thread, to one task that waits for it.
+//! A value that any thread sets once, and that one task waits for.
 #![forbid(unsafe_code)]
 
 use crate::sync::Mutex;
@@ -7,24 +7,24 @@ use std::fmt;
 use std::task::{Context, Poll, Waker};
 
 /// See the module.
-pub(super) struct Once<T>(Mutex<Slot<T>>);
+pub(super) struct Promise<T>(Mutex<PromiseSlot<T>>);
 
-struct Slot<T> {
+struct PromiseSlot<T> {
     value: Option<T>,
     is_set: bool,
     waker: Option<Waker>,
 }
 
-impl<T> Once<T> {
+impl<T> Promise<T> {
     pub(super) fn new() -> Self {
-        Once(Mutex::new(Slot {
+        Promise(Mutex::new(PromiseSlot {
             value: None,
             is_set: false,
             waker: None,
         }))
     }
 
-    /// Tells the value, unless another one was told before.
+    /// Sets the value, if none was set before.
     pub(super) fn set(&self, value: T) {
         let mut slot = lock(&self.0);
         let late = if slot.is_set {
@@ -63,9 +63,9 @@ impl<T> Once<T> {
     }
 }
 
-impl<T> fmt::Debug for Once<T> {
+impl<T> fmt::Debug for Promise<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Once")
+        f.debug_struct("Promise")
             .field("set", &self.is_set())
             .finish_non_exhaustive()
     }
