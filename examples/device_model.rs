@@ -14,10 +14,10 @@ use std::sync::{Arc, mpsc};
 
 use qcontext::device::{Device, DeviceOptions};
 use qcontext::object::Options;
-use qcontext::virtio::pluggable::{ModelOptions, ModelType, PluggableDevice};
-use qcontext::virtio::queue::{Broken, Chain};
 use qcontext::virtio::worker::{Answers, Model, QueueHandle, QueueModel, WorkerDevice};
-use qcontext::virtio::{DeviceLimits, F_VERSION_1};
+use qcontext::virtio::{
+    Broken, Chain, DeviceLimits, F_VERSION_1, ModelOptions, ModelType, PluggableDevice,
+};
 use qcontext::{AioContext, QContext, Result};
 use support::directory::TestDir;
 use support::raw_front_end::{FrontEnd, eventfd, memory, used_index};

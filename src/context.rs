@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
-pub const MAIN: &str = "qcontext-main";
+pub(crate) const MAIN: &str = "qcontext-main";
 
 /// A named event loop. Clones are handles of the same context. When the last handle is dropped, the context stops.
 #[derive(Clone)]

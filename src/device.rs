@@ -1,7 +1,7 @@
 //! What `-device` makes: a model and a transport, tied together under one id and served by one context.
 //!
 //! Made by the command line and by `device_add`, found again by id, and an object under `/machine/peripheral`. The model says
-//! what the device is; this module knows it by [`crate::virtio::pluggable`] alone. The transport is how the guest reaches it.
+//! what the device is; this module knows it by `virtio::pluggable` alone. The transport is how the guest reaches it.
 //! Each queue has an AioContext of its own and the transport another, the control context; all of them are attached to the
 //! context that the device is assigned to, which the device claims, so that the context is not deleted under it.
 //!

@@ -21,7 +21,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::{Error, ErrorKind, Result};
 
-pub mod boot;
+mod boot;
 mod eventfd;
 mod machine;
 pub mod microvm;
@@ -47,6 +47,7 @@ pub use machine::{Machine, MachineConfig, MachineControls};
 #[doc(hidden)]
 pub use vcpu::MachineEnd;
 
+pub use boot::KernelImage;
 pub use machine::MachineBuilder;
 pub use machine::virtio::Board;
 

@@ -35,7 +35,7 @@
 //!
 //! | part | content |
 //! |---|---|
-//! | [`QContext`], [`context`] | the event loop: creation, names, functions, fd handlers, sources |
+//! | [`QContext`] | the event loop: creation, names, functions, fd handlers, sources |
 //! | [`AioContext`] | a device's set of handlers, which moves between contexts as one |
 //! | [`object`] | the object tree, option strings |
 //! | `block` | block nodes and the channels to them |
@@ -55,7 +55,7 @@
 
 #[cfg(feature = "vhost-user")]
 pub mod block;
-pub mod context;
+mod context;
 #[cfg(feature = "vhost-user")]
 pub mod device;
 #[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
@@ -71,7 +71,7 @@ pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
 pub mod virtio;
 
-pub use context::{QContext, QContextBuilder};
+pub use context::{ContextClaim, QContext, QContextBuilder};
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
     JoinHandle, PollParams, Poller, PoolLimits, Result, Timer, Wait, start_virtual_clock,

@@ -12,6 +12,8 @@ pub mod options;
 mod property;
 mod qcontext;
 pub mod tree;
+// For `-object help` of `qctx`.
+#[doc(hidden)]
 pub mod types;
 
 pub use crate::value::{Dict, Value};

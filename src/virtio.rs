@@ -4,11 +4,11 @@
 //! negotiates with the guest, keeps the guest's memory, and starts and stops the queues. Devices never see a socket
 //! or a hypervisor, transports never look into a request.
 //!
-//! * [`memory`]: what the guest shares with us
-//! * [`queue`]: the split virtqueue
-//! * [`notify`]: kick and call
+//! * `memory`: what the guest shares with us ([`GuestMemory`])
+//! * `queue`: the split virtqueue, which gives a model one [`Chain`] for each request
+//! * `notify`: kick and call ([`Signal`])
 //! * [`worker`]: the life of a queue, and what a device model implements for it
-//! * [`pluggable`]: what `-device` needs to know of a device model
+//! * `pluggable`: what `-device` needs to know of a device model ([`ModelType`])
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
 
@@ -16,18 +16,20 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use crate::Result;
-use memory::GuestMemory;
-use notify::Signal;
 
 pub mod blk;
 mod countdown;
-pub mod memory;
-pub mod notify;
-pub mod pluggable;
-pub mod queue;
+pub(crate) mod memory;
+pub(crate) mod notify;
+pub(crate) mod pluggable;
+pub(crate) mod queue;
 pub mod worker;
 
 pub(crate) use countdown::Countdown;
+pub use memory::{GuestMemory, GuestSlice, MemoryRegion};
+pub use notify::{CallFd, Signal};
+pub use pluggable::{FinishCallback, ModelOptions, ModelType, Named, PluggableDevice};
+pub use queue::{Broken, Chain};
 
 /// Feature bit: chains may live in tables of their own.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;

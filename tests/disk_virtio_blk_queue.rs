@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use gsource::{PollParams, Reactor};
-use qcontext::virtio::VirtioDevice;
 use qcontext::virtio::blk::Blk;
-use qcontext::virtio::notify::Signal;
+use qcontext::virtio::{Signal, VirtioDevice};
 use support::deadline::DEADLINE;
 use support::driven_disk::{
     self, Disk, IN, Image, Medium, Shape, eventfd, open_node, take, try_open,

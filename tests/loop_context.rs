@@ -126,7 +126,7 @@ fn taken_name_is_refused_and_the_first_context_stays() {
     assert_eq!(home_of(&QContext::find("hazard19").unwrap()), home);
     assert_eq!(first.main_context(), main_context);
     assert_ne!(main_context, glib::MainContext::default());
-    let error = QContext::new(qcontext::context::MAIN, false).unwrap_err();
+    let error = QContext::new("qcontext-main", false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 }
 

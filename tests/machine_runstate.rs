@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use qcontext::kvm::KernelImage;
 use qcontext::kvm::MachineBuilder;
-use qcontext::kvm::boot::KernelImage;
 use qcontext::kvm::microvm::{
     MachineDevice, MachineEvent, MicroVm, MicroVmOptions, RunState, ShutdownCause,
 };

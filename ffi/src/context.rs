@@ -6,8 +6,8 @@ use crate::handle::{Borrowed, QContext, QContextAio, give_aio, give_context};
 use glib::MainContext;
 use glib::translate::ToGlibPtr;
 use glib_sys::{GError, GMainContext, gboolean};
+use qcontext::ContextClaim;
 use qcontext::QContext as Context;
-use qcontext::context::ContextClaim;
 use std::ffi::c_char;
 use std::ptr;
 

@@ -38,18 +38,18 @@ impl Permissions {
 
     /// What is in this set and in `other`.
     #[must_use]
-    pub const fn common(self, other: Permissions) -> Permissions {
+    pub(crate) const fn common(self, other: Permissions) -> Permissions {
         Permissions(self.0 & other.0)
     }
 
     /// What is in this set and not in `other`.
     #[must_use]
-    pub const fn without(self, other: Permissions) -> Permissions {
+    pub(crate) const fn without(self, other: Permissions) -> Permissions {
         Permissions(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in this set.
-    pub const fn contains(self, other: Permissions) -> bool {
+    pub(crate) const fn contains(self, other: Permissions) -> bool {
         other.without(self).0 == 0
     }
 
@@ -97,7 +97,7 @@ impl Access {
     }
 
     /// What this access needs and `other` does not share.
-    pub const fn unshared_by(self, other: Access) -> Permissions {
+    pub(crate) const fn unshared_by(self, other: Access) -> Permissions {
         self.needs.without(other.shares)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qcontext::kvm::boot::KernelImage;
+use qcontext::kvm::KernelImage;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::kvm::serial::{Backend, Console};
 use qcontext::{Error, QContext, Result};

@@ -160,7 +160,7 @@ impl MachineBuilder {
     ///
     /// # Errors
     /// `InvalidArgument` if they are taken, by another device or by memory.
-    pub fn add_mmio(
+    pub(crate) fn add_mmio(
         &mut self,
         addresses: Range<u64>,
         name: &str,
@@ -283,7 +283,7 @@ impl Machine {
     ///
     /// # Errors
     /// As for [`Machine::affinity`]; `InvalidArgument` if the list is empty, or the process may not use one of them.
-    pub fn set_affinity(&self, vcpu: usize, cpus: &[usize]) -> Result<()> {
+    pub(crate) fn set_affinity(&self, vcpu: usize, cpus: &[usize]) -> Result<()> {
         vcpu::set_affinity(self.thread_id(vcpu)?, cpus)
     }
 

@@ -45,7 +45,7 @@ use registers::Registers;
 pub const LENGTH: u64 = 0x200;
 
 /// Where the doorbell is, from the device's start. The value written is the queue's number.
-pub const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
+pub(crate) const QUEUE_NOTIFY: u64 = registers::QUEUE_NOTIFY;
 
 /// What a transport is made of.
 pub(super) struct Parts {

@@ -18,9 +18,9 @@ use crate::virtio::memory::{GuestMemory, MemoryRegion};
 use crate::{Error, ErrorKind, Result};
 
 /// The end of low memory on a PC. Device registers and interrupt controllers are above.
-pub const LOW_END: u64 = 0xc000_0000;
+pub(crate) const LOW_END: u64 = 0xc000_0000;
 /// The start of the memory that does not fit below [`LOW_END`].
-pub const HIGH_START: u64 = 0x1_0000_0000;
+pub(crate) const HIGH_START: u64 = 0x1_0000_0000;
 
 /// A machine's memory.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::{Error, ErrorKind, QContext, Result};
 /// The container of devices.
 pub const PERIPHERAL: &str = "/machine/peripheral";
 /// The container of a machine's processors.
-pub const CPUS: &str = "/machine/cpu";
+pub(crate) const CPUS: &str = "/machine/cpu";
 const OBJECTS: &str = "/objects";
 
 /// All containers, each with the containers in it.

@@ -38,7 +38,7 @@ mod stats;
 
 pub use options::BlkOptions;
 pub use pluggable::MODEL;
-pub use queue::BlkQueue;
+use queue::BlkQueue;
 pub use stats::QueueStats;
 use stats::{PublishedStats, Totals};
 

@@ -37,7 +37,7 @@ pub(crate) use slice::BytePlace;
 pub use slice::GuestSlice;
 
 /// The most regions that a snapshot holds.
-pub const REGIONS_MAX: usize = 512;
+pub(crate) const REGIONS_MAX: usize = 512;
 
 /// One region as a front end describes it.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// `InvalidArgument` if the region is empty, wraps, overlaps another or lies beyond its file; `LimitExceeded`
-    /// above [`REGIONS_MAX`]; `Os` if it cannot be mapped.
+    /// above 512 regions; `Os` if it cannot be mapped.
     pub fn with_region(&self, region: MemoryRegion) -> Result<GuestMemory> {
         let guest = checked_range(region.guest_addr, region.size, "guest")?;
         checked_range(region.user_addr, region.size, "user")?;
@@ -117,7 +117,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// `NotFound` if there is no such region.
-    pub fn without_region(
+    pub(crate) fn without_region(
         &self,
         guest_addr: u64,
         size: u64,
@@ -139,12 +139,12 @@ impl GuestMemory {
     }
 
     /// The number of regions.
-    pub fn region_count(&self) -> usize {
+    pub(crate) fn region_count(&self) -> usize {
         self.regions.len()
     }
 
     /// The guest physical address of an address in the front end's own address space.
-    pub fn user_to_guest(&self, user_addr: u64) -> Option<u64> {
+    pub(crate) fn user_to_guest(&self, user_addr: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
             let offset = user_addr.checked_sub(region.user_addr)?;
             (offset < region.guest.end - region.guest.start).then(|| region.guest.start + offset)
@@ -152,7 +152,7 @@ impl GuestMemory {
     }
 
     /// Whether the peer took pages away from any of the regions.
-    pub fn is_poisoned(&self) -> bool {
+    pub(crate) fn is_poisoned(&self) -> bool {
         self.regions
             .iter()
             .any(|region| region.mapping.is_poisoned())

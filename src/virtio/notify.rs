@@ -32,7 +32,7 @@ pub trait Signal: fmt::Debug + Send + Sync {
 
 /// The eventfd by which a guest announces requests. Never read.
 #[derive(Debug)]
-pub struct KickFd(OwnedFd);
+pub(crate) struct KickFd(OwnedFd);
 
 /// The eventfd by which a guest learns of finished requests; also used for the error eventfd.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl KickFd {
     ///
     /// # Errors
     /// `InvalidArgument` if it is not an eventfd.
-    pub fn new(fd: OwnedFd) -> Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
         check_eventfd(&fd, "kick").map(|()| KickFd(fd))
     }
 }

@@ -41,7 +41,7 @@ pub(crate) use chain::ChainRoom;
 use chain::Walk;
 
 /// The largest queue that the specification allows.
-pub const SIZE_MAX: u16 = 32768;
+pub(crate) const SIZE_MAX: u16 = 32768;
 
 /// Why a queue stopped for good: what the guest did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) enum Popped {
 
 /// A running split virtqueue.
 #[derive(Debug)]
-pub struct Virtqueue {
+pub(crate) struct Virtqueue {
     areas: Areas,
     hint: Hint,
     size: u16,
@@ -120,7 +120,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// `InvalidArgument` if size, alignment or place of the rings is wrong.
-    pub fn new(setup: &QueueSetup) -> Result<Virtqueue> {
+    pub(crate) fn new(setup: &QueueSetup) -> Result<Virtqueue> {
         if !setup.size.is_power_of_two() || setup.size > SIZE_MAX {
             let message = format!(
                 "queue size {} is not a power of two up to {SIZE_MAX}",
@@ -152,17 +152,17 @@ impl Virtqueue {
     }
 
     /// The number of descriptors.
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.size
     }
 
     /// The available index of the next chain.
-    pub fn next_avail(&self) -> u16 {
+    pub(crate) fn next_avail(&self) -> u16 {
         self.next_avail
     }
 
     /// How many chains were popped and not finished.
-    pub fn in_flight(&self) -> u16 {
+    pub(crate) fn in_flight(&self) -> u16 {
         self.out
     }
 

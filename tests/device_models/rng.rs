@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gsource::{AioContext, Bh};
 use qcontext::Result;
 use qcontext::object::{Options, Value};
-use qcontext::virtio::memory::GuestSlice;
-use qcontext::virtio::pluggable::{ModelOptions, ModelType, PluggableDevice};
-use qcontext::virtio::queue::{Broken, Chain};
 use qcontext::virtio::worker::{Answers, Model, QueueHandle, QueueModel, Tag, WorkerDevice};
-use qcontext::virtio::{DeviceLimits, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use qcontext::virtio::{
+    Broken, Chain, DeviceLimits, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, GuestSlice,
+    ModelOptions, ModelType, PluggableDevice,
+};
 use support::random::Random;
 
 /// All letters that the device gives out.

@@ -21,7 +21,7 @@ use qcontext::kvm::bus::Bus;
 use qcontext::kvm::mmio::Mmio;
 use qcontext::kvm::ram::{self, Ram};
 use qcontext::kvm::{Board, MmioDevice, MmioLocation, MmioSlots};
-use qcontext::virtio::notify::Signal;
+use qcontext::virtio::Signal;
 use qcontext::{Error, ErrorKind, Result};
 
 use super::guest::{self, Fault, Job, Latency, Outcome, layout};

@@ -138,7 +138,7 @@ impl Board for MachineBuilder {
 
 impl MachineBuilder {
     /// The virtio devices so far.
-    pub fn virtio_devices(&self) -> &[MmioLocation] {
+    pub(crate) fn virtio_devices(&self) -> &[MmioLocation] {
         &self.announcements
     }
 

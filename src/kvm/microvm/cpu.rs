@@ -51,6 +51,7 @@ impl MicroVm {
 }
 
 /// Registers the type for `qom-list-types` and `qom-list-properties`.
+#[doc(hidden)] // for `qctx`
 pub fn register_type() {
     types::register(Type {
         name: TYPE,

@@ -5,9 +5,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
-use qcontext::virtio::notify::CallFd;
-use qcontext::virtio::{F_VERSION_1, QueueSetup};
+use qcontext::virtio::{CallFd, F_VERSION_1, GuestMemory, MemoryRegion, QueueSetup};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use support::mock_driver::{Buffer, RAM_START, Ram, Ring};
 use support::random::Random;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use qcontext::virtio::notify::{CallFd, Signal};
+use qcontext::virtio::{CallFd, Signal};
 
 /// The devices of a rig that are at work, seen from within.
 #[derive(Debug, Default)]

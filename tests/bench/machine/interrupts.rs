@@ -14,7 +14,7 @@ use qcontext::QContext;
 use qcontext::kvm::irq::IrqLine;
 use qcontext::kvm::vcpu::RealMode;
 use qcontext::kvm::{Machine, MachineBuilder};
-use qcontext::virtio::notify::Signal;
+use qcontext::virtio::Signal;
 use support::guest;
 
 /// Interrupts in a row.

@@ -13,9 +13,10 @@ use qcontext::ErrorKind;
 use qcontext::block::Node;
 use qcontext::object::options;
 use qcontext::virtio::blk::Blk;
-use qcontext::virtio::memory::{GuestMemory, MemoryRegion};
-use qcontext::virtio::notify::{CallFd, Signal};
-use qcontext::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueSetup, VirtioDevice};
+use qcontext::virtio::{
+    CallFd, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, GuestMemory, MemoryRegion, QueueSetup,
+    Signal, VirtioDevice,
+};
 
 use crate::deadline::DEADLINE;
 use crate::directory::TestDir;

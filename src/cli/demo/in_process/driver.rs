@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qcontext::kvm::bus::Bus;
-use qcontext::virtio::memory::GuestMemory;
+use qcontext::virtio::GuestMemory;
 
 use super::super::guest::{self, BLOCK, Fault, Job, Latency, layout};
 use super::interrupt::{InProcessInterrupt, PATIENCE};

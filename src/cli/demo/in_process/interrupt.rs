@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use qcontext::virtio::notify::Signal;
+use qcontext::virtio::Signal;
 
 /// How long a driver waits for a disk before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
