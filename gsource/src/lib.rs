@@ -80,9 +80,12 @@ pub use aio::task::file::{AsyncFile, FileRequest};
 pub use aio::task::wait::{Readiness, Sleep};
 pub use aio::task::{JoinHandle, PoolRun};
 pub use aio::timer::Timer;
-pub use clock::{Clock, last_tick_ns};
+pub use clock::Clock;
+#[doc(hidden)] // for the contexts of qcontext
+pub use clock::last_tick_ns;
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
+#[doc(hidden)] // for the contexts of qcontext
 pub use poller::epoll::Epoll;
 pub use poller::io_sink::{IoCompletion, IoSink};
 pub use poller::{Drivers, Poller};

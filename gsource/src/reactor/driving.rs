@@ -145,6 +145,7 @@ impl Reactor {
     }
 
     /// True on the thread that drives this reactor.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn is_driven_here(&self) -> bool {
         self.driver.load(Ordering::Acquire) == thread_token()
     }

@@ -142,6 +142,7 @@ impl Reactor {
 
     /// Changes when GLib prepares the reactor's source outside of [`Driving::ask_glib`]. Then other code has iterated the
     /// GMainContext, and has taken the signal of GLib's own wake-up fd.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn glib_turns(&self) -> usize {
         self.glib.turns.load(Ordering::Relaxed)
     }
@@ -221,6 +222,7 @@ impl Driving<'_> {
 
     /// Runs `ask`, which asks the GMainContext that this reactor's source is attached to. The source is silent meanwhile, because
     /// the caller waits for the reactor itself.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn ask_glib<T>(&self, ask: impl FnOnce() -> T) -> T {
         self.take_wait_back();
         // A nested GLib loop may have ended after a prepare without a check.
@@ -267,6 +269,7 @@ impl Driving<'_> {
     }
 
     /// Gives up what only this thread can, because it will not drive again.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn release_thread(&self) {
         self.hand_wait_to_glib();
     }

@@ -29,6 +29,7 @@ impl Reactor {
     ///
     /// # Errors
     /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn finish_io(&self) -> Result<()> {
         if !self.has_ring() {
             return Ok(());

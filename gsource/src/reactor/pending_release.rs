@@ -100,6 +100,7 @@ impl Reactor {
     }
 
     /// Drops what is queued if no thread drives, or this one does.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn reap_if_idle(&self) {
         if let Ok(driving) = self.drive() {
             driving.collect_ready();

@@ -61,6 +61,7 @@ impl Reactor {
     ///
     /// # Errors
     /// As for `iterate`.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn iterate_if_ready(&self) -> Result<Option<bool>> {
         let driving = self.drive()?;
         driving.prepare_turn()?;

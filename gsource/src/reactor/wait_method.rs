@@ -81,6 +81,7 @@ impl Reactor {
     ///
     /// # Errors
     /// The kernel's, when it gives no fds.
+    #[doc(hidden)] // for the contexts of qcontext
     pub fn poll_fd(&self) -> Result<RawFd> {
         self.open().map(|fds| match &fds.method {
             WaitMethod::Epoll(epoll) | WaitMethod::Ring(epoll, _) => epoll.as_raw_fd(),
