@@ -79,6 +79,7 @@ impl MachineControls {
     }
 }
 
+#[doc(hidden)] // for this repository's demo, tests and benchmarks; others pass the builder on to `Device::add_to`
 impl MachineBuilder {
     /// A machine without devices, but with interrupt controllers.
     ///
