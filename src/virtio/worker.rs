@@ -162,7 +162,8 @@ impl<M: Model> QueueWorker<M> {
                 serving.break_down(Broken("the host has no resources for the queue"));
                 None
             }
-            (None, _) => return,
+            // It has stopped already.
+            (None, opened) => opened.ok(),
         };
         drop(spare);
         self.serve();
@@ -224,25 +225,37 @@ impl<M: Model> QueueWorker<M> {
 
     /// Ends a queue that is quiet, and starts it again if that was asked for meanwhile.
     fn end(self: &Arc<Self>) {
-        let mut life = self.lock();
-        let Phase::Stopping(serving, stop) = mem::take(&mut life.phase) else {
+        let Some(serving) = self.lock().take_stopping() else {
             return;
         };
-        let rested = life.take_rested();
-        drop(life);
         let index = serving.next_avail();
         drop(serving);
-        if let Some(setup) = stop.restart {
-            self.restart(setup);
-        }
+        let (rested, waiting) = self.leave_stop(self.lock());
         rested.into_iter().for_each(|rested| rested());
-        stop.waiting.into_iter().for_each(|done| done(index));
+        waiting.into_iter().for_each(|done| done(index));
     }
 
-    /// The setup was checked when it came, so only the host can refuse it now.
-    fn restart(self: &Arc<Self>, setup: QueueSetup) {
+    /// Goes from the stop to what is next, in one step. Returns the callbacks of those who waited.
+    fn leave_stop(
+        self: &Arc<Self>,
+        mut life: MutexGuard<'_, Life<M>>,
+    ) -> (Vec<Rested>, Vec<Stopped>) {
+        let Phase::Stopping(_, stop) = mem::take(&mut life.phase) else {
+            return (Vec::new(), Vec::new());
+        };
+        let rested = life.take_rested();
+        if let Some(setup) = stop.restart {
+            self.restart(life, setup);
+        }
+        (rested, stop.waiting)
+    }
+
+    /// Does the start that waited for the stop. Its rings were checked when it came.
+    fn restart(self: &Arc<Self>, life: MutexGuard<'_, Life<M>>, setup: QueueSetup) {
         let err = setup.err.clone();
-        if let (Err(_), Some(err)) = (self.start(setup), err) {
+        let started = Serving::new(&setup)
+            .and_then(|serving| self.launch(life, Box::new(serving), setup.kick));
+        if let (Err(_), Some(err)) = (started, err) {
             err.signal();
         }
     }
@@ -260,7 +273,7 @@ impl<M: Model> QueueWorker<M> {
                     waiting: vec![done],
                     ..Stop::default()
                 };
-                life.phase = Phase::Stopping(serving, stop);
+                life.phase = Phase::Stopping(Some(serving), stop);
             }
             Phase::Stopping(serving, mut stop) => {
                 // Cancels the pending restart; it never ran.

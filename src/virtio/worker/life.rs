@@ -29,7 +29,8 @@ pub(super) enum Phase<Q> {
     #[default]
     Idle,
     Running(Box<Serving<Q>>),
-    Stopping(Box<Serving<Q>>, Stop),
+    /// Without the queue while that is dropped.
+    Stopping(Option<Box<Serving<Q>>>, Stop),
 }
 
 /// A stop that is not over.
@@ -56,7 +57,8 @@ impl<M: Model> Life<M> {
     pub(super) fn serving(&mut self) -> Option<&mut Serving<M::Queue>> {
         match &mut self.phase {
             Phase::Idle => None,
-            Phase::Running(serving) | Phase::Stopping(serving, _) => Some(serving),
+            Phase::Running(serving) => Some(serving),
+            Phase::Stopping(serving, _) => serving.as_deref_mut(),
         }
     }
 
@@ -76,8 +78,17 @@ impl<M: Model> Life<M> {
     /// once.
     pub(super) fn take_quiet(&mut self) -> Option<Arc<QueueWorker<M>>> {
         match &self.phase {
-            Phase::Stopping(serving, _) if serving.is_quiet() => self.keep.take(),
+            Phase::Stopping(Some(serving), _) if serving.is_quiet() => self.keep.take(),
             _ => None,
+        }
+    }
+
+    /// The stopping queue, to be dropped without the lock. It still counts as stopping, so that a start or a stop that
+    /// comes meanwhile is not lost.
+    pub(super) fn take_stopping(&mut self) -> Option<Box<Serving<M::Queue>>> {
+        match &mut self.phase {
+            Phase::Stopping(serving, _) => serving.take(),
+            Phase::Idle | Phase::Running(_) => None,
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Patience {
     pub(crate) ended: AtomicU32,
     pub(crate) refuses: AtomicBool,
     pub(crate) notice: Mutex<Option<ConfigNotice>>,
+    /// Runs when the next queue ends.
+    pub(crate) at_end: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     kept: AtomicU32,
     finishes: AtomicBool,
     handles: Mutex<Vec<QueueHandle>>,
@@ -130,6 +132,8 @@ impl QueueModel for PatientQueue {
 impl Drop for PatientQueue {
     fn drop(&mut self) {
         self.patience.ended.fetch_add(1, Ordering::SeqCst);
+        let at_end = self.patience.at_end.lock().unwrap().take();
+        at_end.into_iter().for_each(|act| act());
     }
 }
 

@@ -102,6 +102,32 @@ fn a_stop_cancels_the_start_that_waits() {
 }
 
 #[test]
+fn a_stop_while_the_queue_ends_is_part_of_that_end() {
+    let mut driver = Driver::started(1, false);
+    driver.put(0);
+    driver.iterate();
+    let first = driver.stop(0);
+    driver.start(0, 1).unwrap();
+    let second = Arc::new(Mutex::new(None));
+    let (device, tell) = (Arc::clone(&driver.device), Arc::clone(&second));
+    *driver.patience.at_end.lock().unwrap() = Some(Box::new(move || {
+        let done = move |next| *tell.lock().unwrap() = Some(next);
+        device.stop_queue(0, Box::new(done));
+    }));
+    driver.patience.finish();
+    driver.iterate();
+    assert_eq!(
+        (*first.lock().unwrap(), *second.lock().unwrap()),
+        (Some(1), Some(1))
+    );
+    assert!(
+        !driver.device.is_started(0),
+        "it was stopped after the start"
+    );
+    assert_eq!(*driver.patience.opened.lock().unwrap(), [0]);
+}
+
+#[test]
 fn a_waiting_start_whose_rings_are_wrong_is_refused_at_once() {
     let mut driver = Driver::started(1, false);
     driver.put(0);
