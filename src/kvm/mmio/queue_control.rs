@@ -8,6 +8,7 @@
 //! monitor reads the description of a fault from it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +59,8 @@ pub(super) struct QueueControl {
 #[derive(Default)]
 struct ControlState {
     closed: bool,
+    /// The latest start of each queue.
+    runs: BTreeMap<u16, Arc<QueueRun>>,
     /// How often this transport holds the device.
     holds: u32,
     fault: Option<String>,
@@ -106,12 +109,20 @@ impl QueueControl {
     /// Stops all queues, starts no more, and calls `done` when all are quiet.
     pub(super) fn close(self: &Arc<Self>, done: ControlCallback) {
         self.post("virtio-mmio-close", move |this| {
-            this.state().closed = true;
+            let mut state = this.state();
+            state.closed = true;
+            let mut runs = std::mem::take(&mut state.runs);
+            drop(state);
             let queues = this.device.queue_count();
             let all = Countdown::new(queues.into(), this.on_control(done));
             for index in 0..queues {
-                let part = all.part();
-                this.device.stop_queue(index, Box::new(move |_| part()));
+                let (run, part) = (runs.remove(&index), all.part());
+                let stopped = move |_| {
+                    // The driver may reset the device when this context runs nothing any more.
+                    run.iter().for_each(|run| run.set_quiet());
+                    part();
+                };
+                this.device.stop_queue(index, Box::new(stopped));
             }
             // The device may go to another machine, which runs.
             this.end_holds();
@@ -160,9 +171,12 @@ impl QueueControl {
     }
 
     fn begin(&self, start: &QueueStart) {
-        if self.state().closed {
+        let mut state = self.state();
+        if state.closed {
             return start.run.set_quiet();
         }
+        state.runs.insert(start.index, Arc::clone(&start.run));
+        drop(state);
         let setup = self.set_up(start);
         let started = setup.and_then(|setup| self.device.start_queue(start.index, setup));
         if let Err(error) = started {

@@ -1,8 +1,7 @@
 //! The registers as a driver sees them.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use gsource::Wait;
 
@@ -13,6 +12,7 @@ use crate::virtio::{F_RING_RESET, F_VERSION_1};
 mod hold;
 mod resize;
 mod rig;
+mod shutdown;
 
 use rig::Rig;
 
@@ -410,39 +410,6 @@ fn a_trapped_doorbell_reaches_its_queue_only() {
     }
     assert!(rig.mmio.kicks[0].read().is_err());
     assert_eq!(rig.mmio.kicks[1].read().unwrap(), 2);
-}
-
-#[test]
-fn a_device_that_was_shut_down_starts_no_more() {
-    let rig = Rig::new();
-    rig.drive();
-    let gone = Arc::new(AtomicU32::new(0));
-    let told = Arc::clone(&gone);
-    rig.mmio.shutdown(move || {
-        told.fetch_add(1, Ordering::SeqCst);
-    });
-    rig.iterate();
-    assert_eq!((gone.load(Ordering::SeqCst), rig.stopping()), (0, vec![0]));
-    rig.finish_stops();
-    assert_eq!(gone.load(Ordering::SeqCst), 1);
-    rig.write(0x70, 0);
-    rig.drive();
-    assert_eq!(rig.started(), [0]);
-    rig.write(0x70, 0);
-    rig.iterate();
-    assert_eq!(rig.status(), 0);
-}
-
-#[test]
-fn a_device_without_a_driver_is_shut_down_at_once() {
-    let rig = Rig::new();
-    let gone = Arc::new(AtomicU32::new(0));
-    let told = Arc::clone(&gone);
-    rig.mmio.shutdown(move || {
-        told.fetch_add(1, Ordering::SeqCst);
-    });
-    rig.iterate();
-    assert_eq!((gone.load(Ordering::SeqCst), rig.stopping()), (1, vec![]));
 }
 
 #[test]
