@@ -1,4 +1,7 @@
-//! Event notifiers: eventfds in the caller's storage. C code may copy that storage bit by bit.
+//! Event notifiers: eventfds in the caller's storage.
+//!
+//! As in QEMU, a notifier has one fd to read from and one to write to. Here both are the same eventfd. C code may copy the
+//! storage bit by bit, so it has no destructor: only `qcontext_notifier_cleanup` closes the fds.
 #![allow(unsafe_code)] // entry points, fds as numbers
 
 use crate::argument::{Out, Pointee, entry};
@@ -45,7 +48,8 @@ fn both(fd: c_int, initialized: gboolean) -> QContextNotifier {
     }
 }
 
-/// The eventfd `fd` of an initialised notifier. The notifier keeps owning it.
+/// The eventfd `fd` of an initialised notifier. The notifier keeps owning it, unless the caller drops what is in the
+/// [`ManuallyDrop`], which closes the fd.
 fn borrow(fd: c_int) -> ManuallyDrop<EventNotifier> {
     // SAFETY: the notifier owns its fds until it is cleaned up.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };

@@ -1,5 +1,8 @@
 //! User data of C callbacks, and its destroy notify.
 //!
+//! Used by each entry point that takes a callback with user data: it calls [`register`], and its closures call C through
+//! [`UserData`].
+//!
 //! # Invariants
 //! 1. The callbacks of a registration own its [`UserData`]. It is dropped with the last of them. The Rust side drops them on
 //!    the home thread, after the last call has returned.
@@ -18,18 +21,25 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+/// The registration is under way, and may still fail.
 const PENDING: u8 = 0;
+/// The registration succeeded: the user data runs the destroy notify when it is dropped.
 const TAKEN: u8 = 1;
+/// The user data was dropped.
 const GONE: u8 = 2;
 
 /// The state of a registration, and its running calls. The user data and the C handle share it.
 #[derive(Default)]
 pub(crate) struct Registration {
+    /// [`PENDING`], [`TAKEN`] or [`GONE`].
     state: AtomicU8,
+    /// No call begins any more.
     closed: AtomicBool,
+    /// How many calls run.
     calls: AtomicUsize,
     /// The thread of the running call.
     caller: AtomicUsize,
+    /// With `idle`, on which [`Registration::close`] waits until no call runs.
     lock: Mutex<()>,
     idle: Condvar,
 }
@@ -44,7 +54,7 @@ pub(crate) struct UserData {
 /// Runs a destroy notify when it is dropped.
 struct DestroyOnDrop(gpointer, GDestroyNotify);
 
-// SAFETY: promise 5: the data may be used on the thread of the context.
+// SAFETY: promise 5 of the crate documentation: the data may be used on the thread of the context.
 unsafe impl Send for UserData {}
 // SAFETY: the fields are read only.
 unsafe impl Sync for UserData {}

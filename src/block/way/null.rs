@@ -1,13 +1,15 @@
-//! The way to a disk without anything behind it.
+//! The way to a null disk, which finishes each request when it is submitted.
+//!
+//! Used by a channel whose node has the driver `null-co`. There is no data: writes vanish.
 #![forbid(unsafe_code)]
 
 use crate::block::budget::Budget;
 use crate::block::request::{Finished, Op, Request};
 
-/// The way to a null disk.
+/// A queue's way to a null disk.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::block) struct NullWay {
-    /// Whether reads return zeroes. Else they leave the memory as it is.
+    /// Whether reads return zeroes. If not, they leave the memory as it is.
     pub(in crate::block) read_zeroes: bool,
 }
 
