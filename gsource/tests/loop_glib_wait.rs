@@ -4,7 +4,9 @@
 
 use glib::translate::ToGlibPtr;
 use gsource::{AioContext, Clock, ErrorKind, IoBatch, IoCompletion, IoSink, Poller, Wait};
-use io_uring::opcode;
+use io_uring::{opcode, types};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use support::deadline::deadline;
 use support::loops::{Count, context, watched_notifier};
@@ -302,4 +304,59 @@ fn a_poll_that_is_refused_takes_nothing_from_glib() {
     steps.poll(steps.timeout);
     steps.check();
     assert_eq!(count.get(), 1);
+}
+
+/// Prepare has found work, so dispatch follows without a check. In between, another thread waits in the ring. It need not wake
+/// GLib, which does not sleep. From dispatch on the ring's fd is GLib's again.
+#[test]
+fn a_poll_elsewhere_before_dispatch_leaves_glib_the_wait() {
+    let ends = Count::new();
+    for poller in Poller::ALL {
+        let name = "a_poll_elsewhere_before_dispatch_leaves_glib_the_wait";
+        let _deadline = deadline(name);
+        let Some(mut steps) = Steps::with(poller, name) else {
+            continue;
+        };
+        let sink: Arc<dyn IoSink> = Arc::new(Ends(ends.clone()));
+        let Ok(queue) = steps.aio.register_io(Arc::clone(&sink)) else {
+            skip("this kernel allows no io_uring");
+            return;
+        };
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut byte = 0;
+        let memory = &raw mut byte;
+        let read = opcode::Read::new(types::Fd(reader.as_raw_fd()), memory, 1).build();
+        // SAFETY: the byte and the pipe stay until the request has ended.
+        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(1, read) };
+        queue.batch(push).unwrap().unwrap();
+        let expected = ends.get() + 1;
+        steps.aio.notify();
+        steps.prepare();
+        steps.poll(0);
+        let aio = steps.aio.clone();
+        elsewhere(|| assert!(!aio.poll(Wait::NoBlock).unwrap()));
+        assert!(steps.check());
+        steps.prepare();
+        writer.write_all(b"x").unwrap();
+        steps.sleep_until(|| ends.get() == expected);
+        assert_eq!(byte, b'x');
+    }
+}
+
+/// Two GMainContexts have a source of one AioContext. One sleeps. The other one ends that sleep by its own steps, then goes.
+#[test]
+fn a_source_that_goes_wakes_the_other_one() {
+    for poller in Poller::ALL {
+        let name = "a_source_that_goes_wakes_the_other_one";
+        let _deadline = deadline(name);
+        let Some(mut steps) = Steps::with(poller, name) else {
+            continue;
+        };
+        steps.prepare();
+        let (aio, count) = (steps.aio.clone(), Count::new());
+        elsewhere(|| drop(Steps::new(aio.clone())));
+        let hit = count.hitter();
+        elsewhere(|| aio.schedule_oneshot("test", hit));
+        steps.sleep_until(|| count.get() == 1);
+    }
 }

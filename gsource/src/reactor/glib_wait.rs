@@ -135,9 +135,11 @@ impl Reactor {
         }
     }
 
-    /// The source is gone.
+    /// A source is gone. If a second GMainContext has another source of this reactor, its GLib may sleep, although steps of the
+    /// gone source have ended the sleep that it had announced. The write makes it prepare anew.
     pub(crate) fn forget_glib(&self) {
         self.glib.forget();
+        self.write_wake_fd();
     }
 
     /// Changes when GLib prepares the reactor's source outside of [`Driving::ask_glib`]. Then other code has iterated the
@@ -212,6 +214,8 @@ impl Driving<'_> {
     }
 
     fn dispatch(&self) {
+        // GLib did not sleep since check, or since a prepare that found work. A thread that drove meanwhile has kept the wait.
+        self.hand_wait_to_glib();
         let looked = Waiter::Glib { has_looked: true };
         let before = std::mem::replace(&mut self.home().waiter, looked);
         if before != looked && self.home().batch.is_empty() {
