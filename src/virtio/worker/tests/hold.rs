@@ -1,6 +1,8 @@
 //! Queues that are held.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::super::patient::{Driver, hold};
 use super::QueueWorker;
 use crate::virtio::VirtioDevice;
@@ -32,26 +34,32 @@ fn a_held_queue_rests_when_no_chain_is_kept_and_goes_on_where_it_was() {
 fn the_memory_of_a_device_that_rests_does_not_change() {
     for event_idx in [false, true] {
         let mut driver = Driver::started(1, event_idx);
+        let device = Arc::clone(&driver.device);
+        let queue: &QueueWorker<_> = device.worker(0);
+        // Kicks are off while the home polls, and the driver is not yet asked for them when polling ends.
+        queue.set_polling(true);
         driver.put(0);
-        driver.iterate();
+        queue.serve();
         driver.patience.finish();
-        hold(&*driver.device);
+        hold(&*device);
         driver.put(0);
         let before = driver.bytes();
-        let queue: &QueueWorker<_> = driver.device.worker(0);
-        for polling in [true, false, true] {
+        for polling in [false, true, false] {
             queue.set_polling(polling);
             assert!(!queue.has_work());
             driver.iterate();
         }
         let kick = driver.kicks[0].try_clone().unwrap();
-        driver.device.set_kick(0, Some(kick)).unwrap();
-        driver.device.set_call(0, None).unwrap();
+        device.set_kick(0, Some(kick)).unwrap();
+        device.set_call(0, None).unwrap();
         driver.iterate();
         assert!(driver.bytes() == before);
-        driver.device.release();
+        device.release();
         driver.iterate();
         assert_eq!(driver.patience.kept(), 1);
+        driver.put(0);
+        driver.iterate();
+        assert_eq!(driver.patience.kept(), 2, "kicks are wanted again");
     }
 }
 
