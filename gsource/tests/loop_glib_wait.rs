@@ -3,14 +3,17 @@
 #![allow(unsafe_code)] // drives GLib's prepare, query, check and dispatch by hand
 
 use glib::translate::ToGlibPtr;
-use gsource::{AioContext, Clock, ErrorKind, IoBatch, IoCompletion, IoSink, Poller, Wait};
-use io_uring::{opcode, types};
+use gsource::{
+    AioContext, Clock, Drivers, ErrorKind, IoBatch, IoCompletion, IoSink, Poller, Reactor, Wait,
+};
+use io_uring::{opcode, squeue, types};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use support::deadline::deadline;
 use support::loops::{Count, context, watched_notifier};
 use support::skip::skip;
+use support::thread::{gettid, wait_asleep};
 
 /// A GMainContext with the source of an AioContext, iterated in steps.
 struct Steps {
@@ -358,5 +361,53 @@ fn a_source_that_goes_wakes_the_other_one() {
         let hit = count.hitter();
         elsewhere(|| aio.schedule_oneshot("test", hit));
         steps.sleep_until(|| count.get() == 1);
+    }
+}
+
+/// A callback of a home has iterated GLib. Then the home asks GLib what its sources want, and waits by itself again.
+#[test]
+fn a_home_that_waits_again_after_glib_sees_requests_end() {
+    let ends = Count::new();
+    for poller in Poller::ALL {
+        let name = "a_home_that_waits_again_after_glib_sees_requests_end";
+        let _deadline = deadline(name);
+        let Ok(reactor) = Reactor::with_poller(poller, Drivers::Any) else {
+            skip("this kernel does not have the poller");
+            continue;
+        };
+        let aio = AioContext::new().unwrap();
+        aio.attach_to(&reactor).unwrap();
+        let (gmain, source) = (glib::MainContext::new(), reactor.g_source().unwrap());
+        source.attach(Some(&gmain));
+        let sink: Arc<dyn IoSink> = Arc::new(Ends(ends.clone()));
+        let Ok(queue) = aio.register_io(Arc::clone(&sink)) else {
+            skip("this kernel allows no io_uring");
+            return;
+        };
+        let driving = reactor.drive().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut byte = 0;
+        let memory = &raw mut byte;
+        let read = opcode::Read::new(types::Fd(reader.as_raw_fd()), memory, 1).build();
+        // A worker of the kernel reads, so the end of the read interrupts no thread.
+        let read = read.flags(squeue::Flags::ASYNC);
+        // SAFETY: the byte and the pipe stay until the request has ended.
+        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(1, read) };
+        queue.batch(push).unwrap().unwrap();
+        let expected = ends.get() + 1;
+        while gmain.iteration(false) {}
+        driving.ask_glib(|| ());
+        while reactor.iterate(Wait::NoBlock).unwrap() {}
+        let tid = gettid();
+        let writer = std::thread::spawn(move || {
+            wait_asleep(tid);
+            writer.write_all(b"x").unwrap();
+        });
+        while ends.get() < expected {
+            reactor.iterate(Wait::Block).unwrap();
+        }
+        writer.join().unwrap();
+        assert_eq!(byte, b'x');
+        source.destroy();
     }
 }

@@ -25,7 +25,8 @@ const SILENT_IO_MS: i32 = 1;
 /// An idle bottom half waits no longer.
 const IDLE_BH_MS: i32 = 10;
 
-/// Who waits for the events of a reactor. Without a ring, `Glib` may stay when the home waits again: nothing depends on it then.
+/// Who waits for the events of a reactor. `Glib` may stay when the home waits
+/// again without a ring: nothing depends on it then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// The driving thread, by the reactor's own wait.
@@ -286,9 +287,15 @@ impl Driving<'_> {
             return;
         }
         home.waiter = Waiter::Home;
-        let ring = home.ring.as_ref().map(|ring| ring.fd());
+        // Under another poller the fd stays in the set, because the ring only has requests.
+        let method = self.reactor.fds.get().map(|fds| &fds.method);
+        let ring = match method {
+            Some(WaitMethod::Ring(..)) => home.ring.as_ref(),
+            _ => None,
+        };
+        let fd = ring.map(|ring| ring.fd());
         drop(home);
-        if let Some(fd) = ring {
+        if let Some(fd) = fd {
             lock(&self.reactor.table).ignore_internal(fd);
         }
     }
