@@ -309,13 +309,10 @@ fn a_poll_that_is_refused_takes_nothing_from_glib() {
     assert_eq!(count.get(), 1);
 }
 
-/// Prepare has found work, so dispatch follows without a check. In between, another thread waits in the ring. It need not wake
-/// GLib, which does not sleep. From dispatch on the ring's fd is GLib's again.
-#[test]
-fn a_poll_elsewhere_before_dispatch_leaves_glib_the_wait() {
+/// With a request in flight, and each poller: after `iterate`, the end of the request wakes GLib.
+fn wakes_after(name: &str, iterate: impl Fn(&mut Steps)) {
     let ends = Count::new();
     for poller in Poller::ALL {
-        let name = "a_poll_elsewhere_before_dispatch_leaves_glib_the_wait";
         let _deadline = deadline(name);
         let Some(mut steps) = Steps::with(poller, name) else {
             continue;
@@ -333,17 +330,43 @@ fn a_poll_elsewhere_before_dispatch_leaves_glib_the_wait() {
         let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(1, read) };
         queue.batch(push).unwrap().unwrap();
         let expected = ends.get() + 1;
+        iterate(&mut steps);
+        steps.prepare();
+        writer.write_all(b"x").unwrap();
+        steps.sleep_until(|| ends.get() == expected);
+        assert_eq!(byte, b'x');
+    }
+}
+
+/// Prepare has found work, so dispatch follows without a check. In between, another thread waits in the ring. It need not wake
+/// GLib, which does not sleep. From dispatch on the ring's fd is GLib's again.
+#[test]
+fn a_poll_elsewhere_before_dispatch_leaves_glib_the_wait() {
+    let name = "a_poll_elsewhere_before_dispatch_leaves_glib_the_wait";
+    wakes_after(name, |steps| {
         steps.aio.notify();
         steps.prepare();
         steps.poll(0);
         let aio = steps.aio.clone();
         elsewhere(|| assert!(!aio.poll(Wait::NoBlock).unwrap()));
         assert!(steps.check());
+    });
+}
+
+/// A second GMainContext ends the sleep that the first one has announced. Then its thread waits in the ring.
+#[test]
+fn a_poll_elsewhere_before_check_leaves_glib_the_wait() {
+    let name = "a_poll_elsewhere_before_check_leaves_glib_the_wait";
+    wakes_after(name, |steps| {
         steps.prepare();
-        writer.write_all(b"x").unwrap();
-        steps.sleep_until(|| ends.get() == expected);
-        assert_eq!(byte, b'x');
-    }
+        let aio = steps.aio.clone();
+        elsewhere(|| {
+            let _other = Steps::new(aio.clone());
+            assert!(!aio.poll(Wait::NoBlock).unwrap());
+        });
+        steps.poll(0);
+        steps.check();
+    });
 }
 
 /// Two GMainContexts have a source of one AioContext. One sleeps. The other one ends that sleep by its own steps, then goes.

@@ -25,8 +25,8 @@ const SILENT_IO_MS: i32 = 1;
 /// An idle bottom half waits no longer.
 const IDLE_BH_MS: i32 = 10;
 
-/// Who waits for the events of a reactor. `Glib` may stay when the home waits
-/// again without a ring: nothing depends on it then.
+/// Who waits for the events of a reactor. `Glib` may stay when the home waits again, if it does not wait in a ring: nothing
+/// depends on it then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// The driving thread, by the reactor's own wait.
@@ -201,6 +201,8 @@ impl Driving<'_> {
         if self.home().waiter == Waiter::HomeAskingGlib {
             return false;
         }
+        // The steps of a second GMainContext may have ended the announced sleep, so that a thread kept the wait.
+        self.hand_wait_to_glib();
         if readable && self.home().batch.is_empty() {
             self.look();
         }
