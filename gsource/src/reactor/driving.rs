@@ -74,13 +74,15 @@ impl Driving<'_> {
 
 impl Drop for Driving<'_> {
     fn drop(&mut self) {
+        let reactor = self.reactor;
+        let is_last = reactor.tokens.load(Ordering::Relaxed) == 1;
+        let glib_sleeps = is_last && reactor.glib.is_asleep();
+        if glib_sleeps {
+            // Counts this token out afterwards: a log handler may drive the reactor here, and must not give the right back.
+            self.hand_wait_to_glib();
+        }
         if !self.was_last() {
             return;
-        }
-        let reactor = self.reactor;
-        let glib_sleeps = reactor.glib.is_asleep();
-        if glib_sleeps {
-            self.hand_wait_to_glib();
         }
         reactor.give_back();
         if reactor.glib.is_asleep() {
