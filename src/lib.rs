@@ -44,6 +44,13 @@
 //! | `vhost_user`, `kvm` | the transports: a socket to another process, a machine in this one |
 //! | `monitor` | the QMP server |
 //!
+//! # Signals
+//! The library changes what two signals do: with guest memory of vhost-user it handles SIGBUS, which a front end raises that
+//! truncates its memory; with `kvm` it uses the first real-time signal. Both need not to be blocked. It leaves all others to the
+//! program. Two of these end a program by default although only a request has failed, so a program with disks should handle or
+//! ignore them: SIGXFSZ (a guest writes beyond `RLIMIT_FSIZE`) and, with a console or monitor on a pipe, SIGPIPE, which a Rust
+//! program ignores by default. Writes to sockets do not raise SIGPIPE. `qctx` does all this, and more for job control.
+//!
 //! # Features
 //! All are on by default. Without them the crate is the loop and the object tree.
 //!

@@ -46,6 +46,15 @@ or
 after the guest of
 .B \-machine
 powered off, or when a subcommand succeeded; 1 after an error, with a message on standard error.
+.SH SIGNALS
+.TP
+.BR SIGTERM ", " SIGINT ", " SIGHUP ", " SIGXCPU
+end the program in order: requests in flight are finished, sockets are removed. A signal that is ignored when the program starts
+stays ignored, as under
+.BR nohup .
+.TP
+.BR SIGXFSZ ", " SIGPIPE
+do nothing: a write beyond the limit on the size of files (ulimit \-f) fails for the request that made it.
 .SH SEE ALSO
 .BR qemu-system (1),
 .BR qemu-storage-daemon (1)

@@ -1,12 +1,34 @@
-//! SIGTERM, SIGINT and SIGHUP as an event of the main loop.
-#![allow(unsafe_code)] // signal masks and signalfd have no safe binding
+//! Signals: which ones end the program, which ones it survives, and their way into the main loop.
+//!
+//! * SIGTERM, SIGINT, SIGHUP and SIGXCPU are blocked, and read from a signalfd on the main loop. The program ends in order.
+//! * SIGXFSZ and SIGPIPE do nothing. A write beyond the limit on the size of files, which a guest can ask for, fails with EFBIG, and
+//!   a write to a reader that is gone fails with EPIPE. The Rust runtime has SIGPIPE ignored before `main`.
+//! * SIGTTOU is blocked. Output to a terminal and a change of its mode then never stop the program, wherever it runs.
+//! * SIGBUS has a handler of the library for the memory that guests share. It must not be blocked.
+//!
+//! A signal that is ignored when the program starts stays ignored (`nohup`, the background jobs of a script). A mask that the
+//! program inherits is replaced: signals are blocked by accident, when a thread of the parent had blocked them for itself, and a
+//! blocked SIGBUS would let a guest end the program.
+//!
+//! Only the program does this. The library leaves the dispositions of a process as they are.
+//!
+//! * `set`: sets of signals, and the mask
+//! * `action`: what a signal does
+#![allow(unsafe_code)] // signalfd has no safe binding
 
-use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use gio::prelude::*;
 
 use qcontext::{Error, Result};
+
+mod action;
+mod set;
+
+use set::SignalSet;
+
+/// The signals that end the program in order.
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGXCPU];
 
 /// The source of the signals. Dropping it removes the source.
 #[derive(Debug)]
@@ -20,18 +42,22 @@ impl Drop for Signals {
     }
 }
 
-/// Calls `action` on the main loop for each of these signals. Call it before the process has other threads, so that they
-/// inherit the blocked signals.
+/// Sets the program's signals up, and calls `action` on the main loop for each that is to end it. Call it before the process has
+/// other threads, so that they inherit the mask.
 pub(super) fn watch(action: impl Fn() + 'static) -> Result<Signals> {
-    let set = block()?;
-    // SAFETY: `set` is a valid signal set.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(Error::last_os("cannot make a signalfd"));
+    action::survive(libc::SIGXFSZ)?;
+    let mut ending = SignalSet::empty();
+    for signal in ENDING {
+        // Blocked, it would be delivered although it is ignored.
+        if !action::is_ignored(signal)? {
+            ending.add(signal);
+        }
     }
-    // SAFETY: the fd is new and ours.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let stream = gio_unix::InputStream::take_fd(fd).upcast::<gio::PollableInputStream>();
+    let mut blocked = ending;
+    blocked.add(libc::SIGTTOU);
+    blocked.set_as_mask()?;
+    let stream = gio_unix::InputStream::take_fd(signalfd(&ending)?);
+    let stream = stream.upcast::<gio::PollableInputStream>();
     let source = stream.create_source(
         None::<&gio::Cancellable>,
         Some("qctx-signals"),
@@ -51,24 +77,12 @@ pub(super) fn watch(action: impl Fn() + 'static) -> Result<Signals> {
     Ok(Signals { source })
 }
 
-fn block() -> Result<libc::sigset_t> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the pointer is valid for writes; the call initialises the set.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: initialised by the line above.
-    let mut set = unsafe { set.assume_init() };
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // SAFETY: `set` is a valid signal set and the signal exists.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
+fn signalfd(set: &SignalSet) -> Result<OwnedFd> {
+    // SAFETY: the set is initialised.
+    let fd = unsafe { libc::signalfd(-1, set.raw(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(Error::last_os("cannot make a signalfd"));
     }
-    // SAFETY: `set` is a valid signal set, and the old one is not asked for.
-    let failed =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    match failed {
-        0 => Ok(set),
-        errno => Err(Error::os(
-            "cannot block signals",
-            std::io::Error::from_raw_os_error(errno),
-        )),
-    }
+    // SAFETY: the fd is new and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
