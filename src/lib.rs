@@ -72,6 +72,8 @@ pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;
+#[cfg(any(feature = "monitor", feature = "vhost-user"))]
+mod unix_socket;
 mod value;
 #[cfg(feature = "vhost-user")]
 pub mod vhost_user;

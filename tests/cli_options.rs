@@ -153,7 +153,7 @@ fn busy_socket_is_an_error_and_stays_with_its_owner() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let message = format!(
-        "qctx: -qmp {qmp}: socket '{}' is in use: another server listens there",
+        "qctx: -qmp {qmp}: '{}' is in use: another server listens there",
         socket.display()
     );
     refused(&["-qmp", &qmp], &message);

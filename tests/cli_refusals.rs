@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 
 use support::directory::TestDir;
 use support::process::qctx;
+use support::seccomp::{Penalty, forbid};
 use support::server::Server;
+use support::skip::skip;
 
 const CONTEXT: &str = "-object qcontext,id=ctx1,threaded=yes";
 const DRIVE: &str = "-drive if=none,id=d0,file=disk0.raw,format=raw";
@@ -114,6 +116,48 @@ fn socket_that_somebody_listens_on() {
     let _owner = UnixListener::bind(directory.socket("disk0.sock")).unwrap();
     let message = "device 'disk0': vhost-user='disk0.sock' is in use: another server listens there";
     refused_in(&directory, &[CONTEXT, DRIVE, GOOD], message);
+}
+
+/// A path that no address of a socket has room for, of the same file as the given name in the directory.
+fn long_path(directory: &TestDir, name: &str) -> String {
+    let directory = directory.path().display();
+    format!("{directory}/{}{name}", "./".repeat(60))
+}
+
+#[test]
+fn socket_that_is_found_by_a_path_too_long_to_ask_stays_with_its_owner() {
+    let directory = directory();
+    let _owner = UnixListener::bind(directory.socket("disk0.sock")).unwrap();
+    let long = long_path(&directory, "disk0.sock");
+    let device = format!("-device virtio-blk,id=disk0,drive=d0,vhost-user={long}");
+    let limit = "is too long: the longest path of a socket has 107 bytes";
+    let message = format!("device 'disk0': vhost-user='{long}' {limit}");
+    refused_in(&directory, &[DRIVE, &device], &message);
+    let monitor = format!("-qmp unix:{long},server=on,wait=off");
+    refused_in(&directory, &[&monitor], &format!("'{long}' {limit}"));
+}
+
+/// A program without the system call `listen` shows in which order the steps come.
+#[test]
+fn socket_does_not_appear_before_it_listens() {
+    let directory = directory();
+    let refused_without_listen = |parts: &[&str], message: &str| {
+        let forbidden = std::thread::scope(|scope| {
+            let refused = || {
+                forbid(&[libc::SYS_listen], Penalty::Errno(libc::ENOBUFS))
+                    .map(|()| refused_in(&directory, parts, message))
+            };
+            scope.spawn(refused).join().unwrap()
+        });
+        if let Err(error) = forbidden {
+            skip(format!("seccomp: {error}"));
+        }
+    };
+    let reason = "No buffer space available (os error 105)";
+    let device = format!("device 'disk0': cannot listen at vhost-user='disk0.sock': {reason}");
+    refused_without_listen(&[CONTEXT, DRIVE, GOOD], &device);
+    let monitor = format!("cannot listen at 'm.sock': {reason}");
+    refused_without_listen(&["-qmp unix:m.sock,server=on,wait=off"], &monitor);
 }
 
 #[test]

@@ -154,10 +154,7 @@ fn socket_that_cannot_be_bound_is_refused() {
     assert!(text.contains("No such file or directory"), "{text}");
     let long = PathBuf::from("/tmp").join("x".repeat(200));
     let (_, too_long) = plan.refused(|options| options.transport = VhostUser(long));
-    assert!(
-        too_long.contains("cannot listen at vhost-user="),
-        "{too_long}"
-    );
+    assert!(too_long.contains("is too long"), "{too_long}");
 }
 
 #[test]

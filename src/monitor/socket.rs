@@ -3,12 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,32 +12,34 @@ use glib::thread_guard::ThreadGuard;
 
 use super::session;
 use super::stream::Stream;
+use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
 use crate::{Error, ErrorKind, Result};
 
-/// The longest path of a Unix socket, without the final NUL.
-const PATH_LIMIT: usize = 107;
 /// The most clients of one process. Further connections are closed.
 const CLIENT_LIMIT: usize = 64;
-/// The most connections that wait to be accepted.
-const BACKLOG: i32 = 128;
 /// The pause after a failed accept, for example when the process has no fd left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening Unix socket in the file system. Dropping it removes the socket.
 #[derive(Debug)]
 pub(super) struct QmpListener {
-    path: PathBuf,
-    /// Our socket, to tell it from another one at the same path.
-    identity: FileIdentity,
+    _socket: ListeningSocket,
     acceptor: Rc<Acceptor>,
 }
 
 impl QmpListener {
-    /// Listens at `path` and calls `welcome` with each client.
+    /// Listens at `path`, for this user only, and calls `welcome` with each client.
     pub(super) fn open(path: &Path, welcome: impl Fn(Stream) + 'static) -> Result<QmpListener> {
-        remove_stale(path)?;
-        let socket = listen_and_appear(path)?;
-        let identity = FileIdentity::at(path).map_err(|error| failed(path, error))?;
+        let failed = |error: ListenError| error.describe("", &format!("'{}'", path.display()));
+        let listening = ListeningSocket::open(path, SocketAccess::Owner).map_err(failed)?;
+        let fd = listening
+            .try_clone()
+            .map_err(|error| failed(error.into()))?;
+        let socket = gio::Socket::from_fd(fd).map_err(|error| {
+            let message = format!("cannot listen at '{}': {}", path.display(), error.message());
+            Error::new(ErrorKind::Os, message)
+        })?;
+        socket.set_blocking(false);
         let acceptor = Rc::new(Acceptor {
             socket,
             welcome: Box::new(welcome),
@@ -50,8 +47,7 @@ impl QmpListener {
         });
         acceptor.arm();
         Ok(QmpListener {
-            path: path.to_owned(),
-            identity,
+            _socket: listening,
             acceptor,
         })
     }
@@ -60,27 +56,6 @@ impl QmpListener {
 impl Drop for QmpListener {
     fn drop(&mut self) {
         self.acceptor.disarm();
-        if FileIdentity::at(&self.path).is_ok_and(|found| found == self.identity) {
-            // An error means that the socket is removed already.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Which file a path names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl FileIdentity {
-    fn at(path: &Path) -> io::Result<FileIdentity> {
-        let found = fs::symlink_metadata(path)?;
-        Ok(FileIdentity {
-            device: found.dev(),
-            inode: found.ino(),
-        })
     }
 }
 
@@ -167,108 +142,4 @@ fn stream(client: &gio::Socket) -> Option<Stream> {
         chunk: usize::MAX,
         owner: Some(connection.upcast()),
     })
-}
-
-/// Removes the socket of a dead process.
-fn remove_stale(path: &Path) -> Result<()> {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !found.file_type().is_socket() {
-        return Err(Error::new(
-            ErrorKind::AlreadyExists,
-            format!("'{}' exists and is not a socket", path.display()),
-        ));
-    }
-    if is_served(path) {
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "socket '{}' is in use: another server listens there",
-                path.display()
-            ),
-        ));
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path, error)),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a process listens at `path`. Does not wait until it accepts.
-fn is_served(path: &Path) -> bool {
-    let outcome = new_socket().and_then(|socket| {
-        let address = gio::UnixSocketAddress::new(path);
-        SocketExt::connect(&socket, &address, None::<&gio::Cancellable>)
-    });
-    outcome.map_or_else(
-        |error| {
-            !error.matches(gio::IOErrorEnum::ConnectionRefused)
-                && !error.matches(gio::IOErrorEnum::NotFound)
-        },
-        |()| true,
-    )
-}
-
-fn new_socket() -> std::result::Result<gio::Socket, glib::Error> {
-    let socket = gio::Socket::new(
-        gio::SocketFamily::Unix,
-        gio::SocketType::Stream,
-        gio::SocketProtocol::Default,
-    )?;
-    socket.set_blocking(false);
-    Ok(socket)
-}
-
-/// Listens under another name, then renames the socket, so that a client that sees `path` can connect.
-fn listen_and_appear(path: &Path) -> Result<gio::Socket> {
-    check_length(path)?;
-    let hidden = path.with_file_name(format!(".q{}", process::id()));
-    check_length(&hidden)?;
-    let socket = listen(&hidden, path)?;
-    fs::rename(&hidden, path).map_err(|error| {
-        let _ = fs::remove_file(&hidden);
-        failed(path, error)
-    })?;
-    Ok(socket)
-}
-
-fn listen(hidden: &Path, path: &Path) -> Result<gio::Socket> {
-    let refused = |error: glib::Error| {
-        Error::new(
-            ErrorKind::Os,
-            format!("cannot listen at '{}': {}", path.display(), error.message()),
-        )
-    };
-    let socket = new_socket().map_err(refused)?;
-    restrict(&socket).map_err(|error| failed(path, error))?;
-    let _ = fs::remove_file(hidden);
-    let address = gio::UnixSocketAddress::new(hidden);
-    socket.set_listen_backlog(BACKLOG);
-    socket.bind(&address, false).map_err(refused)?;
-    socket.listen().map_err(refused)?;
-    Ok(socket)
-}
-
-/// Gives the socket mode 0600 before it has a name. `bind` copies the mode, so the socket never appears with another one.
-fn restrict(socket: &gio::Socket) -> io::Result<()> {
-    let same = File::from(socket.as_fd().try_clone_to_owned()?);
-    same.set_permissions(Permissions::from_mode(0o600))
-}
-
-fn check_length(path: &Path) -> Result<()> {
-    if path.as_os_str().len() <= PATH_LIMIT {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidArgument,
-        format!(
-            "UNIX socket path '{}' is too long: the longest has {PATH_LIMIT} bytes",
-            path.display()
-        ),
-    ))
-}
-
-fn failed(path: &Path, error: io::Error) -> Error {
-    Error::os(format!("cannot listen at '{}'", path.display()), error)
 }

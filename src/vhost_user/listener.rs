@@ -9,15 +9,13 @@
 //!
 //! # Invariants
 //! 1. No callback of the owner runs while `state` is locked.
-//! 2. The path is unlinked once, and only if the socket there is still ours.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -25,8 +23,8 @@ use gsource::{AioContext, Clock, FdHandler, Timer};
 
 use super::connection::{Connection, ConnectionOwner};
 use super::session::OfferedDevice;
-use super::socket;
-use crate::{Error, ErrorKind, Result};
+use crate::unix_socket::{ListeningSocket, SocketAccess};
+use crate::{Error, Result};
 
 /// How long to wait before accepting again when there was no fd for another connection.
 const RETRY_NS: i64 = 100_000_000;
@@ -48,17 +46,13 @@ struct ListenerState {
 struct ListenerCore {
     /// The device, for messages.
     name: String,
-    path: PathBuf,
-    /// Device and inode of the socket that we have bound.
-    identity: (u64, u64),
-    socket: UnixListener,
+    socket: ListeningSocket,
     aio: AioContext,
     offered: OfferedDevice,
     retry: Timer,
     this: Weak<ListenerCore>,
     state: Mutex<ListenerState>,
     connected: AtomicBool,
-    linked: AtomicBool,
     reports: AtomicU32,
 }
 
@@ -75,22 +69,22 @@ impl Listener {
     /// A socket file without a listener is replaced.
     ///
     /// # Errors
-    /// `Busy` if another process listens at `path` or something else than a socket is there; `Os` if it cannot be bound.
+    /// `Busy` if another process listens at `path`, `AlreadyExists` if something else than a socket is there; `Os` if it
+    /// cannot be bound.
     pub fn new(
         name: &str,
         path: &Path,
         aio: &AioContext,
         offered: OfferedDevice,
     ) -> Result<Listener> {
-        let socket = bind(name, path)?;
-        let identity = identity(path)
-            .map_err(|error| Error::os(format!("cannot examine '{}'", path.display()), error))?;
+        let socket = ListeningSocket::open(path, SocketAccess::Umask).map_err(|error| {
+            let option = format!("vhost-user='{}'", path.display());
+            error.describe(&format!("device '{name}': "), &option)
+        })?;
         let core = Arc::new_cyclic(|this: &Weak<ListenerCore>| {
             let retry = this.clone();
             ListenerCore {
                 name: name.to_string(),
-                path: path.to_path_buf(),
-                identity,
                 socket,
                 aio: aio.clone(),
                 offered,
@@ -98,7 +92,6 @@ impl Listener {
                 this: this.clone(),
                 state: Mutex::default(),
                 connected: AtomicBool::new(false),
-                linked: AtomicBool::new(true),
                 reports: AtomicU32::new(0),
             }
         });
@@ -109,7 +102,7 @@ impl Listener {
 
     /// The path of the socket.
     pub fn path(&self) -> &Path {
-        &self.core.path
+        self.core.socket.path()
     }
 
     /// True while a front end is connected.
@@ -145,7 +138,7 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("name", &self.core.name)
-            .field("path", &self.core.path)
+            .field("path", &self.path())
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
     }
@@ -176,18 +169,13 @@ impl ListenerCore {
     fn stop_listening(&self) {
         self.retry.cancel();
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
-        if self.linked.swap(false, Ordering::Relaxed)
-            && identity(&self.path).ok() == Some(self.identity)
-        {
-            // An error means that the file has been removed meanwhile.
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.socket.unlink();
     }
 
     /// Accepts the next front end. The socket is not watched again before it has gone.
     fn accept(&self) {
         let accepted = match self.socket.accept() {
-            Ok((socket, _)) => self.connect(socket),
+            Ok(socket) => self.connect(socket),
             Err(error) if is_transient(&error) => return,
             Err(error) => Err(Error::os("cannot accept a connection", error)),
         };
@@ -263,46 +251,6 @@ fn with(core: &Weak<ListenerCore>, f: impl FnOnce(&ListenerCore)) {
     if let Some(core) = core.upgrade() {
         f(&core);
     }
-}
-
-/// Binds a non-blocking socket at `path`. Replaces a socket file without a listener.
-fn bind(name: &str, path: &Path) -> Result<UnixListener> {
-    let failed = |error: io::Error| {
-        let what = format!(
-            "device '{name}': cannot listen at vhost-user='{}'",
-            path.display()
-        );
-        Error::os(what, error)
-    };
-    if let Some(obstacle) = make_room(path).map_err(failed)? {
-        let message = format!(
-            "device '{name}': vhost-user='{}' {obstacle}",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Busy, message));
-    }
-    let socket = UnixListener::bind(path).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    Ok(socket)
-}
-
-/// Removes a socket file whose listener is gone. Returns what is wrong with anything else at `path`.
-fn make_room(path: &Path) -> io::Result<Option<&'static str>> {
-    let Ok(found) = std::fs::symlink_metadata(path) else {
-        return Ok(None);
-    };
-    if !found.file_type().is_socket() {
-        return Ok(Some("exists and is not a socket"));
-    }
-    if socket::is_listening(path)? {
-        return Ok(Some("is in use: another server listens there"));
-    }
-    std::fs::remove_file(path).map(|()| None)
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let data = std::fs::symlink_metadata(path)?;
-    Ok((data.dev(), data.ino()))
 }
 
 fn is_transient(error: &io::Error) -> bool {

@@ -1,15 +1,12 @@
-//! The system calls of the transport: receive bytes with the fds that came with them, send bytes, and ask whether a socket
-//! has a listener.
+//! The system calls of the transport: receive bytes with the fds that came with them, and send bytes.
 //!
 //! None of them blocks, whatever the flags of the socket are. ReceivedBytes fds are close-on-exec from the start and owned at once,
 //! so no path can leak one.
-#![allow(unsafe_code)] // recvmsg, send and connect, and taking ownership of the fds that the kernel hands over
+#![allow(unsafe_code)] // recvmsg and send, and taking ownership of the fds that the kernel hands over
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::ptr;
 
 /// How many fds one call accepts; the kernel closes what does not fit and says so.
@@ -67,50 +64,6 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
-/// False when the socket at `path` has no owner any more.
-///
-/// # Errors
-/// There is no fd left to find it out.
-pub(super) fn is_listening(path: &Path) -> io::Result<bool> {
-    let Some(address) = unix_address(path) else {
-        return Ok(false);
-    };
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no pointers involved.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call above has just made this fd for us.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
-    // SAFETY: `address` is a socket address of `size` bytes that ends in a NUL.
-    let answer = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
-    if answer == 0 {
-        return Ok(true);
-    }
-    // Any other refusal, of another user's socket or of another kind of socket, says nothing about its owner's end.
-    Ok(!matches!(
-        io::Error::last_os_error().kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-    ))
-}
-
-/// The address of a path that fits into one, NUL included.
-fn unix_address(path: &Path) -> Option<libc::sockaddr_un> {
-    // SAFETY: sockaddr_un is plain data for which all zeroes is a valid value.
-    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
-    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() >= address.sun_path.len() {
-        return None;
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = from.cast_signed();
-    }
-    Some(address)
 }
 
 /// Takes ownership of every fd in the control messages of a header that `recvmsg` has just filled in.

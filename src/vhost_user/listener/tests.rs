@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use virtio_driver::ScmSocket;
 use super::super::fake::{Asked, FakeDevice, bytes, eventfd, memfd, pair, words};
 use super::super::protocol::RequestCode;
 use super::*;
+use crate::ErrorKind;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -159,32 +161,11 @@ fn busy_socket_is_an_error_that_names_device_and_path() {
 }
 
 #[test]
-fn stale_socket_is_replaced_and_other_files_are_not() {
-    let bench = Bench::new();
-    let stale = bench.dir.0.join("stale.sock");
-    drop(UnixListener::bind(&stale).unwrap());
-    let device = || bench.device.offered();
-    assert!(Listener::new("disk1", &stale, &bench.aio, device()).is_ok());
-    let file = bench.dir.0.join("file");
-    std::fs::write(&file, "precious").unwrap();
-    let error = Listener::new("disk1", &file, &bench.aio, device()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Busy);
-    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
-}
-
-#[test]
-fn socket_goes_with_the_listener_unless_it_is_another() {
+fn socket_goes_with_the_listener() {
     let bench = Bench::new();
     let path = bench.dir.socket();
     drop(bench.listener);
     assert!(!path.exists());
-    let device = || bench.device.offered();
-    let listener = Listener::new("disk0", &path, &bench.aio, device()).unwrap();
-    std::fs::rename(&path, bench.dir.0.join("moved")).unwrap();
-    let other = UnixListener::bind(&path).unwrap();
-    drop(listener);
-    assert!(path.exists());
-    drop(other);
 }
 
 #[test]
