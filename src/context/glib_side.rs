@@ -109,21 +109,10 @@ impl GlibSide {
             progress |= self.check_and_dispatch(context, &prepared);
         }
         if self.glib_fds.has_stale_fd(woken, &self.fds) {
-            self.renew_fds(context);
+            // If it fails, the next spurious wake-up tries again.
+            let _ = context.aio().and_then(|aio| self.glib_fds.renew(&aio));
         }
         Ok(progress)
-    }
-
-    /// If it fails, the next spurious wake-up tries again.
-    fn renew_fds(&mut self, context: &ContextCore) {
-        let renewed = context.aio().and_then(|aio| self.glib_fds.renew(&aio));
-        if renewed.is_ok_and(|is_first| is_first) {
-            glib::g_warning!(
-                "qcontext",
-                "context '{}': an fd was closed before the GSource that watches it was destroyed, and its file is open elsewhere",
-                context.id
-            );
-        }
     }
 
     /// A thread that iterated the GMainContext with GLib's functions may have consumed the wake-up for a GSource that is new
@@ -148,7 +137,15 @@ impl GlibSide {
         self.asked_at = last_tick_ns();
         let driving = context.reactor.drive()?;
         let prepare = || self.prepare(&context.gmain);
-        Ok(driving.ask_glib(prepare))
+        let prepared = driving.ask_glib(prepare);
+        if let Some(fd) = self.glib_fds.take_mistake() {
+            let id = &context.id;
+            glib::g_warning!(
+                "qcontext",
+                "context '{id}': fd {fd} was closed while a GSource watches it"
+            );
+        }
+        Ok(prepared)
     }
 
     /// GLib's prepare and query; watches the fds of the answer.

@@ -1,6 +1,6 @@
 //! The fds that GLib waits for in a context. They stand in an epoll set of their own inside the reactor's, so that one wait
 //! covers them and an idle GSource costs no system call.
-#![allow(unsafe_code)] // poll(2)
+#![allow(unsafe_code)] // poll(2), fcntl(2)
 
 mod set;
 
@@ -8,6 +8,9 @@ use crate::{AioContext, Result};
 use glib_sys::GPollFD;
 use set::GlibFdSet;
 use std::os::fd::RawFd;
+
+/// poll(2)'s answer for a number that is not open.
+const POLLNVAL: u16 = libc::POLLNVAL.cast_unsigned();
 
 /// See the module. The iterating thread has it.
 pub(super) struct GlibFds {
@@ -20,6 +23,17 @@ pub(super) struct GlibFds {
     wake_fd: Option<RawFd>,
     /// The GSources have changed since the last query: an fd number may have been closed and used again.
     is_stale: bool,
+    /// The numbers that were closed when poll(2) was asked last.
+    closed: Vec<RawFd>,
+    mistake: Mistake,
+}
+
+/// An fd that was closed while a GSource watches it. A context reports one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mistake {
+    None,
+    Found(RawFd),
+    Reported,
 }
 
 impl GlibFds {
@@ -31,6 +45,8 @@ impl GlibFds {
             asked: Vec::new(),
             wake_fd: None,
             is_stale: false,
+            closed: Vec::new(),
+            mistake: Mistake::None,
         })
     }
 
@@ -41,6 +57,9 @@ impl GlibFds {
 
     /// Makes the set hold what GLib asks for.
     pub(super) fn watch(&mut self, fds: &[GPollFD]) {
+        if !self.closed.is_empty() {
+            self.look_for_mistake(fds);
+        }
         if std::mem::take(&mut self.is_stale) {
             self.set.watch_again();
         }
@@ -50,6 +69,28 @@ impl GlibFds {
             self.asked.extend(asked);
             self.set.watch(merged(&self.asked, self.own_fd));
         }
+    }
+
+    /// A source may have been destroyed, and its fd closed, between GLib's last answer and poll(2). But a number that was closed
+    /// then, and for which GLib asks anew, belongs to a source that still exists.
+    fn look_for_mistake(&mut self, fds: &[GPollFD]) {
+        let is_asked = |fd: &RawFd| fds.iter().any(|poll| poll.fd == *fd);
+        let found = self
+            .closed
+            .drain(..)
+            .find(|fd| is_asked(fd) && is_closed(*fd));
+        if let (Mistake::None, Some(fd)) = (self.mistake, found) {
+            self.mistake = Mistake::Found(fd);
+        }
+    }
+
+    /// An fd that was closed while a GSource watches it, once.
+    pub(super) fn take_mistake(&mut self) -> Option<RawFd> {
+        let Mistake::Found(fd) = self.mistake else {
+            return None;
+        };
+        self.mistake = Mistake::Reported;
+        Some(fd)
     }
 
     /// Makes the next [`GlibFds::watch`] tell the kernel all fds again.
@@ -65,6 +106,9 @@ impl GlibFds {
         let is_signalled = |poll: &GPollFD| Some(poll.fd) == self.wake_fd && poll.revents != 0;
         let changed = self.wake_fd.is_none() || fds.iter().any(is_signalled);
         self.is_stale |= changed;
+        let closed = fds.iter().filter(|poll| poll.revents & POLLNVAL != 0);
+        self.closed.clear();
+        self.closed.extend(closed.map(|poll| poll.fd));
     }
 
     /// Sets the events of the reactor's own fd.
@@ -87,8 +131,7 @@ impl GlibFds {
     /// Counts a wake-up by GLib's fds for which poll(2) found nothing ready. True after several in a row: then the set holds a
     /// file whose fd was closed, and is to be [made anew](GlibFds::renew).
     pub(super) fn has_stale_fd(&mut self, woken: bool, fds: &[GPollFD]) -> bool {
-        let closed = u16::try_from(libc::POLLNVAL).unwrap_or(0);
-        let is_ready = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !closed != 0;
+        let is_ready = |poll: &GPollFD| poll.fd != self.own_fd && poll.revents & !POLLNVAL != 0;
         let any_ready = woken && fds.iter().any(is_ready);
         if any_ready {
             self.set.reset_limit();
@@ -98,10 +141,15 @@ impl GlibFds {
         self.set.has_stale_fd(spurious)
     }
 
-    /// Makes the set anew. True the first time.
-    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<bool> {
+    /// Makes the set anew.
+    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<()> {
         self.set.renew(aio)
     }
+}
+
+fn is_closed(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointer and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) < 0 }
 }
 
 fn is_readable(fd: RawFd) -> bool {

@@ -1,7 +1,7 @@
 //! What the tests share. Each file is named for what it gives:
 //!
 //! * everywhere: [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
-//! * the loop: [`loops`]
+//! * the loop: [`loops`], [`fd_source`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
@@ -19,6 +19,7 @@ pub mod directory;
 pub mod driven_disk;
 #[cfg(feature = "devices")]
 pub mod embedded_guest;
+pub mod fd_source;
 #[cfg(feature = "devices")]
 pub mod front_end;
 #[cfg(feature = "devices")]

@@ -4,7 +4,8 @@
 //! When an fd is closed while its file is open elsewhere (as another fd, or in another process), the file stays in the epoll
 //! set and cannot be removed by number any more (epoll(7), questions and answers 6). It then wakes the loop as long as it is
 //! ready. The set shows this by wake-ups in a row for which poll(2) finds nothing ready. It is then made anew. If that does not
-//! help, the number of wake-ups before the next attempt doubles.
+//! help, the number of wake-ups before the next attempt doubles. It is no mistake of the program: a source is destroyed first and
+//! its fd closed then, and the set cannot know of the former before GLib is asked again.
 #![forbid(unsafe_code)]
 
 use crate::{AioContext, FdHandler, Result};
@@ -30,8 +31,6 @@ pub(super) struct GlibFdSet {
     spurious: u32,
     /// How many of them are accepted.
     limit: u32,
-    /// A stale fd was reported already.
-    reported: bool,
 }
 
 impl GlibFdSet {
@@ -44,7 +43,6 @@ impl GlibFdSet {
             refused: Vec::new(),
             spurious: 0,
             limit: SPURIOUS_LIMIT,
-            reported: false,
         })
     }
 
@@ -134,8 +132,8 @@ impl GlibFdSet {
         self.limit = SPURIOUS_LIMIT;
     }
 
-    /// Makes the set anew, without stale fds. True the first time, so that the caller logs once.
-    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<bool> {
+    /// Makes the set anew, without stale fds.
+    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<()> {
         self.spurious = 0;
         self.limit = (self.limit * 2).min(SPURIOUS_LIMIT_MAX);
         let fresh = new_set(aio, &self.woken)?;
@@ -145,7 +143,7 @@ impl GlibFdSet {
             let (fd, events) = self.watched[index];
             self.add(fd, events);
         }
-        Ok(!std::mem::replace(&mut self.reported, true))
+        Ok(())
     }
 }
 
