@@ -1,8 +1,9 @@
 //! The GSource that drives a reactor from a GMainContext.
 //!
-//! GLib sees one fd, the epoll set; with the poll poller it sees all that are watched. The source may recurse, and has the
-//! default priority. Its state is a boxed [`SourceState`] behind the `GSource`. It is written at creation, and dropped in
-//! finalize, which may run on any thread.
+//! GLib sees one fd, the epoll set; with the poll poller it sees all that are watched. They are GPollFDs of the source
+//! (`g_source_add_poll`): with `g_source_add_unix_fd`, GLib would dispatch whenever the fd is ready, also if `check` finds that
+//! only a wake-up was there. The source may recurse, and has the default priority. Its state is a boxed [`SourceState`] behind
+//! the `GSource`. It is written at creation, and dropped in finalize, which may run on any thread.
 #![allow(unsafe_code)] // a GSource is a C structure with a table of C functions
 
 use crate::Result;
@@ -12,7 +13,8 @@ use glib::translate::from_glib_full;
 use std::any::Any;
 use std::cell::RefCell;
 use std::mem::size_of;
-use std::ptr;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 #[repr(C)]
@@ -23,21 +25,59 @@ struct ReactorSource {
 
 struct SourceState {
     reactor: Arc<Reactor>,
-    tag: Tag,
+    polled: PolledFd,
     shown: RefCell<Shown>,
     /// Keeps an owner of the reactor alive for as long as its source.
     _keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// GLib's handle of the fd; used on the thread that iterates.
-struct Tag(glib_sys::gpointer);
+/// An fd that GLib polls for the source. GLib uses it until it is removed from the source, or the source is destroyed; either
+/// comes before the drop.
+struct PolledFd(NonNull<glib_sys::GPollFD>);
+
+impl PolledFd {
+    /// # Safety
+    /// The source is alive, and outlives this or has been destroyed before.
+    unsafe fn add(source: *mut glib_sys::GSource, fd: RawFd, events: u16) -> PolledFd {
+        let revents = 0;
+        let asked = glib_sys::GPollFD {
+            fd,
+            events,
+            revents,
+        };
+        let place = NonNull::from(Box::leak(Box::new(asked)));
+        // SAFETY: the caller's promise; the place stays valid until the drop.
+        unsafe { glib_sys::g_source_add_poll(source, place.as_ptr()) };
+        PolledFd(place)
+    }
+
+    /// # Safety
+    /// It is an fd of the source, which is alive.
+    unsafe fn remove(self, source: *mut glib_sys::GSource) {
+        // SAFETY: the caller's promise.
+        unsafe { glib_sys::g_source_remove_poll(source, self.0.as_ptr()) };
+    }
+
+    /// What GLib's last poll said. On the thread that iterates.
+    fn is_ready(&self) -> bool {
+        // SAFETY: the place is valid until the drop, and only the thread that iterates writes it.
+        unsafe { self.0.as_ref() }.revents != 0
+    }
+}
+
+impl Drop for PolledFd {
+    fn drop(&mut self) {
+        // SAFETY: made from a box in `add`, and GLib does not use it any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
 
 /// The fds that GLib polls for a reactor without an epoll set.
 #[derive(Default)]
 struct Shown {
     /// See [`Driving::listed_since`].
     version: Option<u64>,
-    tags: Vec<Tag>,
+    fds: Vec<PolledFd>,
 }
 
 impl Shown {
@@ -46,20 +86,19 @@ impl Shown {
         let Some(wanted) = driving.listed_since(&mut self.version) else {
             return;
         };
-        for tag in self.tags.drain(..) {
-            // SAFETY: the tag belongs to this source.
-            unsafe { glib_sys::g_source_remove_unix_fd(source, tag.0) };
+        for polled in self.fds.drain(..) {
+            // SAFETY: it was added below, and GLib is calling the source.
+            unsafe { polled.remove(source) };
         }
-        self.tags.extend(wanted.into_iter().map(|(fd, events)| {
-            // SAFETY: the source is alive: GLib is calling it.
-            Tag(unsafe { glib_sys::g_source_add_unix_fd(source, fd, events & POLL_BITS) })
+        self.fds.extend(wanted.into_iter().map(|(fd, events)| {
+            let events = u16::try_from(events & POLL_BITS).unwrap_or(0);
+            // SAFETY: the source is alive: GLib is calling it. Its state is dropped in finalize.
+            unsafe { PolledFd::add(source, fd, events) }
         }));
     }
 
-    fn is_ready(&self, source: *mut glib_sys::GSource) -> bool {
-        // SAFETY: the tags belong to this source.
-        let ready = |tag: &Tag| unsafe { glib_sys::g_source_query_unix_fd(source, tag.0) } != 0;
-        self.tags.iter().any(ready)
+    fn is_ready(&self) -> bool {
+        self.fds.iter().any(PolledFd::is_ready)
     }
 }
 
@@ -84,11 +123,12 @@ pub(crate) fn new(
     let size = u32::try_from(size_of::<ReactorSource>()).unwrap_or(u32::MAX);
     // SAFETY: the table lives for ever and is not written to, though GLib's signature is not const.
     let source = unsafe { glib_sys::g_source_new((&raw const FUNCS).cast_mut(), size) };
-    // SAFETY: the source is ours and not attached yet.
-    let tag = Tag(unsafe { glib_sys::g_source_add_unix_fd(source, fd, glib_sys::G_IO_IN) });
+    let events = u16::try_from(READABLE).unwrap_or(0);
+    // SAFETY: the source is ours and not attached yet; its state is dropped in finalize.
+    let polled = unsafe { PolledFd::add(source, fd, events) };
     let state = Box::new(SourceState {
         reactor: Arc::clone(reactor),
-        tag,
+        polled,
         shown: RefCell::default(),
         _keep: keep,
     });
@@ -127,9 +167,7 @@ unsafe extern "C" fn prepare(
 unsafe extern "C" fn check(source: *mut glib_sys::GSource) -> glib_sys::gboolean {
     // SAFETY: GLib passes our source.
     let state = unsafe { state(source) };
-    // SAFETY: the tag belongs to this source.
-    let readable = unsafe { glib_sys::g_source_query_unix_fd(source, state.tag.0) } != 0;
-    let readable = readable || state.shown.borrow().is_ready(source);
+    let readable = state.polled.is_ready() || state.shown.borrow().is_ready();
     glib_sys::gboolean::from(state.reactor.check(readable))
 }
 

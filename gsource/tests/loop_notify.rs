@@ -18,6 +18,13 @@ both_loops! {
         assert!(!driven.iterate(Wait::NoBlock));
     }
 
+    fn notify_alone_is_no_progress(driven) {
+        driven.aio.notify();
+        assert!(!driven.iterate(Wait::NoBlock));
+        driven.aio.notify();
+        assert!(!driven.iterate(Wait::Block));
+    }
+
     fn notify_during_a_blocking_iteration_ends_it(driven) {
         driven.settle();
         std::thread::scope(|scope| {
@@ -72,15 +79,6 @@ both_loops! {
 }
 
 #[test]
-fn notify_alone_is_no_progress() {
-    let driven = Driven::new(Loop::Own);
-    driven.aio.notify();
-    assert!(!driven.iterate(Wait::NoBlock));
-    driven.aio.notify();
-    assert!(!driven.iterate(Wait::Block));
-}
-
-#[test]
 fn notification_is_consumed_by_an_iteration_that_does_not_wait() {
     let driven = Driven::new(Loop::Own);
     let count = Count::new();
@@ -89,16 +87,6 @@ fn notification_is_consumed_by_an_iteration_that_does_not_wait() {
     assert!(!driven.iterate(Wait::NoBlock));
     timer.arm_in_ns(2_000_000);
     assert!(driven.iterate(Wait::Block), "one wait, not cut short");
-}
-
-/// GLib counts the dispatch of a notified source, once.
-#[test]
-fn notify_dispatches_the_gsource_once() {
-    let driven = Driven::new(Loop::Glib);
-    driven.settle();
-    driven.aio.notify();
-    assert!(driven.iterate(Wait::Block));
-    assert!(!driven.iterate(Wait::NoBlock));
 }
 
 // Hazard 12 of docs/predecessor-hazards.md: iterating a context that another thread drives.

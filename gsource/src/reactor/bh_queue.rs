@@ -188,12 +188,12 @@ impl BhQueueGuard<'_> {
         in_slice || unsafe { self.queue.pending.any(&found) }
     }
 
-    /// Takes the nodes of `tenant` out, oldest first.
-    fn extract(&self, tenant: &Tenant) -> HomeQueue<BhNode> {
+    /// Takes out the nodes that `chosen` names, oldest first.
+    fn extract(&self, chosen: impl Fn(&BhNode) -> bool) -> HomeQueue<BhNode> {
         let out = HomeQueue::new();
         for queue in [&self.queue.slice, &self.queue.pending] {
             // SAFETY: `self` has the lock; `out` is local.
-            unsafe { queue.extract(&out, |node| node.is_of(tenant)) };
+            unsafe { queue.extract(&out, &chosen) };
         }
         out
     }
@@ -325,6 +325,23 @@ impl Driving<'_> {
         }
     }
 
+    /// Frees the bottom halves that are queued only to be freed.
+    #[inline]
+    pub(super) fn free_deleted_bhs(&self) {
+        let is_deleted = |node: &BhNode| node.flags.is_urgent() && !node.flags.is_scheduled();
+        if !self.any_bh(is_deleted) {
+            return;
+        }
+        let deleted = self.lock_bhs().extract(is_deleted);
+        // SAFETY: the queue is local.
+        while let Some(node) = NonNull::new(unsafe { deleted.pop() }) {
+            // SAFETY: a node that was queued is allocated.
+            unsafe { node.as_ref() }.flags.begin();
+            // SAFETY: this is the end of the turn that has just begun. No handle is left to change the node meanwhile.
+            unsafe { bh::free_if_done(node) };
+        }
+    }
+
     /// Runs the bottom halves of this iteration. A nested iteration runs the rest of this one's. True when one that is not idle
     /// ran.
     #[inline]
@@ -358,7 +375,7 @@ impl Driving<'_> {
     pub(super) fn hand_over_bhs(&self, tenant: &Tenant) {
         let guard = self.lock_bhs();
         guard.take_from_list(tenant);
-        let leaving = guard.extract(tenant);
+        let leaving = guard.extract(|node| node.is_of(tenant));
         // SAFETY: the queue is local.
         while let Some(node) = NonNull::new(unsafe { leaving.pop() }) {
             // SAFETY: a node that was queued is allocated.
@@ -372,7 +389,7 @@ impl Driving<'_> {
     /// Frees the deleted bottom halves of `tenant`, which ends, and gives the others back to their handles.
     pub(super) fn release_bhs(&self, tenant: &Tenant) {
         // What the home has goes first: a thread that finds the list closed may free a node.
-        let queued = self.lock_bhs().extract(tenant);
+        let queued = self.lock_bhs().extract(|node| node.is_of(tenant));
         // SAFETY: the queue is local.
         while let Some(node) = NonNull::new(unsafe { queued.pop() }) {
             // SAFETY: just taken from the queue. No bottom half of a tenant that ends runs.

@@ -175,18 +175,18 @@ impl Driving<'_> {
         self.hand_wait_to_glib();
         self.home().waiter = Waiter::Glib { has_looked: false };
         self.submit_io();
-        // notify() must end a blocking iteration even if there is no work.
-        if state.accept() || !state.sleep() {
-            return Prepared::Ready;
-        }
+        let is_notified = state.accept() || !state.sleep();
         self.collect_ready();
-        if self.has_work() || self.reactor.has_always_ready() {
+        self.free_deleted_bhs();
+        let remaining = self.reactor.remaining_ns();
+        if self.has_calls() || remaining == Some(0) || self.reactor.has_always_ready() {
             return Prepared::Ready;
         }
-        match self.reactor.remaining_ns() {
-            Some(0) => return Prepared::Ready,
-            remaining => self.arm_timer_fd(remaining),
+        // notify() ends a blocking iteration, but is nothing to dispatch. Neither is what destructors have released just now.
+        if is_notified || self.reactor.has_releases() {
+            return Prepared::Sleep(0);
         }
+        self.arm_timer_fd(remaining);
         if self.has_silent_io() {
             return Prepared::Sleep(SILENT_IO_MS);
         }
@@ -208,12 +208,15 @@ impl Driving<'_> {
         }
         self.fetch_io();
         self.home().waiter = Waiter::Glib { has_looked: true };
-        let notified = self.reactor.state.accept();
+        self.reactor.state.accept();
         self.collect_ready();
-        notified
-            || self.has_work()
-            || self.has_scheduled_bh()
-            || self.reactor.remaining_ns() == Some(0)
+        // What was deleted or removed meanwhile is dropped by the next prepare.
+        self.has_calls() || self.has_scheduled_bh() || self.reactor.remaining_ns() == Some(0)
+    }
+
+    /// True when there is something to call, apart from timers.
+    fn has_calls(&self) -> bool {
+        !self.home().batch.is_empty() || self.has_due_bh() || self.has_ready_io()
     }
 
     fn dispatch(&self) {

@@ -74,8 +74,8 @@ impl World {
 
     /// The home has announced its sleep, so a thread that schedules must write.
     fn sleep(&self) {
-        assert!(self.reactor.prepare(|_| ()).is_none(), "it was kicked");
-        assert!(self.reactor.prepare(|_| ()).is_some(), "it sleeps");
+        let waits = [(); 2].map(|()| self.reactor.prepare(|_| ()));
+        assert_eq!(waits, [Some(0), Some(-1)], "it was kicked, then sleeps");
     }
 
     /// The last handle goes, and with it the home. How often something ran until then.
