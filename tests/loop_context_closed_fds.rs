@@ -120,7 +120,7 @@ fn a_closed_fd_of_a_living_source_is_a_mistake() {
 fn only_an_fd_that_is_closed_under_its_source_is_a_mistake() {
     let _deadline = deadline("only_an_fd_that_is_closed_under_its_source_is_a_mistake");
     glib::log_set_default_handler(|_, _, message| {
-        COMPLAINTS.lock().unwrap().push(message.to_owned())
+        COMPLAINTS.lock().unwrap().push(message.to_owned());
     });
     TURNS.into_iter().for_each(an_orderly_end_is_no_mistake);
     an_orderly_end_under_a_sleeping_context_is_no_mistake();
