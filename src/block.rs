@@ -17,9 +17,9 @@
 //! * `request`, `bounce`: one request and its memory
 //! * `image`: an open file or block device, with its locks
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
-//! * `way`: a queue's way to the data, for files and null disks
+//! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
-//! * `drivers`: `raw`, `file` and `null-co`, and how one adds another
+//! * `drivers`: `raw`, `file`, `null-co`, `blkdebug`, and how one adds another
 //! * `options`, `format`: `-drive` and `-blockdev`
 //! * `channel`, `flush`: what devices use
 //!
@@ -44,6 +44,8 @@ mod permission;
 mod request;
 #[cfg(test)]
 mod test_file;
+#[cfg(test)]
+mod test_rig;
 mod way;
 
 pub use channel::Channel;

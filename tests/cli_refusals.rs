@@ -308,7 +308,7 @@ fn images_that_cannot_be_served() {
     let format = "-drive if=none,id=d0,file=disk0.raw,format=qcow2";
     refused(
         &[format],
-        "Unknown driver 'qcow2': raw, file and null-co are supported",
+        "Unknown driver 'qcow2': raw, file, null-co and blkdebug are supported",
     );
     let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
     refused(

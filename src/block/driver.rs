@@ -23,6 +23,8 @@ pub enum Driver {
     File,
     /// `null-co`: a disk without anything behind it.
     NullCo,
+    /// `blkdebug`: another node, with requests that fail or wait as rules say.
+    Blkdebug,
 }
 
 /// What a node is made of.

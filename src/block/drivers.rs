@@ -5,13 +5,15 @@
 //!
 //! # Adding a driver
 //! A format or a filter is a file here, with a line in [`open`] and a name in [`Driver`](super::driver::Driver). If it needs
-//! work for each request, it brings a [`Way`](super::way::Way) of its own, which carries requests on to its child's way.
+//! work for each request, it brings a [`Layer`](super::way::task::Layer), whose tasks use its child's way.
 #![forbid(unsafe_code)]
 
 use super::driver::{BlockDriver, NewNode};
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
+mod blkdebug;
+mod child;
 pub(super) mod file;
 pub(super) mod null;
 pub(super) mod raw;
@@ -19,6 +21,7 @@ pub(super) mod raw;
 /// Opens the driver that `driver=` names, with the options that belong to it.
 pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     match keys.need_str("driver")?.as_str() {
+        "blkdebug" => blkdebug::open(keys, node),
         "null-co" => null::open(keys),
         "file" | "host_device" => file::open(keys),
         "raw" => raw::open(keys, node),
@@ -27,6 +30,7 @@ pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn Blo
 }
 
 pub(super) fn unknown(driver: &str) -> Error {
-    let message = format!("Unknown driver '{driver}': raw, file and null-co are supported");
+    let message =
+        format!("Unknown driver '{driver}': raw, file, null-co and blkdebug are supported");
     Error::new(ErrorKind::InvalidArgument, message)
 }

@@ -11,6 +11,7 @@
 //!    the kernel.
 #![allow(unsafe_code)] // segments are raw memory, usually a guest's
 
+use std::mem;
 use std::ptr;
 
 use gsource::IoMemory;
@@ -128,6 +129,11 @@ impl Request {
     /// What the submitter gave it to recognise it by.
     pub fn tag(&self) -> u64 {
         self.tag
+    }
+
+    /// Makes `tag` what the request is recognised by, and returns the tag before.
+    pub(super) fn replace_tag(&mut self, tag: u64) -> u64 {
+        mem::replace(&mut self.tag, tag)
     }
 
     /// Sets the length of an operation that has no segments.

@@ -1,7 +1,7 @@
 //! A queue's way to the data of a node.
 //!
 //! A node's driver opens it, a channel uses it. It is one of a few kinds, told apart by one match per request: what is
-//! done at once needs no more than that.
+//! done at once needs no more than that. A driver that needs more brings a [`task::Layer`], whose requests are tasks.
 //!
 //! # Threads
 //! A way belongs to its channel, on the home thread.
@@ -10,17 +10,21 @@
 use super::budget::Budget;
 use super::request::{Finished, Request, Submission};
 
+pub(super) mod below;
 pub(super) mod file;
 pub(super) mod null;
+pub(super) mod task;
 
 use file::FileWay;
 use null::NullWay;
+use task::TaskWay;
 
 /// A queue's way to the data of a node, open.
 #[derive(Debug)]
 pub(super) enum Way {
     Null(NullWay),
     File(Box<FileWay>),
+    Tasks(Box<TaskWay>),
 }
 
 impl Way {
@@ -30,6 +34,7 @@ impl Way {
         match self {
             Way::Null(null) => Submission::Done(null.run(request, budget)),
             Way::File(file) => file.submit(request, budget),
+            Way::Tasks(tasks) => tasks.submit(request, budget),
         }
     }
 
@@ -39,6 +44,7 @@ impl Way {
         match self {
             Way::Null(_) => {}
             Way::File(file) => file.flush_submissions(),
+            Way::Tasks(tasks) => tasks.flush_submissions(),
         }
     }
 
@@ -47,6 +53,7 @@ impl Way {
         match self {
             Way::Null(_) => {}
             Way::File(file) => file.reap(budget, finished),
+            Way::Tasks(tasks) => tasks.reap(budget, finished),
         }
     }
 }

@@ -34,7 +34,10 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
   -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
   -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
-                 a block device node: a file, a raw image in another node, or no data at all, for measuring
+  -blockdev driver=blkdebug,node-name=NAME,image=NAME[,inject-error.N.event=EVENT[,inject-error.N.errno=N]...][,align=N]
+        [,set-state.N...][,x-inject-delay.N.event=EVENT,x-inject-delay.N.ns=N...][,take-child-perms.N=PERMISSION]
+                 a block device node: a file, a raw image in another node, no data at all, for measuring, or another node
+                 whose requests fail or wait, for tests
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
         [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off]
                  a disk for the machine of -machine or, with 'vhost-user', for virtual machines that connect to the

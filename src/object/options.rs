@@ -256,7 +256,8 @@ impl Options {
         )
     }
 
-    fn full(&self, name: &str) -> String {
+    /// The name with the names of the groups that it is in.
+    pub fn full(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 }
@@ -276,7 +277,7 @@ pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
     ))
 }
 
-/// Parses an option string of `-blockdev`: dotted keys, no flags. Members of nested JSON objects get dotted keys.
+/// Parses an option string of `-blockdev`: dotted keys, no flags. Members of nested JSON objects and lists get dotted keys.
 ///
 /// # Errors
 /// A malformed key, a bare word, or a JSON text that is not an object.
@@ -305,6 +306,10 @@ fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
         let key = format!("{prefix}{key}");
         match value {
             Value::Dict(inner) => flatten(&format!("{key}."), inner, flat),
+            Value::List(inner) => {
+                let numbers = (0..).map(|index: usize| index.to_string());
+                flatten(&format!("{key}."), numbers.zip(inner).collect(), flat);
+            }
             value => flat.push((key, value)),
         }
     }

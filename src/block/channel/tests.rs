@@ -1,163 +1,14 @@
 //! Requests through channels of every kind, and drains: hold, wait for what is below, release.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
-
-use gsource::Wait;
-use support::skip::skip_case;
 
 use super::*;
-use crate::block::test_file::TestFile;
+use crate::block::test_rig::{Rig, TestOwner};
 use crate::block::{Access, Parent};
-use crate::object::options;
 
 const UNIT: u64 = 4096;
-
-/// Where the data is: a null disk, or a directory for a file and its options.
-const STORES: [(&str, &str); 6] = [
-    ("", "driver=null-co"),
-    ("/dev/shm", "aio=io_uring"),
-    ("/dev/shm", "aio=threads"),
-    ("/var/tmp", "aio=io_uring,cache=none"),
-    ("/var/tmp", "aio=threads,cache=none"),
-    ("/var/tmp", "aio=io_uring"),
-];
-
-/// Owns a channel and takes what is finished, by tag.
-struct TestOwner {
-    channel: Mutex<Option<Channel>>,
-    finished: Mutex<Vec<(u64, i32)>>,
-}
-
-impl ChannelOwner for TestOwner {
-    fn ready(&self) {
-        let mut finished = Vec::new();
-        if let Some(channel) = &mut *self.channel.lock().unwrap() {
-            channel.reap(&mut finished);
-        }
-        self.take(finished);
-    }
-}
-
-impl TestOwner {
-    fn take(&self, finished: Vec<Finished>) {
-        let tags = finished
-            .into_iter()
-            .map(|done| (done.request.tag(), done.result));
-        self.finished.lock().unwrap().extend(tags);
-    }
-}
-
-/// A channel on a loop of its own. The fields go in this order.
-struct Rig {
-    owner: Arc<TestOwner>,
-    edge: Edge,
-    aio: AioContext,
-    _file: Option<TestFile>,
-}
-
-impl Rig {
-    /// `None` if this machine has no such store.
-    fn new((directory, text): (&str, &str)) -> Option<Rig> {
-        let file = (!directory.is_empty())
-            .then(|| TestFile::in_directory(Path::new(directory), b"", 2 << 20));
-        let mut drive = format!("id=rig,{text}");
-        if let Some(file) = &file {
-            drive = format!("{drive},format=raw,file={}", file.path());
-        }
-        let opened = crate::block::options::drive(options::parse(None, &drive).unwrap());
-        let node = opened.inspect_err(|error| skip_case(text, error));
-        let node = node.ok()?;
-        let access = Access {
-            needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE),
-            shares: Permissions::ALL,
-        };
-        let edge = node.attach(Parent::new("test", "rig"), access).unwrap();
-        let owner = Arc::new(TestOwner {
-            channel: Mutex::default(),
-            finished: Mutex::default(),
-        });
-        let weak: Arc<dyn ChannelOwner> = Arc::<TestOwner>::clone(&owner);
-        let aio = AioContext::new().unwrap();
-        let channel = Channel::open(&edge, &aio, Arc::downgrade(&weak));
-        *owner.channel.lock().unwrap() = Some(channel);
-        Some(Rig {
-            owner,
-            edge,
-            aio,
-            _file: file,
-        })
-    }
-
-    fn all() -> impl Iterator<Item = (&'static str, Rig)> {
-        let rigs = STORES.into_iter();
-        rigs.filter_map(|store| Some((store.1, Rig::new(store)?)))
-    }
-
-    fn channel(&self) -> MutexGuard<'_, Option<Channel>> {
-        self.owner.channel.lock().unwrap()
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Channel) -> T) -> T {
-        act(self.channel().as_mut().unwrap())
-    }
-
-    /// Submits flushes with these tags as one batch: they never finish at once on a file.
-    fn flush(&self, tags: impl IntoIterator<Item = u64>) {
-        self.submit(tags, |channel, tag| channel.request(Op::Flush, 0, tag));
-    }
-
-    fn submit(
-        &self,
-        tags: impl IntoIterator<Item = u64>,
-        make: impl Fn(&mut Channel, u64) -> Box<Request>,
-    ) {
-        let mut finished = Vec::new();
-        self.with(|channel| {
-            channel.begin_batch();
-            for tag in tags {
-                let request = make(channel, tag);
-                match channel.submit(request) {
-                    Submission::Queued => {}
-                    Submission::Done(done) => finished.push(done),
-                }
-            }
-            channel.flush_submissions();
-        });
-        self.owner.take(finished);
-    }
-
-    fn finished(&self) -> Vec<(u64, i32)> {
-        self.owner.finished.lock().unwrap().clone()
-    }
-
-    fn drain(&self) -> (Drained, Arc<AtomicUsize>) {
-        let calls = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&calls);
-        let drained = self.with(|channel| {
-            channel.drain(move || {
-                counter.fetch_add(1, Ordering::Relaxed);
-            })
-        });
-        (drained, calls)
-    }
-
-    fn iterate(&self, count: usize) {
-        for _ in 0..count {
-            self.aio.poll(Wait::NoBlock).unwrap();
-        }
-    }
-
-    fn wait(&self, mut condition: impl FnMut() -> bool) {
-        let start = std::time::Instant::now();
-        while !condition() {
-            assert!(start.elapsed().as_secs() < 60, "the channel hangs");
-            self.aio.poll(Wait::NoBlock).unwrap();
-        }
-    }
-}
 
 fn is(count: &AtomicUsize, expected: usize) -> bool {
     count.load(Ordering::Relaxed) == expected
@@ -278,7 +129,11 @@ fn a_channel_that_goes_is_quiet_for_drains_before_and_after() {
 #[test]
 fn a_drain_waits_for_requests_that_wait_for_bounce_buffers() {
     const COUNT: u64 = 100;
-    for options in ["aio=io_uring,cache=none", "aio=threads,cache=none"] {
+    for options in [
+        "driver=file,aio=io_uring,cache.direct=on,filename=FILE",
+        "driver=file,aio=threads,cache.direct=on,filename=FILE",
+        "driver=blkdebug,image.driver=file,image.cache.direct=on,image.filename=FILE",
+    ] {
         let Some(rig) = Rig::new(("/var/tmp", options)) else {
             continue;
         };

@@ -26,18 +26,7 @@ struct RawDriver {
 /// (`file.driver=...`).
 pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let read_only = keys.take_bool("read-only")?;
-    let mut inner = keys.take_group("file")?;
-    let child = if let Some(name) = keys.take_str("file")? {
-        Node::find(&name)?
-    } else {
-        if inner.is_empty() {
-            let message = "A block device must be specified for \"file\"";
-            return Err(Error::new(ErrorKind::MissingArgument, message));
-        }
-        let child = Node::unnamed(|child| super::open(&mut inner, child))?;
-        inner.finish()?;
-        child
-    };
+    let child = super::child::take(keys, "file")?;
     over(&child, read_only, node)
 }
 

@@ -73,7 +73,7 @@ fn drive_mistakes_have_clear_texts() {
         ),
         (
             "if=none,id=d0,file=x,format=qcow2".to_owned(),
-            "Unknown driver 'qcow2': raw, file and null-co are supported",
+            "Unknown driver 'qcow2': raw, file, null-co and blkdebug are supported",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (
@@ -134,7 +134,7 @@ fn blockdev_mistakes_have_clear_texts() {
         ("node-name=x", "Parameter 'driver' is missing"),
         (
             "driver=nosuch,node-name=x",
-            "Unknown driver 'nosuch': raw, file and null-co are supported",
+            "Unknown driver 'nosuch': raw, file, null-co and blkdebug are supported",
         ),
         (
             "driver=file,node-name=x",
