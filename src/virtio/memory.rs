@@ -67,9 +67,10 @@ struct MappedRegion {
     mapping: Arc<Mapping>,
 }
 
-/// Remembers the region that answered last, which usually answers again.
+/// The last two regions in which an address was found, the newer one first. Two, because a request's header, data and
+/// status often lie in two regions in turn.
 #[derive(Debug, Default)]
-pub(crate) struct Hint(Cell<usize>);
+pub(crate) struct Hint(Cell<[usize; 2]>);
 
 impl GuestMemory {
     /// A guest without memory.
@@ -200,19 +201,17 @@ impl GuestMemory {
         true
     }
 
-    /// The usual case of [`translate`](GuestMemory::translate): one piece, not empty, in the region that answered last.
+    /// The usual case of [`translate`](GuestMemory::translate): one piece, not empty.
     #[inline]
-    pub(crate) fn translate_hinted(
+    pub(crate) fn translate_whole(
         &self,
         address: u64,
         len: u32,
         hint: &Hint,
     ) -> Option<GuestSlice<'_>> {
-        let region = self.regions.get(hint.0.get())?;
-        let offset = address.checked_sub(region.guest.start)?;
-        let rest = (region.guest.end - region.guest.start).checked_sub(offset)?;
-        let is_inside = len > 0 && u64::from(len) <= rest;
-        is_inside.then(|| region.slice(offset, len.into()))
+        let region = self.region_at(address, hint)?;
+        let is_inside = len > 0 && u64::from(len) <= region.guest.end - address;
+        is_inside.then(|| region.slice(address - region.guest.start, len.into()))
     }
 
     /// One piece of exactly `len` bytes, for structures that must not be split: the rings.
@@ -228,11 +227,21 @@ impl GuestMemory {
         ptr::addr_eq(Arc::as_ptr(&self.regions), Arc::as_ptr(&other.regions))
     }
 
+    #[inline]
     fn region_at(&self, address: u64, hint: &Hint) -> Option<&MappedRegion> {
-        let last = self.regions.get(hint.0.get());
-        if let Some(region) = last.filter(|region| region.guest.contains(&address)) {
-            return Some(region);
-        }
+        let region = |at: usize| {
+            let region = self.regions.get(at)?;
+            region.guest.contains(&address).then_some(region)
+        };
+        let [newer, older] = hint.0.get();
+        region(newer)
+            .or_else(|| region(older))
+            .or_else(|| self.find_region(address, hint))
+    }
+
+    /// Searches all regions.
+    #[cold]
+    fn find_region(&self, address: u64, hint: &Hint) -> Option<&MappedRegion> {
         let at = self
             .regions
             .partition_point(|region| region.guest.end <= address);
@@ -240,7 +249,8 @@ impl GuestMemory {
         if !region.guest.contains(&address) {
             return None;
         }
-        hint.0.set(at);
+        let [newer, _] = hint.0.get();
+        hint.0.set([at, newer]);
         Some(region)
     }
 }

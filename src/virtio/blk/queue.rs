@@ -63,19 +63,37 @@ impl BlkQueue {
         }
     }
 
-    /// Answers a request that the block layer has finished.
-    fn finish(&mut self, done: Finished, answers: &mut Answers) {
+    /// Counts a request that the block layer has finished; returns its status for the guest.
+    fn finish(&mut self, done: Finished) -> u8 {
         let ok = done.result == 0;
         let request = &done.request;
         self.totals.now.finish(request.op(), request.length(), ok);
-        let tag = Tag::from(request.tag());
         self.channel.recycle(done.request);
-        answers.complete_with_status(tag, if ok { STATUS_OK } else { STATUS_IOERR });
+        if ok { STATUS_OK } else { STATUS_IOERR }
     }
 
-    fn refuse(&mut self, tag: Tag, status: u8, answers: &mut Answers) {
+    /// Carries out what the frame asks for. Returns the status for the guest, or `None` if the request is on its way and
+    /// finishes with the answer's next tag.
+    fn carry_out(&mut self, frame: &Frame<'_, '_>, tag: Tag) -> Option<u8> {
+        let Some(header) = frame.header else {
+            return Some(self.refuse(STATUS_IOERR));
+        };
+        if header.0 == RequestKind::GetId {
+            distribute(&self.serial, frame.data_in());
+            return Some(STATUS_OK);
+        }
+        match self.make_request(frame, header, tag) {
+            Ok(request) => match self.channel.submit(request) {
+                Submission::Queued => None,
+                Submission::Done(done) => Some(self.finish(done)),
+            },
+            Err(status) => Some(self.refuse(status)),
+        }
+    }
+
+    fn refuse(&mut self, status: u8) -> u8 {
         self.totals.now.errors += 1;
-        answers.complete_with_status(tag, status);
+        status
     }
 
     /// The block request for a frame, or the status that refuses it.
@@ -115,22 +133,11 @@ impl QueueModel for BlkQueue {
         answers: &mut Answers,
     ) -> std::result::Result<(), Broken> {
         let frame = Frame::new(chain)?;
-        let tag = answers.keep(chain);
-        let Some(header) = frame.header else {
-            self.refuse(tag, STATUS_IOERR, answers);
-            return Ok(());
-        };
-        if header.0 == RequestKind::GetId {
-            distribute(&self.serial, frame.data_in());
-            answers.complete_with_status(tag, STATUS_OK);
-            return Ok(());
-        }
-        match self.make_request(&frame, header, tag) {
-            Ok(request) => match self.channel.submit(request) {
-                Submission::Queued => {}
-                Submission::Done(done) => self.finish(done, answers),
-            },
-            Err(status) => self.refuse(tag, status, answers),
+        match self.carry_out(&frame, answers.next_tag()) {
+            Some(status) => answers.finish_with_status(chain, status),
+            None => {
+                answers.keep(chain);
+            }
         }
         Ok(())
     }
@@ -139,7 +146,9 @@ impl QueueModel for BlkQueue {
         let mut finished = std::mem::take(&mut self.finished);
         self.channel.reap(&mut finished);
         for done in finished.drain(..) {
-            self.finish(done, answers);
+            let tag = Tag::from(done.request.tag());
+            let status = self.finish(done);
+            answers.complete_with_status(tag, status);
         }
         self.finished = finished;
     }

@@ -170,7 +170,7 @@ impl Walk<'_> {
             return Err(Broken("readable descriptor after a writable one"));
         }
         let RingDescriptor { address, len, .. } = descriptor;
-        match chain.memory.translate_hinted(address, len, self.hint) {
+        match chain.memory.translate_whole(address, len, self.hint) {
             Some(slice) => chain.slices.push(slice),
             None => self.append_pieces(address, len, chain)?,
         }

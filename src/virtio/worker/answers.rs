@@ -67,6 +67,22 @@ impl Answers {
         self.virtqueue.push_used(chain.head(), written);
     }
 
+    /// As [`finish`](Answers::finish), with everything written that could be, and with `status` in the last writable byte.
+    #[inline]
+    pub fn finish_with_status(&mut self, chain: &Chain<'_>, status: u8) {
+        if let Some(last) = chain.writable().last() {
+            last.after(last.len().saturating_sub(1)).write(&[status]);
+        }
+        self.finish(chain, writable_len(chain));
+    }
+
+    /// The tag that the next [`keep`](Answers::keep) gives. So a request can carry it before it is known whether the
+    /// chain must be kept.
+    #[inline]
+    pub fn next_tag(&self) -> Tag {
+        Tag(self.free)
+    }
+
     /// Keeps a chain to be completed later, by its tag. The queue does not stop before.
     ///
     /// # Panics
@@ -77,21 +93,22 @@ impl Answers {
             chain.memory().is_same(self.virtqueue.memory()),
             "a chain is answered by its own queue"
         );
-        let slot = AnswerSlot::Kept(KeptChain {
+        let kept = AnswerSlot::Kept(KeptChain {
             head: chain.head(),
-            writable: u32::try_from(chain.writable_len()).unwrap_or(u32::MAX),
+            writable: writable_len(chain),
             status: chain.writable().last().and_then(|last| last.last_byte()),
         });
         let number = self.free;
         self.kept += 1;
         match self.slots.get_mut(number) {
-            Some(free) => {
-                if let AnswerSlot::Free(next) = std::mem::replace(free, slot) {
+            Some(slot) => {
+                if let AnswerSlot::Free(next) = *slot {
                     self.free = next;
                 }
+                *slot = kept;
             }
             None => {
-                self.slots.push(slot);
+                self.slots.push(kept);
                 self.free = self.slots.len();
             }
         }
@@ -134,4 +151,8 @@ impl Answers {
         self.kept -= 1;
         Some(chain)
     }
+}
+
+fn writable_len(chain: &Chain<'_>) -> u32 {
+    u32::try_from(chain.writable_len()).unwrap_or(u32::MAX)
 }
