@@ -292,10 +292,11 @@ fn values_that_make_no_sense() {
         &[DRIVE, &with("num-queues=many")],
         "Parameter 'num-queues' expects an int64 value",
     );
-    refused(
-        &[DRIVE, &with("queue-size=3")],
-        "device 'disk0': queue-size=3 is not a power of two in 2..=1024",
-    );
+    for size in ["0", "2", "3", "2048", "65540", "-4"] {
+        let message =
+            format!("device 'disk0': queue-size={size} is not a power of two in 4..=1024");
+        refused(&[DRIVE, &with(&format!("queue-size={size}"))], &message);
+    }
     let boolean = "Parameter 'x-data-plane' expects 'on' or 'off'";
     refused(&[DRIVE, &with("x-data-plane=1")], boolean);
     refused(&[DRIVE, &with("bogus=1")], "Invalid parameter 'bogus'");

@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use qcontext::block::Node;
-use qcontext::device::TransportOptions::VhostUser;
+use qcontext::device::TransportOptions::{Machine, VhostUser};
 use qcontext::device::{self, Device, DeviceOptions};
 use qcontext::object::{Options, Value, tree};
 use qcontext::virtio::blk::{self, BlkOptions};
@@ -166,9 +166,18 @@ fn numbers_out_of_range_are_refused() {
         assert_eq!(kind, ErrorKind::InvalidArgument);
         assert!(text.contains("num-queues"), "{text}");
     }
-    for size in [0, 1, 3, 2048] {
-        let (_, text) = plan.refused(|options| options.queue_size = size);
-        assert!(text.contains("queue-size"), "{text}");
+    for size in [0, 1, 2, 3, 2048] {
+        let (_, over_vhost_user) = plan.refused(|options| options.queue_size = size);
+        let (_, on_a_machine) = plan.refused(|options| {
+            options.queue_size = size;
+            options.transport = Machine {
+                ioeventfd: true,
+                irqfd: true,
+            };
+        });
+        let expected =
+            format!("device 'disk0': queue-size={size} is not a power of two in 4..=1024");
+        assert_eq!([over_vhost_user, on_a_machine], [&*expected, &*expected]);
     }
 }
 

@@ -103,8 +103,8 @@ impl DeviceOptions {
         let mut device = DeviceOptions::with_defaults(id, model, transport);
         device.context = options.take_str("context")?;
         device.data_plane = options.take_bool("x-data-plane")?.unwrap_or(false);
-        if let Some(size) = options.take_uint("queue-size", 2..=QUEUE_SIZE_MAX.into())? {
-            device.queue_size = u16::try_from(size).unwrap_or(QUEUE_SIZE_MAX);
+        if let Some(size) = options.take_int("queue-size")? {
+            device.queue_size = device.check_queue_size(size)?;
         }
         options.finish()?;
         Ok(device)
@@ -124,12 +124,17 @@ impl DeviceOptions {
     /// A number is out of range.
     pub(super) fn check_numbers(&self) -> Result<()> {
         self.model.check(&self.id)?;
-        let size = self.queue_size;
-        if !size.is_power_of_two() || !(2..=QUEUE_SIZE_MAX).contains(&size) {
-            let what = format!("queue-size={size} is not a power of two in 2..={QUEUE_SIZE_MAX}");
-            return Err(self.error(ErrorKind::InvalidArgument, &what));
-        }
-        Ok(())
+        self.check_queue_size(self.queue_size.into()).map(drop)
+    }
+
+    fn check_queue_size(&self, size: i64) -> Result<u16> {
+        let least = self.model.queue_size_min();
+        let fits = |fit: &u16| fit.is_power_of_two() && (least..=QUEUE_SIZE_MAX).contains(fit);
+        u16::try_from(size).ok().filter(fits).ok_or_else(|| {
+            let what =
+                format!("queue-size={size} is not a power of two in {least}..={QUEUE_SIZE_MAX}");
+            self.error(ErrorKind::InvalidArgument, &what)
+        })
     }
 
     /// An error that names the device.

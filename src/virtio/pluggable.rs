@@ -43,6 +43,11 @@ pub trait ModelOptions: fmt::Debug + Send + Sync {
     /// How many queues the device has. Each gets an AioContext of its own.
     fn queue_count(&self) -> u16;
 
+    /// The smallest `queue-size`: the device's shortest request, without indirect descriptors, fits into such a queue.
+    fn queue_size_min(&self) -> u16 {
+        2
+    }
+
     /// Checks the options before anything is made: they may come from a program rather than from [`ModelType::parse`].
     ///
     /// # Errors

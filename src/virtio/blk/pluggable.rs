@@ -39,6 +39,11 @@ impl ModelOptions for BlkOptions {
         self.num_queues
     }
 
+    /// A read has three descriptors (header, data, status), and the size is a power of two.
+    fn queue_size_min(&self) -> u16 {
+        4
+    }
+
     fn check(&self, id: &str) -> Result<()> {
         self.check_numbers(id)
     }
