@@ -1,4 +1,4 @@
-//! A Linux guest under a real QEMU, as `tests/guest/boot` starts it.
+//! A guest under a real QEMU: Linux, as `tests/guest/boot` starts it, or firmware, as `tests/guest/boot-firmware` does.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -42,14 +42,27 @@ impl Guest {
     /// Boots a guest with as many CPUs and queues per disk, which runs these jobs on the disks
     /// behind these sockets of the directory.
     pub fn boot(directory: &Path, qemu: u32, cpus: u32, jobs: &str, sockets: &[&str]) -> Guest {
+        let (qemu, cpus) = (qemu.to_string(), cpus.to_string());
+        let words = [&[qemu.as_str(), &cpus, jobs], sockets].concat();
+        Guest::start(directory, "tests/guest/boot", &words)
+    }
+
+    /// Boots a firmware (`seabios`, `ovmf` or `u-boot`) with these disks of the directory, `SOCKET,QUEUE-SIZE`.
+    pub fn boot_firmware(directory: &Path, qemu: u32, firmware: &str, disks: &[String]) -> Guest {
+        let qemu = qemu.to_string();
+        let disks = disks.iter().map(String::as_str);
+        let words: Vec<&str> = [qemu.as_str(), firmware].into_iter().chain(disks).collect();
+        Guest::start(directory, "tests/guest/boot-firmware", &words)
+    }
+
+    fn start(directory: &Path, script: &str, words: &[&str]) -> Guest {
         let turn = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut child = Command::new("timeout")
             .args(["-k", "1", "120"])
-            .arg(place("tests/guest/boot"))
-            .args([&qemu.to_string(), &cpus.to_string(), jobs])
-            .args(sockets)
+            .arg(place(script))
+            .args(words)
             .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -76,16 +89,18 @@ impl Guest {
 
     /// Lets the guest do its work, and checks that it found no fault on so many disks.
     /// Returns what it printed.
-    pub fn finish(mut self, disks: usize) -> String {
+    pub fn finish(self, disks: usize) -> String {
+        let console = self.end();
+        let verdict = format!("guest: verdict PASS, {disks} disks");
+        assert!(console.contains(&verdict), "console:\n{console}");
+        console
+    }
+
+    /// Waits until the machine ends. Returns what it printed.
+    pub fn end(mut self) -> String {
         while self.next_line().is_some() {}
         let status = self.child.wait().unwrap();
-        let verdict = format!("guest: verdict PASS, {disks} disks");
-        assert!(
-            self.seen.contains(&verdict),
-            "{status}, console:\n{}",
-            self.seen
-        );
-        assert!(status.success(), "QEMU ended with {status}");
+        assert!(status.success(), "{status}, console:\n{}", self.seen);
         std::mem::take(&mut self.seen)
     }
 }
