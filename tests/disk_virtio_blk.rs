@@ -138,7 +138,8 @@ fn requests_answer_with_the_right_status() {
     for (kind, sector, out, writable, status) in cases {
         let done = disk.request((kind, sector), &out, writable);
         assert_eq!(done.status, status, "{kind} {sector} {out:?} {writable}");
-        assert_eq!(done.written as usize, writable + 1);
+        let data = if status == 0 { writable } else { 0 };
+        assert_eq!(done.written as usize, data + 1, "{kind} {sector}");
     }
     let bytes = std::fs::read(image.path()).unwrap();
     assert_eq!(bytes[..512], [2; 512]);
@@ -190,6 +191,31 @@ fn the_id_is_twenty_bytes_however_much_room_there_is() {
         assert_eq!(done.status, 0);
         let text = &b"serial-0123\0\0\0\0\0\0\0\0\0"[..room.min(20)];
         assert_eq!(&done.data[..text.len()], text);
+    }
+}
+
+#[test]
+fn the_used_length_counts_the_bytes_that_were_written() {
+    let image = Image::new(Medium::Memory, &[1; 4096]);
+    let mut disk = Disk::new(try_open(&image, "aio=threads").unwrap(), Shape::default());
+    let range = [0; 16];
+    // What is asked for, what the device reads, how much it may write besides the status, how much it writes.
+    let cases: [(u32, u64, &[u8], usize, u32); 11] = [
+        (IN, 0, &[], 512, 513),
+        (IN, 0, &[], 0, 1),
+        (IN, 8, &[], 512, 1),
+        (IN, 0, &[], 511, 1),
+        (OUT, 0, &[2; 512], 100, 1),
+        (FLUSH, 0, &[], 100, 1),
+        (WRITE_ZEROES, 0, &range, 100, 1),
+        (GET_ID, 0, &[], 20, 21),
+        (GET_ID, 0, &[], 5, 6),
+        (GET_ID, 0, &[], 64, 21),
+        (99, 0, &[], 100, 1),
+    ];
+    for (kind, sector, out, room, written) in cases {
+        let done = disk.request((kind, sector), out, room);
+        assert_eq!(done.written, written, "{kind} {sector} {room}");
     }
 }
 

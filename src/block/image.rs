@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
 
+mod device;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -60,6 +62,8 @@ pub(super) struct Image {
     /// Kept in memory by its file system: reading and writing never wait for a device.
     pub(super) in_memory: bool,
     pub(super) discard: bool,
+    /// The unit of discards: the sectors of a block device. A file takes any range.
+    discard_unit: u64,
     pub(super) nowait: Capability,
     pub(super) zero_range: Capability,
     pub(super) punch_hole: Capability,
@@ -105,6 +109,7 @@ impl OpenImage {
         let image = Image {
             unit: alignment.map_or(SECTOR, |alignment| alignment.offset),
             in_memory: is_tmpfs(&file),
+            discard_unit: device::sector_size(&file).unwrap_or(1),
             file,
             read_only,
             alignment,
@@ -169,6 +174,13 @@ impl Image {
     /// Makes the file longer or shorter. A device has the length that it has.
     pub(super) fn set_length(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
+    }
+
+    /// The part of a range that can be discarded, in whole units.
+    pub(super) fn discard_range(&self, offset: u64, length: u64) -> Range<u64> {
+        let unit = self.discard_unit;
+        let start = offset.next_multiple_of(unit);
+        start..(offset + length) / unit * unit
     }
 
     /// Notes a completed fdatasync.

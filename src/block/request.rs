@@ -126,6 +126,11 @@ impl Request {
         self.length
     }
 
+    /// How many bytes of it have been read or written, also if it failed after that.
+    pub fn transferred(&self) -> u64 {
+        self.done
+    }
+
     /// What the submitter gave it to recognise it by.
     pub fn tag(&self) -> u64 {
         self.tag

@@ -33,6 +33,14 @@ pub struct BlkQueue {
     _owner: Arc<QueueOwner>,
 }
 
+/// What the guest gets.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    /// How many bytes of data the device has written.
+    written: u32,
+    status: u8,
+}
+
 /// The owner of the channel: calls the queue's worker when requests have finished.
 #[derive(Debug)]
 struct QueueOwner(QueueHandle);
@@ -63,24 +71,34 @@ impl BlkQueue {
         }
     }
 
-    /// Counts a request that the block layer has finished; returns its status for the guest.
-    fn finish(&mut self, done: Finished) -> u8 {
+    /// Counts a request that the block layer has finished; returns the answer for the guest.
+    fn finish(&mut self, done: Finished) -> Answer {
         let ok = done.result == 0;
         let request = &done.request;
         self.totals.now.finish(request.op(), request.length(), ok);
+        let written = match (request.op(), ok) {
+            (Op::Read, true) => request.length(),
+            (Op::Read, false) => request.transferred(),
+            _ => 0,
+        };
         self.channel.recycle(done.request);
-        if ok { STATUS_OK } else { STATUS_IOERR }
+        Answer {
+            written: u32::try_from(written).unwrap_or(u32::MAX),
+            status: if ok { STATUS_OK } else { STATUS_IOERR },
+        }
     }
 
-    /// Carries out what the frame asks for. Returns the status for the guest, or `None` if the request is on its way and
+    /// Carries out what the frame asks for. Returns the answer for the guest, or `None` if the request is on its way and
     /// finishes with the answer's next tag.
-    fn carry_out(&mut self, frame: &Frame<'_, '_>, tag: Tag) -> Option<u8> {
+    fn carry_out(&mut self, frame: &Frame<'_, '_>, tag: Tag) -> Option<Answer> {
         let Some(header) = frame.header else {
             return Some(self.refuse(STATUS_IOERR));
         };
         if header.0 == RequestKind::GetId {
-            distribute(&self.serial, frame.data_in());
-            return Some(STATUS_OK);
+            return Some(Answer {
+                written: distribute(&self.serial, frame.data_in()),
+                status: STATUS_OK,
+            });
         }
         match self.make_request(frame, header, tag) {
             Ok(request) => match self.channel.submit(request) {
@@ -91,9 +109,9 @@ impl BlkQueue {
         }
     }
 
-    fn refuse(&mut self, status: u8) -> u8 {
+    fn refuse(&mut self, status: u8) -> Answer {
         self.totals.now.errors += 1;
-        status
+        Answer { written: 0, status }
     }
 
     /// The block request for a frame, or the status that refuses it.
@@ -134,7 +152,7 @@ impl QueueModel for BlkQueue {
     ) -> std::result::Result<(), Broken> {
         let frame = Frame::new(chain)?;
         match self.carry_out(&frame, answers.next_tag()) {
-            Some(status) => answers.finish_with_status(chain, status),
+            Some(answer) => answers.finish_with_status(chain, answer.written, answer.status),
             None => {
                 answers.keep(chain);
             }
@@ -147,8 +165,8 @@ impl QueueModel for BlkQueue {
         self.channel.reap(&mut finished);
         for done in finished.drain(..) {
             let tag = Tag::from(done.request.tag());
-            let status = self.finish(done);
-            answers.complete_with_status(tag, status);
+            let answer = self.finish(done);
+            answers.complete_with_status(tag, answer.written, answer.status);
         }
         self.finished = finished;
     }

@@ -150,8 +150,11 @@ fn collect<'m>(slices: impl Iterator<Item = GuestSlice<'m>>, into: &mut [u8]) ->
     done
 }
 
-/// Copies as much of `from` as there is room for.
-pub(super) fn distribute<'m>(from: &[u8], slices: impl Iterator<Item = GuestSlice<'m>>) {
+/// Copies as much of the id as there is room for; returns how much that was.
+pub(super) fn distribute<'m>(
+    from: &[u8; ID_LEN],
+    slices: impl Iterator<Item = GuestSlice<'m>>,
+) -> u32 {
     let mut done = 0;
     for slice in slices {
         let part = slice.first(from.len() - done);
@@ -161,6 +164,7 @@ pub(super) fn distribute<'m>(from: &[u8], slices: impl Iterator<Item = GuestSlic
             break;
         }
     }
+    u32::try_from(done).unwrap_or(u32::MAX)
 }
 
 /// A serial as the guest reads it: cut to 20 bytes, padded with zeroes.

@@ -10,6 +10,9 @@
 use crate::virtio::memory::BytePlace;
 use crate::virtio::queue::{Chain, Virtqueue};
 
+/// The length of a status.
+const STATUS_LEN: u32 = 1;
+
 /// A kept chain. As good as its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(usize);
@@ -36,7 +39,6 @@ enum AnswerSlot {
 #[derive(Clone, Copy, Debug)]
 struct KeptChain {
     head: u16,
-    writable: u32,
     status: Option<BytePlace>,
 }
 
@@ -67,13 +69,14 @@ impl Answers {
         self.virtqueue.push_used(chain.head(), written);
     }
 
-    /// As [`finish`](Answers::finish), with everything written that could be, and with `status` in the last writable byte.
+    /// As [`finish`](Answers::finish), and writes `status` into the last writable byte. The device has written `data` bytes
+    /// besides. The used length is the sum of both, as section 2.7.8 of the specification defines it.
     #[inline]
-    pub fn finish_with_status(&mut self, chain: &Chain<'_>, status: u8) {
+    pub fn finish_with_status(&mut self, chain: &Chain<'_>, data: u32, status: u8) {
         if let Some(last) = chain.writable().last() {
             last.after(last.len().saturating_sub(1)).write(&[status]);
         }
-        self.finish(chain, writable_len(chain));
+        self.finish(chain, data.saturating_add(STATUS_LEN));
     }
 
     /// The tag that the next [`keep`](Answers::keep) gives. So a request can carry it before it is known whether the
@@ -95,7 +98,6 @@ impl Answers {
         );
         let kept = AnswerSlot::Kept(KeptChain {
             head: chain.head(),
-            writable: writable_len(chain),
             status: chain.writable().last().and_then(|last| last.last_byte()),
         });
         let number = self.free;
@@ -123,9 +125,8 @@ impl Answers {
         }
     }
 
-    /// As [`complete`](Answers::complete), with everything written that could be, and with `status` in the last writable
-    /// byte.
-    pub fn complete_with_status(&mut self, tag: Tag, status: u8) {
+    /// As [`complete`](Answers::complete), with the status as [`finish_with_status`](Answers::finish_with_status) writes it.
+    pub fn complete_with_status(&mut self, tag: Tag, data: u32, status: u8) {
         let Some(chain) = self.take(tag) else {
             return;
         };
@@ -133,7 +134,8 @@ impl Answers {
             // SAFETY: the place is in this snapshot (invariant 1).
             unsafe { self.virtqueue.memory().write_byte(place, status) };
         }
-        self.virtqueue.push_used(chain.head, chain.writable);
+        self.virtqueue
+            .push_used(chain.head, data.saturating_add(STATUS_LEN));
     }
 
     /// Whether chains are kept.
@@ -151,8 +153,4 @@ impl Answers {
         self.kept -= 1;
         Some(chain)
     }
-}
-
-fn writable_len(chain: &Chain<'_>) -> u32 {
-    u32::try_from(chain.writable_len()).unwrap_or(u32::MAX)
 }

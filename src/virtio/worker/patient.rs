@@ -123,7 +123,7 @@ impl QueueModel for PatientQueue {
             return;
         }
         for tag in self.kept.drain(..) {
-            answers.complete_with_status(tag, DONE);
+            answers.complete_with_status(tag, 0, DONE);
             self.patience.kept.fetch_sub(1, Ordering::SeqCst);
         }
     }

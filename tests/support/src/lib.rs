@@ -2,6 +2,7 @@
 //!
 //! * everywhere: [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`], [`fd_source`]
+//! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
@@ -25,6 +26,7 @@ pub mod front_end;
 #[cfg(feature = "devices")]
 #[path = "../../../src/cli/demo/guest.rs"]
 pub mod guest;
+pub mod host_storage;
 #[cfg(feature = "devices")]
 #[path = "../../../src/cli/demo/in_process.rs"]
 pub mod in_process;

@@ -1,14 +1,14 @@
 //! Inline I/O: what the page cache can answer is answered before anything is queued.
 //!
 //! Used by [`super::FileWay`]. Page-cache mode only. On tmpfs plain preadv2 and pwritev2 never wait for a device;
-//! elsewhere reads carry RWF_NOWAIT, and what that leaves over goes to the engine. Requests are limited in size, and
+//! elsewhere reads carry RWF_NOWAIT, and what that leaves over goes to the engine, errors included. Requests are limited in size, and
 //! a batch in its sum, so that copying for one disk does not keep its neighbours waiting.
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
-use super::step::{next_step, take_result};
+use super::step::{next_step, note_refusal, take_result};
 use crate::block::budget::Budget;
 use crate::block::image::Image;
 use crate::block::request::{Op, Request};
@@ -48,16 +48,13 @@ impl Inline {
         }
         budget.charge(request.length);
         let result = next_step(image, request).run(image.as_fd(), flags);
-        match -result {
-            libc::EAGAIN | libc::EINTR => None,
-            libc::EOPNOTSUPP => {
-                image.nowait.set_missing();
-                None
-            }
-            _ => match take_result(image, request, result) {
-                ControlFlow::Break(result) => Some(result),
-                ControlFlow::Continue(()) => None,
-            },
+        if result < 0 && flags != 0 {
+            note_refusal(&image.nowait, result);
+            return None;
+        }
+        match take_result(image, request, result) {
+            ControlFlow::Break(result) => Some(result),
+            ControlFlow::Continue(()) => None,
         }
     }
 

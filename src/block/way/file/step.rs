@@ -2,14 +2,18 @@
 //!
 //! Used by every engine, so that short transfers, interruptions and missing abilities of the file system are treated
 //! alike wherever the call is made.
+//!
+//! Discarding and zeroing by `fallocate` are short cuts. Whatever the errno with which the kernel refuses one, the request
+//! goes on without it: zeroes are written, and a discard, which is a hint, is done. The guest sees errors of plain reads,
+//! writes and flushes only.
 #![forbid(unsafe_code)]
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 
 use gsource::{FileCall, IoMemory};
 
-use crate::block::image::Image;
+use crate::block::image::{Capability, Image};
 use crate::block::request::{Finished, Method, Op, Request};
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -21,19 +25,18 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
     let offset = request.offset + request.done;
     match request.op {
         Op::Flush => FileCall::DataSync,
-        Op::Discard => allocate(PUNCH_HOLE, request),
+        Op::Discard => punch(image.discard_range(request.offset, request.length)),
         Op::Read => FileCall::Read(memory(request), offset),
         Op::Write => FileCall::Write(memory(request), offset),
         Op::WriteZeroes { unmap } => {
             if request.method == Method::Plain {
-                let punch = unmap && image.discard && image.punch_hole.is_present();
-                if punch {
-                    return allocate(PUNCH_HOLE, request);
+                if unmap && image.discard && image.punch_hole.is_present() {
+                    return punch(whole(request));
                 }
                 request.method = Method::ZeroRange;
             }
             if request.method == Method::ZeroRange && image.zero_range.is_present() {
-                return allocate(ZERO_RANGE, request);
+                return allocate(ZERO_RANGE, whole(request));
             }
             request.method = Method::WriteZeroes;
             request.borrow_zeroes();
@@ -44,7 +47,12 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
 
 /// Whether the request is a discard that the file does not take: a hint without effect.
 pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
-    request.op == Op::Discard && (!image.discard || !image.punch_hole.is_present())
+    request.op == Op::Discard
+        && (!image.discard
+            || !image.punch_hole.is_present()
+            || image
+                .discard_range(request.offset, request.length)
+                .is_empty())
 }
 
 /// Carries out a request to its end, on the calling thread.
@@ -60,9 +68,8 @@ pub(super) fn run(image: &Image, mut request: Box<Request>) -> Finished {
 /// Takes in the result of the last call, a count or a negative errno: breaks with the request's own result when it
 /// is finished.
 pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
-    match -result {
-        libc::EINTR | libc::EAGAIN => return ControlFlow::Continue(()),
-        _ => {}
+    if result == -libc::EINTR {
+        return ControlFlow::Continue(());
     }
     match request.op {
         Op::Read | Op::Write => transferred(image, request, result),
@@ -75,19 +82,21 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
             }
             ControlFlow::Break(result)
         }
-        Op::Discard if is_unsupported(result) => {
-            image.punch_hole.set_missing();
+        Op::Discard => {
+            note_refusal(&image.punch_hole, result);
             ControlFlow::Break(0)
         }
-        Op::WriteZeroes { .. } if is_unsupported(result) => {
-            if request.method == Method::Plain {
-                image.punch_hole.set_missing();
+        Op::WriteZeroes { .. } if result == 0 => ControlFlow::Break(0),
+        Op::WriteZeroes { .. } => {
+            request.method = if request.method == Method::Plain {
+                note_refusal(&image.punch_hole, result);
+                Method::ZeroRange
             } else {
-                image.zero_range.set_missing();
-            }
+                note_refusal(&image.zero_range, result);
+                Method::WriteZeroes
+            };
             ControlFlow::Continue(())
         }
-        Op::Discard | Op::WriteZeroes { .. } => ControlFlow::Break(result),
     }
 }
 
@@ -103,19 +112,36 @@ fn memory(request: &mut Request) -> IoMemory<'_> {
     request.memory()
 }
 
-fn allocate(mode: i32, request: &Request) -> FileCall<'static> {
+fn whole(request: &Request) -> Range<u64> {
+    request.offset..request.offset + request.length
+}
+
+fn punch(range: Range<u64>) -> FileCall<'static> {
+    allocate(PUNCH_HOLE, range)
+}
+
+fn allocate(mode: i32, range: Range<u64>) -> FileCall<'static> {
     FileCall::Allocate {
         mode,
-        offset: request.offset,
-        length: request.length,
+        offset: range.start,
+        length: range.end - range.start,
     }
 }
 
-fn is_unsupported(result: i32) -> bool {
-    matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS)
+/// Remembers an ability that is missing for good. Other errors may be about this range or this moment.
+pub(super) fn note_refusal(ability: &Capability, result: i32) {
+    if matches!(
+        -result,
+        libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV
+    ) {
+        ability.set_missing();
+    }
 }
 
 fn transferred(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
+    if result == -libc::EAGAIN {
+        return ControlFlow::Continue(());
+    }
     let Ok(count) = u64::try_from(result) else {
         return ControlFlow::Break(result);
     };
@@ -219,14 +245,62 @@ mod tests {
         assert_eq!(take_result(&file, &mut request, 96), ControlFlow::Break(0));
     }
 
+    /// With what the kernel, a file system or a driver refuses `fallocate`.
+    const REFUSALS: [i32; 14] = [
+        libc::EOPNOTSUPP,
+        libc::ENOSYS,
+        libc::ENOTTY,
+        libc::ENODEV,
+        libc::EINVAL,
+        libc::EPERM,
+        libc::EACCES,
+        libc::EBUSY,
+        libc::EFBIG,
+        libc::ENOSPC,
+        libc::EAGAIN,
+        libc::EIO,
+        libc::ETXTBSY,
+        libc::EREMOTEIO,
+    ];
+
     #[test]
-    fn discards_are_hints() {
-        let file = file();
-        let mut request = request(Op::Discard, &mut []);
-        request.set_length(4096);
-        let result = take_result(&file, &mut request, -libc::EOPNOTSUPP);
-        assert_eq!(result, ControlFlow::Break(0));
-        assert!(is_ignored(&file, &request));
+    fn zeroes_are_written_whatever_the_errno_that_refuses_the_short_cuts() {
+        for errno in REFUSALS {
+            let file = file();
+            let mut request = request(Op::WriteZeroes { unmap: true }, &mut []);
+            request.set_length(4096);
+            for _ in 0..2 {
+                next_step(&file, &mut request);
+                assert!(take_result(&file, &mut request, -errno).is_continue());
+            }
+            let write = next_step(&file, &mut request);
+            assert!(matches!(write, FileCall::Write(_, 0)), "{errno}");
+            // This is not a short cut.
+            let failed = take_result(&file, &mut request, -libc::ENOSPC);
+            assert_eq!(failed, ControlFlow::Break(-libc::ENOSPC), "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_discard_is_a_hint_whatever_the_errno_that_refuses_it() {
+        for errno in REFUSALS {
+            let file = file();
+            let mut request = request(Op::Discard, &mut []);
+            request.set_length(4096);
+            let result = take_result(&file, &mut request, -errno);
+            assert_eq!(result, ControlFlow::Break(0), "{errno}");
+        }
+    }
+
+    #[test]
+    fn only_an_ability_that_is_missing_for_good_is_not_tried_again() {
+        for (errno, ignored) in [(libc::EOPNOTSUPP, true), (libc::EINVAL, false)] {
+            let file = file();
+            let mut request = request(Op::Discard, &mut []);
+            request.set_length(4096);
+            let _ = take_result(&file, &mut request, -errno);
+            assert_eq!(is_ignored(&file, &request), ignored, "{errno}");
+        }
     }
 
     #[test]

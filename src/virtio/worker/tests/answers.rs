@@ -31,13 +31,13 @@ fn tags_are_used_again_and_chains_completed_in_any_order() {
     assert_eq!(again[..2], [first, second]);
     for tag in [third, again[0], again[1], again[2]] {
         assert!(answers.has_kept());
-        answers.complete_with_status(tag, 3);
+        answers.complete_with_status(tag, 4, 3);
     }
     assert!(!answers.has_kept());
     answers.virtqueue.publish();
     let ring = &mut driver.rings[0];
     let used = std::iter::from_fn(|| ring.take_used(&driver.ram)).map(|(_, written)| written);
-    assert_eq!(used.collect::<Vec<_>>(), [1, 2, 1, 1, 1, 1]);
+    assert_eq!(used.collect::<Vec<_>>(), [1, 2, 5, 5, 5, 5]);
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_chain_is_completed_once() {
     let tag = keep_next(&mut answers, &memory);
     answers.complete(tag, 1);
     answers.complete(tag, 1);
-    answers.complete_with_status(tag, 1);
+    answers.complete_with_status(tag, 0, 1);
     answers.complete(Tag::from(u64::MAX), 1);
     assert_eq!(answers.virtqueue.in_flight(), 0);
     answers.virtqueue.publish();
