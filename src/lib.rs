@@ -38,6 +38,7 @@
 //! | [`QContext`] | the event loop: creation, names, functions, fd handlers, sources |
 //! | [`AioContext`] | a device's set of handlers, which moves between contexts as one |
 //! | [`object`] | the object tree, option strings |
+//! | [`schema`] | the types of QMP commands, events and options |
 //! | `block` | block nodes and the channels to them |
 //! | `virtio` | virtqueues, the workers that serve them, the traits of a device model, the disk |
 //! | `device` | what `-device` creates: a model, a transport and their contexts |
@@ -72,6 +73,7 @@ pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;
+pub mod schema;
 #[cfg(any(feature = "monitor", feature = "vhost-user"))]
 mod unix_socket;
 mod value;

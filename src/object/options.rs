@@ -33,6 +33,8 @@ pub struct Options {
     /// Prefix of names in messages: `file.` in the group `file`.
     prefix: String,
     entries: Dict,
+    /// The names are paths: `file.driver` is the member `driver` of the member `file`.
+    dotted: bool,
     help: bool,
     warnings: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl Options {
             form,
             prefix: String::new(),
             entries,
+            dotted: form == Form::Keyval,
             help: false,
             warnings: Vec::new(),
         }
@@ -66,6 +69,34 @@ impl Options {
         self.form
     }
 
+    /// Whether a name with dots is the path to a member of a nested object.
+    pub(crate) fn is_dotted(&self) -> bool {
+        self.dotted
+    }
+
+    /// The options that are left, as a JSON object has them.
+    pub(crate) fn into_entries(self) -> Dict {
+        self.entries
+    }
+
+    /// Sets an option that is absent.
+    pub(crate) fn set_default(&mut self, name: &str, value: Value) {
+        if !self.entries.iter().any(|(key, _)| key == name) {
+            self.entries.push((name.to_owned(), value));
+        }
+    }
+
+    /// The same options with paths as names instead of nested objects and lists.
+    pub(crate) fn into_dotted(self) -> Options {
+        let mut flat = Dict::new();
+        flatten("", self.entries, &mut flat);
+        Options {
+            entries: flat,
+            dotted: true,
+            ..self
+        }
+    }
+
     /// Whether `help` or `?` is among the options.
     pub fn wants_help(&self) -> bool {
         self.help
@@ -80,6 +111,12 @@ impl Options {
     pub fn peek(&self, name: &str) -> Option<&str> {
         let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
         value.as_str()
+    }
+
+    /// The value of an option of any type. The option stays.
+    pub(crate) fn peek_value(&self, name: &str) -> Option<&Value> {
+        let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
+        Some(value)
     }
 
     /// Takes an option of any type.
@@ -199,12 +236,22 @@ impl Options {
         }
     }
 
-    /// Takes all options whose names begin with `name` and a dot. In the result the names lack that prefix.
+    /// Takes all options whose names begin with `name` and a dot, or the members of the object `name`. In the result the
+    /// names lack that prefix.
     ///
     /// # Errors
     /// The name also has a value of its own.
     pub fn take_group(&mut self, name: &str) -> Result<Options> {
         let prefix = format!("{name}.");
+        let is_object =
+            |(key, value): &(String, Value)| key == name && matches!(value, Value::Dict(_));
+        if let Some(index) = self.entries.iter().position(is_object)
+            && let (_, Value::Dict(members)) = self.entries.remove(index)
+        {
+            let mut group = Options::new(self.form, members);
+            group.prefix = self.full(&prefix);
+            return Ok(group);
+        }
         let (inside, outside): (Dict, Dict) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|(key, _)| key.starts_with(&prefix));
@@ -218,6 +265,7 @@ impl Options {
         let inside = inside.into_iter();
         let stripped = inside.map(|(key, value)| (key[prefix.len()..].to_owned(), value));
         let mut group = Options::new(self.form, stripped.collect());
+        group.dotted = self.dotted;
         group.prefix = self.full(&prefix);
         Ok(group)
     }
@@ -277,7 +325,7 @@ pub fn parse(implied: Option<&str>, text: &str) -> Result<Options> {
     ))
 }
 
-/// Parses an option string of `-blockdev`: dotted keys, no flags. Members of nested JSON objects and lists get dotted keys.
+/// Parses an option string of `-blockdev`: dotted keys, no flags; or a JSON object.
 ///
 /// # Errors
 /// A malformed key, a bare word, or a JSON text that is not an object.
@@ -286,9 +334,7 @@ pub fn parse_dotted(implied: &str, text: &str) -> Result<Options> {
         let parsed = text::parse_keyval(implied, text)?;
         return Ok(Options::of_text(Form::Keyval, parsed));
     }
-    let mut flat = Dict::new();
-    flatten("", parse_json(text)?, &mut flat);
-    Ok(Options::from_dict(flat))
+    Ok(Options::from_dict(parse_json(text)?))
 }
 
 fn parse_json(text: &str) -> Result<Dict> {
@@ -313,6 +359,21 @@ fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
             value => flat.push((key, value)),
         }
     }
+}
+
+/// The boolean that `on yes true y` or `off no false n` stands for.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    text::boolean(text)
+}
+
+/// An integer: decimal, hexadecimal or octal as in C.
+pub(crate) fn integer(text: &str) -> Option<i64> {
+    number::integer(text)
+}
+
+/// A number of bytes: `512`, `64k`, `1.5G`.
+pub(crate) fn size(text: &str) -> Option<u64> {
+    number::size(text)
 }
 
 /// `Parameter 'qom-type' does not accept value 'nosuch'`

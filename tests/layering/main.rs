@@ -19,8 +19,16 @@ use text::{Strings, blank};
 
 /// The layers of the root crate from below, each with its top-level modules.
 const LAYERS: [&[&str]; 7] = [
-    // The loop, the objects, and what services listen with.
-    &["", "context", "json", "object", "unix_socket", "value"],
+    // The loop, the objects, the types of QMP, and what services listen with.
+    &[
+        "",
+        "context",
+        "json",
+        "object",
+        "schema",
+        "unix_socket",
+        "value",
+    ],
     &["block"],
     // Device models.
     &["virtio"],
