@@ -20,7 +20,7 @@
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `drivers`: `raw`, `file`, `null-co`, `blkdebug`, and how one adds another
-//! * `options`, `format`: `-drive` and `-blockdev`
+//! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `channel`, `flush`: what devices use
 //!
 //! # Threads
@@ -31,6 +31,7 @@
 mod bounce;
 mod budget;
 mod channel;
+mod common;
 mod driver;
 mod drivers;
 mod flush;
@@ -50,9 +51,14 @@ mod way;
 
 pub use channel::Channel;
 pub use driver::Driver;
+// For the monitor's queries and its schema.
+#[doc(hidden)]
+pub use drivers::BLOCKDEV_OPTIONS;
 pub use flush::flush;
 pub use gate::{ChannelOwner, Drained};
 pub use graph::{Edge, Parent};
+#[doc(hidden)]
+pub use graph::{EdgeInfo, NodeId, edges};
 pub use node::Node;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};

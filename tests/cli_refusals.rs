@@ -309,7 +309,7 @@ fn images_that_cannot_be_served() {
     let format = "-drive if=none,id=d0,file=disk0.raw,format=qcow2";
     refused(
         &[format],
-        "Unknown driver 'qcow2': raw, file, null-co and blkdebug are supported",
+        "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw",
     );
     let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
     refused(
@@ -327,7 +327,12 @@ fn files_that_are_no_images() {
     for file in ["fifo", "/dev/null", "/dev/zero", "/tmp"] {
         for more in ["", ",format=raw", ",format=raw,read-only=on"] {
             let drive = format!("-drive if=none,id=d0,file={file}{more}");
-            let message = format!("'{file}' is neither a regular file nor a block device");
+            let message = match file {
+                "/tmp" => "Could not open '/tmp': Is a directory (os error 21)".to_owned(),
+                _ => format!(
+                    "'file' driver requires '{file}' to be a regular file or a block device"
+                ),
+            };
             refused_in(&directory, &[&drive], &message);
         }
     }

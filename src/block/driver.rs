@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::common::CommonOptions;
 use super::gate::Gate;
 use super::graph::{Edge, NodeId, Parent};
 use super::way::Way;
@@ -19,12 +20,27 @@ use crate::Result;
 pub enum Driver {
     /// `raw`: a raw image over another node.
     Raw,
-    /// `file` or `host_device`: a file or block device.
+    /// `file`: a file.
     File,
+    /// `host_device`: a block device of the host.
+    HostDevice,
     /// `null-co`: a disk without anything behind it.
     NullCo,
     /// `blkdebug`: another node, with requests that fail or wait as rules say.
     Blkdebug,
+}
+
+impl Driver {
+    /// The name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Raw => "raw",
+            Driver::File => "file",
+            Driver::HostDevice => "host_device",
+            Driver::NullCo => "null-co",
+            Driver::Blkdebug => "blkdebug",
+        }
+    }
 }
 
 /// What a node is made of.
@@ -56,6 +72,11 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     /// The image's path, if there is one.
     fn filename(&self) -> Option<&str>;
 
+    /// How many bytes of storage the image takes, if there is one.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
+
     /// How often the data was made durable so far.
     fn data_syncs(&self) -> u64;
 
@@ -70,11 +91,12 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
 pub(super) struct NewNode<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
+    pub(super) common: &'a CommonOptions,
 }
 
 impl NewNode<'_> {
-    /// The node as a user of its children.
-    pub(super) fn as_parent(&self) -> Parent {
-        Parent::node(self.id, self.name)
+    /// The node as the user of a child that it calls `role`.
+    pub(super) fn as_parent(&self, role: &'static str) -> Parent {
+        Parent::node(self.id, self.name, role)
     }
 }

@@ -4,12 +4,15 @@
 //! [`BlockDriver`](super::driver::BlockDriver).
 //!
 //! # Adding a driver
-//! A format or a filter is a file here, with a line in [`open`] and a name in [`Driver`](super::driver::Driver). If it needs
-//! work for each request, it brings a [`Layer`](super::way::task::Layer), whose tasks use its child's way.
+//! A format or a filter is a file here with a [`DriverType`], which stands in [`DRIVERS`], and a name in
+//! [`Driver`](super::driver::Driver). If it needs work for each request, it brings a [`Layer`](super::way::task::Layer), whose
+//! tasks use its child's way.
 #![forbid(unsafe_code)]
 
+use super::common::MEMBERS;
 use super::driver::{BlockDriver, NewNode};
 use crate::object::Options;
+use crate::schema::{AlternateType, Case, Member, ObjectType, ValueType, Variants};
 use crate::{Error, ErrorKind, Result};
 
 mod blkdebug;
@@ -18,19 +21,57 @@ pub(super) mod file;
 pub(super) mod null;
 pub(super) mod raw;
 
+/// A driver, as options name it.
+pub(super) struct DriverType {
+    /// What `driver=` says.
+    pub(super) name: &'static str,
+    /// Its options besides those of every node.
+    pub(super) members: &'static [Member],
+    /// Opens a node with the options that are left.
+    pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
+}
+
+const DRIVERS: [&DriverType; 5] = [
+    &blkdebug::BLKDEBUG,
+    &file::FILE,
+    &file::HOST_DEVICE,
+    &null::NULL_CO,
+    &raw::RAW,
+];
+
+/// What `-blockdev` and `blockdev-add` describe.
+pub static BLOCKDEV_OPTIONS: ObjectType = ObjectType::tagged(
+    "BlockdevOptions",
+    &MEMBERS,
+    Variants {
+        tag: "driver",
+        tag_type: "BlockdevDriver",
+        cases: || {
+            let case = |driver: &&DriverType| Case::new(driver.name, driver.members);
+            DRIVERS.iter().map(case).collect()
+        },
+    },
+);
+
+/// A child: a node by name, or one that is described in place.
+pub(super) static BLOCKDEV_REF: AlternateType = AlternateType {
+    name: "BlockdevRef",
+    branches: &[ValueType::Object(&BLOCKDEV_OPTIONS), ValueType::Str],
+};
+
 /// Opens the driver that `driver=` names, with the options that belong to it.
 pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
-    match keys.need_str("driver")?.as_str() {
-        "blkdebug" => blkdebug::open(keys, node),
-        "null-co" => null::open(keys),
-        "file" | "host_device" => file::open(keys),
-        "raw" => raw::open(keys, node),
-        other => Err(unknown(other)),
-    }
+    let name = keys.need_str("driver")?;
+    let driver = DRIVERS.iter().find(|driver| driver.name == name);
+    let driver = driver.ok_or_else(|| unknown(&name))?;
+    (driver.open)(keys, node)
 }
 
 pub(super) fn unknown(driver: &str) -> Error {
-    let message =
-        format!("Unknown driver '{driver}': raw, file, null-co and blkdebug are supported");
+    let names: Vec<_> = DRIVERS.iter().map(|known| known.name).collect();
+    let message = format!(
+        "Unknown driver '{driver}': the drivers are {}",
+        names.join(", ")
+    );
     Error::new(ErrorKind::InvalidArgument, message)
 }

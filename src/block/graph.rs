@@ -26,11 +26,16 @@ static EDGES: Mutex<Vec<EdgeRecord>> = Mutex::new(Vec::new());
 
 /// A number that no other node has or had. A name may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NodeId(u64);
+pub struct NodeId(u64);
 
 impl NodeId {
     pub(super) fn fresh() -> NodeId {
         NodeId(fresh_number())
+    }
+
+    /// The number.
+    pub fn number(self) -> u64 {
+        self.0
     }
 }
 
@@ -45,11 +50,13 @@ fn fresh_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A user of a node: a device, a job, or a node above.
+/// A user of a node: a device, an export, a job, or a node above.
 #[derive(Clone, Debug)]
 pub struct Parent {
     kind: &'static str,
     name: String,
+    /// What the child is for the parent: `root` for a parent outside of the graph.
+    role: &'static str,
     /// Set if the parent is a node. Its own parents use the child through it.
     node: Option<NodeId>,
 }
@@ -60,17 +67,39 @@ impl Parent {
         Parent {
             kind,
             name: name.into(),
+            role: "root",
             node: None,
         }
     }
 
-    /// A node on top of another one.
-    pub(super) fn node(id: NodeId, name: &str) -> Parent {
+    /// A node on top of another one, which is its child `role`.
+    pub(super) fn node(id: NodeId, name: &str, role: &'static str) -> Parent {
         Parent {
             kind: "node",
             name: name.to_owned(),
+            role,
             node: Some(id),
         }
+    }
+
+    /// `device`, `export`, `job` or `node`.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The parent's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the child is for the parent.
+    pub fn role(&self) -> &'static str {
+        self.role
+    }
+
+    /// The parent, if it is a node.
+    pub fn node_id(&self) -> Option<NodeId> {
+        self.node
     }
 }
 
@@ -178,6 +207,31 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
     })
 }
 
+/// An edge, as `x-debug-query-block-graph` shows it.
+#[derive(Clone, Debug)]
+pub struct EdgeInfo {
+    /// A number that no other edge and no node has.
+    pub number: u64,
+    /// Who uses the node.
+    pub parent: Parent,
+    /// The node.
+    pub child: NodeId,
+    /// What the parent and those above it do, and what they let others do.
+    pub access: Access,
+}
+
+/// All edges, in the order of their making.
+pub fn edges() -> Vec<EdgeInfo> {
+    let edges = lock();
+    let info = |edge: &EdgeRecord| EdgeInfo {
+        number: edge.number,
+        parent: edge.parent.clone(),
+        child: edge.child,
+        access: edge.total,
+    };
+    edges.iter().map(info).collect()
+}
+
 /// Who uses the node.
 pub(super) fn parents(node: NodeId) -> Vec<Parent> {
     let edges = edges_to(node).into_iter();
@@ -189,14 +243,17 @@ pub(super) fn parents(node: NodeId) -> Vec<Parent> {
 /// # Errors
 /// `Busy` if one does not.
 pub(super) fn check_shared(node: &Node, permission: Permissions) -> Result<()> {
-    for edge in edges_to(node.id()) {
-        if !edge.total.shares.contains(permission) {
-            let (name, parent) = (node.name(), edge.parent);
-            let message = format!("Node '{name}': {parent} does not share '{permission}'");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
+    let edges = edges_to(node.id());
+    let refuses = |edge: &&EdgeRecord| !edge.total.shares.contains(permission);
+    match edges.iter().find(refuses) {
+        Some(edge) => Err(conflict(
+            permission,
+            "an unnamed block device",
+            "root",
+            edge,
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Tells all parents of the node that its length has changed.
@@ -244,16 +301,24 @@ fn check_pair(edge: &EdgeRecord, other: &EdgeRecord) -> Result<()> {
     if unshared.is_empty() {
         return Ok(());
     }
-    let name = &edge.child_name;
-    let message = if edge.parent.node.is_none() && other.parent.node.is_none() {
-        format!("Drive '{name}' is already in use by another block device")
-    } else {
-        let (parent, other) = (&edge.parent, &other.parent);
-        format!(
-            "Permission conflict on node '{name}': {parent} needs '{unshared}', which {other} does not share"
-        )
-    };
-    Err(Error::new(ErrorKind::Busy, message))
+    if edge.parent.kind == "device" && other.parent.kind == "device" {
+        let name = &edge.child_name;
+        let message = format!("Drive '{name}' is already in use by another block device");
+        return Err(Error::new(ErrorKind::Busy, message));
+    }
+    let needs = edge.parent.to_string();
+    Err(conflict(unshared, &needs, edge.parent.role, other))
+}
+
+/// The error that `needs`, whose child `role` the node is, needs what `other` does not share.
+fn conflict(permission: Permissions, needs: &str, role: &str, other: &EdgeRecord) -> Error {
+    let (name, other_role) = (&other.child_name, other.parent.role);
+    let other = &other.parent;
+    let message = format!(
+        "Permission conflict on node '{name}': permissions '{permission}' are both required by {needs} (uses node \
+         '{name}' as '{role}' child) and unshared by {other} (uses node '{name}' as '{other_role}' child)."
+    );
+    Error::new(ErrorKind::Busy, message)
 }
 
 /// The table is consistent after every single operation on it.

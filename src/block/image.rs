@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::request::SECTOR;
@@ -41,6 +41,8 @@ pub(super) struct OpenImage {
     /// Whether discards are passed on.
     pub(super) discard: bool,
     pub(super) locking: bool,
+    /// Lets other programs do anything with the file meanwhile.
+    pub(super) force_share: bool,
 }
 
 /// What direct I/O demands of memory, offsets and lengths.
@@ -98,10 +100,10 @@ impl OpenImage {
         check_kind(&self.path)?;
         let (file, read_only) = self.open_file()?;
         if self.locking {
-            let locks = if read_only {
-                Locks::Reader
-            } else {
-                Locks::Writer
+            let locks = match (read_only, self.force_share) {
+                (true, true) => Locks::Sharer,
+                (true, false) => Locks::Reader,
+                (false, _) => Locks::Writer,
             };
             lock::take(&file, locks, &self.path)?;
         }
@@ -183,6 +185,11 @@ impl Image {
         start..(offset + length) / unit * unit
     }
 
+    /// How many bytes of storage the file takes.
+    pub(super) fn allocated(&self) -> io::Result<u64> {
+        self.file.metadata().map(|data| data.blocks() * 512)
+    }
+
     /// Notes a completed fdatasync.
     pub(super) fn count_data_sync(&self) {
         self.data_syncs.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +227,10 @@ fn check_kind(path: &str) -> Result<()> {
     if kind.is_file() || kind.is_block_device() {
         return Ok(());
     }
-    let message = format!("'{path}' is neither a regular file nor a block device");
+    if kind.is_dir() {
+        return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
+    }
+    let message = format!("'file' driver requires '{path}' to be a regular file or a block device");
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 

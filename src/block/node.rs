@@ -2,17 +2,17 @@
 //!
 //! Used by the command line and the monitor, which open nodes from options, and by devices, which find them by name,
 //! [`attach`](Node::attach) to them and open channels. A `-drive` id and a `-blockdev` node-name are one name space
-//! here. A node that is described within its parent's options has no name that could be found.
+//! here. A node that is described within its parent's options is found by name, too, but goes with its parent. If the options
+//! do not name it, its name is generated and begins with `#block`.
 //!
 //! # Threads
 //! Everything may be called from any thread. Of an open node only the length changes.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use super::common::CommonOptions;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
@@ -20,10 +20,9 @@ use super::permission::{Access, Permissions};
 use super::way::Way;
 use crate::{Error, ErrorKind, Result};
 
+mod names;
 #[cfg(test)]
 mod tests;
-
-static REGISTRY: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
 
 /// A block device.
 #[derive(Debug)]
@@ -33,6 +32,9 @@ pub struct Node {
     driver: Box<dyn BlockDriver>,
     block_size: u64,
     read_only: bool,
+    direct: bool,
+    /// Discards end here.
+    ignores_discard: bool,
     length: AtomicU64,
 }
 
@@ -40,30 +42,43 @@ impl Node {
     /// A node that is not registered yet, made of the driver that `open` opens.
     pub(super) fn named(
         name: String,
+        common: CommonOptions,
         open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
     ) -> Result<Arc<Node>> {
-        Node::build(NodeId::fresh(), name, open)
+        Node::build(NodeId::fresh(), name, &common, open)
     }
 
-    /// A node without a name that could be found, described by the options of its parent.
-    pub(super) fn unnamed(
+    /// A node that the options of its parent describe. If they do not name it, it has a generated name.
+    pub(super) fn child(
+        name: Option<String>,
+        common: CommonOptions,
         open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
     ) -> Result<Arc<Node>> {
         let id = NodeId::fresh();
-        Node::build(id, format!("#block{id}"), open)
+        let name = name.unwrap_or_else(|| format!("#block{id:03}"));
+        Node::build(id, name, &common, open)
     }
 
     fn build(
         id: NodeId,
         name: String,
+        common: &CommonOptions,
         open: impl FnOnce(&NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
     ) -> Result<Arc<Node>> {
-        let driver = open(&NewNode { id, name: &name })?;
+        let driver = open(&NewNode {
+            id,
+            name: &name,
+            common,
+        })?;
+        let below = driver.children().iter();
+        let ignores_below = below.clone().any(|child| child.node().ignores_discard);
         let node = Arc::new(Node {
             id,
             name,
             block_size: driver.block_size(),
             read_only: driver.is_read_only(),
+            direct: common.direct.unwrap_or(false),
+            ignores_discard: common.discard == Some(false) || ignores_below,
             length: AtomicU64::new(driver.length()?),
             driver,
         });
@@ -74,24 +89,28 @@ impl Node {
         Ok(node)
     }
 
-    /// Lets the node be found by its name.
+    /// Lets the node be found by its name for as long as it has users.
     ///
     /// # Errors
     /// `duplicate` if the name is taken.
-    pub(super) fn register(self: Arc<Node>, duplicate: fn(&str) -> Error) -> Result<Arc<Node>> {
-        match registry().entry(self.name.clone()) {
-            Entry::Occupied(_) => return Err(duplicate(&self.name)),
-            Entry::Vacant(free) => free.insert(Arc::clone(&self)),
-        };
-        Ok(self)
+    pub(super) fn enter(self: &Arc<Node>, duplicate: fn(&str) -> Error) -> Result<()> {
+        names::enter(self, false, duplicate)
+    }
+
+    /// Lets the node be found by its name until it is removed.
+    ///
+    /// # Errors
+    /// `duplicate` if the name is taken.
+    pub(super) fn enter_owned(self: &Arc<Node>, duplicate: fn(&str) -> Error) -> Result<()> {
+        names::enter(self, true, duplicate)
     }
 
     /// Refuses a taken name before anything is opened under it.
     pub(super) fn check_unused(name: &str, duplicate: fn(&str) -> Error) -> Result<()> {
-        if registry().contains_key(name) {
-            return Err(duplicate(name));
+        match names::find(name) {
+            Some(_) => Err(duplicate(name)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Finds a node by its name.
@@ -100,35 +119,39 @@ impl Node {
     /// `NotFound` if there is none.
     pub fn find(name: &str) -> Result<Arc<Node>> {
         let message = || format!("Cannot find device='{name}' nor node-name='{name}'");
-        registry()
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
+        names::find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
+    }
+
+    /// All nodes that can be found by name, in the order of their making.
+    pub fn list() -> Vec<Arc<Node>> {
+        names::list()
     }
 
     /// Takes a node out of the registry. The image closes with the last user.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Busy` if it has a parent.
+    /// `NotFound` if there is none, `Busy` if it has a parent or belongs to the node above it.
     pub fn remove(name: &str) -> Result<()> {
         let unknown = || {
             let message = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, message)
         };
-        let node = registry().get(name).cloned().ok_or_else(unknown)?;
-        if let Some(parent) = node.parents().first() {
-            let message = format!("Node '{name}' is in use by {parent}");
-            return Err(Error::new(ErrorKind::Busy, message));
+        let node = names::find(name).ok_or_else(unknown)?;
+        let busy = |message| Err(Error::new(ErrorKind::Busy, message));
+        let parents = node.parents();
+        if let Some(user) = parents.iter().find(|parent| parent.node_id().is_none()) {
+            return busy(format!("Node {name} is in use by {user}"));
         }
-        let mut nodes = registry();
-        let removed = match nodes.get(name) {
-            Some(found) if Arc::ptr_eq(found, &node) => nodes.remove(name),
-            // Another thread has removed it, and the name may be a new node's.
-            _ => None,
-        };
-        drop(nodes);
-        // Dropped without the lock: it may be the last reference, which closes the image.
-        removed.map(drop).ok_or_else(unknown)
+        if !names::is_owned(&node) {
+            return busy(format!("Node {name} is not owned by the monitor"));
+        }
+        if let Some(parent) = parents.first() {
+            return busy(format!("Block device {name} is in use by {parent}"));
+        }
+        // Another thread may have removed it.
+        names::leave(node.id.number())
+            .then_some(())
+            .ok_or_else(unknown)
     }
 
     /// Makes `parent` a user of this node, until the edge is dropped.
@@ -169,7 +192,7 @@ impl Node {
     pub fn set_length(&self, length: u64) -> Result<()> {
         let (name, unit) = (&self.name, self.block_size);
         if self.read_only {
-            let message = format!("Node '{name}' is read-only and cannot be resized");
+            let message = "Image is read-only";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         if !length.is_multiple_of(unit) {
@@ -216,12 +239,28 @@ impl Node {
         self.driver.filename()
     }
 
+    /// How many bytes of storage the image takes, if it has one.
+    pub fn allocated(&self) -> Option<u64> {
+        self.driver.allocated()
+    }
+
+    /// Whether the options ask for I/O past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Whether discards do nothing.
+    pub(super) fn ignores_discard(&self) -> bool {
+        self.ignores_discard
+    }
+
     /// How often the image was made durable so far.
     pub fn data_syncs(&self) -> u64 {
         self.driver.data_syncs()
     }
 
-    pub(super) fn id(&self) -> NodeId {
+    /// A number that no other node has.
+    pub fn id(&self) -> NodeId {
         self.id
     }
 
@@ -237,7 +276,8 @@ fn child_resized(node: &Weak<Node>) {
     }
 }
 
-/// The map is consistent after every single operation on it.
-fn registry() -> MutexGuard<'static, BTreeMap<String, Arc<Node>>> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Node {
+    fn drop(&mut self) {
+        names::forget(self.id.number());
+    }
 }

@@ -1,20 +1,21 @@
 //! Reads `-drive` and `-blockdev` options.
 //!
-//! Used by [`super::Node`]. What belongs to a driver is read by that driver; here is what the two spellings have around
+//! Used by [`super::Node`]. A `-blockdev` is checked against its type first. What belongs to a driver is read by that driver; here is what the two spellings have around
 //! it. Keys, values and error texts are QEMU's, so that command lines and scripts for QEMU work here. An option that is
 //! not supported, such as `cache=unsafe`, is refused with the reason.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::driver::{BlockDriver, NewNode};
+use super::common::{CommonOptions, check_name, duplicate_node};
+use super::driver::{BlockDriver, Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
-use super::drivers::{self, null, raw};
+use super::drivers::{self, BLOCKDEV_OPTIONS, null, raw};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
 use crate::object::Options;
-use crate::object::options::check_id;
+use crate::schema;
 use crate::{Error, ErrorKind, Result};
 
 #[cfg(test)]
@@ -27,7 +28,9 @@ impl Node {
     /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
     /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
     pub fn open_drive(options: Options) -> Result<Arc<Node>> {
-        drive(options)?.register(duplicate_drive)
+        let node = drive(options)?;
+        node.enter_owned(duplicate_drive)?;
+        Ok(node)
     }
 
     /// Opens what a `-blockdev` option describes and registers it under its `node-name`.
@@ -35,7 +38,9 @@ impl Node {
     /// # Errors
     /// As for [`open_drive`](Node::open_drive).
     pub fn open_blockdev(options: Options) -> Result<Arc<Node>> {
-        blockdev(options)?.register(duplicate_node)
+        let node = blockdev(options)?;
+        node.enter_owned(duplicate_node)?;
+        Ok(node)
     }
 }
 
@@ -56,9 +61,10 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
         Some(format) => Some(format),
         None => keys.take_str("driver")?,
     };
-    Node::named(name, |node| match format.as_deref() {
+    let common = CommonOptions::take(&mut keys)?;
+    Node::named(name, common, |node| match format.as_deref() {
         Some("null-co") => {
-            let null = null::open(&mut keys)?;
+            let null = null::open(&mut keys, node)?;
             keys.finish()?;
             Ok(null)
         }
@@ -74,7 +80,7 @@ fn raw_over_file(
     may_be_other: bool,
 ) -> Result<Box<dyn BlockDriver>> {
     let path = required(keys, "file", NO_FILE_NAME)?;
-    let mut file = FileOptions::take(keys, path)?;
+    let mut file = FileOptions::take(keys, node.common, path)?;
     if let Some(mode) = keys.take_str("cache")? {
         file.set_cache_mode(&mode)?;
     }
@@ -85,20 +91,24 @@ fn raw_over_file(
     if may_be_other {
         refuse_formats(&file.image.path)?;
     }
-    let child = Node::unnamed(|_| file.open())?;
-    raw::over(&child, None, node)
+    let common = CommonOptions::default();
+    let child = Node::child(None, common, |_| file.open(Driver::File))?;
+    child.enter(duplicate_node)?;
+    raw::over(&child, node)
 }
 
 /// Opens what a `-blockdev` describes.
-pub(super) fn blockdev(mut keys: Options) -> Result<Arc<Node>> {
+pub(super) fn blockdev(options: Options) -> Result<Arc<Node>> {
+    let mut keys = schema::check(&BLOCKDEV_OPTIONS, options)?.into_dotted();
     let name = required(
         &mut keys,
         "node-name",
         "'node-name' must be specified for the root node",
     )?;
-    check_id(&name, "node-name")?;
+    check_name(&name)?;
     Node::check_unused(&name, duplicate_node)?;
-    Node::named(name, |node| {
+    let common = CommonOptions::take(&mut keys)?;
+    Node::named(name, common, |node| {
         let opened = drivers::open(&mut keys, node)?;
         keys.finish()?;
         Ok(opened)
@@ -137,10 +147,5 @@ fn only(keys: &mut Options, key: &str, accepted: &str) -> Result<()> {
 
 fn duplicate_drive(name: &str) -> Error {
     let message = format!("Duplicate ID '{name}' for drive");
-    Error::new(ErrorKind::AlreadyExists, message)
-}
-
-fn duplicate_node(name: &str) -> Error {
-    let message = format!("Duplicate nodes with node-name='{name}'");
     Error::new(ErrorKind::AlreadyExists, message)
 }

@@ -53,6 +53,15 @@ impl Permissions {
         other.without(self).0 == 0
     }
 
+    /// The names of what is in the set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let contained = move |(one, _): &(Permissions, &str)| self.contains(*one);
+        Self::NAMES
+            .into_iter()
+            .filter(contained)
+            .map(|(_, name)| name)
+    }
+
     /// Whether the set has nothing in it.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -62,8 +71,7 @@ impl Permissions {
 impl fmt::Display for Permissions {
     /// The names, separated by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Self::NAMES.iter().filter(|(one, _)| self.contains(*one));
-        for (index, (_, name)) in names.enumerate() {
+        for (index, name) in self.names().enumerate() {
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{name}")?;
         }

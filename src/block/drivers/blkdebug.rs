@@ -5,12 +5,13 @@
 //! conditions, and requests that wait.
 //!
 //! * [`rules`]: which request fails or waits
-//! * [`options`]: the rules as options
+//! * [`options`], [`members`]: the rules as options, and their types
 #![forbid(unsafe_code)]
 
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::{BLOCKDEV_REF, DriverType, child};
 use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
@@ -21,12 +22,15 @@ use crate::block::way::below::Below;
 use crate::block::way::task::queue::TaskQueue;
 use crate::block::way::task::{Layer, Task, TaskWay};
 use crate::object::Options;
+use crate::schema::{Member, ValueType};
 
+mod members;
 mod options;
 mod rules;
 #[cfg(test)]
 mod tests;
 
+use members::{INJECT_DELAY, INJECT_ERROR, PERMISSION, SET_STATE};
 use rules::{Event, Rules};
 
 /// A node whose requests fail or wait as its rules say.
@@ -46,16 +50,48 @@ struct BlkdebugLayer {
     below: Arc<Below>,
 }
 
+static MEMBERS: [Member; 7] = [
+    Member::new("image", ValueType::Alternate(&BLOCKDEV_REF)),
+    Member::optional("align", ValueType::Size),
+    Member::optional(
+        "inject-error",
+        ValueType::Array(&ValueType::Object(&INJECT_ERROR)),
+    ),
+    Member::optional(
+        "x-inject-delay",
+        ValueType::Array(&ValueType::Object(&INJECT_DELAY)),
+    ),
+    Member::optional(
+        "set-state",
+        ValueType::Array(&ValueType::Object(&SET_STATE)),
+    ),
+    Member::optional(
+        "take-child-perms",
+        ValueType::Array(&ValueType::Enum(PERMISSION)),
+    ),
+    Member::optional(
+        "unshare-child-perms",
+        ValueType::Array(&ValueType::Enum(PERMISSION)),
+    ),
+];
+
+/// The driver `blkdebug`.
+pub(super) const BLKDEBUG: DriverType = DriverType {
+    name: "blkdebug",
+    members: &MEMBERS,
+    open,
+};
+
 /// Opens what `-blockdev driver=blkdebug` describes.
-pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
+fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let taken = options::take(keys)?;
-    let child = super::child::take(keys, "image")?;
-    let read_only = taken.read_only || child.is_read_only();
+    let child = child::take(keys, "image", node)?;
+    let read_only = node.common.read_only.unwrap_or(false) || child.is_read_only();
     Ok(Box::new(BlkdebugDriver {
         block_size: taken.align.max(child.block_size()),
         read_only,
         rules: Arc::new(Mutex::new(taken.rules)),
-        child: child.attach(node.as_parent(), taken.access)?,
+        child: child.attach(node.as_parent("image"), taken.access)?,
     }))
 }
 
@@ -92,6 +128,10 @@ impl BlockDriver for BlkdebugDriver {
 
     fn filename(&self) -> Option<&str> {
         self.child.node().filename()
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        self.child.node().allocated()
     }
 
     fn data_syncs(&self) -> u64 {

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use crate::block::common::{CommonOptions, check_name, duplicate_node};
+use crate::block::driver::NewNode;
 use crate::block::node::Node;
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
-/// The node that `key` names, or that `key.driver=...` describes.
-pub(super) fn take(keys: &mut Options, key: &str) -> Result<Arc<Node>> {
+/// The node that `key` names, or that `key.driver=...` describes. A node that is described takes over what its options leave
+/// open from those of its parent.
+pub(super) fn take(keys: &mut Options, key: &str, parent: &NewNode<'_>) -> Result<Arc<Node>> {
     let mut inner = keys.take_group(key)?;
     if let Some(name) = keys.take_str(key)? {
         return Node::find(&name);
@@ -17,7 +20,14 @@ pub(super) fn take(keys: &mut Options, key: &str) -> Result<Arc<Node>> {
         let message = format!("A block device must be specified for \"{key}\"");
         return Err(Error::new(ErrorKind::MissingArgument, message));
     }
-    let child = Node::unnamed(|child| super::open(&mut inner, child))?;
+    parent.common.pass_on(&mut inner);
+    let name = inner.take_str("node-name")?;
+    if let Some(name) = &name {
+        check_name(name)?;
+    }
+    let common = CommonOptions::take(&mut inner)?;
+    let child = Node::child(name, common, |child| super::open(&mut inner, child))?;
     inner.finish()?;
+    child.enter(duplicate_node)?;
     Ok(child)
 }

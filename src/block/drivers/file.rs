@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use gsource::IoQueue;
 
-use crate::block::driver::{BlockDriver, Driver};
+use super::DriverType;
+use crate::block::common::{CommonOptions, unsafe_cache};
+use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::image::{Image, OpenImage};
 use crate::block::request::SECTOR;
 use crate::block::way::Way;
 use crate::block::way::file::{Aio, FileWay};
 use crate::object::Options;
+use crate::object::options::boolean;
+use crate::schema::{EnumType, Member, ValueType};
 use crate::{Error, ErrorKind, Result};
 
 pub(in crate::block) const NO_FILE_NAME: &str = "The 'file' block driver requires a file name";
@@ -26,41 +30,59 @@ pub(in crate::block) struct FileOptions {
 /// An open file.
 #[derive(Debug)]
 struct FileDriver {
+    driver: Driver,
     path: String,
     image: Arc<Image>,
     aio: Aio,
 }
 
+const AIO: EnumType = EnumType::new("BlockdevAioOptions", &["threads", "native", "io_uring"]);
+const LOCKING: EnumType = EnumType::new("OnOffAuto", &["auto", "on", "off"]);
+
+const MEMBERS: &[Member] = &[
+    Member::new("filename", ValueType::Str),
+    Member::optional("aio", ValueType::Enum(AIO)),
+    Member::optional("locking", ValueType::Enum(LOCKING)),
+];
+
+/// The driver `file`.
+pub(super) const FILE: DriverType = DriverType {
+    name: "file",
+    members: MEMBERS,
+    open: |keys, node| open(keys, node, Driver::File),
+};
+
+/// The driver `host_device`.
+pub(super) const HOST_DEVICE: DriverType = DriverType {
+    name: "host_device",
+    members: MEMBERS,
+    open: |keys, node| open(keys, node, Driver::HostDevice),
+};
+
 /// Opens a file as `-blockdev` describes it.
-pub(super) fn open(keys: &mut Options) -> Result<Box<dyn BlockDriver>> {
+fn open(keys: &mut Options, node: &NewNode<'_>, driver: Driver) -> Result<Box<dyn BlockDriver>> {
     let path = keys.take_str("filename")?;
     let path = path.ok_or_else(|| Error::new(ErrorKind::MissingArgument, NO_FILE_NAME))?;
-    FileOptions::take(keys, path)?.open()
+    FileOptions::take(keys, node.common, path)?.open(driver)
 }
 
 impl FileOptions {
     /// The options of a file that `-blockdev` and `-drive` share.
-    pub(in crate::block) fn take(keys: &mut Options, path: String) -> Result<FileOptions> {
-        if keys.take_bool("cache.no-flush")?.unwrap_or(false) {
-            return Err(unsafe_cache("cache.no-flush=on"));
-        }
-        let discard = match keys.take_str("discard")?.as_deref() {
-            None | Some("unmap" | "on") => true,
-            Some("ignore" | "off") => false,
-            Some(_) => return Err(invalid("Invalid discard option")),
-        };
-        let locking = match keys.peek("locking") {
-            Some("auto") => keys.take("locking").is_some(),
-            _ => keys.take_bool("locking")?.unwrap_or(true),
-        };
+    pub(in crate::block) fn take(
+        keys: &mut Options,
+        common: &CommonOptions,
+        path: String,
+    ) -> Result<FileOptions> {
+        let locking = take_locking(keys)?;
         let image = OpenImage {
             path,
-            read_only: keys.take_bool("read-only")?.unwrap_or(false),
-            auto_read_only: keys.take_bool("auto-read-only")?.unwrap_or(false),
-            direct: keys.take_bool("cache.direct")?.unwrap_or(false),
+            read_only: common.read_only.unwrap_or(false),
+            auto_read_only: common.auto_read_only.unwrap_or(false),
+            direct: common.direct.unwrap_or(false),
             write_through: false,
-            discard,
+            discard: common.discard.unwrap_or(true),
             locking,
+            force_share: common.force_share.unwrap_or(false),
         };
         let aio = take_aio(keys)?;
         Ok(FileOptions { image, aio })
@@ -82,8 +104,9 @@ impl FileOptions {
     }
 
     /// Opens and locks the file.
-    pub(in crate::block) fn open(self) -> Result<Box<dyn BlockDriver>> {
+    pub(in crate::block) fn open(self, driver: Driver) -> Result<Box<dyn BlockDriver>> {
         Ok(Box::new(FileDriver {
+            driver,
             image: Arc::new(self.image.open()?),
             aio: self.aio,
             path: self.image.path,
@@ -93,7 +116,7 @@ impl FileOptions {
 
 impl BlockDriver for FileDriver {
     fn driver(&self) -> Driver {
-        Driver::File
+        self.driver
     }
 
     fn open_way(&self, gate: &Arc<Gate>) -> Way {
@@ -128,8 +151,20 @@ impl BlockDriver for FileDriver {
         Some(&self.path)
     }
 
+    fn allocated(&self) -> Option<u64> {
+        self.image.allocated().ok()
+    }
+
     fn data_syncs(&self) -> u64 {
         self.image.data_syncs()
+    }
+}
+
+/// `auto` locks as well, but goes on where the file system has no locks.
+fn take_locking(keys: &mut Options) -> Result<bool> {
+    match keys.take_str("locking")?.as_deref() {
+        None | Some("auto") => Ok(true),
+        Some(text) => boolean(text).ok_or_else(|| keys.bad("locking", "'on', 'off' or 'auto'")),
     }
 }
 
@@ -148,11 +183,6 @@ fn take_aio(keys: &mut Options) -> Result<Aio> {
         }
         Some(_) => Err(invalid("invalid aio option")),
     }
-}
-
-fn unsafe_cache(option: &str) -> Error {
-    let message = format!("{option} is not supported: a flush always reaches the file");
-    Error::new(ErrorKind::Unsupported, message)
 }
 
 fn invalid(message: &'static str) -> Error {

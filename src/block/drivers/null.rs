@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::DriverType;
 use crate::Result;
-use crate::block::driver::{BlockDriver, Driver};
+use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::request::SECTOR;
 use crate::block::way::Way;
 use crate::block::way::null::NullWay;
 use crate::object::Options;
+use crate::schema::{Member, ValueType};
 
 /// The size of a null disk when none is given.
 const DEFAULT_SIZE: u64 = 1 << 30;
@@ -25,13 +27,26 @@ struct NullDriver {
     way: NullWay,
 }
 
+/// The driver `null-co`.
+pub(super) const NULL_CO: DriverType = DriverType {
+    name: "null-co",
+    members: &[
+        Member::optional("size", ValueType::Size),
+        Member::optional("read-zeroes", ValueType::Bool),
+    ],
+    open,
+};
+
 /// Opens a null disk as `-drive` and `-blockdev` describe it.
-pub(in crate::block) fn open(keys: &mut Options) -> Result<Box<dyn BlockDriver>> {
+pub(in crate::block) fn open(
+    keys: &mut Options,
+    node: &NewNode<'_>,
+) -> Result<Box<dyn BlockDriver>> {
     let size = keys.take_size("size")?.unwrap_or(DEFAULT_SIZE);
     let read_zeroes = keys.take_bool("read-zeroes")?.unwrap_or(false);
     Ok(Box::new(NullDriver {
         length: AtomicU64::new(size / SECTOR * SECTOR),
-        read_only: keys.take_bool("read-only")?.unwrap_or(false),
+        read_only: node.common.read_only.unwrap_or(false),
         way: NullWay { read_zeroes },
     }))
 }
@@ -64,6 +79,10 @@ impl BlockDriver for NullDriver {
 
     fn filename(&self) -> Option<&str> {
         None
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        Some(0)
     }
 
     fn data_syncs(&self) -> u64 {

@@ -6,6 +6,8 @@
 use std::slice;
 use std::sync::Arc;
 
+use super::{BLOCKDEV_REF, DriverType, child};
+use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
@@ -13,7 +15,14 @@ use crate::block::node::Node;
 use crate::block::permission::Access;
 use crate::block::way::Way;
 use crate::object::Options;
-use crate::{Error, ErrorKind, Result};
+use crate::schema::{Member, ValueType};
+
+/// The driver `raw`.
+pub(super) const RAW: DriverType = DriverType {
+    name: "raw",
+    members: &[Member::new("file", ValueType::Alternate(&BLOCKDEV_REF))],
+    open,
+};
 
 /// A raw image.
 #[derive(Debug)]
@@ -22,29 +31,20 @@ struct RawDriver {
     read_only: bool,
 }
 
-/// Opens a raw image as `-blockdev` describes it: over a node by name, or over one described in place
-/// (`file.driver=...`).
-pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
-    let read_only = keys.take_bool("read-only")?;
-    let child = super::child::take(keys, "file")?;
-    over(&child, read_only, node)
+/// Opens a raw image as `-blockdev` describes it.
+fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
+    let child = child::take(keys, "file", node)?;
+    over(&child, node)
 }
 
 /// Makes `child` the bytes of the raw image `node`.
 pub(in crate::block) fn over(
     child: &Arc<Node>,
-    read_only: Option<bool>,
     node: &NewNode<'_>,
 ) -> Result<Box<dyn BlockDriver>> {
-    if read_only == Some(false) && child.is_read_only() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "Block node is read-only",
-        ));
-    }
-    let read_only = read_only.unwrap_or(false) || child.is_read_only();
+    let read_only = node.common.read_only.unwrap_or(false) || child.is_read_only();
     // It does nothing by itself; what its parents need and share holds for the child as well.
-    let child = child.attach(node.as_parent(), Access::NEUTRAL)?;
+    let child = child.attach(node.as_parent("file"), Access::NEUTRAL)?;
     Ok(Box::new(RawDriver { child, read_only }))
 }
 
@@ -75,6 +75,10 @@ impl BlockDriver for RawDriver {
 
     fn filename(&self) -> Option<&str> {
         self.child.node().filename()
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        self.child.node().allocated()
     }
 
     fn data_syncs(&self) -> u64 {

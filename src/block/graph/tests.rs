@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
+use crate::block::common::CommonOptions;
 use crate::block::drivers::{null, raw};
 use crate::object::options;
 
@@ -19,11 +20,13 @@ const DISK: Access = Access {
 
 fn null_node(name: &str, text: &str) -> Arc<Node> {
     let mut keys = options::parse(None, text).unwrap();
-    Node::named(name.into(), |_| null::open(&mut keys)).unwrap()
+    let common = CommonOptions::take(&mut keys).unwrap();
+    Node::named(name.into(), common, |node| null::open(&mut keys, node)).unwrap()
 }
 
 fn raw_node(name: &str, child: &Arc<Node>) -> Arc<Node> {
-    Node::named(name.into(), |node| raw::over(child, None, node)).unwrap()
+    let common = CommonOptions::default();
+    Node::named(name.into(), common, |node| raw::over(child, node)).unwrap()
 }
 
 fn device(name: &str) -> Parent {
@@ -64,14 +67,14 @@ fn what_a_nodes_parents_need_holds_for_the_node_below() {
     let error = prot.attach(device("disk1"), DISK).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Permission conflict on node 'below-prot': device 'disk1' needs 'write', which node 'below-disk' does not share"
+        "Permission conflict on node 'below-prot': permissions 'write' are both required by device 'disk1' (uses node 'below-prot' as 'root' child) and unshared by node 'below-disk' (uses node 'below-prot' as 'file' child)."
     );
     drop(edge);
     let direct = prot.attach(device("disk1"), DISK).unwrap();
     let through = disk.attach(device("disk0"), DISK).unwrap_err();
     assert_eq!(
         through.to_string(),
-        "Permission conflict on node 'below-prot': device 'disk1' needs 'write', which node 'below-disk' does not share"
+        "Permission conflict on node 'below-prot': permissions 'write' are both required by device 'disk1' (uses node 'below-prot' as 'root' child) and unshared by node 'below-disk' (uses node 'below-prot' as 'file' child)."
     );
     drop(direct);
     assert!(disk.attach(device("disk0"), DISK).is_ok());
@@ -147,9 +150,17 @@ fn a_length_is_kept_for_a_parent_that_relies_on_it() {
         shares: Permissions::ALL.without(RESIZE),
     };
     let edge = disk.attach(Parent::new("job", "copy"), rely).unwrap();
-    for (node, parent) in [(&prot, "node 'keeps-disk'"), (&disk, "job 'copy'")] {
+    let users = [
+        (&prot, "node 'keeps-disk'", "file"),
+        (&disk, "job 'copy'", "root"),
+    ];
+    for (node, parent, role) in users {
         let error = node.set_length(2 << 20).unwrap_err();
-        let expected = format!("Node '{}': {parent} does not share 'resize'", node.name());
+        let name = node.name();
+        let expected = format!(
+            "Permission conflict on node '{name}': permissions 'resize' are both required by an unnamed block device \
+             (uses node '{name}' as 'root' child) and unshared by {parent} (uses node '{name}' as '{role}' child)."
+        );
         assert_eq!(error.to_string(), expected);
     }
     drop(edge);

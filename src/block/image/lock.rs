@@ -20,13 +20,15 @@ const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-/// Which locks an image is opened with. Either way no other program may write it.
+/// Which locks an image is opened with. No other program may write it, unless it is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Locks {
     /// This program reads.
     Reader,
     /// This program reads and writes.
     Writer,
+    /// This program reads, and lets others do anything.
+    Sharer,
 }
 
 /// Takes the locks.
@@ -35,17 +37,20 @@ pub(super) enum Locks {
 /// `Busy` if another program has locks that contradict, `Os` if locking fails.
 pub(super) fn take(file: &File, locks: Locks, path: &str) -> Result<()> {
     let does: &[i64] = match locks {
-        Locks::Reader => &[READ],
+        Locks::Reader | Locks::Sharer => &[READ],
         Locks::Writer => &[READ, WRITE],
     };
-    let tolerates_not = [WRITE, RESIZE];
+    let tolerates_not: &[i64] = match locks {
+        Locks::Reader | Locks::Writer => &[WRITE, RESIZE],
+        Locks::Sharer => &[],
+    };
     let os = |error| Error::os(format!("cannot lock '{path}'"), error);
-    for byte in bytes(does, &tolerates_not) {
+    for byte in bytes(does, tolerates_not) {
         if let Err(error) = set(file, byte) {
             return ignore_unsupported(error).map_err(os);
         }
     }
-    for byte in bytes(&tolerates_not, does) {
+    for byte in bytes(tolerates_not, does) {
         if is_locked(file, byte).map_err(os)? {
             return Err(conflict(locks, path));
         }
@@ -70,6 +75,7 @@ fn ignore_unsupported(error: io::Error) -> io::Result<()> {
 fn conflict(locks: Locks, path: &str) -> Error {
     let which = match locks {
         Locks::Reader => "shared \"write\"",
+        Locks::Sharer => "\"consistent read\"",
         Locks::Writer => "\"write\"",
     };
     let message =

@@ -72,6 +72,6 @@ fn missing_file_and_directory_are_named() {
             .open()
             .unwrap_err()
             .to_string()
-            .contains("neither a regular file")
+            .contains("Is a directory")
     );
 }

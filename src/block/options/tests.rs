@@ -73,7 +73,7 @@ fn drive_mistakes_have_clear_texts() {
         ),
         (
             "if=none,id=d0,file=x,format=qcow2".to_owned(),
-            "Unknown driver 'qcow2': raw, file, null-co and blkdebug are supported",
+            "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (
@@ -134,15 +134,26 @@ fn blockdev_mistakes_have_clear_texts() {
         ("node-name=x", "Parameter 'driver' is missing"),
         (
             "driver=nosuch,node-name=x",
-            "Unknown driver 'nosuch': raw, file, null-co and blkdebug are supported",
+            "Parameter 'driver' does not accept value 'nosuch'",
+        ),
+        ("driver=file,node-name=x", "Parameter 'filename' is missing"),
+        ("driver=raw,node-name=x", "Parameter 'file' is missing"),
+        (
+            "driver=raw,node-name=x,file.driver=file",
+            "Parameter 'file.filename' is missing",
+        ),
+        ("driver=raw,node-name=1x,file=x", "Invalid node-name: '1x'"),
+        (
+            "driver=raw,node-name=a123456789012345678901234567890b,file=x",
+            "Node name too long",
         ),
         (
-            "driver=file,node-name=x",
-            "The 'file' block driver requires a file name",
+            "driver=file,node-name=x,filename=y,force-share=on",
+            "force-share=on can only be used with read-only images",
         ),
         (
-            "driver=raw,node-name=x",
-            "A block device must be specified for \"file\"",
+            "driver=null-co,node-name=x,detect-zeroes=on",
+            "detect-zeroes=on is not supported",
         ),
         (
             "driver=raw,node-name=x,file=nosuch",
@@ -184,9 +195,57 @@ fn a_node_with_parents_stays() {
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert_eq!(
         error.to_string(),
-        "Node 'stays-prot' is in use by node 'stays-disk'"
+        "Block device stays-prot is in use by node 'stays-disk'"
     );
     drop(disk);
     drop(prot);
     assert!(Node::find("stays-prot").is_err());
+}
+
+#[test]
+fn a_child_that_is_described_in_place_has_a_name_and_takes_over_options() {
+    let image = TestFile::new(b"", 8192);
+    let path = image.path();
+    let _disk = Registered::open(&format!(
+        "raw,node-name=place-disk,read-only=on,file.driver=file,file.filename={path},file.node-name=place-prot"
+    ));
+    let prot = Node::find("place-prot").unwrap();
+    assert!(prot.is_read_only());
+    let error = Node::remove("place-prot").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Node place-prot is not owned by the monitor"
+    );
+}
+
+#[test]
+fn a_child_without_a_name_has_a_generated_one_and_goes_with_its_parent() {
+    let disk = Registered::open("raw,node-name=auto-disk,file.driver=null-co,file.size=3M");
+    let is_its_child = |node: &Arc<Node>| {
+        let mut parents = node.parents().into_iter();
+        parents.any(|parent| parent.name() == "auto-disk")
+    };
+    let name = Node::list()
+        .iter()
+        .find(|node| is_its_child(node))
+        .unwrap()
+        .name()
+        .to_owned();
+    assert!(name.starts_with("#block"), "{name}");
+    assert_eq!(Node::find(&name).unwrap().length(), 3 << 20);
+    drop(disk);
+    assert!(Node::find(&name).is_err());
+}
+
+#[test]
+fn a_shared_image_is_read_while_another_program_writes() {
+    let image = TestFile::new(b"", 8192);
+    let path = image.path();
+    let _writer = Registered::open(&format!("file,node-name=share-writer,filename={path}"));
+    let reader = |more: &str| {
+        let text = format!("file,node-name=share-reader,filename={path},read-only=on{more}");
+        blockdev(keyval(&text)).map(drop)
+    };
+    assert_eq!(reader("").unwrap_err().kind(), ErrorKind::Busy);
+    assert!(reader(",force-share=on").is_ok());
 }

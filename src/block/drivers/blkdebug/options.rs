@@ -3,7 +3,7 @@
 
 use super::rules::{Event, InjectedError, IoType, Rule, Rules, StateChange, Trigger};
 use crate::block::permission::{Access, Permissions};
-use crate::object::Options;
+use crate::object::{Options, Value};
 use crate::{Error, ErrorKind, Result};
 
 const EVENTS: [(&str, Event); 8] = [
@@ -41,7 +41,6 @@ pub(super) struct Taken {
     pub(super) rules: Rules,
     /// 0 if there is none.
     pub(super) align: u64,
-    pub(super) read_only: bool,
     /// What the node does with its child by itself.
     pub(super) access: Access,
 }
@@ -71,7 +70,6 @@ pub(super) fn take(keys: &mut Options) -> Result<Taken> {
     Ok(Taken {
         rules: Rules::new(failures, delays, transitions),
         align: take_align(keys)?,
-        read_only: keys.take_bool("read-only")?.unwrap_or(false),
         access: Access {
             needs: take_permissions(keys, "take-child-perms")?,
             shares,
@@ -101,10 +99,11 @@ fn take_list<T>(
 
 fn take_rule<T>(entry: &mut Options, effect: T) -> Result<Rule<T>> {
     let sectors = 0..=i64::MAX.cast_unsigned();
-    let sector = match entry.peek("sector") {
-        // QEMU's default, which may be written out.
-        Some("-1") => entry.take("sector").and(None),
-        _ => entry.take_uint("sector", sectors)?,
+    // -1 is QEMU's default, which may be written out.
+    let is_default = entry.peek_value("sector") == Some(&Value::Int(-1));
+    let sector = match is_default {
+        true => entry.take("sector").and(None),
+        false => entry.take_uint("sector", sectors)?,
     };
     Ok(Rule {
         trigger: take_trigger(entry)?,

@@ -1,0 +1,127 @@
+//! The options that nodes of all drivers have.
+//!
+//! Names and defaults are QEMU's, with one exception: discards reach the storage unless `discard=ignore` says otherwise.
+#![forbid(unsafe_code)]
+
+use crate::object::options::check_id;
+use crate::object::{Options, Value};
+use crate::schema::{EnumType, Member, ObjectType, ValueType};
+use crate::{Error, ErrorKind, Result};
+
+static CACHE: ObjectType = ObjectType::new(
+    "BlockdevCacheOptions",
+    &[
+        Member::optional("direct", ValueType::Bool),
+        Member::optional("no-flush", ValueType::Bool),
+    ],
+);
+
+const DISCARD: EnumType = EnumType::new("BlockdevDiscardOptions", &["ignore", "unmap"]);
+const DETECT_ZEROES: EnumType =
+    EnumType::new("BlockdevDetectZeroesOptions", &["off", "on", "unmap"]);
+
+/// The members of every `BlockdevOptions` besides `driver`.
+pub(super) const MEMBERS: [Member; 7] = [
+    Member::optional("node-name", ValueType::Str),
+    Member::optional("discard", ValueType::Enum(DISCARD)),
+    Member::optional("cache", ValueType::Object(&CACHE)),
+    Member::optional("read-only", ValueType::Bool),
+    Member::optional("auto-read-only", ValueType::Bool),
+    Member::optional("force-share", ValueType::Bool),
+    Member::optional("detect-zeroes", ValueType::Enum(DETECT_ZEROES)),
+];
+
+/// What a node's options say about every node. `None` stands for an option that is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct CommonOptions {
+    pub(super) read_only: Option<bool>,
+    pub(super) auto_read_only: Option<bool>,
+    /// `cache.direct`
+    pub(super) direct: Option<bool>,
+    /// False for `discard=ignore`.
+    pub(super) discard: Option<bool>,
+    pub(super) force_share: Option<bool>,
+}
+
+impl CommonOptions {
+    /// Takes them out of a node's options.
+    ///
+    /// # Errors
+    /// A value that is not what is expected, or that is not supported.
+    pub(super) fn take(keys: &mut Options) -> Result<CommonOptions> {
+        if keys.take_bool("cache.no-flush")?.unwrap_or(false) {
+            return Err(unsafe_cache("cache.no-flush=on"));
+        }
+        if let Some(mode) = keys.take_str("detect-zeroes")?.filter(|mode| mode != "off") {
+            let message = format!("detect-zeroes={mode} is not supported");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let discard = match keys.take_str("discard")?.as_deref() {
+            None => None,
+            Some("unmap" | "on") => Some(true),
+            Some("ignore" | "off") => Some(false),
+            Some(_) => return Err(invalid("Invalid discard option")),
+        };
+        let common = CommonOptions {
+            read_only: keys.take_bool("read-only")?,
+            auto_read_only: keys.take_bool("auto-read-only")?,
+            direct: keys.take_bool("cache.direct")?,
+            discard,
+            force_share: keys.take_bool("force-share")?,
+        };
+        if common.force_share == Some(true) && common.read_only != Some(true) {
+            return Err(invalid(
+                "force-share=on can only be used with read-only images",
+            ));
+        }
+        Ok(common)
+    }
+
+    /// Passes on to a child that is described in place what its own options leave open.
+    pub(super) fn pass_on(&self, child: &mut Options) {
+        let passed = [
+            ("read-only", self.read_only),
+            ("auto-read-only", self.auto_read_only),
+            ("cache.direct", self.direct),
+            ("force-share", self.force_share),
+        ];
+        for (name, value) in passed {
+            if let Some(value) = value {
+                child.set_default(name, Value::Bool(value));
+            }
+        }
+    }
+}
+
+/// The longest name of a node, in bytes. It is QEMU's.
+const NAME_LEN: usize = 31;
+
+/// Checks a name that options give to a node.
+///
+/// # Errors
+/// It is too long or not an identifier.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if name.len() > NAME_LEN {
+        return Err(invalid("Node name too long"));
+    }
+    check_id(name, "node-name").map_err(|_| {
+        let message = format!("Invalid node-name: '{name}'");
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
+}
+
+/// Another node has that name.
+pub(super) fn duplicate_node(name: &str) -> Error {
+    let message = format!("Duplicate nodes with node-name='{name}'");
+    Error::new(ErrorKind::AlreadyExists, message)
+}
+
+/// A way to lose what a guest has flushed.
+pub(super) fn unsafe_cache(option: &str) -> Error {
+    let message = format!("{option} is not supported: a flush always reaches the file");
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+fn invalid(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}
