@@ -17,13 +17,13 @@
 //! # Example
 //! ```
 //! use qcontext::monitor::{Commands, Monitor};
-//! use qcontext::object::{Options, Value};
+//! use qcontext::object::Value;
+//! use qcontext::schema::{CommandType, NOTHING, ValueType};
+//!
+//! static ANSWER: CommandType = CommandType::returning("x-answer", &NOTHING, ValueType::Int);
 //!
 //! let mut commands = Commands::new();
-//! commands.add("x-answer", |arguments: Options| {
-//!     arguments.finish()?;
-//!     Ok(Value::from(42_i64))
-//! });
+//! commands.add(&ANSWER, |_| Ok(Value::from(42_i64)));
 //! let path = std::env::temp_dir().join(format!("qmp-{}.sock", std::process::id()));
 //! let mut monitor = Monitor::new(commands);
 //! monitor.listen(&path)?;
@@ -34,6 +34,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "vhost-user")]
+mod block;
 mod builtin;
 mod command;
 mod event;

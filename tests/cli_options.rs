@@ -176,7 +176,10 @@ fn help_and_version_are_printed() {
         );
     }
     let (_, types, _) = outcome(&run(&["-object", "help"]));
-    assert_eq!(types, "List of user creatable objects:\n  qcontext\n");
+    assert_eq!(
+        types,
+        "List of user creatable objects:\n  qcontext\n  iothread\n"
+    );
     let (_, models, _) = outcome(&run(&["-device", "help"]));
     assert_eq!(models, "List of devices:\n  virtio-blk\n");
     let (_, model, _) = outcome(&run(&["-device", "virtio-blk,help"]));

@@ -12,6 +12,7 @@ use std::thread;
 
 use qcontext::monitor::{Commands, Monitor, Reply, emit};
 use qcontext::object::Value;
+use qcontext::schema::{CommandType, EventType, Member, NOTHING, ObjectType, ValueType};
 use qcontext::{Error, ErrorKind};
 use support::directory::TestDir;
 use support::qmp::Client;
@@ -54,13 +55,36 @@ impl Drop for Finished<'_> {
     }
 }
 
+static DOUBLE: CommandType = CommandType::returning(
+    "double",
+    &ObjectType::new("DoubleArguments", &[Member::new("number", ValueType::Int)]),
+    ValueType::Int,
+);
+static LATER: CommandType = CommandType::new("later", &NOTHING);
+static PANIC: CommandType = CommandType::new("panic", &NOTHING);
+static FORGET: CommandType = CommandType::new("forget", &NOTHING);
+static TELL: CommandType = CommandType::returning("tell", &NOTHING, ValueType::Null);
+static TOLD: EventType = EventType::new(
+    "TOLD",
+    &ObjectType::new("ToldData", &[Member::new("what", ValueType::Str)]),
+);
+static COUNT: EventType = EventType::new(
+    "COUNT",
+    &ObjectType::new("CountData", &[Member::new("n", ValueType::Int)]),
+);
+
+static EMPTY: EventType = EventType::new("EMPTY", &NOTHING);
+static LOUD: EventType = EventType::new(
+    "LOUD",
+    &ObjectType::new("LoudData", &[Member::new("text", ValueType::Str)]),
+);
+
 #[test]
 fn commands_of_the_program_are_listed_and_executed() {
     let _turn = one_at_a_time();
     let mut commands = Commands::new();
-    commands.add("double", |mut arguments| {
+    commands.add(&DOUBLE, |mut arguments| {
         let number = arguments.take_int("number")?.unwrap_or(0);
-        arguments.finish()?;
         Ok(Value::Int(2 * number))
     });
     serve(commands, |connect| {
@@ -80,7 +104,7 @@ fn reply_from_another_thread_keeps_the_order_and_holds_up_nobody_else() {
     let _turn = one_at_a_time();
     let (hand_over, waiting) = std::sync::mpsc::channel::<Reply>();
     let mut commands = Commands::new();
-    commands.add_later("later", move |_, reply| hand_over.send(reply).unwrap());
+    commands.add_later(&LATER, move |_, reply| hand_over.send(reply).unwrap());
     serve(commands, move |connect| {
         let mut client = connect();
         client.send(br#"{"execute":"later","id":1}{"execute":"query-version","id":2}"#);
@@ -108,7 +132,7 @@ fn reply_to_a_client_that_left_goes_nowhere() {
     let _turn = one_at_a_time();
     let (hand_over, waiting) = std::sync::mpsc::channel::<Reply>();
     let mut commands = Commands::new();
-    commands.add_later("later", move |_, reply| hand_over.send(reply).unwrap());
+    commands.add_later(&LATER, move |_, reply| hand_over.send(reply).unwrap());
     serve(commands, move |connect| {
         let mut client = connect();
         client.send(br#"{"execute":"later"}"#);
@@ -127,8 +151,8 @@ fn reply_to_a_client_that_left_goes_nowhere() {
 fn command_that_panics_or_forgets_to_answer_is_an_error() {
     let _turn = one_at_a_time();
     let mut commands = Commands::new();
-    commands.add("panic", |_| panic!("on purpose"));
-    commands.add_later("forget", |_, reply| drop(reply));
+    commands.add(&PANIC, |_| panic!("on purpose"));
+    commands.add_later(&FORGET, |_, reply| drop(reply));
     serve(commands, |connect| {
         let mut client = connect();
         let error = r#"{"error": {"class": "GenericError", "desc": "The command ended without an answer"}}"#;
@@ -146,8 +170,11 @@ fn command_that_panics_or_forgets_to_answer_is_an_error() {
 fn events_reach_negotiated_clients_in_order_with_replies() {
     let _turn = one_at_a_time();
     let mut commands = Commands::new();
-    commands.add("tell", |_| {
-        emit("TOLD", vec![("what".to_owned(), "now".into())]);
+    commands.add_event(&TOLD);
+    commands.add_event(&COUNT);
+    commands.add_event(&EMPTY);
+    commands.add(&TELL, |_| {
+        emit(&TOLD, vec![("what".to_owned(), "now".into())]);
         Ok(Value::Null)
     });
     serve(commands, |connect| {
@@ -166,7 +193,7 @@ fn events_reach_negotiated_clients_in_order_with_replies() {
         }
         assert_eq!(first.line(), r#"{"return": null}"#);
         for number in 0..100 {
-            emit("COUNT", vec![("n".to_owned(), Value::Int(number))]);
+            emit(&COUNT, vec![("n".to_owned(), Value::Int(number))]);
         }
         for number in 0..100 {
             assert!(
@@ -175,7 +202,7 @@ fn events_reach_negotiated_clients_in_order_with_replies() {
                     .ends_with(&format!(r#""data": {{"n": {number}}}}}"#))
             );
         }
-        emit("EMPTY", Vec::new());
+        emit(&EMPTY, Vec::new());
         assert!(second.line().ends_with(r#""event": "EMPTY"}"#));
     });
 }
@@ -183,11 +210,13 @@ fn events_reach_negotiated_clients_in_order_with_replies() {
 #[test]
 fn client_that_lets_events_pile_up_is_disconnected() {
     let _turn = one_at_a_time();
-    serve(Commands::new(), |connect| {
+    let mut commands = Commands::new();
+    commands.add_event(&LOUD);
+    serve(commands, |connect| {
         let (mut deaf, mut client) = (connect(), connect());
         let data = vec![("text".to_owned(), Value::Str("x".repeat(64 << 10)))];
         for _ in 0..64 {
-            emit("LOUD", data.clone());
+            emit(&LOUD, data.clone());
             assert!(client.line().ends_with("xx\"}}"));
         }
         let heard = deaf.rest();

@@ -7,8 +7,20 @@ use qcontext::device::{self, Device, DeviceOptions};
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor;
 use qcontext::object::{Options, Value, tree};
+use qcontext::schema::{EventType, Member, ObjectType, ValueType};
 use qcontext::virtio::blk;
 use qcontext::{Error, ErrorKind, Result};
+
+pub(super) static DEVICE_DELETED: EventType = EventType::new(
+    "DEVICE_DELETED",
+    &ObjectType::new(
+        "q_obj_DEVICE_DELETED-arg",
+        &[
+            Member::optional("device", ValueType::Str),
+            Member::new("path", ValueType::Str),
+        ],
+    ),
+);
 
 /// Makes the device models known that the program offers.
 pub(super) fn register_models() {
@@ -65,5 +77,5 @@ fn announce_deletion(id: &str) {
         ("device".to_owned(), Value::from(id)),
         ("path".to_owned(), path.as_str().into()),
     ];
-    monitor::emit("DEVICE_DELETED", data);
+    monitor::emit(&DEVICE_DELETED, data);
 }

@@ -1,24 +1,27 @@
-//! The commands that every monitor has: introspection, the object tree, contexts. They are put together here.
+//! The commands that every monitor has: introspection, the object tree, contexts, block nodes. They are put together here.
 #![forbid(unsafe_code)]
 
 use super::command::Commands;
-use super::{qom, query};
+use super::{message, qom, query};
 use crate::object::Value;
 
 pub(super) fn commands() -> Commands {
     let mut commands = Commands::new();
-    // The session executes these two itself. They stand in the table so that `query-commands` lists them.
-    commands.add("qmp_capabilities", |_| Ok(Value::empty()));
-    commands.add("query-commands", |_| Ok(Value::empty()));
-    commands.add("query-version", query::version);
-    commands.add("query-qcontexts", query::qcontexts);
-    commands.add("query-iothreads", query::iothreads);
-    commands.add("qom-list", qom::list);
-    commands.add("qom-get", qom::get);
-    commands.add("qom-set", qom::set);
-    commands.add("qom-list-types", qom::list_types);
-    commands.add("qom-list-properties", qom::list_properties);
-    commands.add("object-add", qom::object_add);
-    commands.add("object-del", qom::object_del);
+    // The session executes the first one itself, and the table of commands the next two.
+    commands.add(&message::QMP_CAPABILITIES, |_| Ok(Value::empty()));
+    commands.add(&query::QUERY_COMMANDS, |_| Ok(Value::empty()));
+    commands.add(&query::QUERY_QMP_SCHEMA, |_| Ok(Value::empty()));
+    commands.add(&query::QUERY_VERSION, query::version);
+    commands.add(&query::QUERY_QCONTEXTS, query::qcontexts);
+    commands.add(&query::QUERY_IOTHREADS, query::iothreads);
+    commands.add(&qom::QOM_LIST, qom::list);
+    commands.add(&qom::QOM_GET, qom::get);
+    commands.add(&qom::QOM_SET, qom::set);
+    commands.add(&qom::QOM_LIST_TYPES, qom::list_types);
+    commands.add(&qom::QOM_LIST_PROPERTIES, qom::list_properties);
+    commands.add(&qom::OBJECT_ADD, qom::object_add);
+    commands.add(&qom::OBJECT_DEL, qom::object_del);
+    #[cfg(feature = "vhost-user")]
+    super::block::add(&mut commands);
     commands
 }

@@ -1,4 +1,4 @@
-//! A monitor's commands by name.
+//! A monitor's commands by name, each with its description.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -7,14 +7,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::reply::Reply;
 use crate::object::{Options, Value};
+use crate::schema::{self, CommandType, EventType};
 use crate::{Error, ErrorKind, Result};
 
 type Handler = Box<dyn Fn(Options, Reply)>;
 
-/// Commands by name. A program adds its own; the monitor adds the built-in ones.
+struct Command {
+    described: &'static CommandType,
+    run: Handler,
+}
+
+/// Commands by name, and the events that clients may receive. A program adds its own; the monitor adds the built-in ones.
 #[derive(Default)]
 pub struct Commands {
-    table: BTreeMap<&'static str, Handler>,
+    table: BTreeMap<&'static str, Command>,
+    events: BTreeMap<&'static str, &'static EventType>,
 }
 
 impl Commands {
@@ -23,33 +30,63 @@ impl Commands {
         Commands::default()
     }
 
-    /// Adds a command that answers at once.
-    pub fn add(&mut self, name: &'static str, run: impl Fn(Options) -> Result<Value> + 'static) {
-        self.add_later(name, move |arguments, reply| reply.complete(run(arguments)));
+    /// Adds a command that answers at once. Its arguments are checked against its description before it runs.
+    pub fn add(
+        &mut self,
+        command: &'static CommandType,
+        run: impl Fn(Options) -> Result<Value> + 'static,
+    ) {
+        self.add_later(command, move |arguments, reply| {
+            reply.complete(run(arguments));
+        });
     }
 
     /// Adds a command that may answer later, from any thread. Its session executes nothing else until then.
-    pub fn add_later(&mut self, name: &'static str, run: impl Fn(Options, Reply) + 'static) {
-        self.table.insert(name, Box::new(run));
+    pub fn add_later(
+        &mut self,
+        command: &'static CommandType,
+        run: impl Fn(Options, Reply) + 'static,
+    ) {
+        let run = Box::new(run);
+        let described = command;
+        self.table.insert(command.name, Command { described, run });
+    }
+
+    /// Adds an event that may be [sent](super::emit).
+    pub fn add_event(&mut self, event: &'static EventType) {
+        self.events.insert(event.name, event);
     }
 
     /// Adds all of `others`; they replace commands of the same name.
     pub(super) fn extend(&mut self, others: Commands) {
         self.table.extend(others.table);
+        self.events.extend(others.events);
+    }
+
+    /// Whether clients may receive this event.
+    pub(super) fn has_event(&self, event: &EventType) -> bool {
+        self.events.contains_key(event.name)
     }
 
     /// Executes a command, which completes the reply in every case.
-    pub(super) fn execute(&self, name: &str, arguments: Options, reply: Reply) {
-        if name == "query-commands" {
-            reply.complete(arguments.finish().map(|()| self.names()));
-            return;
-        }
-        let Some(run) = self.table.get(name) else {
+    pub(super) fn execute(&self, name: &str, arguments: Options, mut reply: Reply) {
+        let Some(command) = self.table.get(name) else {
             reply.complete(Err(unknown(name)));
             return;
         };
-        // A panic drops the reply, whose client then receives an error. The monitor goes on.
-        let _ = catch_unwind(AssertUnwindSafe(|| run(arguments, reply)));
+        let arguments = match schema::check(command.described.arguments, arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => return reply.complete(Err(error)),
+        };
+        reply.expect(command.described);
+        match name {
+            "query-commands" => reply.complete(Ok(self.names())),
+            "query-qmp-schema" => reply.complete(Ok(self.schema())),
+            // A panic drops the reply, whose client then receives an error. The monitor goes on.
+            _ => {
+                let _ = catch_unwind(AssertUnwindSafe(|| (command.run)(arguments, reply)));
+            }
+        }
     }
 
     fn names(&self) -> Value {
@@ -57,6 +94,11 @@ impl Commands {
         names
             .map(|name| Value::dict([("name", (*name).into())]))
             .collect()
+    }
+
+    fn schema(&self) -> Value {
+        let commands = self.table.values().map(|command| command.described);
+        schema::describe(commands, self.events.values().copied())
     }
 }
 

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::version::version;
-use crate::object::{Dict, Options, Value, expected};
+use crate::object::{Dict, Options, Value};
+use crate::schema::{self, CommandType, EnumType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result, json};
 
 /// Error texts quote strings of clients. Longer texts are cut.
@@ -142,23 +143,25 @@ fn body(members: Dict) -> Result<QmpRequest> {
     })
 }
 
+pub(super) static QMP_CAPABILITIES: CommandType = CommandType::new(
+    "qmp_capabilities",
+    &ObjectType::new(
+        "q_obj_qmp_capabilities-arg",
+        &[Member::optional(
+            "enable",
+            ValueType::Array(&ValueType::Enum(EnumType::new("QMPCapability", &["oob"]))),
+        )],
+    ),
+);
+
 /// Checks the arguments of `qmp_capabilities`. The server has no capabilities, so none can be enabled.
-pub(super) fn negotiate(mut arguments: Options) -> Result<Value> {
-    let wanted = match arguments.take("enable") {
-        None => Vec::new(),
-        Some(Value::List(wanted)) => wanted,
-        Some(_) => return Err(expected("enable", "array")),
-    };
-    arguments.finish()?;
-    match wanted.first() {
-        None => Ok(Value::empty()),
-        Some(Value::Str(name)) if name == "oob" => Err(invalid("Capability oob not available")),
-        Some(Value::Str(name)) => Err(Error::new(
-            ErrorKind::InvalidArgument,
-            // QEMU's name for an array's element.
-            format!("Parameter 'null' does not accept value '{name}'"),
-        )),
-        Some(_) => Err(expected("null", "string")),
+pub(super) fn negotiate(arguments: Options) -> Result<Value> {
+    let mut arguments = schema::check(QMP_CAPABILITIES.arguments, arguments)?;
+    match arguments.take("enable") {
+        Some(Value::List(wanted)) if !wanted.is_empty() => {
+            Err(invalid("Capability oob not available"))
+        }
+        _ => Ok(Value::empty()),
     }
 }
 

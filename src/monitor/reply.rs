@@ -6,6 +6,7 @@ use std::thread::{self, ThreadId};
 
 use super::main_loop::post;
 use crate::object::Value;
+use crate::schema::{self, CommandType};
 use crate::{Error, ErrorKind, Result};
 
 type AnswerFn = Box<dyn FnOnce(Result<Value>) + Send>;
@@ -16,6 +17,8 @@ pub struct Reply {
     answer: Option<AnswerFn>,
     /// The monitor's thread.
     home: ThreadId,
+    /// The command that answers.
+    command: Option<&'static CommandType>,
 }
 
 impl Reply {
@@ -24,7 +27,13 @@ impl Reply {
         Reply {
             answer: Some(Box::new(answer)),
             home: thread::current().id(),
+            command: None,
         }
+    }
+
+    /// The answer will be that of `command`.
+    pub(super) fn expect(&mut self, command: &'static CommandType) {
+        self.command = Some(command);
     }
 
     /// Answers the request. Any thread may call this.
@@ -41,10 +50,31 @@ impl Reply {
         let Some(answer) = self.answer.take() else {
             return;
         };
+        let outcome = match self.command {
+            Some(command) if cfg!(debug_assertions) => {
+                outcome.and_then(|value| check(command, value))
+            }
+            _ => outcome,
+        };
         if thread::current().id() == self.home {
             answer(outcome);
         } else {
             post(move || answer(outcome));
+        }
+    }
+}
+
+/// Makes an answer that is not as its command's description says an error, so that tests notice it.
+fn check(command: &CommandType, value: Value) -> Result<Value> {
+    let outcome = schema::check_value(&command.returns, value.clone(), "return");
+    match outcome {
+        Ok(_) => Ok(value),
+        Err(error) => {
+            let message = format!(
+                "The answer of {} is not as described: {error}",
+                command.name
+            );
+            Err(Error::new(ErrorKind::Protocol, message))
         }
     }
 }

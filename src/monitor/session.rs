@@ -22,6 +22,7 @@ use super::outbox::Outbox;
 use super::reply::Reply;
 use super::stream::Stream;
 use crate::object::Value;
+use crate::schema::EventType;
 use crate::{Error, ErrorKind, Result};
 
 /// A client with this much unread output is not read from.
@@ -115,7 +116,12 @@ impl QmpSession {
     }
 
     /// Sends an event to the client.
-    pub(super) fn notify(&self, text: &str) {
+    pub(super) fn notify(&self, event: &EventType, text: &str) {
+        debug_assert!(
+            self.commands.has_event(event),
+            "{} is not described",
+            event.name
+        );
         let mut state = self.state.borrow_mut();
         if state.phase != SessionPhase::Open {
             return;

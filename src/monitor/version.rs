@@ -2,6 +2,24 @@
 #![forbid(unsafe_code)]
 
 use crate::object::Value;
+use crate::schema::{Member, ObjectType, ValueType};
+
+/// What `query-version` answers.
+pub(super) static VERSION_INFO: ObjectType = ObjectType::new(
+    "VersionInfo",
+    &[
+        Member::new("qemu", ValueType::Object(&VERSION_TRIPLE)),
+        Member::new("package", ValueType::Str),
+    ],
+);
+static VERSION_TRIPLE: ObjectType = ObjectType::new(
+    "VersionTriple",
+    &[
+        Member::new("major", ValueType::Int),
+        Member::new("minor", ValueType::Int),
+        Member::new("micro", ValueType::Int),
+    ],
+);
 
 /// Our version, in the member where clients look for QEMU's.
 pub(super) fn version() -> Value {

@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// The type's name.
 pub(super) const TYPE: &str = "qcontext";
 
+/// The type that has a thread always.
+pub(super) const IOTHREAD: &str = "iothread";
+
 /// The properties that `qom-set` changes, in listing order.
 const TUNING: [&str; 5] = [
     "poll-max-ns",
@@ -29,6 +32,16 @@ pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("threaded", "bool"),
 ];
 
+/// The options of `-object iothread` besides `id`. They are QEMU's.
+pub(super) const IOTHREAD_OPTIONS: [(&str, &str); 6] = [
+    ("aio-max-batch", "int"),
+    ("poll-grow", "int"),
+    ("poll-max-ns", "int"),
+    ("poll-shrink", "int"),
+    ("thread-pool-max", "int"),
+    ("thread-pool-min", "int"),
+];
+
 /// The properties that `qom-list` shows. `thread-id` can be read too, but is not listed.
 pub(super) fn properties() -> Vec<Property> {
     let fixed = [
@@ -46,7 +59,19 @@ pub(super) fn properties() -> Vec<Property> {
 
 /// Creates `/objects/<id>` from the remaining options. It lasts until it is deleted.
 pub(super) fn create(id: &str, options: Options) -> Result<Arc<dyn Object>> {
-    Ok(Arc::new(make(id, options)?))
+    let (threaded, options) = take_threaded(options)?;
+    Ok(Arc::new(make(id, threaded, options)?))
+}
+
+/// Creates a context with a thread.
+pub(super) fn create_iothread(id: &str, mut options: Options) -> Result<Arc<dyn Object>> {
+    if options.take_int("aio-max-batch")?.unwrap_or(0) != 0 {
+        let message = format!(
+            "object '{id}': aio-max-batch is not supported: the batch is what an iteration submits"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(Arc::new(make(id, true, options)?))
 }
 
 impl QContext {
@@ -70,12 +95,17 @@ impl QContext {
             return Err(options::unknown_type(&name));
         }
         let id = options.need_id()?;
-        make(&id, options)
+        let (threaded, options) = take_threaded(options)?;
+        make(&id, threaded, options)
     }
 }
 
-fn make(id: &str, mut options: Options) -> Result<QContext> {
+fn take_threaded(mut options: Options) -> Result<(bool, Options)> {
     let threaded = options.take_bool("threaded")?.unwrap_or(false);
+    Ok((threaded, options))
+}
+
+fn make(id: &str, threaded: bool, mut options: Options) -> Result<QContext> {
     let poller = take_poller(id, &mut options)?;
     let mut tuning = Tuning {
         polling: DEFAULT_POLLING,

@@ -44,6 +44,17 @@ fn qcontext() -> Type {
     }
 }
 
+/// QEMU's event loop, which is a context with a thread.
+fn iothread() -> Type {
+    Type {
+        name: qcontext::IOTHREAD,
+        parent: "object",
+        properties: qcontext::properties(),
+        options: qcontext::IOTHREAD_OPTIONS.to_vec(),
+        create: Some(qcontext::create_iothread),
+    }
+}
+
 static TYPES: Mutex<Vec<Type>> = Mutex::new(Vec::new());
 
 /// Adds a type. A device model calls this before its first use. A type of the same name is replaced.
@@ -55,7 +66,7 @@ pub fn register(new: Type) {
 
 /// All types.
 pub fn list() -> Vec<Type> {
-    let mut types = vec![container(), qcontext()];
+    let mut types = vec![container(), qcontext(), iothread()];
     types.extend_from_slice(&TYPES.lock().unwrap_or_else(PoisonError::into_inner));
     types
 }

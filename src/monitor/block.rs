@@ -1,0 +1,77 @@
+//! The commands of the block layer: nodes come, go and change their length; queries about nodes.
+//!
+//! * `info`: what `query-block` and `query-named-block-nodes` say about a node
+//! * `stats`: `query-blockstats`
+//! * `graph`: `x-debug-query-block-graph`
+#![forbid(unsafe_code)]
+
+use super::command::Commands;
+use crate::block::{BLOCKDEV_OPTIONS, Node};
+use crate::object::{Options, Value};
+use crate::schema::{CommandType, Member, ObjectType, ValueType};
+use crate::{Error, ErrorKind, Result};
+
+mod graph;
+mod info;
+mod stats;
+
+pub(super) fn add(commands: &mut Commands) {
+    commands.add(&BLOCKDEV_ADD, blockdev_add);
+    commands.add(&BLOCKDEV_DEL, blockdev_del);
+    commands.add(&BLOCK_RESIZE, resize);
+    commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
+    commands.add(&info::QUERY_BLOCK, info::devices);
+    commands.add(&stats::QUERY_BLOCKSTATS, stats::blockstats);
+    commands.add(&graph::QUERY_BLOCK_GRAPH, graph::block_graph);
+}
+
+static BLOCKDEV_ADD: CommandType = CommandType::new("blockdev-add", &BLOCKDEV_OPTIONS);
+
+fn blockdev_add(arguments: Options) -> Result<Value> {
+    Node::open_blockdev(arguments)?;
+    Ok(Value::empty())
+}
+
+static BLOCKDEV_DEL: CommandType = CommandType::new(
+    "blockdev-del",
+    &ObjectType::new(
+        "q_obj_blockdev-del-arg",
+        &[Member::new("node-name", ValueType::Str)],
+    ),
+);
+
+fn blockdev_del(mut arguments: Options) -> Result<Value> {
+    Node::remove(&arguments.need_str("node-name")?)?;
+    Ok(Value::empty())
+}
+
+static BLOCK_RESIZE: CommandType = CommandType::new(
+    "block_resize",
+    &ObjectType::new(
+        "q_obj_block_resize-arg",
+        &[
+            Member::optional("device", ValueType::Str),
+            Member::optional("node-name", ValueType::Str),
+            Member::new("size", ValueType::Int),
+        ],
+    ),
+);
+
+/// A length between two blocks is rounded up, as the length of an image is.
+fn resize(mut arguments: Options) -> Result<Value> {
+    let device = arguments.take_str("device")?.unwrap_or_default();
+    let name = arguments.take_str("node-name")?.unwrap_or_default();
+    let found = [&name, &device]
+        .into_iter()
+        .find_map(|name| Node::find(name).ok());
+    let node = found.ok_or_else(|| {
+        let message = format!("Cannot find device='{device}' nor node-name='{name}'");
+        Error::new(ErrorKind::NotFound, message)
+    })?;
+    let size = arguments.take_int("size")?.unwrap_or(0);
+    let size = u64::try_from(size).map_err(|_| arguments.bad("size", "a >0 size"))?;
+    let length = size.checked_next_multiple_of(node.block_size());
+    let length = length.ok_or_else(|| arguments.bad("size", "a smaller size"))?;
+    node.set_length(length)?;
+    Ok(Value::empty())
+}
