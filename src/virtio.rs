@@ -12,7 +12,6 @@
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use crate::Result;
@@ -27,7 +26,7 @@ pub mod worker;
 
 pub(crate) use countdown::Countdown;
 pub use memory::{GuestMemory, GuestSlice, MemoryRegion};
-pub use notify::{CallFd, Signal};
+pub use notify::{CallFd, KickFd, Signal};
 pub use pluggable::{FinishCallback, ModelOptions, ModelType, Named, PluggableDevice};
 pub use queue::{Broken, Chain};
 
@@ -74,7 +73,7 @@ pub struct QueueSetup {
     /// The guest's memory. The queue keeps it until it has stopped.
     pub memory: GuestMemory,
     /// Guest to device; without one the queue is looked at only when it starts.
-    pub kick: Option<OwnedFd>,
+    pub kick: Option<KickFd>,
     /// Device to guest; without one the guest polls.
     pub call: Option<Arc<dyn Signal>>,
     /// Signalled when the guest breaks the queue.
@@ -140,5 +139,5 @@ pub trait VirtioDevice: Send + Sync {
     ///
     /// # Errors
     /// As for [`start_queue`](VirtioDevice::start_queue).
-    fn set_kick(&self, index: u16, kick: Option<OwnedFd>) -> Result<()>;
+    fn set_kick(&self, index: u16, kick: Option<KickFd>) -> Result<()>;
 }

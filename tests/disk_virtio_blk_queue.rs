@@ -146,7 +146,7 @@ fn kick_and_call_fds_can_be_replaced_while_running() {
     let mut disk = Disk::new(open_node("driver=null-co").unwrap(), Shape::default());
     let (kick, call) = (eventfd(), eventfd());
     disk.blk
-        .set_kick(0, Some(kick.try_clone().unwrap()))
+        .set_kick(0, Some(driven_disk::kick(&kick)))
         .unwrap();
     disk.blk
         .set_call(0, Some(driven_disk::call(&call)))
@@ -159,9 +159,6 @@ fn kick_and_call_fds_can_be_replaced_while_running() {
     disk.blk.set_call(0, None).unwrap();
     disk.request((IN, 0), &[], 512);
     assert_eq!(take(&call), 0);
-    let pipe = std::io::pipe().unwrap().0.into();
-    let error = disk.blk.set_kick(0, Some(pipe)).unwrap_err();
-    assert_eq!(error.to_string(), "the kick fd is not an eventfd");
 }
 
 #[test]

@@ -25,11 +25,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::BusDevice;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::notify::Signal;
+use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::{DeviceLimits, VirtioDevice};
 
 mod interrupt_status;
@@ -57,7 +56,7 @@ pub(super) struct Parts {
     /// The interrupt.
     pub(super) line: Arc<dyn Signal>,
     /// One doorbell for each queue.
-    pub(super) kicks: Vec<EventFd>,
+    pub(super) kicks: Vec<KickFd>,
 }
 
 /// A virtio device behind registers.
@@ -65,14 +64,14 @@ pub struct Mmio {
     device: Arc<dyn VirtioDevice>,
     queues: Arc<QueueControl>,
     limits: DeviceLimits,
-    kicks: Arc<[EventFd]>,
+    kicks: Arc<[KickFd]>,
     /// Taken by vcpu threads, and by others only while no vcpu runs.
     registers: Mutex<Registers>,
 }
 
 impl Mmio {
     pub(super) fn new(parts: Parts) -> Mmio {
-        let kicks: Arc<[EventFd]> = parts.kicks.into();
+        let kicks: Arc<[KickFd]> = parts.kicks.into();
         let queues = QueueControl::new(&parts.device, &parts.control, parts.memory, &kicks);
         let limits = DeviceLimits {
             queues: parts.device.queue_count(),
@@ -117,8 +116,7 @@ impl Mmio {
     fn kick(&self, queue: u32) {
         let queue = usize::try_from(queue).unwrap_or(usize::MAX);
         if let Some(kick) = self.kicks.get(queue) {
-            // A full counter means that the doorbell has been rung.
-            let _ = kick.write(1);
+            kick.ring();
         }
     }
 

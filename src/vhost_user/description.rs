@@ -4,14 +4,13 @@
 //! is ready when all have come. Whether it runs is known to the device.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::protocol::{F_PROTOCOL_FEATURES, VringAddr, protocol};
+use crate::Result;
 use crate::virtio::QueueSetup;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::notify::{CallFd, Signal};
-use crate::{Error, Result};
+use crate::virtio::notify::{CallFd, KickFd, Signal};
 
 /// What the front end has said about one queue.
 #[derive(Debug, Default)]
@@ -19,9 +18,9 @@ pub(super) struct VringDescription {
     pub(super) size: u16,
     pub(super) base: u16,
     pub(super) addr: Option<VringAddr>,
-    pub(super) kick: Option<OwnedFd>,
-    pub(super) call: Option<OwnedFd>,
-    pub(super) err: Option<OwnedFd>,
+    pub(super) kick: Option<KickFd>,
+    pub(super) call: Option<Arc<CallFd>>,
+    pub(super) err: Option<Arc<CallFd>>,
     pub(super) enabled: bool,
 }
 
@@ -32,10 +31,10 @@ impl VringDescription {
         enabled && self.size != 0 && self.addr.is_some() && self.kick.is_some()
     }
 
-    /// What the device needs to serve the queue, with fds of its own.
+    /// What the device needs to serve the queue. It shares the fds.
     ///
     /// # Errors
-    /// An address is not in the guest's memory, or the process is out of fds.
+    /// An address is not in the guest's memory.
     pub(super) fn setup(&self, features: u64, memory: &GuestMemory) -> Result<QueueSetup> {
         let addr = self
             .addr
@@ -48,9 +47,9 @@ impl VringDescription {
             next_avail: self.base,
             features: features & !F_PROTOCOL_FEATURES,
             memory: memory.clone(),
-            kick: duplicate(self.kick.as_ref())?,
-            call: signal(self.call.as_ref())?,
-            err: signal(self.err.as_ref())?,
+            kick: self.kick.clone(),
+            call: signal(&self.call),
+            err: signal(&self.err),
         })
     }
 }
@@ -64,38 +63,7 @@ pub(super) fn translate(memory: &GuestMemory, user_addr: u64, what: &str) -> Res
     })
 }
 
-/// A duplicate for the device. The original stays for the next start.
-pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
-    fd.map(|fd| {
-        fd.try_clone()
-            .map_err(|error| Error::os("cannot duplicate a queue's eventfd", error))
-    })
-    .transpose()
-}
-
-/// A signal to the front end, by a duplicate of the eventfd.
-pub(super) fn signal(fd: Option<&OwnedFd>) -> Result<Option<Arc<dyn Signal>>> {
-    let Some(fd) = duplicate(fd)? else {
-        return Ok(None);
-    };
-    Ok(Some(Arc::new(CallFd::new(fd)?)))
-}
-
-/// Refuses an fd that is not an eventfd: a write to another kind of file could block, and it could be readable for ever.
-pub(super) fn require_eventfd(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
-    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let target = std::fs::read_link(&link)
-        .map_err(|error| Error::os(format!("cannot examine a {what} fd at {link}"), error))?;
-    if target.as_os_str() == "anon_inode:[eventfd]" {
-        return Ok(());
-    }
-    Err(protocol(format!(
-        "the {what} fd is '{}', expected an eventfd",
-        target.display()
-    )))
-}
-
-/// [`require_eventfd`] for an fd that may be absent.
-pub(super) fn require_eventfd_or_none(fd: Option<&OwnedFd>, what: &str) -> Result<()> {
-    fd.map_or(Ok(()), |fd| require_eventfd(fd.as_fd(), what))
+/// The same eventfd, as the device signals it.
+pub(super) fn signal(fd: &Option<Arc<CallFd>>) -> Option<Arc<dyn Signal>> {
+    fd.clone().map(|fd| -> Arc<dyn Signal> { fd })
 }

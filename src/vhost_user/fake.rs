@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 
 use super::protocol::{Header, Message, RequestCode};
 use super::session::OfferedDevice;
-use crate::virtio::notify::Signal;
+use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::{DeviceLimits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
 
@@ -167,7 +167,7 @@ impl VirtioDevice for FakeDevice {
         Ok(())
     }
 
-    fn set_kick(&self, index: u16, _kick: Option<OwnedFd>) -> Result<()> {
+    fn set_kick(&self, index: u16, _kick: Option<KickFd>) -> Result<()> {
         self.record(Asked::ReplaceKick(index));
         Ok(())
     }

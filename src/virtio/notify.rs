@@ -6,6 +6,8 @@
 //! Eventfds may come from a peer that we do not trust. It has the same open file, so it can change O_NONBLOCK, fill the
 //! counter, or read it at any time.
 //!
+//! The transport and the queue share one fd for each eventfd: a device with many queues would run out of fds otherwise.
+//!
 //! # Invariants
 //! 1. Only eventfds are accepted. Another file could block, or be readable for ever.
 //! 2. A kick is watched edge-triggered and never read, so a peer that changes its counter harms only itself.
@@ -13,8 +15,9 @@
 #![deny(unsafe_code)] // children that need it say why
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -30,9 +33,9 @@ pub trait Signal: fmt::Debug + Send + Sync {
     fn signal(&self);
 }
 
-/// The eventfd by which a guest announces requests. Never read.
-#[derive(Debug)]
-pub(crate) struct KickFd(OwnedFd);
+/// The eventfd by which a guest announces requests. Never read. Clones are the same fd, so one queue at a time may watch it.
+#[derive(Clone, Debug)]
+pub struct KickFd(Arc<File>);
 
 /// The eventfd by which a guest learns of finished requests; also used for the error eventfd.
 #[derive(Debug)]
@@ -43,8 +46,21 @@ impl KickFd {
     ///
     /// # Errors
     /// `InvalidArgument` if it is not an eventfd.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
-        check_eventfd(&fd, "kick").map(|()| KickFd(fd))
+    pub fn new(fd: OwnedFd) -> Result<Self> {
+        check_eventfd(&fd, "kick").map(|()| KickFd(Arc::new(File::from(fd))))
+    }
+
+    /// Announces requests in the guest's place, by an eventfd that we have made and that does not block.
+    #[cfg(any(feature = "kvm", test))]
+    pub(crate) fn ring(&self) {
+        // A full counter means that it has been rung.
+        let _ = std::io::Write::write(&mut &*self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// For tests: not checked.
+    #[cfg(test)]
+    pub(crate) fn unchecked(file: File) -> KickFd {
+        KickFd(Arc::new(file))
     }
 }
 
@@ -60,7 +76,12 @@ impl CallFd {
     /// # Errors
     /// `InvalidArgument` if it is not an eventfd.
     pub fn new(fd: OwnedFd) -> Result<Self> {
-        check_eventfd(&fd, "call").map(|()| CallFd(fd))
+        CallFd::for_role(fd, "call")
+    }
+
+    /// The same, with another name in the error.
+    pub(crate) fn for_role(fd: OwnedFd, role: &str) -> Result<Self> {
+        check_eventfd(&fd, role).map(|()| CallFd(fd))
     }
 }
 
@@ -71,18 +92,15 @@ impl Signal for CallFd {
     }
 }
 
-/// Only an eventfd shows an `eventfd-count` in its fdinfo.
+/// Refuses an fd that is not an eventfd. Needs no fd of its own, so the answer is right when they have run out.
 fn check_eventfd(fd: &OwnedFd, role: &str) -> Result<()> {
-    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    let info = fs::read_to_string(path).map_err(|error| {
-        Error::os(
-            format!("cannot check that the {role} fd is an eventfd"),
-            error,
-        )
-    })?;
-    if info.lines().any(|line| line.starts_with("eventfd-count:")) {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let target = fs::read_link(&link)
+        .map_err(|error| Error::os(format!("cannot examine the {role} fd at {link}"), error))?;
+    if target.as_os_str() == "anon_inode:[eventfd]" {
         return Ok(());
     }
-    let message = format!("the {role} fd is not an eventfd");
+    let found = target.display();
+    let message = format!("the {role} fd is '{found}', expected an eventfd");
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }

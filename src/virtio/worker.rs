@@ -27,7 +27,7 @@
 #![deny(unsafe_code)] // children that need it say why
 
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh, FdHandler};
@@ -114,9 +114,8 @@ impl<M: Model> QueueWorker<M> {
         self: &Arc<Self>,
         mut life: MutexGuard<'_, Life<M>>,
         serving: Box<Serving<M::Queue>>,
-        kick: Option<OwnedFd>,
+        kick: Option<KickFd>,
     ) -> Result<()> {
-        let kick = kick.map(KickFd::new).transpose()?;
         if let Some(kick) = &kick {
             self.watch(kick)?;
         }
@@ -145,8 +144,9 @@ impl<M: Model> QueueWorker<M> {
         self.aio.set_fd_handler(kick.as_raw_fd(), handler)
     }
 
-    fn unwatch(&self, kick: Option<KickFd>) {
-        if let Some(kick) = kick {
+    /// Lets go of the kick. Under the lock, because the next start may watch the same fd.
+    fn unwatch(&self, life: &mut Life<M>) {
+        if let Some(kick) = life.kick.take() {
             self.aio.remove_fd_handler(kick.as_raw_fd());
         }
     }
@@ -204,17 +204,15 @@ impl<M: Model> QueueWorker<M> {
         if next == AfterBatch::Wait && intake == Intake::Open {
             return;
         }
-        let kick = match next {
-            AfterBatch::Broken => life.kick.take(),
-            AfterBatch::Wait | AfterBatch::Again => None,
-        };
+        if next == AfterBatch::Broken {
+            self.unwatch(&mut life);
+        }
         let ending = life.take_quiet();
         let rested = life.take_rested();
         drop(life);
         if next == AfterBatch::Again {
             self.resume.schedule();
         }
-        self.unwatch(kick);
         if let Some(worker) = ending {
             // In an iteration of its own: what the model drops may be what got us here.
             self.aio
@@ -283,9 +281,8 @@ impl<M: Model> QueueWorker<M> {
                 return;
             }
         }
-        let kick = life.kick.take();
+        self.unwatch(&mut life);
         drop(life);
-        self.unwatch(kick);
         let worker = Arc::clone(self);
         self.aio
             .schedule_oneshot("virtio-queue-stop", move || worker.serve());
@@ -320,8 +317,7 @@ impl<M: Model> QueueWorker<M> {
     }
 
     /// See [`super::VirtioDevice::set_kick`].
-    fn set_kick(self: &Arc<Self>, kick: Option<OwnedFd>) -> Result<()> {
-        let kick = kick.map(KickFd::new).transpose()?;
+    fn set_kick(self: &Arc<Self>, kick: Option<KickFd>) -> Result<()> {
         let mut life = self.lock();
         let intake = life.intake();
         let Phase::Running(serving) = &mut life.phase else {
@@ -335,9 +331,12 @@ impl<M: Model> QueueWorker<M> {
         }
         // A handler that goes away does not hear that polling has ended.
         serving.set_polling(false, intake);
-        let old = mem::replace(&mut life.kick, kick);
+        let is_same = |old: &KickFd| kick.as_ref().map(KickFd::as_raw_fd) == Some(old.as_raw_fd());
+        if !life.kick.as_ref().is_some_and(is_same) {
+            self.unwatch(&mut life);
+        }
+        life.kick = kick;
         drop(life);
-        self.unwatch(old);
         self.resume.schedule();
         Ok(())
     }

@@ -9,11 +9,12 @@ use kvm_ioctls::IoEventAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineBuilder;
+use crate::kvm::eventfd::{self, owned};
+use crate::kvm::failed;
 use crate::kvm::mmio::{LENGTH, Mmio, Parts, QUEUE_NOTIFY};
-use crate::kvm::{eventfd, failed};
 use crate::virtio::VirtioDevice;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::notify::Signal;
+use crate::virtio::notify::{KickFd, Signal};
 use crate::{Error, ErrorKind, Result};
 
 /// The addresses and interrupts that a machine gives to virtio devices.
@@ -91,7 +92,7 @@ impl MmioDevice {
     /// `Os` if fds have run out.
     pub fn without_kvm(self, memory: GuestMemory, line: Arc<dyn Signal>) -> Result<Mmio> {
         let queues = 0..self.device.queue_count();
-        let kicks = queues.map(|_| eventfd::new("a doorbell"));
+        let kicks = queues.map(|_| KickFd::new(owned(eventfd::new("a doorbell")?)));
         let kicks = kicks.collect::<Result<_>>()?;
         Ok(self.behind_registers(memory, line, kicks))
     }
@@ -100,7 +101,7 @@ impl MmioDevice {
         self,
         memory: GuestMemory,
         line: Arc<dyn Signal>,
-        kicks: Vec<EventFd>,
+        kicks: Vec<KickFd>,
     ) -> Mmio {
         Mmio::new(Parts {
             device: self.device,
@@ -125,7 +126,7 @@ impl Board for MachineBuilder {
             if wanted.ioeventfd {
                 self.connect(&kick, start, queue)?;
             }
-            kicks.push(kick);
+            kicks.push(KickFd::new(owned(kick))?);
         }
         let (id, memory) = (wanted.id.clone(), self.ram.memory().clone());
         let mmio = Arc::new(wanted.behind_registers(memory, line, kicks));

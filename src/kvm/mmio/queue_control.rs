@@ -9,19 +9,16 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt_status::{BrokenQueueSignal, InterruptStatus, QueueRun, UsedBufferSignal};
-use crate::kvm::eventfd::owned;
+use crate::Error;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::notify::Signal;
+use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::{Countdown, QueueSetup, VirtioDevice};
-use crate::{Error, Result};
 
 /// Called once on the control context.
 type ControlCallback = Box<dyn FnOnce() + Send>;
@@ -50,7 +47,7 @@ pub(super) struct QueueControl {
     device: Arc<dyn VirtioDevice>,
     control: AioContext,
     memory: GuestMemory,
-    kicks: Arc<[EventFd]>,
+    kicks: Arc<[KickFd]>,
     /// Queues that were started and not asked to stop.
     driven: AtomicU32,
     state: Mutex<ControlState>,
@@ -71,7 +68,7 @@ impl QueueControl {
         device: &Arc<dyn VirtioDevice>,
         control: &AioContext,
         memory: GuestMemory,
-        kicks: &Arc<[EventFd]>,
+        kicks: &Arc<[KickFd]>,
     ) -> Arc<QueueControl> {
         Arc::new(QueueControl {
             device: Arc::clone(device),
@@ -177,17 +174,16 @@ impl QueueControl {
         }
         state.runs.insert(start.index, Arc::clone(&start.run));
         drop(state);
-        let setup = self.set_up(start);
-        let started = setup.and_then(|setup| self.device.start_queue(start.index, setup));
+        let started = self.device.start_queue(start.index, self.set_up(start));
         if let Err(error) = started {
             self.fail(start, &error);
         }
     }
 
-    fn set_up(&self, start: &QueueStart) -> Result<QueueSetup> {
+    fn set_up(&self, start: &QueueStart) -> QueueSetup {
         let used: Arc<dyn Signal> = Arc::new(UsedBufferSignal(Arc::clone(&start.interrupts)));
         let broken: Arc<dyn Signal> = Arc::new(BrokenQueueSignal(Arc::clone(&start.interrupts)));
-        Ok(QueueSetup {
+        QueueSetup {
             size: start.description.size,
             descriptors: start.description.descriptors,
             available: start.description.available,
@@ -195,18 +191,10 @@ impl QueueControl {
             next_avail: 0,
             features: start.features,
             memory: self.memory.clone(),
-            kick: self.kick(start.index)?,
+            kick: self.kicks.get(usize::from(start.index)).cloned(),
             call: Some(used),
             err: Some(broken),
-        })
-    }
-
-    /// An fd of the doorbell for the device to keep.
-    fn kick(&self, index: u16) -> Result<Option<OwnedFd>> {
-        let kick = self.kicks.get(usize::from(index));
-        let copy = kick.map(EventFd::try_clone).transpose();
-        let copy = copy.map_err(|error| Error::os("cannot duplicate a doorbell's fd", error))?;
-        Ok(copy.map(owned))
+        }
     }
 
     /// A queue that does not start: the guest described it wrongly, or the host has no resources for it.

@@ -408,8 +408,8 @@ fn a_trapped_doorbell_reaches_its_queue_only() {
     for value in [1, 1, 2, u32::MAX] {
         rig.write(0x50, value);
     }
-    assert!(rig.mmio.kicks[0].read().is_err());
-    assert_eq!(rig.mmio.kicks[1].read().unwrap(), 2);
+    assert!(rig.doorbells[0].read().is_err());
+    assert_eq!(rig.doorbells[1].read().unwrap(), 2);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The messages about queues.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::super::description::{self, VringDescription};
 use super::super::protocol::{Message, VringState};
 use super::{MessageAnswer, Session, Then};
 use crate::Result;
+use crate::virtio::notify::{CallFd, KickFd};
 
 impl Session {
     pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<MessageAnswer> {
@@ -49,32 +52,30 @@ impl Session {
         let Some(fd) = vring.fd else {
             return Err(message.wrong("asks us to poll, expected an eventfd"));
         };
-        description::require_eventfd_or_none(Some(&fd), "kick")?;
+        let kick = KickFd::new(fd)?;
         if self.device.is_started(index) {
-            self.device
-                .set_kick(index, description::duplicate(Some(&fd))?)?;
+            self.device.set_kick(index, Some(kick.clone()))?;
         }
-        self.vrings[usize::from(index)].kick = Some(fd);
+        self.vrings[usize::from(index)].kick = Some(kick);
         self.start_ready()
     }
 
     pub(super) fn set_vring_call(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
-        description::require_eventfd_or_none(vring.fd.as_ref(), "call")?;
+        let call = vring.fd.map(CallFd::new).transpose()?.map(Arc::new);
         if self.device.is_started(index) {
-            self.device
-                .set_call(index, description::signal(vring.fd.as_ref())?)?;
+            self.device.set_call(index, description::signal(&call))?;
         }
-        self.vrings[usize::from(index)].call = vring.fd;
+        self.vrings[usize::from(index)].call = call;
         Ok(MessageAnswer::Done)
     }
 
     pub(super) fn set_vring_err(&mut self, mut message: Message) -> Result<MessageAnswer> {
         let vring = message.take_vring_fd()?;
         let index = self.queue_index(vring.index, &message)?;
-        description::require_eventfd_or_none(vring.fd.as_ref(), "error")?;
-        self.vrings[usize::from(index)].err = vring.fd;
+        let err = vring.fd.map(|fd| CallFd::for_role(fd, "error"));
+        self.vrings[usize::from(index)].err = err.transpose()?.map(Arc::new);
         Ok(MessageAnswer::Done)
     }
 

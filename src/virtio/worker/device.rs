@@ -2,14 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use gsource::AioContext;
 
 use super::{Model, QueueWorker};
 use crate::object::Value;
-use crate::virtio::notify::{CallFd, Signal};
+use crate::virtio::notify::{CallFd, KickFd, Signal};
 use crate::virtio::pluggable::{FinishCallback, PluggableDevice};
 use crate::virtio::queue::{Broken, SIZE_MAX};
 use crate::virtio::{Countdown, DeviceLimits, QueueSetup, Rested, Stopped, VirtioDevice};
@@ -154,7 +153,7 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
         Ok(())
     }
 
-    fn set_kick(&self, index: u16, kick: Option<OwnedFd>) -> Result<()> {
+    fn set_kick(&self, index: u16, kick: Option<KickFd>) -> Result<()> {
         self.queue(index)?.set_kick(kick)
     }
 

@@ -3,7 +3,6 @@
 //! Used by the tests of the worker and of the transports.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +12,7 @@ use support::mock_driver::{Buffer, RAM_START, Ram, Ring};
 
 use super::{Answers, ConfigNotice, Model, QueueHandle, QueueModel, Tag, WorkerDevice};
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
-use crate::virtio::notify::Signal;
+use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::queue::{Broken, Chain};
 use crate::virtio::{DeviceLimits, F_EVENT_IDX, F_VERSION_1, QueueSetup, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
@@ -163,7 +162,7 @@ pub(crate) struct Driver {
     pub(crate) patience: Arc<Patience>,
     pub(crate) ram: Ram,
     pub(crate) rings: Vec<Ring>,
-    pub(crate) kicks: Vec<OwnedFd>,
+    pub(crate) kicks: Vec<KickFd>,
     pub(crate) call: Arc<Counter>,
     pub(crate) err: Arc<Counter>,
 }
@@ -181,7 +180,7 @@ impl Driver {
                 .map(|_| Ring::new(&mut ram, 8, event_idx, false))
                 .collect(),
             kicks: (0..queues)
-                .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+                .map(|_| KickFd::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()).unwrap())
                 .collect(),
             ram,
             call: Arc::default(),
@@ -220,7 +219,7 @@ impl Driver {
             next_avail,
             features: F_VERSION_1 | if ring.event_idx { F_EVENT_IDX } else { 0 },
             memory: self.memory(),
-            kick: Some(self.kicks[index].try_clone().unwrap()),
+            kick: Some(self.kicks[index].clone()),
             call: Some(Arc::<Counter>::clone(&self.call)),
             err: Some(Arc::<Counter>::clone(&self.err)),
         }
@@ -251,7 +250,7 @@ impl Driver {
         let ring = &mut self.rings[index];
         ring.add(&self.ram, &[byte]).unwrap();
         if ring.publish(&self.ram) {
-            rustix::io::write(&self.kicks[index], &1_u64.to_ne_bytes()).unwrap();
+            self.kicks[index].ring();
         }
     }
 

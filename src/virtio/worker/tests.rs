@@ -4,6 +4,8 @@
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::patient::{Counter, DONE, Driver, PatientModel};
 use super::*;
 use crate::virtio::VirtioDevice;
@@ -141,6 +143,32 @@ fn a_waiting_start_whose_rings_are_wrong_is_refused_at_once() {
     assert_eq!(*stopped.lock().unwrap(), Some(1));
 }
 
+/// The kick is one fd, which the old start lets go of and the new one watches.
+#[test]
+fn a_queue_that_starts_again_hears_the_same_kick() {
+    let mut driver = Driver::started(1, false);
+    driver.put(0);
+    driver.iterate();
+    driver.stop(0);
+    driver.start(0, 1).unwrap();
+    driver.patience.finish();
+    driver.iterate();
+    driver.put(0);
+    driver.iterate();
+    assert_eq!((driver.patience.kept(), driver.take_used(0)), (1, 1));
+}
+
+#[test]
+fn a_kick_that_is_replaced_by_itself_is_heard() {
+    let mut driver = Driver::started(1, false);
+    let kick = driver.kicks[0].clone();
+    driver.device.set_kick(0, Some(kick)).unwrap();
+    driver.iterate();
+    driver.put(0);
+    driver.iterate();
+    assert_eq!(driver.patience.kept(), 1);
+}
+
 #[test]
 fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue() {
     let mut driver = Driver::started(1, false);
@@ -148,8 +176,10 @@ fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue() {
     driver.iterate();
     driver.stop(0);
     let mut setup = driver.setup(0, 0);
-    // Not an eventfd, which is found out when the queue starts.
-    setup.kick = Some(std::io::pipe().unwrap().0.into());
+    // It cannot be watched, which is found out when the queue starts.
+    let path_only = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::open("/dev/null", path_only, Mode::empty()).unwrap();
+    setup.kick = Some(KickFd::unchecked(file.into()));
     driver.device.start_queue(0, setup).unwrap();
     driver.patience.finish();
     driver.iterate();

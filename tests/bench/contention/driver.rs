@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qcontext::virtio::{CallFd, F_VERSION_1, GuestMemory, MemoryRegion, QueueSetup};
+use qcontext::virtio::{CallFd, F_VERSION_1, GuestMemory, KickFd, MemoryRegion, QueueSetup};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use support::mock_driver::{Buffer, RAM_START, Ram, Ring};
 use support::random::Random;
@@ -81,7 +81,7 @@ impl Driver {
             next_avail: 0,
             features: F_VERSION_1,
             memory,
-            kick: Some(self.kick.try_clone()?),
+            kick: Some(KickFd::new(self.kick.try_clone()?)?),
             call: None,
             err: None,
         })

@@ -14,8 +14,8 @@ use qcontext::block::Node;
 use qcontext::object::options;
 use qcontext::virtio::blk::Blk;
 use qcontext::virtio::{
-    CallFd, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, GuestMemory, MemoryRegion, QueueSetup,
-    Signal, VirtioDevice,
+    CallFd, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, GuestMemory, KickFd, MemoryRegion,
+    QueueSetup, Signal, VirtioDevice,
 };
 
 use crate::deadline::DEADLINE;
@@ -42,6 +42,11 @@ pub fn signal(fd: &OwnedFd, value: u64) {
     // SAFETY: eight valid bytes.
     let written = unsafe { libc::write(fd.as_raw_fd(), value.to_ne_bytes().as_ptr().cast(), 8) };
     assert_eq!(written, 8);
+}
+
+/// An eventfd as a guest's way to its device.
+pub fn kick(fd: &OwnedFd) -> KickFd {
+    KickFd::new(fd.try_clone().unwrap()).unwrap()
 }
 
 /// An eventfd as a device's way to its guest.
@@ -238,7 +243,7 @@ impl Disk {
             next_avail,
             features: client.features,
             memory: self.memory(),
-            kick: Some(client.kick.try_clone().unwrap()),
+            kick: Some(kick(&client.kick)),
             call: Some(call(&client.call)),
             err: Some(call(&client.err)),
         };

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, Weak};
 
-use qcontext::virtio::{DeviceLimits, F_VERSION_1, QueueSetup, Rested, Stopped, VirtioDevice};
+use qcontext::virtio::{
+    DeviceLimits, F_VERSION_1, KickFd, QueueSetup, Rested, Stopped, VirtioDevice,
+};
 use qcontext::{AioContext, Wait};
 
 use super::interrupt::PATIENCE;
@@ -63,7 +64,7 @@ impl VirtioDevice for Silent {
         Ok(())
     }
 
-    fn set_kick(&self, _: u16, _: Option<OwnedFd>) -> Result<()> {
+    fn set_kick(&self, _: u16, _: Option<KickFd>) -> Result<()> {
         Ok(())
     }
 }

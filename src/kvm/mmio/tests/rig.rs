@@ -7,11 +7,13 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use gsource::Wait;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::super::*;
 use super::{ACKNOWLEDGE, DRIVER, F_RING_RESET, F_VERSION_1, FLUSH};
 use super::{AGREED, READY, SIZE_MAX};
-use crate::kvm::eventfd;
+use crate::kvm::eventfd::{self, owned};
+use crate::virtio::notify::KickFd;
 use crate::virtio::{QueueSetup, Rested, Stopped};
 use crate::{Error, ErrorKind, Result};
 
@@ -115,7 +117,7 @@ impl VirtioDevice for Fake {
         Ok(())
     }
 
-    fn set_kick(&self, _: u16, _: Option<std::os::fd::OwnedFd>) -> Result<()> {
+    fn set_kick(&self, _: u16, _: Option<KickFd>) -> Result<()> {
         Ok(())
     }
 }
@@ -134,6 +136,7 @@ pub(super) struct Panel {
     pub(super) mmio: Mmio,
     pub(super) line: Arc<Line>,
     pub(super) control: AioContext,
+    pub(super) doorbells: Vec<EventFd>,
 }
 
 impl Panel {
@@ -144,18 +147,21 @@ impl Panel {
         control: &AioContext,
     ) -> Panel {
         let line = Arc::new(Line::default());
+        let doorbells: Vec<EventFd> = (0..2).map(|_| eventfd::new("a test").unwrap()).collect();
+        let same = |doorbell: &EventFd| KickFd::new(owned(doorbell.try_clone().unwrap())).unwrap();
         let mmio = Mmio::new(Parts {
             device,
             queue_size_max: SIZE_MAX,
             memory,
             control: control.clone(),
             line: Arc::<Line>::clone(&line),
-            kicks: (0..2).map(|_| eventfd::new("a test").unwrap()).collect(),
+            kicks: doorbells.iter().map(same).collect(),
         });
         Panel {
             mmio,
             line,
             control: control.clone(),
+            doorbells,
         }
     }
 

@@ -49,7 +49,7 @@ fn the_memory_of_a_device_that_rests_does_not_change() {
             assert!(!queue.has_work());
             driver.iterate();
         }
-        let kick = driver.kicks[0].try_clone().unwrap();
+        let kick = driver.kicks[0].clone();
         device.set_kick(0, Some(kick)).unwrap();
         device.set_call(0, None).unwrap();
         driver.iterate();
