@@ -3,7 +3,7 @@
 //! With options, the program serves the devices that they describe. With a subcommand, it queries a running `qctx` over its QMP
 //! socket. Without arguments, it runs a demonstration. Each error is a message in QEMU's form,
 //! `qctx: -object ...: what is wrong`, and exit status 1.
-#![deny(unsafe_code)] // signal.rs and its parts have their exceptions
+#![deny(unsafe_code)] // modules that need it say why
 
 mod client;
 mod commands;
@@ -11,6 +11,7 @@ mod demo;
 mod devices;
 mod ending;
 mod failure;
+mod fd_limit;
 mod guest;
 mod help;
 mod main_loop;

@@ -103,7 +103,9 @@ impl Device {
     ) -> Result<Arc<Device>> {
         options.check_numbers()?;
         let reservation = IdReservation::new(&options.id)?;
-        let device = Arc::new(Device::build(options, reservation, connect)?);
+        let name = format!("device '{}'", options.id);
+        let built = Device::build(options, reservation, connect);
+        let device = Arc::new(built.map_err(|error| error.of(&name))?);
         let object: Arc<dyn Object> = Arc::<Device>::clone(&device);
         tree::add_child(&device.path(), object).inspect_err(|_| {
             let live = device.lock().take();

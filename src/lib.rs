@@ -85,6 +85,6 @@ pub mod virtio;
 pub use context::{ContextClaim, QContext, QContextBuilder};
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
-    JoinHandle, PollParams, Poller, PoolLimits, Result, Timer, Wait, start_virtual_clock,
+    JoinHandle, PollParams, Poller, PoolLimits, Resource, Result, Timer, Wait, start_virtual_clock,
     stop_virtual_clock,
 };

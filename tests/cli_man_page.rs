@@ -55,6 +55,9 @@ stays ignored, as under
 .TP
 .BR SIGXFSZ ", " SIGPIPE
 do nothing: a write beyond the limit on the size of files (ulimit \-f) fails for the request that made it.
+.SH LIMITS
+The soft limit on open files is raised to the hard one (ulimit \-Hn). A device needs three files for each queue that a guest uses.
+An error that is caused by a limit names it.
 .SH SEE ALSO
 .BR qemu-system (1),
 .BR qemu-storage-daemon (1)

@@ -1,9 +1,10 @@
 //! The one error type of the project: a stable kind to match on, a sentence for people, and the operating system's answer.
 //!
 //! The sentence names the object, the option and what was expected; it stands alone, because monitors and command
-//! lines show it as it is.
+//! lines show it as it is. If the operating system's answer means that a limit is reached, the limit follows.
 #![forbid(unsafe_code)]
 
+use crate::limit::{self, Resource};
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -58,6 +59,7 @@ pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
     source: Option<io::Error>,
+    limit: Option<Box<str>>,
 }
 
 /// The project's result type.
@@ -70,14 +72,25 @@ impl Error {
             kind,
             message: message.into(),
             source: None,
+            limit: None,
         }
     }
 
     /// A failed system call; `what` says what we were doing and to which object.
     pub fn os(what: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        Error::limited(what, source, Resource::Fds)
+    }
+
+    /// A failed system call that needed a resource which is limited.
+    pub fn limited(
+        what: impl Into<Cow<'static, str>>,
+        source: io::Error,
+        wanted: Resource,
+    ) -> Self {
         Error {
             kind: ErrorKind::Os,
             message: what.into(),
+            limit: limit::explain(&source, wanted).map(String::into_boxed_str),
             source: Some(source),
         }
     }
@@ -85,6 +98,15 @@ impl Error {
     /// The error of the last failed libc call of this thread.
     pub fn last_os(what: impl Into<Cow<'static, str>>) -> Self {
         Error::os(what, io::Error::last_os_error())
+    }
+
+    /// Names the object that has reached a limit, where the sentence does not. Other errors stay as they are.
+    #[must_use]
+    pub fn of(mut self, object: &str) -> Self {
+        if self.limit.is_some() && !self.message.contains(object) {
+            self.message = format!("{object}: {}", self.message).into();
+        }
+        self
     }
 
     /// What went wrong.
@@ -121,10 +143,13 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        match &self.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
         }
+        if let Some(limit) = &self.limit {
+            write!(f, "; {limit}")?;
+        }
+        Ok(())
     }
 }
 
@@ -151,6 +176,22 @@ mod tests {
             "cannot open 'disk0.raw': No such file or directory (os error 2)"
         );
         assert_eq!((error.kind(), error.errno()), (ErrorKind::Os, libc::ENOENT));
+    }
+
+    #[test]
+    fn an_error_of_a_limit_names_limit_and_object() {
+        let limit = |what: &'static str| {
+            let none_left = io::Error::from_raw_os_error(libc::EMFILE);
+            Error::os(what, none_left).of("context 'a'").to_string()
+        };
+        let text = limit("cannot create an eventfd");
+        let begin = "context 'a': cannot create an eventfd: Too many open files (os error 24); the limit on open files is ";
+        assert!(text.starts_with(begin), "{text}");
+        let named = limit("cannot name context 'a'");
+        assert!(named.starts_with("cannot name context 'a': Too"), "{named}");
+        let other = io::Error::from_raw_os_error(libc::EIO);
+        let unlimited = Error::os("cannot read", other).of("a").to_string();
+        assert_eq!(unlimited, "cannot read: Input/output error (os error 5)");
     }
 
     #[test]

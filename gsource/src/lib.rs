@@ -57,6 +57,7 @@ mod eventfd;
 mod iohandler;
 #[cfg(shuttle)]
 mod kernel_model;
+mod limit;
 mod list;
 mod panic_boundary;
 mod poller;
@@ -85,6 +86,7 @@ pub use clock::Clock;
 pub use clock::last_tick_ns;
 pub use error::{Error, ErrorKind, Result};
 pub use iohandler::IoHandlers;
+pub use limit::Resource;
 #[doc(hidden)] // for the contexts of qcontext
 pub use poller::epoll::Epoll;
 pub use poller::io_sink::{IoCompletion, IoSink};

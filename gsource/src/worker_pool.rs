@@ -19,7 +19,7 @@
 
 use crate::sync::lock;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, thread};
-use crate::{Error, ErrorKind, Result, panic_boundary};
+use crate::{Error, ErrorKind, Resource, Result, panic_boundary};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -123,6 +123,8 @@ struct PoolState {
     /// Something was enqueued once.
     used: bool,
     closing: bool,
+    /// It was reported that no thread could be started.
+    warned: bool,
 }
 
 impl OwnPool {
@@ -156,6 +158,7 @@ impl Pool {
             free: 0,
             used: false,
             closing: false,
+            warned: false,
         };
         Pool(Arc::new(PoolShared {
             state: Mutex::new(state),
@@ -224,7 +227,7 @@ impl Pool {
             let shared = Arc::clone(&self.0);
             let builder = thread::Builder::new().name("pool-worker".into());
             if let Err(error) = builder.spawn(move || shared.serve()) {
-                let error = Error::os("cannot start a pool worker", error);
+                let error = Error::limited("cannot start a pool worker", error, Resource::Thread);
                 return self.start_failed(count - started, &error);
             }
         }
@@ -232,6 +235,7 @@ impl Pool {
 
     fn start_failed(&self, count: usize, error: &Error) {
         let mut state = lock(&self.0.state);
+        let is_first = !std::mem::replace(&mut state.warned, true);
         state.threads -= count;
         state.free -= count;
         let refused = if state.threads == 0 {
@@ -240,6 +244,9 @@ impl Pool {
             VecDeque::new()
         };
         drop(state);
+        if is_first {
+            glib::g_warning!("qcontext", "{error}");
+        }
         for work in refused {
             let _ = panic_boundary::guard(&"refused work of a pool", || work.refused(error));
         }

@@ -17,13 +17,14 @@ use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::warn;
 use super::plan::{MonitorChannel, Plan, PlannedObject};
 use super::signal;
-use super::{commands, devices};
+use super::{commands, devices, fd_limit};
 
 /// How long clients have to read the last replies, and the reader of the console to read at least one byte.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the plan. Returns after `quit`, a signal or the guest's end, with everything removed.
 pub(super) fn run(plan: Plan) -> Result<(), Failure> {
+    fd_limit::raise();
     // Signals first: threads inherit that they are blocked.
     let ending = Ending::default();
     let asked = ending.clone();

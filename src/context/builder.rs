@@ -94,6 +94,11 @@ impl QContextBuilder {
     /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range; `Os` when fds or threads have run out.
     /// Other threads have not seen the context then.
     pub fn build(self) -> Result<QContext> {
+        let name = format!("context '{}'", self.id.as_deref().unwrap_or(""));
+        self.make().map_err(|error| error.of(&name))
+    }
+
+    fn make(self) -> Result<QContext> {
         let context = QContext::wrap(self.make_core()?);
         if self.id.is_some() {
             registry::reserve(&context)?;

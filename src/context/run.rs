@@ -6,7 +6,7 @@
 #![allow(unsafe_code)] // thread attributes exist in C only
 
 use super::{ContextCore, lock};
-use crate::{Error, ErrorKind, Result, Wait};
+use crate::{Error, ErrorKind, Resource, Result, Wait};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -55,10 +55,8 @@ impl ContextCore {
             .name(self.id.clone())
             .spawn(move || core.run(&started))
             .map_err(|error| {
-                Error::os(
-                    format!("cannot start the thread of context '{}'", self.id),
-                    error,
-                )
+                let what = format!("cannot start the thread of context '{}'", self.id);
+                Error::limited(what, error, Resource::Thread)
             })?;
         *lock(&self.thread) = Some(thread);
         is_started.recv().map_err(|_| self.closed())

@@ -28,7 +28,7 @@ use std::thread::{self, JoinHandle};
 use kvm_ioctls::VcpuFd;
 
 use super::bus::Bus;
-use crate::{Error, ErrorKind, QContext, Result};
+use crate::{Error, ErrorKind, QContext, Resource, Result};
 
 mod affinity;
 mod kick;
@@ -196,7 +196,8 @@ impl VcpuSet {
                 });
             let thread = spawned.map_err(|error| {
                 self.stop();
-                Error::os(format!("cannot start a thread for vcpu {index}"), error)
+                let what = format!("cannot start a thread for vcpu {index}");
+                Error::limited(what, error, Resource::Thread)
             })?;
             lock(&self.threads).push(thread);
         }

@@ -1,9 +1,10 @@
 //! The monitor's listening sockets.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,8 +43,10 @@ impl QmpListener {
         socket.set_blocking(false);
         let acceptor = Rc::new(Acceptor {
             socket,
+            path: path.to_owned(),
             welcome: Box::new(welcome),
             source: RefCell::new(None),
+            warned: Cell::new(false),
         });
         acceptor.arm();
         Ok(QmpListener {
@@ -62,8 +65,11 @@ impl Drop for QmpListener {
 /// The part of a listener that its sources use.
 struct Acceptor {
     socket: gio::Socket,
+    path: PathBuf,
     welcome: Box<dyn Fn(Stream)>,
     source: RefCell<Option<glib::Source>>,
+    /// It was reported that no client is accepted; none has been since.
+    warned: Cell<bool>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -93,6 +99,7 @@ impl Acceptor {
     fn accept(self: &Rc<Self>) {
         match self.socket.accept(None::<&gio::Cancellable>) {
             Ok(client) if session::all().len() < CLIENT_LIMIT => {
+                self.warned.set(false);
                 if let Some(stream) = stream(&client) {
                     (self.welcome)(stream);
                 }
@@ -101,8 +108,26 @@ impl Acceptor {
             Ok(_) => {}
             Err(error) if error.matches(gio::IOErrorEnum::WouldBlock) => {}
             // Most likely no fd is left. The client stays in the backlog, so without a pause this would spin.
-            Err(_) => self.pause(),
+            Err(error) => {
+                self.warn(&error);
+                self.pause();
+            }
         }
+    }
+
+    fn warn(&self, error: &glib::Error) {
+        if self.warned.replace(true) {
+            return;
+        }
+        let what = format!(
+            "monitor: no client is accepted at '{}'",
+            self.path.display()
+        );
+        let error = match error.matches(gio::IOErrorEnum::TooManyOpenFiles) {
+            true => Error::os(what, io::Error::from_raw_os_error(libc::EMFILE)),
+            false => Error::new(ErrorKind::Os, format!("{what}: {}", error.message())),
+        };
+        glib::g_warning!("qcontext", "{error}");
     }
 
     fn pause(self: &Rc<Self>) {

@@ -19,11 +19,14 @@ const CONTROL_WORDS: usize = 2 + FDS_PER_CALL;
 pub(super) struct ReceivedBytes {
     /// Bytes stored; 0 means that the peer has closed its end.
     pub(super) bytes: usize,
-    /// More fds were sent than fit (or than the process may have); the kernel closed the rest.
+    /// More fds were sent than fit; the kernel closed the rest.
     pub(super) fds_lost: bool,
 }
 
 /// Receives into `buffer` without blocking and appends the fds that came along to `fds`.
+///
+/// # Errors
+/// The kernel's; EMFILE when the process may not have the fds that came.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -44,11 +47,14 @@ pub(super) fn receive(
     // SAFETY: the header names `buffer` and `control`, which outlive the call, with their true sizes.
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let bytes = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    let before = fds.len();
     take_fds(&header, fds);
-    Ok(ReceivedBytes {
-        bytes,
-        fds_lost: header.msg_flags & libc::MSG_CTRUNC != 0,
-    })
+    let fds_lost = header.msg_flags & libc::MSG_CTRUNC != 0;
+    if fds_lost && fds.len() - before < FDS_PER_CALL {
+        // There was room for more.
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    Ok(ReceivedBytes { bytes, fds_lost })
 }
 
 /// Sends what the socket takes of `bytes` without blocking and without SIGPIPE.

@@ -49,6 +49,7 @@ const GSOURCE_LAYERS: [&[&str]; 4] = [
         "error",
         "eventfd",
         "kernel_model",
+        "limit",
         "list",
         "panic_boundary",
         "sync",

@@ -14,7 +14,9 @@ use crate::aio::core::Core;
 use crate::sync::Mutex;
 use crate::sync::lock;
 use crate::sync::{AtomicU64, Ordering};
-use crate::{AioContext, Error, ErrorKind, Pool, PoolLimits, Result, Work, panic_boundary};
+use crate::{
+    AioContext, Error, ErrorKind, Pool, PoolLimits, Resource, Result, Work, panic_boundary,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -238,7 +240,8 @@ where
 
     fn refused(&self, error: &Error) {
         let again = io::Error::from_raw_os_error(error.errno());
-        self.give_up(Error::os("cannot start a pool worker", again));
+        let what = "cannot start a pool worker";
+        self.give_up(Error::limited(what, again, Resource::Thread));
     }
 
     fn is_void(&self) -> bool {

@@ -13,7 +13,7 @@ mod listing;
 use super::fd_record::FdRecord;
 use crate::poller::epoll::{Epoll, Event};
 use crate::poller::{EDGE, READABLE, WRITABLE};
-use crate::{Error, Result};
+use crate::{Error, Resource, Result};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -361,7 +361,7 @@ fn push_all(entry: &FdEntry, events: u32, batch: &mut Batch) {
 }
 
 fn refused(fd: RawFd, error: io::Error) -> Error {
-    Error::os(format!("cannot watch fd {fd}"), error)
+    Error::limited(format!("cannot watch fd {fd}"), error, Resource::Watch)
 }
 
 fn token(fd: RawFd, generation: u32) -> u64 {

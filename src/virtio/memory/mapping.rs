@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use super::fault::MappingRegistration;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Resource, Result};
 
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
@@ -133,9 +133,10 @@ fn map(fd: BorrowedFd<'_>, offset: i64, len: usize) -> Result<NonNull<u8>> {
         )
     };
     if base == libc::MAP_FAILED {
-        return Err(Error::os(
+        return Err(Error::limited(
             format!("cannot map a memory region of {len} bytes"),
             io::Error::last_os_error(),
+            Resource::Mapping,
         ));
     }
     // SAFETY: the range was just mapped; keeping guest memory out of core files is advice only.

@@ -3,7 +3,7 @@
 
 use super::{HomeRing, Watch};
 use crate::poller::Drivers;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Resource, Result};
 use io_uring::register::Probe;
 use io_uring::{Builder, IoUring, opcode};
 use std::collections::VecDeque;
@@ -45,7 +45,7 @@ impl HomeRing {
             .setup_coop_taskrun()
             .build(SUBMISSIONS)
             .or_else(|_| sized().build(SUBMISSIONS))
-            .map_err(|error| Error::os("cannot create an io_uring", error))?;
+            .map_err(refused)?;
         Ok(HomeRing::new(uring, Abilities::NONE))
     }
 
@@ -63,9 +63,7 @@ impl HomeRing {
             })
             .and_then(std::result::Result::ok);
         let is_deferred = deferred.is_some();
-        let uring = deferred
-            .map_or_else(cooperative, Ok)
-            .map_err(|error| Error::os("cannot create an io_uring", error))?;
+        let uring = deferred.map_or_else(cooperative, Ok).map_err(refused)?;
         let known = uring.params();
         if !known.is_feature_ext_arg() || !known.is_feature_nodrop() {
             let message = "this kernel's io_uring has no timeouts (IORING_FEAT_EXT_ARG), expected Linux 5.11 or later";
@@ -107,6 +105,10 @@ fn cooperative() -> std::io::Result<IoUring> {
         .setup_taskrun_flag()
         .build(SUBMISSIONS)
         .or_else(|_| sized().build(SUBMISSIONS))
+}
+
+fn refused(error: std::io::Error) -> Error {
+    Error::limited("cannot create an io_uring", error, Resource::Ring)
 }
 
 fn has_epoll_wait(uring: &IoUring) -> bool {
