@@ -48,7 +48,7 @@ pub(super) struct OwnSources {
 impl ContextCore {
     /// With a GMainContext of its own, which only this context knows yet.
     pub(super) fn with_own_main_context(settings: &QContextBuilder) -> Result<Arc<ContextCore>> {
-        let core = ContextCore::new(settings, glib_side::new_main_context())?;
+        let core = ContextCore::new(settings, glib_side::new_main_context()?)?;
         core.take_back_first_wake_up()?;
         Ok(core)
     }

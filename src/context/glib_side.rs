@@ -13,7 +13,7 @@
 mod fds;
 
 use super::{ContextCore, lock};
-use crate::{AioContext, Result, Wait};
+use crate::{AioContext, EventNotifier, Result, Wait};
 use fds::GlibFds;
 use glib::translate::{ToGlibPtr, from_glib_full};
 use gsource::{Clock, Reactor, last_tick_ns};
@@ -23,12 +23,17 @@ use std::sync::atomic::Ordering;
 const BUSY_TURNS: u32 = 15;
 
 /// A GMainContext that signals its wake-up fd at each change, also at one made by its owner.
-pub(super) fn new_main_context() -> glib::MainContext {
+///
+/// # Errors
+/// There is no fd for it. GLib ends the process then, so an fd is taken first and given back. Another thread that takes the very
+/// last one in between is not kept from that.
+pub(super) fn new_main_context() -> Result<glib::MainContext> {
+    drop(EventNotifier::new()?);
     let flags = glib_sys::G_MAIN_CONTEXT_FLAGS_OWNERLESS_POLLING;
     // SAFETY: takes no pointers.
     let context = unsafe { glib_sys::g_main_context_new_with_flags(flags) };
     // SAFETY: the fresh context's reference is ours.
-    unsafe { from_glib_full(context) }
+    Ok(unsafe { from_glib_full(context) })
 }
 
 /// What the loop knows of GLib's side. The iterating thread has it.
