@@ -47,6 +47,14 @@ soak:
 	CARGO="$(CARGO)" SOAK_SECONDS=$(MODEL_SECONDS) tests/asan \
 	    -p gsource -p qcontext -p qcontext-ffi -p qcontext-shared-test --lib --tests --no-fail-fast
 
+# QEMU's own iotests, with qctx in the place of qemu-storage-daemon.
+iotests:
+	tests/guest/packages iotests
+	tests/guest/fetch 10
+	tests/guest/fetch source
+	$(CARGO) build --locked --release --bin qctx
+	tests/iotests/run
+
 fuzz:
 	tests/guest/packages build
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test fuzz -- --nocapture
@@ -72,4 +80,4 @@ deb-test:
 	tests/guest/packages deb-test
 	tests/deb/clean-system
 
-.PHONY: run test bench soak fuzz install deb deb-test
+.PHONY: run test bench soak iotests fuzz install deb deb-test
