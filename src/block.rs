@@ -15,7 +15,8 @@
 //! Where things are, from below:
 //!
 //! * `request`, `bounce`: one request and its memory
-//! * `image`: an open file or block device, with its locks
+//! * `range_lock`, `write_order`: which writes wait for which, where direct I/O is coarser than a sector
+//! * `image`: an open file or block device, with its locks and what direct I/O on it demands
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
@@ -25,7 +26,8 @@
 //!
 //! # Threads
 //! Nodes are shared by all threads, and only their length changes. A channel is used by the thread that drives its
-//! AioContext; channels to one node share nothing but the open file, so queues on different contexts never meet.
+//! AioContext; channels to one node share nothing but the open file, so queues on different contexts never meet. If direct I/O
+//! on the file is coarser than a sector, they also share its order of writes.
 #![deny(unsafe_code)] // children that need it say why
 
 mod bounce;
@@ -42,12 +44,14 @@ mod image;
 mod node;
 mod options;
 mod permission;
+mod range_lock;
 mod request;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
 mod test_rig;
 mod way;
+mod write_order;
 
 pub use channel::Channel;
 pub use driver::Driver;

@@ -7,61 +7,13 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use support::disk_model::compare_with_model;
 use support::driven_disk::{
     DISCARD, Disk, FLUSH, GET_ID, IN, Image, Medium, OUT, STORES, Shape, WRITE_ZEROES, open_node,
     try_open,
 };
 use support::random::Random;
 use support::skip::skip;
-
-/// Random reads and writes at `depth` against a model; returns how many were done.
-fn compare_with_model(disk: &mut Disk, model: &mut [u8], depth: usize, count: usize) -> usize {
-    let unit = usize::try_from(disk.blk.node().block_size()).unwrap();
-    let mut flying: BTreeMap<u16, (usize, usize, bool)> = BTreeMap::new();
-    let mut put = 0;
-    let mut done = 0;
-    while done < count {
-        while put < count && flying.len() < depth {
-            let units = 1 + usize::try_from(disk.random.below(20)).unwrap();
-            let len = units * unit;
-            let places = (model.len() - len) / unit;
-            let start = usize::try_from(disk.random.below(places as u64)).unwrap() * unit;
-            let clash = flying
-                .values()
-                .any(|&(other, size, _)| start < other + size && other < start + len);
-            if clash {
-                break;
-            }
-            let write = disk.random.below(2) == 0;
-            let pieces = 2 + disk.random.below(5);
-            let sector = (start / 512) as u64;
-            let head = if write {
-                disk.random.fill(&mut model[start..start + len]);
-                let data = model[start..start + len].to_vec();
-                disk.put(0, (OUT, sector), &data, 0, pieces)
-            } else {
-                disk.put(0, (IN, sector), &[], len, pieces)
-            };
-            flying.insert(head, (start, len, write));
-            put += 1;
-        }
-        disk.kick(0);
-        disk.iterate(1);
-        while let Some((head, finished)) = disk.take_done(0) {
-            let (start, len, write) = flying.remove(&head).unwrap();
-            assert_eq!(finished.status, 0, "{start}+{len} write={write}");
-            if !write {
-                assert_eq!(finished.written as usize, len + 1);
-                assert!(
-                    finished.data == model[start..start + len],
-                    "wrong data at {start}+{len}"
-                );
-            }
-            done += 1;
-        }
-    }
-    done
-}
 
 #[test]
 fn random_data_at_every_depth_matches_the_model_on_every_store() {

@@ -3,10 +3,11 @@
 //! Used by the driver, which opens it, and by the engines, which read and write it.
 //!
 //! # Threads
-//! Any thread. After opening, three flags change, which remember what the file system cannot do, and a counter.
-#![allow(unsafe_code)] // statx, fstatfs and fallocate
+//! Any thread. After opening, what changes are flags, which remember what the file system cannot do, the demands of direct I/O
+//! where the kernel does not say them, and a counter.
+#![allow(unsafe_code)] // fstatfs
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
 use std::ops::Range;
@@ -18,10 +19,12 @@ use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
 
 mod device;
+mod direct;
 mod lock;
 #[cfg(test)]
 mod tests;
 
+pub(super) use direct::{Alignment, Direct};
 use lock::Locks;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -45,22 +48,13 @@ pub(super) struct OpenImage {
     pub(super) force_share: bool,
 }
 
-/// What direct I/O demands of memory, offsets and lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Alignment {
-    pub(super) memory: usize,
-    pub(super) offset: u64,
-}
-
 /// An open image.
 #[derive(Debug)]
 pub(super) struct Image {
     file: File,
-    /// The unit of the length.
-    unit: u64,
     pub(super) read_only: bool,
     /// Set for O_DIRECT.
-    pub(super) alignment: Option<Alignment>,
+    pub(super) direct: Option<Direct>,
     /// Kept in memory by its file system: reading and writing never wait for a device.
     pub(super) in_memory: bool,
     pub(super) discard: bool,
@@ -107,14 +101,16 @@ impl OpenImage {
             };
             lock::take(&file, locks, &self.path)?;
         }
-        let alignment = self.direct.then(|| direct_alignment(&file));
+        let direct = match self.direct {
+            true => Some(self.find_direct(&file, read_only)?),
+            false => None,
+        };
         let image = Image {
-            unit: alignment.map_or(SECTOR, |alignment| alignment.offset),
             in_memory: is_tmpfs(&file),
             discard_unit: device::sector_size(&file).unwrap_or(1),
             file,
             read_only,
-            alignment,
+            direct,
             discard: self.discard,
             nowait: Capability::new(),
             zero_range: Capability::new(),
@@ -151,6 +147,36 @@ impl OpenImage {
         Ok((file, self.read_only))
     }
 
+    /// Finds out what direct I/O demands, and opens what helps with it.
+    fn find_direct(&self, file: &File, read_only: bool) -> Result<Direct> {
+        let mut direct = Direct::new(file).map_err(|error| self.os(error))?;
+        let metadata = file.metadata().map_err(|error| self.os(error))?;
+        if direct.is_coarse() && metadata.is_file() && !read_only {
+            let cached = self.open_cached(&metadata);
+            direct.set_cached(cached.map_err(|error| self.os(error))?);
+        }
+        Ok(direct)
+    }
+
+    /// Opens the file that `opened` describes once more, through the page cache.
+    fn open_cached(&self, opened: &Metadata) -> io::Result<File> {
+        let mut flags = libc::O_CLOEXEC;
+        if self.write_through {
+            flags |= libc::O_DSYNC;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(&self.path)?;
+        let metadata = file.metadata()?;
+        let identity = |of: &Metadata| (of.dev(), of.ino());
+        match identity(&metadata) == identity(opened) {
+            true => Ok(file),
+            // Another file has got the name since.
+            false => Err(io::Error::from_raw_os_error(libc::ESTALE)),
+        }
+    }
+
     fn os(&self, error: io::Error) -> Error {
         if self.direct && error.raw_os_error() == Some(libc::EINVAL) {
             let message = format!(
@@ -164,13 +190,18 @@ impl OpenImage {
 }
 
 impl Image {
-    /// The length, rounded up to whole units; engines read the part that is missing as zeroes.
+    /// The length, rounded up to whole sectors; engines read the part that is missing as zeroes.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let bytes = (&self.file).seek(SeekFrom::End(0))?;
-        let length = bytes.checked_next_multiple_of(self.unit);
+        let length = bytes.checked_next_multiple_of(SECTOR);
         length
             .filter(|&length| length <= i64::MAX.cast_unsigned())
             .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+    }
+
+    /// The file through the page cache, if direct I/O is coarser than a sector and the file is written.
+    pub(super) fn cached(&self) -> Option<BorrowedFd<'_>> {
+        self.direct.as_ref().and_then(Direct::cached)
     }
 
     /// Makes the file longer or shorter. A device has the length that it has.
@@ -232,36 +263,6 @@ fn check_kind(path: &str) -> Result<()> {
     }
     let message = format!("'file' driver requires '{path}' to be a regular file or a block device");
     Err(Error::new(ErrorKind::InvalidArgument, message))
-}
-
-/// What the kernel says about direct I/O on `file`, or a page, which suits every device.
-fn direct_alignment(file: &File) -> Alignment {
-    // SAFETY: a zeroed statx is a valid out buffer.
-    let mut statx: libc::statx = unsafe { mem::zeroed() };
-    // SAFETY: an empty path with AT_EMPTY_PATH names the open fd; the buffer has the right type.
-    let result = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &raw mut statx,
-        )
-    };
-    let known = result == 0
-        && statx.stx_mask & libc::STATX_DIOALIGN != 0
-        && statx.stx_dio_mem_align.is_power_of_two()
-        && statx.stx_dio_offset_align.is_power_of_two();
-    if known {
-        return Alignment {
-            memory: statx.stx_dio_mem_align as usize,
-            offset: u64::from(statx.stx_dio_offset_align).max(SECTOR),
-        };
-    }
-    Alignment {
-        memory: 4096,
-        offset: 4096,
-    }
 }
 
 fn is_tmpfs(file: &File) -> bool {

@@ -223,7 +223,7 @@ impl Node {
         Ok(())
     }
 
-    /// The unit of requests: 512, or what direct I/O on the device demands.
+    /// The unit of requests: 512, unless the driver demands more.
     #[inline]
     pub fn block_size(&self) -> u64 {
         self.block_size

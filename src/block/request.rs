@@ -12,14 +12,16 @@
 #![allow(unsafe_code)] // segments are raw memory, usually a guest's
 
 use std::mem;
+use std::ops::ControlFlow;
 use std::ptr;
 
 use gsource::IoMemory;
 use vm_memory::VolatileSlice;
 
-use super::bounce::Bounce;
+use super::bounce::{Bounce, BounceStage};
+use super::write_order::WriteTurn;
 
-/// The unit of guest addresses.
+/// The unit of requests and lengths.
 pub(super) const SECTOR: u64 = 512;
 
 /// What to do with a range of a node.
@@ -81,6 +83,8 @@ pub struct Request {
     pub(super) done: u64,
     pub(super) method: Method,
     pub(super) bounce: Option<Bounce>,
+    /// Its place in the order of writes, where there is one.
+    pub(super) turn: Option<WriteTurn>,
     segments: Vec<libc::iovec>,
     first: usize,
     tag: u64,
@@ -98,6 +102,7 @@ impl Request {
             done: 0,
             method: Method::Plain,
             bounce: None,
+            turn: None,
             segments: Vec::new(),
             first: 0,
             tag: 0,
@@ -166,6 +171,11 @@ impl Request {
         unsafe { self.push_segment(memory.as_mut_ptr(), memory.len()) };
     }
 
+    /// Where the bytes not yet transferred are in the node.
+    pub(super) fn position(&self) -> u64 {
+        self.offset + self.done
+    }
+
     /// The bytes not yet transferred.
     pub(super) fn remaining(&self) -> u64 {
         self.length - self.done
@@ -181,7 +191,7 @@ impl Request {
     /// Whether some memory of the request is not aligned to `align`, a power of two.
     pub(super) fn is_misaligned(&self, align: usize) -> bool {
         let mask = align - 1;
-        self.segments
+        self.segments[self.first..]
             .iter()
             .any(|segment| (segment.iov_base.addr() | segment.iov_len) & mask != 0)
     }
@@ -201,6 +211,38 @@ impl Request {
         }
     }
 
+    /// Notes that `count` more bytes were read. If there are none the file ends here, and the rest reads as zeroes. Breaks with
+    /// the result at the end of the request.
+    pub(super) fn has_read(&mut self, count: u64) -> ControlFlow<i32> {
+        self.advance(count);
+        if count == 0 {
+            self.fill_rest_with_zeroes();
+        }
+        self.outcome()
+    }
+
+    /// Notes that `count` more bytes were written. Breaks with the result at the end of the request.
+    pub(super) fn has_written(&mut self, count: u64) -> ControlFlow<i32> {
+        if count == 0 {
+            return ControlFlow::Break(-libc::EIO);
+        }
+        self.advance(count);
+        self.outcome()
+    }
+
+    fn outcome(&self) -> ControlFlow<i32> {
+        match self.remaining() {
+            0 => ControlFlow::Break(0),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Whether the rest of it goes through the page cache, although the image is open for direct I/O.
+    pub(super) fn is_cached(&self) -> bool {
+        let stage = self.bounce.as_ref().map(|bounce| bounce.stage);
+        stage == Some(BounceStage::Cached)
+    }
+
     /// Fills what is left with zeroes and ends the transfer: the file ends here.
     pub(super) fn fill_rest_with_zeroes(&mut self) {
         let zeroes = &ZEROES.0[..4096];
@@ -216,8 +258,18 @@ impl Request {
         self.advance(self.remaining());
     }
 
+    /// Fills `buffer` with the next bytes to write.
+    pub(super) fn copy_out(&self, buffer: &mut [u8]) {
+        match self.op {
+            Op::Write => {
+                self.gather(buffer);
+            }
+            _ => buffer.fill(0),
+        }
+    }
+
     /// Copies the next bytes to transfer into `buffer`; returns how many.
-    pub(super) fn gather(&self, buffer: &mut [u8]) -> usize {
+    fn gather(&self, buffer: &mut [u8]) -> usize {
         let mut at = 0;
         for slice in self.slices(buffer.len()) {
             at += slice.copy_to(&mut buffer[at..at + slice.len()]);

@@ -12,7 +12,7 @@ use super::graph::Edge;
 use super::options::blockdev;
 use super::request::{Finished, Op, Request, Submission};
 use super::test_file::TestFile;
-use super::{Access, Channel, ChannelOwner, Drained, Parent, Permissions};
+use super::{Access, Channel, ChannelOwner, Drained, Node, Parent, Permissions};
 use crate::object::options;
 
 /// Where the data is: a directory for a file, and `-blockdev` options, in which `FILE` is the path.
@@ -93,7 +93,13 @@ impl Rig {
         let text = format!("node-name=rig,{}", text.replace("FILE", path));
         let opened = blockdev(options::parse_dotted("driver", &text).unwrap());
         let node = opened.inspect_err(|error| skip_case(&text, error));
-        let node = node.ok()?;
+        let mut rig = Rig::over(&node.ok()?);
+        rig._file = file;
+        Some(rig)
+    }
+
+    /// A channel to `node`, which may have others.
+    pub(super) fn over(node: &Arc<Node>) -> Rig {
         let access = Access {
             needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE),
             shares: Permissions::ALL,
@@ -107,12 +113,12 @@ impl Rig {
         let aio = AioContext::new().unwrap();
         let channel = Channel::open(&edge, &aio, Arc::downgrade(&weak));
         *owner.channel.lock().unwrap() = Some(channel);
-        Some(Rig {
+        Rig {
             owner,
             edge,
             aio,
-            _file: file,
-        })
+            _file: None,
+        }
     }
 
     pub(super) fn all() -> impl Iterator<Item = (&'static str, Rig)> {

@@ -5,8 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use support::host_storage::LoopDevice;
+use support::skip::skip;
+
+use crate::block::options::blockdev;
 use crate::block::test_rig::{Rig, TestOwner};
 use crate::block::{Access, Parent};
+use crate::object::options;
 
 const UNIT: u64 = 4096;
 
@@ -177,5 +182,48 @@ fn a_parent_that_did_not_ask_to_write_cannot() {
             };
             assert_eq!(done.result, -libc::EROFS, "{store} {op:?}");
         }
+    }
+}
+
+/// Writes every second sector of the first block, from `first` on, and reads them back, round after round.
+fn write_and_read_sectors(node: &Arc<Node>, first: u64) {
+    let rig = Rig::over(node);
+    let memory = Mutex::new([0; 4 * 512]);
+    let request = |channel: &mut Channel, op, tag: u64| {
+        let mut request = channel.request(op, (first + 2 * tag) * 512, tag);
+        let start = usize::try_from(tag).unwrap() * 512;
+        request.set_memory(&mut memory.lock().unwrap()[start..start + 512]);
+        request
+    };
+    for round in 1..=50 {
+        let before = rig.finished().len();
+        memory.lock().unwrap().fill(round);
+        rig.submit(0..4, |channel, tag| request(channel, Op::Write, tag));
+        rig.wait(|| rig.finished().len() == before + 4);
+        memory.lock().unwrap().fill(0);
+        rig.submit(0..4, |channel, tag| request(channel, Op::Read, tag));
+        rig.wait(|| rig.finished().len() == before + 8);
+        assert!(rig.finished().iter().all(|&(_, result)| result == 0));
+        let read = *memory.lock().unwrap();
+        assert!(read == [round; 4 * 512], "round {round}, sectors {first}");
+    }
+}
+
+#[test]
+fn sectors_of_one_block_that_two_threads_write_are_all_there() {
+    for engine in ["io_uring", "threads"] {
+        let device = match LoopDevice::new(4096, 1 << 20) {
+            Ok(device) => device,
+            Err(reason) => return skip(reason),
+        };
+        let path = device.path().display();
+        let text = format!("file,node-name=two,aio={engine},cache.direct=on,filename={path}");
+        let node = blockdev(options::parse_dotted("driver", &text).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            for first in 0..2 {
+                let node = &node;
+                scope.spawn(move || write_and_read_sectors(node, first));
+            }
+        });
     }
 }

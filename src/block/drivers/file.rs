@@ -139,8 +139,7 @@ impl BlockDriver for FileDriver {
     }
 
     fn block_size(&self) -> u64 {
-        let alignment = self.image.alignment;
-        alignment.map_or(SECTOR, |alignment| alignment.offset)
+        SECTOR
     }
 
     fn is_read_only(&self) -> bool {

@@ -1,13 +1,13 @@
 //! A queue's way to a file.
 //!
 //! * [`inline`]: what the page cache can answer at once
-//! * [`bounces`]: aligned buffers for direct I/O
+//! * [`admission`], [`bounces`]: where direct I/O waits for aligned buffers, and for its turn in the order of writes
 //! * [`uring`] and [`threads`]: the engines that carry out the rest
-//! * [`step`]: which system call comes next and what its result means, for all of them
+//! * [`step`], [`bounced`]: which system call comes next and what its result means, for all of them
 //! * [`inbox`]: what comes from the engines until the channel takes it
 #![deny(unsafe_code)] // children that need it say why
 
-use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use crate::block::budget::Budget;
@@ -15,6 +15,8 @@ use crate::block::gate::Gate;
 use crate::block::image::Image;
 use crate::block::request::{Finished, Request, RequestBatch, Submission};
 
+mod admission;
+mod bounced;
 mod bounces;
 mod inbox;
 mod inline;
@@ -22,7 +24,7 @@ mod step;
 mod threads;
 mod uring;
 
-use bounces::Bounces;
+use admission::{Admission, is_admitted};
 use inline::Inline;
 use step::is_ignored;
 use threads::Threads;
@@ -41,12 +43,15 @@ pub(in crate::block) struct FileWay {
     image: Arc<Image>,
     inline: Inline,
     engine: Engine,
+    /// Writes direct I/O through the page cache where the file ends within a block; made when that first happens.
+    cached: Option<Threads>,
     gate: Arc<Gate>,
-    bounces: Bounces,
+    /// Set for direct I/O.
+    admission: Option<Admission>,
     /// Requests for the engine, until the batch ends.
     fresh: RequestBatch,
-    /// Requests that wait for a bounce buffer.
-    waiting: VecDeque<Box<Request>>,
+    /// Requests that an engine gave back for another step.
+    again: RequestBatch,
     /// Requests that the engine could not start, until they are reaped.
     unstarted: Vec<Finished>,
 }
@@ -68,15 +73,16 @@ impl FileWay {
             Some(uring) => Engine::Uring(uring),
             None => Engine::Threads(Threads::new(image, gate)),
         };
-        let align = image.alignment.map(|alignment| alignment.memory);
+        let is_direct = image.direct.is_some();
         FileWay {
             image: Arc::clone(image),
             inline: Inline::new(image),
             engine,
+            cached: None,
             gate: Arc::clone(gate),
-            bounces: Bounces::new(align),
+            admission: is_direct.then(|| Admission::new(gate)),
             fresh: Vec::new(),
-            waiting: VecDeque::new(),
+            again: Vec::new(),
             unstarted: Vec::new(),
         }
     }
@@ -88,11 +94,11 @@ impl FileWay {
         if let Some(result) = self.inline.try_run(&self.image, &mut request, budget) {
             return Submission::Done(Finished { request, result });
         }
-        if self.bounces.wants(&request) {
-            self.waiting.push_back(request);
-            self.start_waiting();
-        } else {
-            self.fresh.push(request);
+        match (&self.image.direct, &mut self.admission) {
+            (Some(direct), Some(admission)) => {
+                admission.admit(direct, request, &mut self.fresh);
+            }
+            _ => self.fresh.push(request),
         }
         Submission::Queued
     }
@@ -105,12 +111,13 @@ impl FileWay {
     }
 
     fn start_fresh(&mut self) {
-        let (fresh, unstarted) = (&mut self.fresh, &mut self.unstarted);
         match &mut self.engine {
-            Engine::Uring(uring) => uring.start(fresh, unstarted),
-            Engine::Threads(threads) => threads.start(fresh),
+            Engine::Uring(uring) => {
+                uring.start(&mut self.fresh, &mut self.again, &mut self.unstarted);
+            }
+            Engine::Threads(threads) => threads.start(&mut self.fresh),
         }
-        if !self.unstarted.is_empty() {
+        if !self.unstarted.is_empty() || !self.again.is_empty() {
             self.gate.schedule();
         }
     }
@@ -118,28 +125,43 @@ impl FileWay {
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         let before = finished.len();
         match &mut self.engine {
-            Engine::Uring(uring) => uring.reap(&mut self.fresh, finished),
-            Engine::Threads(threads) => threads.reap(finished),
+            Engine::Uring(uring) => uring.reap(&mut self.again, finished),
+            Engine::Threads(threads) => threads.reap(&mut self.again, finished),
+        }
+        if let Some(cached) = &mut self.cached {
+            cached.reap(&mut self.again, finished);
         }
         finished.append(&mut self.unstarted);
-        for done in &mut finished[before..] {
-            if let Some(bounce) = done.request.bounce.take() {
-                budget.charge(done.request.length);
-                self.bounces.put(bounce);
+        self.repeat();
+        if let (Some(direct), Some(admission)) = (&self.image.direct, &mut self.admission) {
+            for done in &mut finished[before..] {
+                if admission.release(&mut done.request) {
+                    budget.charge(done.request.length);
+                }
             }
+            admission.go_on(direct, &mut self.fresh);
         }
-        self.start_waiting();
         self.flush_submissions();
     }
 
-    /// Gives bounce buffers to the requests that wait for one, in order.
-    fn start_waiting(&mut self) {
-        while let Some(request) = self.waiting.front_mut() {
-            let Some(bounce) = self.bounces.take() else {
-                return;
-            };
-            request.bounce = Some(bounce);
-            self.fresh.extend(self.waiting.pop_front());
+    /// Sends requests to their next steps.
+    fn repeat(&mut self) {
+        let mut again = mem::take(&mut self.again);
+        let mut through_cache = Vec::new();
+        for request in again.drain(..) {
+            match (&self.image.direct, &mut self.admission) {
+                (Some(direct), Some(admission)) if !is_admitted(direct, &request) => {
+                    admission.admit_again(direct, request, &mut self.fresh);
+                }
+                _ if request.is_cached() => through_cache.push(request),
+                _ => self.fresh.push(request),
+            }
+        }
+        self.again = again;
+        if !through_cache.is_empty() {
+            let (image, gate) = (&self.image, &self.gate);
+            let cached = self.cached.get_or_insert_with(|| Threads::new(image, gate));
+            cached.start(&mut through_cache);
         }
     }
 }

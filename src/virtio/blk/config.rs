@@ -47,11 +47,9 @@ pub(super) fn features(node: &Node, limits: DeviceLimits) -> u64 {
 pub(super) fn space(node: &Node, limits: DeviceLimits) -> [u8; LEN] {
     let mut space = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-    let block_size = u32::try_from(node.block_size()).unwrap_or(u32::MAX);
-    let block_sectors = block_size / 512;
     put(0, &(node.length() / SECTOR).to_le_bytes());
     put(12, &seg_max(limits).to_le_bytes());
-    put(20, &block_size.to_le_bytes());
+    put(20, &512_u32.to_le_bytes());
     // Topology: physical_block_exp 0, alignment_offset 0, min_io_size 1 and opt_io_size 1 block.
     put(26, &1_u16.to_le_bytes());
     put(28, &1_u32.to_le_bytes());
@@ -61,7 +59,7 @@ pub(super) fn space(node: &Node, limits: DeviceLimits) -> [u8; LEN] {
     // Discard, then write-zeroes: sectors, segments, and the alignment or whether unmapping is possible.
     put(36, &RANGE_MAX.to_le_bytes());
     put(40, &1_u32.to_le_bytes());
-    put(44, &block_sectors.to_le_bytes());
+    put(44, &1_u32.to_le_bytes());
     put(48, &RANGE_MAX.to_le_bytes());
     put(52, &1_u32.to_le_bytes());
     put(56, &[1]);

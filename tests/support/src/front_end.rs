@@ -96,6 +96,11 @@ impl Guest {
         u64::from(self.transport.get_config().unwrap().capacity) * 512
     }
 
+    /// The size of the disk's logical blocks.
+    pub fn block_size(&self) -> u32 {
+        self.transport.get_config().unwrap().blk_size.into()
+    }
+
     /// The features that both sides agreed on.
     pub fn features(&self) -> u64 {
         self.transport.get_features()

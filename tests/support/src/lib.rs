@@ -4,7 +4,7 @@
 //! * the loop: [`loops`], [`fd_source`]
 //! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
-//! * disks and machines (feature `devices`): `mock_driver` and `driven_disk` without a transport, `served_disk`,
+//! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
 //! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
@@ -16,6 +16,8 @@ pub mod context;
 pub mod cpu;
 pub mod deadline;
 pub mod directory;
+#[cfg(feature = "devices")]
+pub mod disk_model;
 #[cfg(feature = "devices")]
 pub mod driven_disk;
 #[cfg(feature = "devices")]

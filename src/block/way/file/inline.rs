@@ -28,7 +28,7 @@ pub(super) enum Inline {
 
 impl Inline {
     pub(super) fn new(image: &Image) -> Self {
-        match image.alignment {
+        match image.direct {
             Some(_) => Inline::Never,
             None if image.in_memory => Inline::InMemory,
             None => Inline::Nowait,

@@ -9,11 +9,14 @@
 #![forbid(unsafe_code)]
 
 use std::ops::{ControlFlow, Range};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use gsource::{FileCall, IoMemory};
+use gsource::FileCall;
 
-use crate::block::image::{Capability, Image};
+use super::admission::is_admitted;
+use super::bounced::{self, next_transfer};
+
+use crate::block::image::{Capability, Direct, Image};
 use crate::block::request::{Finished, Method, Op, Request};
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -22,12 +25,17 @@ const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 /// Decides the next call.
 #[inline]
 pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall<'a> {
-    let offset = request.offset + request.done;
+    if matches!(request.op, Op::Read | Op::Write)
+        && let Some(bounce) = request.bounce.take()
+    {
+        return next_transfer(request, bounce);
+    }
+    let offset = request.position();
     match request.op {
         Op::Flush => FileCall::DataSync,
         Op::Discard => punch(image.discard_range(request.offset, request.length)),
-        Op::Read => FileCall::Read(memory(request), offset),
-        Op::Write => FileCall::Write(memory(request), offset),
+        Op::Read => FileCall::Read(request.memory(), offset),
+        Op::Write => FileCall::Write(request.memory(), offset),
         Op::WriteZeroes { unmap } => {
             if request.method == Method::Plain {
                 if unmap && image.discard && image.punch_hole.is_present() {
@@ -39,6 +47,9 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
                 return allocate(ZERO_RANGE, whole(request));
             }
             request.method = Method::WriteZeroes;
+            if let Some(bounce) = request.bounce.take() {
+                return next_transfer(request, bounce);
+            }
             request.borrow_zeroes();
             FileCall::Write(request.memory(), offset)
         }
@@ -55,13 +66,26 @@ pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
                 .is_empty())
 }
 
-/// Carries out a request to its end, on the calling thread.
-pub(super) fn run(image: &Image, mut request: Box<Request>) -> Finished {
+/// Carries out a request to its end, on the calling thread; or gives it back if direct I/O does not take the rest as it is.
+pub(super) fn run(image: &Image, mut request: Box<Request>) -> Result<Finished, Box<Request>> {
     loop {
-        let result = next_step(image, &mut request).run(image.as_fd(), 0);
+        let file = file_of(image, &request);
+        let result = next_step(image, &mut request).run(file, 0);
         if let ControlFlow::Break(result) = take_result(image, &mut request, result) {
-            return Finished { request, result };
+            return Ok(Finished { request, result });
         }
+        if let Some(direct) = &image.direct
+            && !is_admitted(direct, &request)
+        {
+            return Err(request);
+        }
+    }
+}
+
+fn file_of<'a>(image: &'a Image, request: &Request) -> BorrowedFd<'a> {
+    match image.cached() {
+        Some(cached) if request.is_cached() => cached,
+        _ => image.as_fd(),
     }
 }
 
@@ -100,18 +124,6 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
     }
 }
 
-/// The memory of the next transfer: the bounce buffer, filled for a write, or the request's own.
-fn memory(request: &mut Request) -> IoMemory<'_> {
-    if let Some(mut bounce) = request.bounce.take() {
-        bounce.set_remaining(request.remaining());
-        if request.op == Op::Write {
-            request.gather(bounce.bytes_mut());
-        }
-        return request.bounce.insert(bounce).memory();
-    }
-    request.memory()
-}
-
 fn whole(request: &Request) -> Range<u64> {
     request.offset..request.offset + request.length
 }
@@ -139,32 +151,30 @@ pub(super) fn note_refusal(ability: &Capability, result: i32) {
 }
 
 fn transferred(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
-    if result == -libc::EAGAIN {
-        return ControlFlow::Continue(());
-    }
     let Ok(count) = u64::try_from(result) else {
-        return ControlFlow::Break(result);
+        return failed(image, request, result);
     };
-    if count == 0 && request.op != Op::Read {
-        return ControlFlow::Break(-libc::EIO);
-    }
     if let Some(bounce) = request.bounce.take() {
-        if request.op == Op::Read {
-            let len = usize::try_from(count).unwrap_or(0);
-            request.scatter(&bounce.bytes()[..len.min(bounce.bytes().len())]);
-        }
-        request.bounce = Some(bounce);
+        return bounced::transferred(image, request, bounce, count);
     }
-    request.advance(count);
-    let unit = image.alignment.map_or(1, |alignment| alignment.offset);
-    if request.op == Op::Read && (count == 0 || !count.is_multiple_of(unit)) {
-        // The end of the file, which may lie inside of the last sector.
-        request.fill_rest_with_zeroes();
+    match request.op {
+        Op::Read => request.has_read(count),
+        _ => request.has_written(count),
     }
-    if request.remaining() == 0 {
-        return ControlFlow::Break(0);
+}
+
+/// Breaks with the error, unless another try may be better.
+fn failed(image: &Image, request: &Request, result: i32) -> ControlFlow<i32> {
+    let is_misaligned = |direct: &Direct| !is_admitted(direct, request) || direct.raise();
+    let go_on = match -result {
+        libc::EAGAIN => true,
+        libc::EINVAL => image.direct.as_ref().is_some_and(is_misaligned),
+        _ => false,
+    };
+    match go_on {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(result),
     }
-    ControlFlow::Continue(())
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(super) struct Threads {
     work: Arc<dyn Work>,
     /// Empty.
     spare: Vec<Finished>,
+    /// Empty.
+    spare_again: RequestBatch,
 }
 
 /// The requests that the workers have.
@@ -36,6 +38,8 @@ struct PoolRequests {
     /// One for each time that the pool has been given the work.
     queue: Mutex<VecDeque<Box<Request>>>,
     finished: Inbox<Finished>,
+    /// Requests that direct I/O does not take as they are.
+    again: Inbox<Box<Request>>,
     gate: Arc<Gate>,
 }
 
@@ -45,6 +49,7 @@ impl Threads {
             image: Arc::clone(image),
             queue: Mutex::default(),
             finished: Inbox::default(),
+            again: Inbox::default(),
             gate: Arc::clone(gate),
         });
         Threads {
@@ -52,6 +57,7 @@ impl Threads {
             work: Arc::<PoolRequests>::clone(&requests),
             requests,
             spare: Vec::new(),
+            spare_again: Vec::new(),
         }
     }
 
@@ -62,10 +68,12 @@ impl Threads {
         self.aio.pool().enqueue(&self.work, count);
     }
 
-    /// Appends what the workers finished.
-    pub(super) fn reap(&mut self, finished: &mut Vec<Finished>) {
+    /// Appends what the workers finished to `finished`, and requests that need another step to `again`.
+    pub(super) fn reap(&mut self, again: &mut RequestBatch, finished: &mut Vec<Finished>) {
         self.requests.finished.take(&mut self.spare);
         finished.append(&mut self.spare);
+        self.requests.again.take(&mut self.spare_again);
+        again.append(&mut self.spare_again);
     }
 }
 
@@ -81,7 +89,10 @@ impl Work for PoolRequests {
     fn run(&self) {
         let request = lock(&self.queue).pop_front();
         if let Some(request) = request {
-            self.finished.put(run(&self.image, request));
+            match run(&self.image, request) {
+                Ok(finished) => self.finished.put(finished),
+                Err(request) => self.again.put(request),
+            }
             self.gate.schedule();
         }
     }

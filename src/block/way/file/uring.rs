@@ -60,12 +60,21 @@ impl Uring {
         })
     }
 
-    /// Pushes the next step of each request; those for which that fails go to `finished`.
-    pub(super) fn start(&mut self, requests: &mut RequestBatch, finished: &mut Vec<Finished>) {
+    /// Pushes the next step of each request. Those for which that fails go to `finished`, or to `again` for another step.
+    pub(super) fn start(
+        &mut self,
+        requests: &mut RequestBatch,
+        again: &mut RequestBatch,
+        finished: &mut Vec<Finished>,
+    ) {
         let table = &mut self.requests;
         let pushed = self.queue.batch(|batch| {
             for request in requests.drain(..) {
-                finished.extend(push(table, batch, request));
+                match push(table, batch, request) {
+                    None => {}
+                    Some(Ok(done)) => finished.push(done),
+                    Some(Err(request)) => again.push(request),
+                }
             }
         });
         if let Err(error) = pushed {
@@ -90,12 +99,12 @@ impl Uring {
     }
 }
 
-/// Pushes the request's next step; gives the request back if that fails.
+/// Pushes the request's next step. If that fails, gives the request back, finished or for another step.
 fn push(
     table: &mut FileRequests<Image, Box<Request>>,
     batch: &mut IoBatch<'_>,
     request: Box<Request>,
-) -> Option<Finished> {
+) -> Option<std::result::Result<Finished, Box<Request>>> {
     // SAFETY: the memory that a step names is the request's (its invariant 1), as are the vectors, or it is static zeroes.
     let pushed = unsafe { table.push(batch, request, |image, request| next_step(image, request)) };
     let (back, error) = pushed.err()?;
@@ -103,8 +112,8 @@ fn push(
         // The ring is full although the kernel was asked to empty it: better slow than failed.
         return Some(run(table.file(), back));
     }
-    Some(Finished {
+    Some(Ok(Finished {
         request: back,
         result: -error.errno(),
-    })
+    }))
 }

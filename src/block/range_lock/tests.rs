@@ -1,0 +1,116 @@
+//! Tickets: who waits for whom, and who is woken.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
+use super::*;
+
+#[derive(Debug, Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Wakes {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn is_granted(ticket: &mut RangeTicket, wakes: &Arc<Wakes>) -> bool {
+    let waker = Waker::from(Arc::clone(wakes));
+    let mut context = Context::from_waker(&waker);
+    Pin::new(ticket).poll(&mut context).is_ready()
+}
+
+#[test]
+fn only_ranges_that_overlap_wait_and_they_are_woken_once() {
+    let lock = Arc::<RangeLock>::default();
+    let wakes = Arc::<Wakes>::default();
+    let mut first = lock.ticket(0..10);
+    let mut apart = lock.ticket(10..20);
+    let mut across = lock.ticket(5..15);
+    let granted = |ticket: &mut RangeTicket| is_granted(ticket, &wakes);
+    assert!(granted(&mut first) && granted(&mut apart) && !granted(&mut across));
+    drop(first);
+    assert!(!granted(&mut across));
+    assert_eq!(wakes.count(), 0);
+    drop(apart);
+    assert_eq!(wakes.count(), 1);
+    assert!(is_granted(&mut across, &wakes));
+}
+
+#[test]
+fn a_range_waits_for_an_earlier_one_that_waits_itself() {
+    let lock = Arc::<RangeLock>::default();
+    let wakes = Arc::<Wakes>::default();
+    let first = lock.ticket(0..10);
+    let mut second = lock.ticket(5..15);
+    let mut third = lock.ticket(12..20);
+    assert!(!is_granted(&mut third, &wakes));
+    drop(first);
+    assert!(is_granted(&mut second, &wakes) && !is_granted(&mut third, &wakes));
+    drop(second);
+    assert!(is_granted(&mut third, &wakes));
+}
+
+#[test]
+fn a_ticket_that_goes_before_it_is_granted_blocks_no_more() {
+    let lock = Arc::<RangeLock>::default();
+    let wakes = Arc::<Wakes>::default();
+    let _first = lock.ticket(0..10);
+    let given_up = lock.ticket(0..100);
+    let mut last = lock.ticket(50..60);
+    assert!(!is_granted(&mut last, &wakes));
+    drop(given_up);
+    assert_eq!(wakes.count(), 1);
+    assert!(is_granted(&mut last, &wakes));
+}
+
+#[test]
+fn no_two_threads_are_in_one_range() {
+    const ROUNDS: usize = 2000;
+    let lock = Arc::<RangeLock>::default();
+    let inside: [AtomicUsize; 4] = Default::default();
+    std::thread::scope(|scope| {
+        for number in 0..4_usize {
+            let (lock, inside) = (&lock, &inside);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let start = (number + round) % 4;
+                    let end = (start + 1 + round % 3).min(4);
+                    let ticket = lock.ticket(start as u64..end as u64);
+                    wait(ticket, || {
+                        for place in &inside[start..end] {
+                            assert_eq!(place.fetch_add(1, Ordering::Relaxed), 0);
+                        }
+                        for place in &inside[start..end] {
+                            place.fetch_sub(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+        }
+    });
+    assert!(lock.tickets().list.is_empty());
+}
+
+/// Runs `inside` with the range locked; the thread sleeps until it is.
+fn wait(mut ticket: RangeTicket, inside: impl FnOnce()) {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    while Pin::new(&mut ticket).poll(&mut context).is_pending() {
+        std::thread::park();
+    }
+    inside();
+}
