@@ -10,6 +10,7 @@
 //! * `contexts`: the context and the AioContexts attached to it
 //! * `transport`: vhost-user, or the machine of this process; `machine`: stop, continue and reset with that machine
 //! * `life`: the end of a device
+//! * `faults`, `event`: what goes wrong with it, for those who run the host
 //! * `object`: its properties
 //! * `registry`: devices by id
 //!
@@ -32,10 +33,13 @@ use crate::context::ContextClaim;
 use crate::kvm::Board;
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
+use crate::virtio::fault::FaultWatcher;
 use crate::virtio::pluggable::PluggableDevice;
 use crate::{Error, ErrorKind, QContext, Result};
 
 mod contexts;
+mod event;
+mod faults;
 mod life;
 #[cfg(feature = "kvm")]
 mod machine;
@@ -46,6 +50,8 @@ mod registry;
 mod transport;
 
 use contexts::AttachedContexts;
+pub use event::{DEVICE_FAULT, DeviceEvent, on_event};
+use faults::FaultLog;
 use life::Shutdown;
 pub use models::register;
 pub use options::{DeviceOptions, QUEUE_SIZE_MAX, TransportOptions};
@@ -59,6 +65,7 @@ pub struct Device {
     control: AioContext,
     /// `None` when the device is gone.
     parts: Mutex<Option<DeviceParts>>,
+    faults: Arc<FaultLog>,
     shutdown: Mutex<Shutdown>,
 }
 
@@ -127,6 +134,9 @@ impl Device {
             .map(|_| AioContext::new())
             .collect::<Result<Vec<_>>>()?;
         let model = options.model.build(&options.id, queues.clone())?;
+        let faults = FaultLog::new(&options.id, path_of(&options.id), &control);
+        let watcher: Arc<dyn FaultWatcher> = Arc::<FaultLog>::clone(&faults);
+        model.watch_faults(Arc::downgrade(&watcher));
         let transport = connect(&TransportSetup {
             options: &options,
             model: &model,
@@ -144,6 +154,7 @@ impl Device {
             options,
             context,
             control,
+            faults,
             shutdown: Mutex::default(),
         })
     }
@@ -213,8 +224,12 @@ impl Device {
 
     /// Its place in the object tree.
     fn path(&self) -> String {
-        format!("{PERIPHERAL}/{}", self.id())
+        path_of(self.id())
     }
+}
+
+fn path_of(id: &str) -> String {
+    format!("{PERIPHERAL}/{id}")
 }
 
 impl fmt::Debug for Device {

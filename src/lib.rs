@@ -73,6 +73,8 @@ pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod object;
+#[cfg(any(feature = "monitor", feature = "vhost-user"))]
+mod rate_limit;
 pub mod schema;
 #[cfg(any(feature = "monitor", feature = "vhost-user"))]
 mod unix_socket;

@@ -8,6 +8,7 @@
 //! * `queue`: the split virtqueue, which gives a model one [`Chain`] for each request
 //! * `notify`: kick and call ([`Signal`])
 //! * [`worker`]: the life of a queue, and what a device model implements for it
+//! * `fault`: what goes wrong, on its way to the owner of the device
 //! * `pluggable`: what `-device` needs to know of a device model ([`ModelType`])
 //! * [`blk`]: the disk
 #![deny(unsafe_code)] // children that need it say why
@@ -18,6 +19,7 @@ use crate::Result;
 
 pub mod blk;
 mod countdown;
+pub(crate) mod fault;
 pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod pluggable;
@@ -25,6 +27,7 @@ pub(crate) mod queue;
 pub mod worker;
 
 pub(crate) use countdown::Countdown;
+pub use fault::{DeviceFault, FaultReporter, FaultWatcher, RequestFailure};
 pub use memory::{GuestMemory, GuestSlice, MemoryRegion};
 pub use notify::{CallFd, KickFd, Signal};
 pub use pluggable::{FinishCallback, ModelOptions, ModelType, Named, PluggableDevice};
@@ -104,6 +107,10 @@ pub trait VirtioDevice: Send + Sync {
 
     /// Signals `listener`, in place of an earlier one, whenever the configuration space has changed.
     fn watch_config(&self, listener: Weak<dyn Signal>);
+
+    /// Tells the owner of the device what goes wrong between the device and its driver. For transports, on any thread and with
+    /// any lock held.
+    fn report(&self, fault: DeviceFault);
 
     /// Starts a queue on its context. While it is stopping, it starts when the stop is over.
     ///

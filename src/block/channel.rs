@@ -162,6 +162,11 @@ impl Channel {
         self.flush_submissions();
     }
 
+    /// Whether such a request is refused here: it asks for what the node does not have or permit.
+    pub fn refuses(&self, request: &Request) -> bool {
+        self.refuse(request).is_some_and(|result| result < 0)
+    }
+
     /// Answers a request that is wrong or has nothing to do without using the way: 0 or a negative errno.
     fn refuse(&self, request: &Request) -> Option<i32> {
         if request.op == Op::Flush {

@@ -9,7 +9,7 @@
 //! Everything may be called from any thread. Of an open node only the length changes.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::common::CommonOptions;
@@ -35,6 +35,8 @@ pub struct Node {
     direct: bool,
     /// Discards end here.
     ignores_discard: bool,
+    /// Its name is the id of a `-drive`.
+    is_drive: AtomicBool,
     length: AtomicU64,
 }
 
@@ -79,6 +81,7 @@ impl Node {
             read_only: driver.is_read_only(),
             direct: common.direct.unwrap_or(false),
             ignores_discard: common.discard == Some(false) || ignores_below,
+            is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
             driver,
         });
@@ -227,6 +230,15 @@ impl Node {
     #[inline]
     pub fn block_size(&self) -> u64 {
         self.block_size
+    }
+
+    /// Whether its name is the id of a `-drive` and not a node-name.
+    pub fn is_drive(&self) -> bool {
+        self.is_drive.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_drive(&self) {
+        self.is_drive.store(true, Ordering::Relaxed);
     }
 
     /// Whether writing is refused.

@@ -29,6 +29,7 @@ impl Node {
     /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
     pub fn open_drive(options: Options) -> Result<Arc<Node>> {
         let node = drive(options)?;
+        node.set_drive();
         node.enter_owned(duplicate_drive)?;
         Ok(node)
     }

@@ -126,6 +126,11 @@ impl Request {
         self.op
     }
 
+    /// Where in the node it begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// How many bytes of the node it is about.
     pub fn length(&self) -> u64 {
         self.length

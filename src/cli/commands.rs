@@ -4,10 +4,12 @@
 //! that control one fail, `query-status` answers `running` for the program itself, and the list of processors is empty.
 #![forbid(unsafe_code)]
 
+use qcontext::device;
 use qcontext::kvm::microvm::{CpuInfo, MachineEvent, MicroVm, RunState};
 use qcontext::monitor::{self, Commands, Reply};
 use qcontext::object::{Dict, Value};
 use qcontext::schema::{CommandType, EnumType, EventType, Member, NOTHING, ObjectType, ValueType};
+use qcontext::virtio::blk;
 use qcontext::{Error, ErrorKind};
 
 use super::devices;
@@ -112,7 +114,13 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
     for event in [&STOPPED, &RESUMED, &RESET, &POWERDOWN, &SHUTDOWN] {
         commands.add_event(event);
     }
-    commands.add_event(&devices::DEVICE_DELETED);
+    for event in [
+        &devices::DEVICE_DELETED,
+        &device::DEVICE_FAULT,
+        &blk::BLOCK_IO_ERROR,
+    ] {
+        commands.add_event(event);
+    }
     commands.add(&QUIT, move |_| {
         ending.set(Reason::QUIT);
         Ok(Value::empty())

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use qcontext::block::Node;
-use qcontext::device::Device;
+use qcontext::device::{self, Device};
 use qcontext::kvm::microvm::MicroVm;
-use qcontext::monitor::Monitor;
+use qcontext::monitor::{self, Monitor};
 use qcontext::object::{self, Options};
 use qcontext::{QContext, Result};
 
@@ -94,6 +94,7 @@ fn flush_until(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Resul
 fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
+    device::on_event(|event| monitor::emit(event.event, event.data));
     make(plan.objects, |options| {
         object::object_add(options).map(drop)
     })?;

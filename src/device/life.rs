@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Device, registry};
 use crate::object::tree;
+use crate::virtio::fault::{DeviceFault, FaultWatcher};
 use crate::{Error, ErrorKind, Result};
 
 /// Called once when a device is gone.
@@ -90,7 +91,10 @@ impl Device {
             let control = self.control.clone();
             let finished = move |outcome: Result<()>| {
                 if let Err(error) = outcome {
-                    glib::g_message!("qcontext", "device '{}': {error}", self.id());
+                    self.faults.broken(DeviceFault {
+                        queue: None,
+                        reason: error.to_string(),
+                    });
                 }
                 self.leave();
             };
@@ -109,6 +113,7 @@ impl Device {
     }
 
     fn free(&self) {
+        self.faults.flush();
         tree::remove_child(&self.path());
         let parts = self.lock().take();
         drop(parts);

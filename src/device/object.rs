@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Device;
 use super::TransportOptions::Machine;
-use super::{Device, Transport};
 use crate::object::{Object, Property, Value, not_found, not_writable};
 use crate::virtio::pluggable::{ModelType, Named};
 use crate::{Error, ErrorKind, Result};
@@ -61,7 +61,7 @@ impl Object for Device {
             }
             "irqfd" => matches!(options.transport, Machine { irqfd, .. } if irqfd).into(),
             "connected" => self.is_connected().into(),
-            "fault" => self.fault().unwrap_or_default().as_str().into(),
+            "fault" => self.faults.fault().unwrap_or_default().as_str().into(),
             _ => return self.model_property(name),
         })
     }
@@ -98,10 +98,5 @@ impl Device {
     fn place(&self) -> Option<(i64, i64)> {
         let (address, line) = self.transport()?.place()?;
         Some((i64::try_from(address).unwrap_or(i64::MAX), i64::from(line)))
-    }
-
-    /// Why the device asked its driver for a reset the last time.
-    fn fault(&self) -> Option<String> {
-        self.transport().as_deref().and_then(Transport::fault)
     }
 }

@@ -112,13 +112,4 @@ impl Transport {
             Transport::Machine(_, place) => Some((place.registers.start, place.gsi)),
         }
     }
-
-    /// Why the device asked its driver for a reset the last time.
-    pub(super) fn fault(&self) -> Option<String> {
-        match self {
-            Transport::VhostUser(_) => None,
-            #[cfg(feature = "kvm")]
-            Transport::Machine(mmio, _) => mmio.fault(),
-        }
-    }
 }

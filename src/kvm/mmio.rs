@@ -91,11 +91,6 @@ impl Mmio {
         self.queues.is_driven()
     }
 
-    /// Why the device asked to be reset the last time, in words.
-    pub fn fault(&self) -> Option<String> {
-        self.queues.fault()
-    }
-
     /// Stops the device's queues for good, and calls `done` on the device's context when nothing is in flight any more.
     pub fn shutdown(&self, done: impl FnOnce() + Send + 'static) {
         self.queues.close(Box::new(done));

@@ -10,6 +10,7 @@ use rustix::fs::MemfdFlags;
 
 use super::protocol::{Header, Message, RequestCode};
 use super::session::OfferedDevice;
+use crate::virtio::fault::DeviceFault;
 use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::{DeviceLimits, QueueSetup, Rested, Stopped, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
@@ -38,6 +39,7 @@ struct Log {
     started: BTreeSet<u16>,
     config_listener: Option<Weak<dyn Signal>>,
     refuse_start: bool,
+    faults: Vec<String>,
 }
 
 /// The device. Stops wait for [`FakeDevice::finish_stops`].
@@ -75,6 +77,11 @@ impl FakeDevice {
     /// What was asked since the last time.
     pub(super) fn calls(&self) -> Vec<Asked> {
         std::mem::take(&mut self.log().calls)
+    }
+
+    /// What was reported since the last time.
+    pub(super) fn faults(&self) -> Vec<String> {
+        std::mem::take(&mut self.log().faults)
     }
 
     /// Completes every stop that is under way, each at `next_avail`; true if there was one.
@@ -127,6 +134,10 @@ impl VirtioDevice for FakeDevice {
 
     fn watch_config(&self, listener: Weak<dyn Signal>) {
         self.log().config_listener = Some(listener);
+    }
+
+    fn report(&self, fault: DeviceFault) {
+        self.log().faults.push(fault.reason);
     }
 
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {

@@ -8,6 +8,7 @@
 //! * `request`: what the guest asks for
 //! * `queue`: a started queue: chains to requests, finished requests to answers
 //! * `stats`: what a queue has done
+//! * `failures`: requests that failed
 //! * `pluggable`, `options`: the disk as `-device virtio-blk`
 //!
 //! # Threads
@@ -30,12 +31,15 @@ use crate::block::{Access, Edge, Node, Parent, Permissions};
 use crate::object::Value;
 
 mod config;
+mod failures;
 mod options;
 mod pluggable;
 mod queue;
 mod request;
 mod stats;
 
+pub use failures::BLOCK_IO_ERROR;
+use failures::FailureCounts;
 pub use options::BlkOptions;
 pub use pluggable::MODEL;
 use queue::BlkQueue;
@@ -52,6 +56,7 @@ pub struct BlkModel {
     serial: [u8; request::ID_LEN],
     /// What each queue has done, kept over stops.
     stats: Box<[Arc<PublishedStats>]>,
+    failures: Arc<FailureCounts>,
 }
 
 impl Blk {
@@ -65,6 +70,7 @@ impl Blk {
             edge: node.attach(Parent::new("device", id), access(node))?,
             serial: request::pad_id(serial),
             stats: contexts.iter().map(|_| Arc::default()).collect(),
+            failures: Arc::default(),
         };
         WorkerDevice::with_queues(model, contexts)
     }
@@ -155,6 +161,6 @@ impl Model for BlkModel {
     fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<BlkQueue> {
         let stats = self.stats.get(usize::from(index));
         let totals = Totals::new(stats.map(Arc::clone).unwrap_or_default());
-        Ok(BlkQueue::open(&self.edge, self.serial, aio, totals, handle))
+        Ok(BlkQueue::open(self, aio, totals, handle))
     }
 }

@@ -12,10 +12,11 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gsource::AioContext;
 
+use super::fault::FaultWatcher;
 use crate::Result;
 use crate::object::{Options, Value};
 
@@ -65,6 +66,9 @@ pub trait ModelOptions: fmt::Debug + Send + Sync {
 pub trait PluggableDevice: super::VirtioDevice + Any {
     /// The value of one of [`ModelType::properties`]; `None` for any other name. Any thread may ask.
     fn property(&self, name: &str) -> Option<Value>;
+
+    /// From now on `watcher` hears what goes wrong with the device, in place of an earlier one.
+    fn watch_faults(&self, watcher: Weak<dyn FaultWatcher>);
 
     /// Finishes the device's work when its queues have stopped for good: what the guest saw finished becomes durable.
     /// Runs on the home thread of `control` and calls `done` there once, now or in a callback of `control`.

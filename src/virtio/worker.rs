@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh, FdHandler};
 
+use super::fault::{DeviceFault, FaultReporter};
 use super::notify::{KickFd, Signal};
 use super::queue::Broken;
 use super::{QueueSetup, Rested, Stopped};
@@ -52,9 +53,14 @@ pub use answers::{Answers, Tag};
 pub use device::{ConfigNotice, QUEUES_MAX, WorkerDevice};
 use life::{Life, Phase, Stop};
 use model::ReadyQueue;
-pub use model::{Model, QueueHandle, QueueModel};
+pub use model::{FailureReport, Model, QueueHandle, QueueModel};
 use notifications::Notifications;
-use serving::{AfterBatch, BatchCause, Intake, Serving};
+use serving::{AfterBatch, BatchCause, Intake, QueueFault, Serving};
+
+/// The model cannot open the queue.
+const NO_RESOURCES: Broken = Broken("the host has no resources for the queue");
+/// The queue was to start again after a stop.
+const NOT_AGAIN: Broken = Broken("the queue cannot start again");
 
 /// The worker of one queue.
 struct QueueWorker<M: Model> {
@@ -64,11 +70,17 @@ struct QueueWorker<M: Model> {
     /// Continues a batch that stopped to let neighbours have their turn.
     resume: Bh,
     notifications: Notifications,
+    faults: FaultReporter,
     life: Mutex<Life<M>>,
 }
 
 impl<M: Model> QueueWorker<M> {
-    fn new(model: &Arc<M>, index: u16, aio: AioContext) -> Arc<QueueWorker<M>> {
+    fn new(
+        model: &Arc<M>,
+        index: u16,
+        aio: AioContext,
+        faults: &FaultReporter,
+    ) -> Arc<QueueWorker<M>> {
         Arc::new_cyclic(|weak| {
             let weak = Weak::clone(weak);
             let resume = aio.bh("virtio-queue", move || {
@@ -80,13 +92,28 @@ impl<M: Model> QueueWorker<M> {
                 aio,
                 resume,
                 notifications: Notifications::default(),
+                faults: faults.clone(),
                 life: Mutex::new(Life::new()),
             }
         })
     }
 
     fn broken(&self) -> Option<Broken> {
-        self.lock().serving()?.broken()
+        let mut life = self.lock();
+        let refused = life.refused;
+        life.serving().map_or(refused, |serving| serving.broken())
+    }
+
+    /// Reports that the queue does not serve the guest: first to those who run the host, so that whoever learns of it from
+    /// the guest finds the reason.
+    fn report(&self, fault: QueueFault) {
+        self.faults.broken(DeviceFault {
+            queue: Some(self.index),
+            reason: fault.reason,
+        });
+        if let Some(err) = fault.err {
+            err.signal();
+        }
     }
 
     /// Whether the queue was started and not asked to stop.
@@ -121,6 +148,7 @@ impl<M: Model> QueueWorker<M> {
         }
         life.kick = kick;
         life.phase = Phase::Running(serving);
+        life.refused = None;
         life.keep = Some(Arc::clone(self));
         drop(life);
         let worker = Arc::clone(self);
@@ -158,8 +186,8 @@ impl<M: Model> QueueWorker<M> {
         let opened = self.model.open_queue(self.index, &self.aio, handle);
         let spare = match (self.lock().serving(), opened) {
             (Some(serving), Ok(queue)) => serving.install(queue),
-            (Some(serving), Err(_)) => {
-                serving.break_down(Broken("the host has no resources for the queue"));
+            (Some(serving), Err(error)) => {
+                serving.break_down(NO_RESOURCES, Some(&error));
                 None
             }
             // It has stopped already.
@@ -204,15 +232,20 @@ impl<M: Model> QueueWorker<M> {
         if next == AfterBatch::Wait && intake == Intake::Open {
             return;
         }
-        if next == AfterBatch::Broken {
-            self.unwatch(&mut life);
-        }
+        let fault = match next {
+            AfterBatch::Broken => {
+                self.unwatch(&mut life);
+                life.take_fault()
+            }
+            AfterBatch::Wait | AfterBatch::Again => None,
+        };
         let ending = life.take_quiet();
         let rested = life.take_rested();
         drop(life);
         if next == AfterBatch::Again {
             self.resume.schedule();
         }
+        fault.into_iter().for_each(|fault| self.report(fault));
         if let Some(worker) = ending {
             // In an iteration of its own: what the model drops may be what got us here.
             self.aio
@@ -253,9 +286,12 @@ impl<M: Model> QueueWorker<M> {
         let err = setup.err.clone();
         let started = Serving::new(&setup)
             .and_then(|serving| self.launch(life, Box::new(serving), setup.kick));
-        if let (Err(_), Some(err)) = (started, err) {
-            err.signal();
-        }
+        let Err(error) = started else {
+            return;
+        };
+        self.lock().refused = Some(NOT_AGAIN);
+        let reason = format!("{}: {error}", NOT_AGAIN.reason());
+        self.report(QueueFault { reason, err });
     }
 
     /// See [`super::VirtioDevice::stop_queue`].
@@ -350,6 +386,10 @@ impl<M: Model> QueueWorker<M> {
 impl<M: Model> ReadyQueue for QueueWorker<M> {
     fn ready(&self) {
         self.batch(BatchCause::Completion);
+    }
+
+    fn faults(&self) -> (&FaultReporter, u16) {
+        (&self.faults, self.index)
     }
 }
 

@@ -19,12 +19,13 @@ use text::{Strings, blank};
 
 /// The layers of the root crate from below, each with its top-level modules.
 const LAYERS: [&[&str]; 7] = [
-    // The loop, the objects, the types of QMP, and what services listen with.
+    // The loop, the objects, the types of QMP, and what several services use.
     &[
         "",
         "context",
         "json",
         "object",
+        "rate_limit",
         "schema",
         "unix_socket",
         "value",

@@ -4,8 +4,7 @@
 //! The device itself starts a queue only after the stop before it, and keeps held queues still.
 //!
 //! # Threads
-//! Any thread posts, without a lock that a context takes. The state behind the mutex belongs to the control context; the
-//! monitor reads the description of a fault from it.
+//! Any thread posts, without a lock that a context takes. The state behind the mutex belongs to the control context.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,6 +15,7 @@ use gsource::AioContext;
 
 use super::interrupt_status::{BrokenQueueSignal, InterruptStatus, QueueRun, UsedBufferSignal};
 use crate::Error;
+use crate::virtio::fault::DeviceFault;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::{KickFd, Signal};
 use crate::virtio::{Countdown, QueueSetup, VirtioDevice};
@@ -60,7 +60,6 @@ struct ControlState {
     runs: BTreeMap<u16, Arc<QueueRun>>,
     /// How often this transport holds the device.
     holds: u32,
-    fault: Option<String>,
 }
 
 impl QueueControl {
@@ -84,8 +83,10 @@ impl QueueControl {
         self.driven.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn fault(&self) -> Option<String> {
-        self.state().fault.clone()
+    /// Reports that the device or a queue does not serve the driver, which must reset it.
+    pub(super) fn report(&self, queue: u16, reason: String) {
+        let queue = Some(queue);
+        self.device.report(DeviceFault { queue, reason });
     }
 
     /// Posts the start of a queue.
@@ -199,7 +200,7 @@ impl QueueControl {
 
     /// A queue that does not start: the guest described it wrongly, or the host has no resources for it.
     fn fail(&self, start: &QueueStart, error: &Error) {
-        self.state().fault = Some(format!("queue {}: {error}", start.index));
+        self.report(start.index, format!("cannot start: {error}"));
         start.run.set_quiet();
         BrokenQueueSignal(Arc::clone(&start.interrupts)).signal();
     }

@@ -344,6 +344,10 @@ impl Registers {
         }
         self.ending.retain(|run| !run.is_quiet());
         if self.ending.len() >= ENDING_MAX {
+            control.report(
+                index,
+                "the driver resets it faster than it stops".to_owned(),
+            );
             return self.interrupts.ask_for_reset();
         }
         let run = Arc::new(QueueRun::default());

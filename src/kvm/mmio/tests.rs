@@ -231,7 +231,11 @@ fn a_queue_that_cannot_start_asks_for_a_reset_and_says_why() {
     rig.fake.0.lock().unwrap().refuse = true;
     rig.drive();
     assert_eq!(rig.status(), READY | NEEDS_RESET);
-    assert_eq!(rig.mmio.fault().unwrap(), "queue 0: no such ring");
+    let fault = rig.fake.0.lock().unwrap().faults.pop().unwrap();
+    assert_eq!(
+        (fault.queue, &*fault.reason),
+        (Some(0), "cannot start: no such ring")
+    );
     rig.write(0x70, 0);
     rig.iterate();
     assert_eq!(rig.status(), 0);

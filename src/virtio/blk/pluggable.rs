@@ -26,6 +26,7 @@ pub static MODEL: ModelType = ModelType {
         ("read-bytes", "int"),
         ("write-bytes", "int"),
         ("errors", "int"),
+        ("errors-by-errno", "dict"),
     ],
     parse: |id, options| Ok(Arc::new(BlkOptions::from_options(id, options)?)),
 };
@@ -70,6 +71,7 @@ pub(super) fn property(model: &BlkModel, name: &str) -> Option<Value> {
             return Some(queues.into());
         }
         "read-only" => return Some(model.node().is_read_only().into()),
+        "errors-by-errno" => return Some(model.failures.to_value()),
         "reads" => model.total().reads,
         "writes" => model.total().writes,
         "flushes" => model.total().flushes,

@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use gsource::AioContext;
 
+use super::BlkModel;
 use super::config::SECTOR;
+use super::failures::{self, FailureCounts};
 use super::request::{
     Frame, ID_LEN, RequestKind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
 };
 use super::stats::Totals;
-use crate::block::{Channel, ChannelOwner, Edge, Finished, Op, Request, Submission};
+use crate::block::{Channel, ChannelOwner, Finished, Node, Op, Request, Submission};
 use crate::virtio::memory::GuestSlice;
 use crate::virtio::queue::{Broken, Chain};
 use crate::virtio::worker::{Answers, QueueHandle, QueueModel, Tag};
@@ -29,8 +31,10 @@ pub struct BlkQueue {
     totals: Totals,
     /// Reused from batch to batch.
     finished: Vec<Finished>,
+    failures: Arc<FailureCounts>,
+    node: Arc<Node>,
     /// The channel knows it weakly.
-    _owner: Arc<QueueOwner>,
+    owner: Arc<QueueOwner>,
 }
 
 /// What the guest gets.
@@ -52,10 +56,9 @@ impl ChannelOwner for QueueOwner {
 }
 
 impl BlkQueue {
-    /// Opens a channel over `edge` for the queue.
+    /// Opens a channel over the disk's edge for the queue.
     pub(super) fn open(
-        edge: &Edge,
-        serial: [u8; ID_LEN],
+        model: &BlkModel,
         aio: &AioContext,
         totals: Totals,
         handle: QueueHandle,
@@ -63,11 +66,13 @@ impl BlkQueue {
         let owner = Arc::new(QueueOwner(handle));
         let known: Arc<dyn ChannelOwner> = Arc::<QueueOwner>::clone(&owner);
         BlkQueue {
-            serial,
-            channel: Channel::open(edge, aio, Arc::downgrade(&known)),
+            serial: model.serial,
+            channel: Channel::open(&model.edge, aio, Arc::downgrade(&known)),
             totals,
             finished: Vec::new(),
-            _owner: owner,
+            failures: Arc::clone(&model.failures),
+            node: Arc::clone(model.node()),
+            owner,
         }
     }
 
@@ -76,6 +81,9 @@ impl BlkQueue {
         let ok = done.result == 0;
         let request = &done.request;
         self.totals.now.finish(request.op(), request.length(), ok);
+        if !ok {
+            self.report(request, -done.result);
+        }
         let written = match (request.op(), ok) {
             (Op::Read, true) => request.length(),
             (Op::Read, false) => request.transferred(),
@@ -109,8 +117,24 @@ impl BlkQueue {
         }
     }
 
+    /// Counts a failed request, and reports it to those who run the host.
+    #[cold]
+    fn report(&self, request: &Request, errno: i32) {
+        self.failures.count(errno);
+        let is_guests = self.channel.refuses(request);
+        self.owner
+            .0
+            .request_failed(|| failures::describe(&self.node, request, errno, is_guests));
+    }
+
+    /// Counts a request that makes no sense to the disk; returns the answer for the guest.
+    #[cold]
     fn refuse(&mut self, status: u8) -> Answer {
         self.totals.now.errors += 1;
+        self.failures.count(match status {
+            STATUS_UNSUPP => libc::EOPNOTSUPP,
+            _ => libc::EINVAL,
+        });
         Answer { written: 0, status }
     }
 

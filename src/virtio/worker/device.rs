@@ -8,6 +8,7 @@ use gsource::AioContext;
 
 use super::{Model, QueueWorker};
 use crate::object::Value;
+use crate::virtio::fault::{DeviceFault, FaultReporter, FaultWatcher};
 use crate::virtio::notify::{CallFd, KickFd, Signal};
 use crate::virtio::pluggable::{FinishCallback, PluggableDevice};
 use crate::virtio::queue::{Broken, SIZE_MAX};
@@ -24,6 +25,7 @@ pub struct WorkerDevice<M: Model> {
     model: Arc<M>,
     queues: Box<[Arc<QueueWorker<M>>]>,
     notice: ConfigNotice,
+    faults: FaultReporter,
 }
 
 /// By which a model says that its configuration space has changed. Clones are the same one.
@@ -61,14 +63,16 @@ impl<M: Model> WorkerDevice<M> {
         }
         let notice = ConfigNotice::new();
         model.set_config_notice(notice.clone());
+        let faults = FaultReporter::default();
         let model = Arc::new(model);
         let queues = (0..).zip(contexts);
         Ok(WorkerDevice {
             queues: queues
-                .map(|(index, aio)| QueueWorker::new(&model, index, aio))
+                .map(|(index, aio)| QueueWorker::new(&model, index, aio, &faults))
                 .collect(),
             model,
             notice,
+            faults,
         })
     }
 
@@ -85,7 +89,7 @@ impl<M: Model> WorkerDevice<M> {
         })
     }
 
-    /// How the guest broke a queue, if it did.
+    /// Why a queue does not serve the guest, if it was started and does not.
     pub fn broken(&self, index: u16) -> Option<Broken> {
         self.queues.get(usize::from(index))?.broken()
     }
@@ -133,6 +137,10 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
         *self.notice.lock() = listener;
     }
 
+    fn report(&self, fault: DeviceFault) {
+        self.faults.broken(fault);
+    }
+
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {
         self.queue(index)?.start(setup)
     }
@@ -174,6 +182,10 @@ impl<M: Model> VirtioDevice for WorkerDevice<M> {
 impl<M: Model> PluggableDevice for WorkerDevice<M> {
     fn property(&self, name: &str) -> Option<Value> {
         self.model.property(name)
+    }
+
+    fn watch_faults(&self, watcher: Weak<dyn FaultWatcher>) {
+        self.faults.set_watcher(watcher);
     }
 
     fn finish(&self, control: &AioContext, done: FinishCallback) {

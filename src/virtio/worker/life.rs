@@ -6,9 +6,10 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::serving::{Intake, Serving};
+use super::serving::{Intake, QueueFault, Serving};
 use super::{Model, QueueWorker};
 use crate::virtio::notify::KickFd;
+use crate::virtio::queue::Broken;
 use crate::virtio::{QueueSetup, Rested, Stopped};
 
 /// Everything that changes about a queue.
@@ -19,6 +20,8 @@ pub(super) struct Life<M: Model> {
     /// Holders that wait until the queue rests.
     pub(super) resting: Vec<Rested>,
     pub(super) kick: Option<KickFd>,
+    /// Why the last start, which waited for a stop, did not take place.
+    pub(super) refused: Option<Broken>,
     /// Keeps the worker alive from start until the queue is quiet after a stop (invariant 1 of the module above).
     pub(super) keep: Option<Arc<QueueWorker<M>>>,
 }
@@ -49,6 +52,7 @@ impl<M: Model> Life<M> {
             holds: 0,
             resting: Vec::new(),
             kick: None,
+            refused: None,
             keep: None,
         }
     }
@@ -60,6 +64,11 @@ impl<M: Model> Life<M> {
             Phase::Running(serving) => Some(serving),
             Phase::Stopping(serving, _) => serving.as_deref_mut(),
         }
+    }
+
+    /// Why the queue broke, once.
+    pub(super) fn take_fault(&mut self) -> Option<QueueFault> {
+        self.serving()?.take_fault()
     }
 
     pub(super) fn intake(&self) -> Intake {

@@ -12,8 +12,10 @@ use gsource::AioContext;
 use super::ConfigNotice;
 use super::answers::Answers;
 use crate::Result;
-use crate::object::Value;
+use crate::object::{Dict, Value};
+use crate::schema::EventType;
 use crate::virtio::DeviceLimits;
+use crate::virtio::fault::{FaultReporter, RequestFailure};
 use crate::virtio::pluggable::FinishCallback;
 use crate::virtio::queue::{Broken, Chain};
 
@@ -93,6 +95,15 @@ pub trait QueueModel: Send + 'static {
     fn before_publish(&mut self) {}
 }
 
+/// Why a request failed, as a model says it.
+#[derive(Clone, Debug)]
+pub struct FailureReport {
+    /// What was asked for and why it failed.
+    pub reason: String,
+    /// The event for management, if the host is the cause. Its data are without the device's path.
+    pub event: Option<(&'static EventType, Dict)>,
+}
+
 /// A model's way back to one of its queues. Does not keep it.
 #[derive(Clone)]
 pub struct QueueHandle(Weak<dyn ReadyQueue>);
@@ -101,6 +112,9 @@ pub struct QueueHandle(Weak<dyn ReadyQueue>);
 pub(super) trait ReadyQueue: Send + Sync {
     /// See [`QueueHandle::ready`].
     fn ready(&self);
+
+    /// Where failures are reported, and the index of the queue.
+    fn faults(&self) -> (&FaultReporter, u16);
 }
 
 impl QueueHandle {
@@ -114,6 +128,23 @@ impl QueueHandle {
         if let Some(queue) = self.0.upgrade() {
             queue.ready();
         }
+    }
+
+    /// Reports a request that failed, for those who run the host; the guest learns of it by its answer. Any thread may call
+    /// it, also from within the queue.
+    pub fn request_failed(&self, describe: impl FnOnce() -> FailureReport) {
+        let Some(queue) = self.0.upgrade() else {
+            return;
+        };
+        let (faults, queue) = queue.faults();
+        faults.request_failed(|| {
+            let FailureReport { reason, event } = describe();
+            RequestFailure {
+                queue,
+                reason,
+                event,
+            }
+        });
     }
 }
 

@@ -11,8 +11,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use support::mock_driver::{Buffer, RAM_START, Ram, Ring};
 
 use super::{Answers, ConfigNotice, Model, QueueHandle, QueueModel, Tag, WorkerDevice};
+use crate::virtio::fault::{DeviceFault, FaultWatcher, RequestFailure};
 use crate::virtio::memory::{GuestMemory, MemoryRegion};
 use crate::virtio::notify::{KickFd, Signal};
+use crate::virtio::pluggable::PluggableDevice;
 use crate::virtio::queue::{Broken, Chain};
 use crate::virtio::{DeviceLimits, F_EVENT_IDX, F_VERSION_1, QueueSetup, VirtioDevice};
 use crate::{Error, ErrorKind, Result};
@@ -149,6 +151,42 @@ impl Counter {
 impl Signal for Counter {
     fn signal(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The owner of a device: keeps what it hears.
+#[derive(Debug, Default)]
+pub(crate) struct Owner {
+    pub(crate) faults: Mutex<Vec<DeviceFault>>,
+    pub(crate) failures: Mutex<Vec<RequestFailure>>,
+}
+
+impl Owner {
+    /// The owner of that device.
+    pub(crate) fn of(device: &dyn PluggableDevice) -> Arc<Owner> {
+        let owner = Arc::new(Owner::default());
+        let watcher: Arc<dyn FaultWatcher> = Arc::<Owner>::clone(&owner);
+        device.watch_faults(Arc::downgrade(&watcher));
+        owner
+    }
+
+    /// What was heard of queues, as text.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let faults = self.faults.lock().unwrap().clone();
+        faults
+            .into_iter()
+            .map(|fault| format!("{:?} {}", fault.queue, fault.reason))
+            .collect()
+    }
+}
+
+impl FaultWatcher for Owner {
+    fn broken(&self, fault: DeviceFault) {
+        self.faults.lock().unwrap().push(fault);
+    }
+
+    fn request_failed(&self, failure: RequestFailure) {
+        self.failures.lock().unwrap().push(failure);
     }
 }
 

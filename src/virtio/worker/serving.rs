@@ -16,11 +16,11 @@ use std::sync::Arc;
 use super::Notifications;
 use super::answers::Answers;
 use super::model::QueueModel;
-use crate::Result;
 use crate::virtio::QueueSetup;
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::notify::Signal;
 use crate::virtio::queue::{Broken, Chain, ChainRoom, Popped, Virtqueue};
+use crate::{Error, Result};
 
 /// The most chains taken in one batch.
 const CHAINS_MAX: u32 = 256;
@@ -53,6 +53,13 @@ pub(super) enum AfterBatch {
     Broken,
 }
 
+/// Why a queue broke, and what signals that to the front end or the driver.
+#[derive(Debug)]
+pub(super) struct QueueFault {
+    pub(super) reason: String,
+    pub(super) err: Option<Arc<dyn Signal>>,
+}
+
 /// A started queue. The fields are dropped in this order: the model before the memory that it may have given away.
 #[derive(Debug)]
 pub(super) struct Serving<Q> {
@@ -65,6 +72,8 @@ pub(super) struct Serving<Q> {
     call: Option<Arc<dyn Signal>>,
     err: Option<Arc<dyn Signal>>,
     broken: Option<Broken>,
+    /// Why it broke, until that is reported.
+    fault: Option<QueueFault>,
     wants_call: bool,
     /// The home looks at the ring by itself: kicks stay off.
     polling: bool,
@@ -85,6 +94,7 @@ impl<Q: QueueModel> Serving<Q> {
             call: setup.call.clone(),
             err: setup.err.clone(),
             broken: None,
+            fault: None,
             wants_call: false,
             polling: false,
         })
@@ -115,6 +125,11 @@ impl<Q: QueueModel> Serving<Q> {
         self.broken
     }
 
+    /// Why it broke, once.
+    pub(super) fn take_fault(&mut self) -> Option<QueueFault> {
+        self.fault.take()
+    }
+
     /// True when no chain is kept: nothing writes to the guest's memory before the next batch.
     pub(super) fn is_quiet(&self) -> bool {
         !self.answers.has_kept()
@@ -139,13 +154,15 @@ impl<Q: QueueModel> Serving<Q> {
         }
     }
 
-    /// Stops serving for good.
-    pub(super) fn break_down(&mut self, broken: Broken) {
+    /// Stops serving for good, because of `error` if there is one. The next batch answers that the queue is broken.
+    pub(super) fn break_down(&mut self, broken: Broken, error: Option<&Error>) {
         if self.broken.is_none() {
             self.broken = Some(broken);
-            if let Some(err) = &self.err {
-                err.signal();
-            }
+            let reason = broken.reason();
+            self.fault = Some(QueueFault {
+                reason: error.map_or(reason.to_owned(), |error| format!("{reason}: {error}")),
+                err: self.err.clone(),
+            });
         }
     }
 
@@ -189,7 +206,7 @@ impl<Q: QueueModel> Serving<Q> {
         let taken = batch.take_chains();
         self.room = batch.chain.into_room();
         taken.unwrap_or_else(|broken| {
-            self.break_down(broken);
+            self.break_down(broken, None);
             AfterBatch::Broken
         })
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::patient::{Counter, DONE, Driver, PatientModel};
+use super::patient::{Counter, DONE, Driver, Owner, PatientModel};
 use super::*;
 use crate::virtio::VirtioDevice;
 use crate::virtio::notify::Signal;
@@ -170,8 +170,9 @@ fn a_kick_that_is_replaced_by_itself_is_heard() {
 }
 
 #[test]
-fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue() {
+fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue_and_has_a_reason() {
     let mut driver = Driver::started(1, false);
+    let owner = Owner::of(&*driver.device);
     driver.put(0);
     driver.iterate();
     driver.stop(0);
@@ -185,11 +186,20 @@ fn a_waiting_start_that_the_host_refuses_signals_like_a_broken_queue() {
     driver.iterate();
     assert_eq!(driver.err.count(), 1);
     assert!(!driver.device.is_started(0));
+    let refused = "the queue cannot start again";
+    assert_eq!(driver.device.broken(0).unwrap().reason(), refused);
+    let faults = owner.faults();
+    let reason = format!("Some(0) {refused}: cannot watch fd");
+    assert!(faults[0].starts_with(&reason), "{faults:?}");
+    assert_eq!(faults.len(), 1);
+    driver.start(0, 1).unwrap();
+    assert_eq!(driver.device.broken(0), None);
 }
 
 #[test]
 fn a_queue_that_the_model_cannot_open_is_broken() {
     let mut driver = Driver::new(1, false);
+    let owner = Owner::of(&*driver.device);
     driver.patience.refuses.store(true, Ordering::SeqCst);
     driver.put(0);
     driver.start(0, 0).unwrap();
@@ -197,9 +207,24 @@ fn a_queue_that_the_model_cannot_open_is_broken() {
     let reason = driver.device.broken(0).unwrap().reason();
     assert_eq!(reason, "the host has no resources for the queue");
     assert_eq!(driver.err.count(), 1);
+    assert_eq!(owner.faults(), [format!("Some(0) {reason}: no resources")]);
     let stopped = driver.stop(0);
     driver.iterate();
     assert_eq!(*stopped.lock().unwrap(), Some(0));
+}
+
+#[test]
+fn a_queue_that_its_guest_breaks_is_reported_once_with_its_reason() {
+    let driver = Driver::started(2, false);
+    let owner = Owner::of(&*driver.device);
+    driver.ram.write(driver.rings[1].available + 2, &[200, 0]);
+    for _ in 0..2 {
+        driver.kicks[1].ring();
+        driver.iterate();
+    }
+    let reason = "Some(1) available index jumped by more than the queue size";
+    assert_eq!(owner.faults(), [reason]);
+    assert_eq!(driver.err.count(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, Weak};
 
 use qcontext::virtio::{
-    DeviceLimits, F_VERSION_1, KickFd, QueueSetup, Rested, Stopped, VirtioDevice,
+    DeviceFault, DeviceLimits, F_VERSION_1, KickFd, QueueSetup, Rested, Stopped, VirtioDevice,
 };
 use qcontext::{AioContext, Wait};
 
@@ -40,6 +40,8 @@ impl VirtioDevice for Silent {
     fn write_config(&self, _: usize, _: &[u8]) {}
 
     fn watch_config(&self, _: Weak<dyn Signal>) {}
+
+    fn report(&self, _: DeviceFault) {}
 
     fn start_queue(&self, _: u16, _: QueueSetup) -> Result<()> {
         self.0.lock().unwrap().send(()).unwrap();

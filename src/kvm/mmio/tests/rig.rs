@@ -13,6 +13,7 @@ use super::super::*;
 use super::{ACKNOWLEDGE, DRIVER, F_RING_RESET, F_VERSION_1, FLUSH};
 use super::{AGREED, READY, SIZE_MAX};
 use crate::kvm::eventfd::{self, owned};
+use crate::virtio::DeviceFault;
 use crate::virtio::notify::KickFd;
 use crate::virtio::{QueueSetup, Rested, Stopped};
 use crate::{Error, ErrorKind, Result};
@@ -30,6 +31,7 @@ pub(super) struct Log {
     pub(super) holds: u32,
     pub(super) config: Vec<(usize, Vec<u8>)>,
     pub(super) refuse: bool,
+    pub(super) faults: Vec<DeviceFault>,
 }
 
 /// A device whose stops wait for [`Rig::finish_stops`].
@@ -66,6 +68,10 @@ impl VirtioDevice for Fake {
 
     fn write_config(&self, offset: usize, data: &[u8]) {
         self.0.lock().unwrap().config.push((offset, data.to_vec()));
+    }
+
+    fn report(&self, fault: DeviceFault) {
+        self.0.lock().unwrap().faults.push(fault);
     }
 
     fn start_queue(&self, index: u16, setup: QueueSetup) -> Result<()> {

@@ -1,0 +1,170 @@
+//! Failed requests of a disk: counted by errno, and reported to those who run the host.
+//!
+//! Used by the queues, for failures alone: a request that ends well comes nowhere near.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::block::{Node, Op, Request};
+use crate::object::{Dict, Value};
+use crate::schema::{EnumType, EventType, Member, ObjectType, ValueType};
+use crate::virtio::worker::FailureReport;
+
+/// QEMU's event of a failed request.
+pub static BLOCK_IO_ERROR: EventType = EventType::new(
+    "BLOCK_IO_ERROR",
+    &ObjectType::new(
+        "q_obj_BLOCK_IO_ERROR-arg",
+        &[
+            Member::new("qom-path", ValueType::Str),
+            Member::new("device", ValueType::Str),
+            Member::optional("node-name", ValueType::Str),
+            Member::new("operation", ValueType::Enum(OPERATIONS)),
+            Member::new("action", ValueType::Enum(ACTIONS)),
+            Member::optional("nospace", ValueType::Bool),
+            Member::new("reason", ValueType::Str),
+        ],
+    ),
+);
+const OPERATIONS: EnumType = EnumType::new("IoOperationType", &["read", "write"]);
+const ACTIONS: EnumType = EnumType::new("BlockErrorAction", &["ignore", "report", "stop"]);
+/// What is done about a failed request: the guest gets an error.
+const ACTION: &str = "report";
+
+/// How many requests failed with which errno, on all queues of a disk.
+#[derive(Debug, Default)]
+pub(super) struct FailureCounts(Mutex<BTreeMap<i32, u64>>);
+
+impl FailureCounts {
+    pub(super) fn count(&self, errno: i32) {
+        *self.lock().entry(errno).or_default() += 1;
+    }
+
+    /// The numbers by the names of the errors, for example `{"ENOSPC": 56}`.
+    pub(super) fn to_value(&self) -> Value {
+        let counts = self.lock().clone();
+        let named = counts.into_iter();
+        Value::Dict(
+            named
+                .map(|(errno, count)| (errno_name(errno), count.into()))
+                .collect(),
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Describes a request that failed with `errno`. If the guest asked for what the disk does not have, there is no event.
+pub(super) fn describe(
+    node: &Arc<Node>,
+    request: &Request,
+    errno: i32,
+    is_guests: bool,
+) -> FailureReport {
+    let reason = error_text(errno);
+    let (name, length, offset) = (node.name(), request.length(), request.offset());
+    let what = match request.op() {
+        Op::Read => format!("read of {length} bytes at {offset}"),
+        Op::Write => format!("write of {length} bytes at {offset}"),
+        Op::Flush => "flush".to_owned(),
+        Op::Discard => format!("discard of {length} bytes at {offset}"),
+        Op::WriteZeroes { .. } => format!("write-zeroes of {length} bytes at {offset}"),
+    };
+    let event = (!is_guests).then(|| (&BLOCK_IO_ERROR, event(node, request.op(), errno, &reason)));
+    FailureReport {
+        reason: format!("{what} of drive '{name}' failed: {reason}"),
+        event,
+    }
+}
+
+/// The data of QEMU's event, without the path of the device.
+fn event(node: &Arc<Node>, op: Op, errno: i32, reason: &str) -> Dict {
+    let (drive, node_name) = match node.is_drive() {
+        true => (node.name(), None),
+        false => ("", Some(node.name())),
+    };
+    let operation = if op == Op::Read { "read" } else { "write" };
+    let mut data: Dict = vec![("device".to_owned(), drive.into())];
+    data.extend(node_name.map(|name| ("node-name".to_owned(), name.into())));
+    data.extend([
+        ("operation".to_owned(), operation.into()),
+        ("action".to_owned(), ACTION.into()),
+        ("nospace".to_owned(), (errno == libc::ENOSPC).into()),
+        ("reason".to_owned(), reason.into()),
+    ]);
+    data
+}
+
+/// The words of strerror(3).
+fn error_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    let words = text.rsplit_once(" (os error").map(|(words, _)| words);
+    words.unwrap_or(&text).to_owned()
+}
+
+/// The name of an error that files and block devices have.
+fn errno_name(errno: i32) -> String {
+    let name = match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::EINTR => "EINTR",
+        libc::EIO => "EIO",
+        libc::ENXIO => "ENXIO",
+        libc::EBADF => "EBADF",
+        libc::EAGAIN => "EAGAIN",
+        libc::ENOMEM => "ENOMEM",
+        libc::EACCES => "EACCES",
+        libc::EFAULT => "EFAULT",
+        libc::EBUSY => "EBUSY",
+        libc::ENODEV => "ENODEV",
+        libc::EINVAL => "EINVAL",
+        libc::ENOTTY => "ENOTTY",
+        libc::EFBIG => "EFBIG",
+        libc::ENOSPC => "ENOSPC",
+        libc::EROFS => "EROFS",
+        libc::EPIPE => "EPIPE",
+        libc::ENODATA => "ENODATA",
+        libc::ENOLINK => "ENOLINK",
+        libc::EPROTO => "EPROTO",
+        libc::EOVERFLOW => "EOVERFLOW",
+        libc::EILSEQ => "EILSEQ",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        libc::ECONNRESET => "ECONNRESET",
+        libc::ENOBUFS => "ENOBUFS",
+        libc::ENOTCONN => "ENOTCONN",
+        libc::ESHUTDOWN => "ESHUTDOWN",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::ESTALE => "ESTALE",
+        libc::EDQUOT => "EDQUOT",
+        libc::EREMOTEIO => "EREMOTEIO",
+        libc::ECANCELED => "ECANCELED",
+        libc::EKEYREJECTED => "EKEYREJECTED",
+        _ => return errno.to_string(),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_name() {
+        let counts = FailureCounts::default();
+        for errno in [libc::ENOSPC, 4000, libc::EIO, libc::ENOSPC] {
+            counts.count(errno);
+        }
+        let expected = [("EIO", 1_u64), ("ENOSPC", 2), ("4000", 1)];
+        let expected = expected.map(|(name, count)| (name, Value::from(count)));
+        assert_eq!(counts.to_value(), Value::dict(expected));
+    }
+
+    #[test]
+    fn reasons_are_those_of_the_operating_system_alone() {
+        assert_eq!(error_text(libc::ENOSPC), "No space left on device");
+    }
+}
