@@ -32,8 +32,10 @@ const MESSAGES_PER_TURN: usize = 8;
 
 /// What a connection tells its owner, always on the home thread.
 pub(super) trait ConnectionOwner: Send + Sync {
-    /// A message was refused, or the connection failed.
-    fn report(&self, error: &Error);
+    /// A message was refused; the front end was told, and goes on.
+    fn refused(&self, error: &Error);
+    /// The connection ends because of that.
+    fn failed(&self, error: &Error);
     /// The connection is over and the device holds nothing of it any more.
     fn ended(&self);
 }
@@ -157,14 +159,14 @@ impl Connection {
 
     /// Runs one piece of work under the lock, reports and ends outside of it.
     fn turn(&self, work: impl FnOnce(&Self, &mut ConnectionState) -> Turn) {
-        let mut problems = Vec::new();
+        let (mut refused, mut failure) = (Vec::new(), None);
         let ended = {
             let mut state = self.state();
             match work(self, &mut state) {
-                Ok(refused) => problems = refused,
+                Ok(messages) => refused = messages,
                 Err(end) => {
                     if let ConnectionEnd::Failed(error) = end {
-                        problems.push(error);
+                        failure = Some(error);
                     }
                     self.stop_serving(&mut state);
                 }
@@ -176,7 +178,8 @@ impl Connection {
         let Some(owner) = self.owner.upgrade() else {
             return;
         };
-        problems.iter().for_each(|error| owner.report(error));
+        refused.iter().for_each(|error| owner.refused(error));
+        failure.iter().for_each(|error| owner.failed(error));
         if ended {
             owner.ended();
         }

@@ -1,8 +1,10 @@
 //! The socket of one device: bound at a path, serving one front end at a time.
 //!
-//! The listener accepts one connection and then stops watching the socket. A second front end that connects meanwhile waits in
-//! the kernel's backlog; it is accepted when the first one has gone and the device has finished its requests. When accepting
-//! fails because the process or the machine is out of fds, the listener tries again a moment later.
+//! The listener accepts one connection. A second front end that connects meanwhile waits in the kernel's backlog; it is
+//! accepted when the first one has gone and the device has finished its requests. So a front end that is restarted is served
+//! even if it comes back before the end of its old connection was seen. Whoever waits longer than a moment is reported, once
+//! for each connection that is served. When accepting fails because the process or the machine is out of fds, the listener
+//! tries again a moment later.
 //!
 //! # Threads
 //! Front ends are accepted and let go on the home thread of the control context; [`Listener`] may be used from any thread.
@@ -16,7 +18,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Clock, FdHandler, Timer};
@@ -24,12 +26,17 @@ use gsource::{AioContext, Clock, FdHandler, Timer};
 use super::connection::{Connection, ConnectionOwner};
 use super::session::OfferedDevice;
 use crate::unix_socket::{ListeningSocket, SocketAccess};
+use crate::virtio::fault::DeviceFault;
 use crate::{Error, Result};
 
 /// How long to wait before accepting again when there was no fd for another connection.
 const RETRY_NS: i64 = 100_000_000;
-/// So many problems are reported one by one; then only each one whose number is a power of two, as a peer can make any number.
-const REPORTS_IN_FULL: u32 = 16;
+/// How long a second front end waits before that is reported: a restarted one waits less.
+const PATIENCE_NS: i64 = 1_000_000_000;
+
+/// What a second front end waits for.
+const SECOND_WAITS: &str =
+    "another front end waits until the present one has disconnected and its requests are finished";
 
 /// Called once, on the home thread, when a listener has shut down.
 type DownCallback = Box<dyn FnOnce() + Send>;
@@ -44,16 +51,15 @@ struct ListenerState {
 
 /// What the callbacks of a listener share: the socket and the front end that is connected.
 struct ListenerCore {
-    /// The device, for messages.
-    name: String,
     socket: ListeningSocket,
     aio: AioContext,
     offered: OfferedDevice,
     retry: Timer,
+    /// Armed while a second front end waits that was not reported.
+    patience: Timer,
     this: Weak<ListenerCore>,
     state: Mutex<ListenerState>,
     connected: AtomicBool,
-    reports: AtomicU32,
 }
 
 /// Offers one virtio device to vhost-user front ends.
@@ -82,17 +88,18 @@ impl Listener {
             error.describe(&format!("device '{name}': "), &option)
         })?;
         let core = Arc::new_cyclic(|this: &Weak<ListenerCore>| {
-            let retry = this.clone();
+            let [retry, patience] = [(); 2].map(|()| this.clone());
             ListenerCore {
-                name: name.to_string(),
                 socket,
                 aio: aio.clone(),
                 offered,
                 retry: aio.timer(Clock::Realtime, move || with(&retry, ListenerCore::listen)),
+                patience: aio.timer(Clock::Realtime, move || {
+                    with(&patience, ListenerCore::report_waiting);
+                }),
                 this: this.clone(),
                 state: Mutex::default(),
                 connected: AtomicBool::new(false),
-                reports: AtomicU32::new(0),
             }
         });
         let listener = Listener { core };
@@ -137,7 +144,6 @@ impl Drop for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("name", &self.core.name)
             .field("path", &self.path())
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
@@ -161,18 +167,19 @@ impl ListenerCore {
             return;
         }
         if let Err(error) = self.watch() {
-            self.report(&error);
+            self.report(error.to_string());
             self.retry.arm_in_ns(RETRY_NS);
         }
     }
 
     fn stop_listening(&self) {
         self.retry.cancel();
+        self.patience.cancel();
         self.aio.remove_fd_handler(self.socket.as_raw_fd());
         self.socket.unlink();
     }
 
-    /// Accepts the next front end. The socket is not watched again before it has gone.
+    /// Accepts the next front end. Another one is not accepted before it has gone.
     fn accept(&self) {
         let accepted = match self.socket.accept() {
             Ok(socket) => self.connect(socket),
@@ -180,19 +187,42 @@ impl ListenerCore {
             Err(error) => Err(Error::os("cannot accept a connection", error)),
         };
         if let Err(error) = accepted {
-            self.report(&error);
+            self.report(error.to_string());
             self.aio.remove_fd_handler(self.socket.as_raw_fd());
             self.retry.arm_in_ns(RETRY_NS);
         }
     }
 
     fn connect(&self, socket: UnixStream) -> Result<()> {
-        self.aio.remove_fd_handler(self.socket.as_raw_fd());
+        self.watch_for_second()?;
         let owner: Weak<dyn ConnectionOwner> = self.this.clone();
         let connection = Connection::new(&self.aio, socket, self.offered.clone(), owner)?;
         self.connected.store(true, Ordering::Relaxed);
         self.state().connection = Some(connection);
         Ok(())
+    }
+
+    /// While a front end is served, the socket becomes readable when a second one waits.
+    fn watch_for_second(&self) -> Result<()> {
+        let this = self.this.clone();
+        let handler = FdHandler::new().on_read(move || with(&this, ListenerCore::second_waits));
+        self.aio.set_fd_handler(self.socket.as_raw_fd(), handler)
+    }
+
+    fn second_waits(&self) {
+        self.aio.remove_fd_handler(self.socket.as_raw_fd());
+        self.patience.arm_in_ns(PATIENCE_NS);
+    }
+
+    fn report_waiting(&self) {
+        self.report(SECOND_WAITS.to_owned());
+    }
+
+    fn report(&self, problem: String) {
+        self.offered.device.report(DeviceFault {
+            queue: None,
+            reason: format!("vhost-user: {problem}"),
+        });
     }
 
     fn shut_down(&self, done: DownCallback) {
@@ -218,17 +248,12 @@ impl ListenerCore {
 }
 
 impl ConnectionOwner for ListenerCore {
-    fn report(&self, error: &Error) {
-        let count = self.reports.fetch_add(1, Ordering::Relaxed);
-        if count < REPORTS_IN_FULL {
-            glib::g_message!("qcontext", "device '{}': vhost-user: {error}", self.name);
-        } else if count.is_power_of_two() {
-            let name = &self.name;
-            glib::g_message!(
-                "qcontext",
-                "device '{name}': vhost-user: {error} (problem {count})"
-            );
-        }
+    fn refused(&self, error: &Error) {
+        self.report(format!("refused a message: {error}"));
+    }
+
+    fn failed(&self, error: &Error) {
+        self.report(format!("ended the connection: {error}"));
     }
 
     fn ended(&self) {
@@ -237,6 +262,7 @@ impl ConnectionOwner for ListenerCore {
             (state.connection.take(), state.down)
         };
         self.connected.store(false, Ordering::Relaxed);
+        self.patience.cancel();
         drop(connection);
         if down {
             self.finish();

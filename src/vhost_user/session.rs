@@ -297,7 +297,8 @@ impl Session {
             let started = setup.and_then(|setup| self.device.start_queue(index, setup));
             if let Err(error) = started {
                 vring.kick = None;
-                return Err(error);
+                let message = format!("queue {index} cannot start: {error}");
+                return Err(Error::new(error.kind(), message));
             }
         }
         Ok(MessageAnswer::Done)

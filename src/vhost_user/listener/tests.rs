@@ -109,27 +109,32 @@ impl Bench {
     /// A client whose queue runs.
     fn running(&self) -> UnixStream {
         let client = self.connect();
-        self.send(&client, RequestCode::SetFeatures, &words(&[1 << 32]), None);
+        self.describe_queue(&client);
+        self.features(&client);
+        assert_eq!(self.device.calls().len(), 1);
+        client
+    }
+
+    /// Sends all that queue 0 needs to start.
+    fn describe_queue(&self, client: &UnixStream) {
+        self.send(client, RequestCode::SetFeatures, &words(&[1 << 32]), None);
         let region = words(&[0, 0, 0x10000, 0, 0]);
         self.send(
-            &client,
+            client,
             RequestCode::AddMemReg,
             &region,
             Some(memfd(0x10000)),
         );
-        self.send(&client, RequestCode::SetVringNum, &pair(0, 64), None);
+        self.send(client, RequestCode::SetVringNum, &pair(0, 64), None);
         let mut addr = pair(0, 0);
         addr.extend(words(&[0x1000, 0x2000, 0x3000, 0]));
-        self.send(&client, RequestCode::SetVringAddr, &addr, None);
+        self.send(client, RequestCode::SetVringAddr, &addr, None);
         self.send(
-            &client,
+            client,
             RequestCode::SetVringKick,
             &words(&[0]),
             Some(eventfd()),
         );
-        self.features(&client);
-        assert_eq!(self.device.calls().len(), 1);
-        client
     }
 
     fn is_closed(&self, client: &UnixStream) -> bool {
@@ -215,6 +220,73 @@ fn refused_message_closes_the_connection_and_the_next_is_served() {
         bench.until(|| bench.is_closed(&client));
     }
     bench.features(&bench.connect());
+}
+
+#[test]
+fn refused_message_and_failed_connection_are_reported_with_their_reason() {
+    let bench = Bench::new();
+    let client = bench.connect();
+    let bits = words(&[1 << 3]);
+    bench.send(&client, RequestCode::SetProtocolFeatures, &bits, None);
+    let unknown = u64::MAX.to_le_bytes();
+    (&client).write_all(&bytes(2, true, &unknown)).unwrap();
+    assert_eq!(bench.receive(&client, 20)[12], 1);
+    let what = "SetFeatures acknowledges 0xfffffffe8efffdb9, which we do not offer";
+    assert_eq!(
+        bench.device.faults(),
+        [format!("vhost-user: refused a message: {what}")]
+    );
+    (&client).write_all(&bytes(2, false, &unknown)).unwrap();
+    bench.until(|| bench.is_closed(&client));
+    assert_eq!(
+        bench.device.faults(),
+        [format!("vhost-user: ended the connection: {what}")]
+    );
+}
+
+#[test]
+fn queue_that_the_host_refuses_to_start_is_reported_with_its_index() {
+    let bench = Bench::new();
+    bench.device.refuse_start(true);
+    let client = bench.connect();
+    bench.describe_queue(&client);
+    bench.until(|| bench.is_closed(&client));
+    let reason = "queue 0 cannot start: refused";
+    assert_eq!(
+        bench.device.faults(),
+        [format!("vhost-user: ended the connection: {reason}")]
+    );
+}
+
+#[test]
+fn second_front_end_that_waits_is_reported_once_and_served_next() {
+    let bench = Bench::new();
+    let first = bench.running();
+    let second = bench.connect();
+    let third = bench.connect();
+    bench.send(&second, RequestCode::GetFeatures, &[], None);
+    let mut reports = Vec::new();
+    bench.until(|| {
+        reports.extend(bench.device.faults());
+        !reports.is_empty()
+    });
+    assert_eq!(reports, [format!("vhost-user: {SECOND_WAITS}")]);
+    assert!((&second).read(&mut [0; 64]).is_err());
+    bench.features(&first);
+    drop((first, third));
+    bench.until(|| bench.device.finish_stops(3));
+    assert_eq!(bench.receive(&second, 20).len(), 20);
+    assert!(bench.device.faults().is_empty());
+}
+
+#[test]
+fn front_end_that_comes_again_at_once_is_not_reported() {
+    let bench = Bench::new();
+    for _ in 0..3 {
+        let client = bench.connect();
+        assert_eq!(bench.features(&client), bench.device.features | 1 << 30);
+    }
+    assert!(bench.device.faults().is_empty());
 }
 
 #[test]
