@@ -3,13 +3,15 @@
 #![allow(unsafe_code)] // requests name memory
 
 use gsource::{AioContext, ErrorKind, EventNotifier, IoBatch, IoCompletion, IoQueue, IoSink};
-use gsource::{Reactor, Wait};
+use gsource::{Drivers, Poller, Reactor, Wait};
 use io_uring::{opcode, squeue, types};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use support::deadline::deadline;
+use support::seccomp::{Penalty, forbid};
 use support::skip::skip;
 
 /// Sends the next request when one has ended, as a device's queue does, and keeps what that said.
@@ -197,4 +199,106 @@ fn a_context_does_not_move_while_its_requests_are_delivered() {
     assert!(reactor.iterate(Wait::Block).unwrap());
     assert_busy(mover.refused.lock().unwrap().take().unwrap());
     aio.detach().unwrap();
+}
+
+/// Repeats each request that has ended, whatever its result.
+struct Stubborn {
+    queue: OnceLock<IoQueue>,
+    fd: std::os::fd::RawFd,
+    refusals: Mutex<Vec<ErrorKind>>,
+}
+
+impl Stubborn {
+    fn push(&self) -> gsource::Result<()> {
+        let readable = u32::from(libc::POLLIN.cast_unsigned());
+        let entry = opcode::PollAdd::new(types::Fd(self.fd), readable).build();
+        // SAFETY: the request names no memory.
+        let push = |batch: &mut IoBatch<'_>| unsafe { batch.push(1, entry) };
+        self.queue.get().unwrap().batch(push).flatten()
+    }
+}
+
+impl IoSink for Stubborn {
+    fn complete(&self, completions: &[IoCompletion]) {
+        for _ in completions {
+            let refused = self.push().err().map(|error| error.kind());
+            self.refusals.lock().unwrap().extend(refused);
+        }
+    }
+}
+
+/// A request that never ends by itself, in the ring of a home. `None` if this kernel allows no io_uring.
+fn stubborn(poller: Poller) -> Option<(Arc<Reactor>, AioContext, Arc<Stubborn>, EventNotifier)> {
+    let Ok(reactor) = Reactor::with_poller(poller, Drivers::One) else {
+        skip("this kernel allows no io_uring");
+        return None;
+    };
+    let (aio, notifier) = (AioContext::new().unwrap(), EventNotifier::new().unwrap());
+    aio.attach_to(&reactor).unwrap();
+    let stubborn = Arc::new(Stubborn {
+        queue: OnceLock::new(),
+        fd: notifier.as_raw_fd(),
+        refusals: Mutex::default(),
+    });
+    let sink: Arc<dyn IoSink> = Arc::<Stubborn>::clone(&stubborn);
+    let queue = aio
+        .register_io(sink)
+        .inspect_err(|error| skip(error))
+        .ok()?;
+    stubborn.queue.set(queue).unwrap();
+    stubborn.push().unwrap();
+    Some((reactor, aio, stubborn, notifier))
+}
+
+#[test]
+fn a_home_that_ends_takes_no_requests_that_are_repeated_for_ever() {
+    let _deadline = deadline("a_home_that_ends_takes_no_requests_that_are_repeated_for_ever");
+    for poller in [Poller::Epoll, Poller::IoUring] {
+        let Some((reactor, aio, sink, _notifier)) = stubborn(poller) else {
+            return;
+        };
+        reactor.iterate(Wait::NoBlock).unwrap();
+        reactor.finish_io().unwrap();
+        assert_eq!(sink.refusals.lock().unwrap()[..], [ErrorKind::Closed]);
+        assert_eq!(sink.queue.get().unwrap().in_flight(), 0);
+        // The AioContext can go now, and use another ring.
+        aio.detach().unwrap();
+        sink.push().unwrap();
+    }
+}
+
+/// The kernel takes no submissions, as if it were out of memory.
+#[test]
+fn a_home_that_ends_gives_up_on_a_ring_that_is_stuck() {
+    let _deadline = deadline("a_home_that_ends_gives_up_on_a_ring_that_is_stuck");
+    std::thread::spawn(|| {
+        let Some((reactor, _aio, _sink, _notifier)) = stubborn(Poller::Epoll) else {
+            return;
+        };
+        let calls = [libc::SYS_io_uring_enter];
+        if let Err(error) = forbid(&calls, Penalty::Errno(libc::EAGAIN)) {
+            return skip(error);
+        }
+        let before = thread_time();
+        let error = reactor.finish_io().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        let spent = thread_time() - before;
+        assert!(spent < Duration::from_millis(500), "it spins: {spent:?}");
+    })
+    .join()
+    .unwrap();
+}
+
+/// The processor time of the calling thread.
+fn thread_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec).unwrap(),
+    )
 }

@@ -26,6 +26,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
 use watch::Watch;
 
 /// The bits of `user_data` that are the caller's.
@@ -33,6 +35,8 @@ const USER_BITS: u32 = 48;
 const USER_MASK: u64 = (1 << USER_BITS) - 1;
 /// The slot of the ring's own requests.
 const OWN: u16 = u16::MAX;
+/// How long an ending home waits for a kernel that takes no submissions.
+const STUCK_WAIT: Duration = Duration::from_millis(1);
 
 struct Slot {
     sink: Weak<dyn IoSink>,
@@ -59,12 +63,21 @@ impl Slot {
     }
 }
 
+/// How far the life of a ring is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RingStage {
+    /// Not usable until its thread enables it.
+    Disabled,
+    Open,
+    /// The home ends, and takes no more requests.
+    Ending,
+}
+
 /// The ring and who uses it.
 pub(crate) struct HomeRing {
     uring: IoUring,
     abilities: Abilities,
-    /// Not usable until its thread enables it.
-    disabled: bool,
+    stage: RingStage,
     slots: Vec<Slot>,
     /// Requests of the slots that have not completed.
     in_flight: usize,
@@ -129,6 +142,10 @@ impl HomeRing {
         user: u64,
         entry: squeue::Entry,
     ) -> Result<()> {
+        if self.stage == RingStage::Ending {
+            let message = "the context stops, and its io_uring takes no more requests";
+            return Err(Error::new(ErrorKind::Closed, message));
+        }
         let entry = entry.user_data(u64::from(slot) << USER_BITS | user & USER_MASK);
         // SAFETY: the caller's promise.
         unsafe { self.push(&entry) }
@@ -215,9 +232,9 @@ impl HomeRing {
 
     /// Makes the calling thread the ring's, the first time.
     fn enable(&mut self) -> io::Result<()> {
-        if self.disabled {
+        if self.stage == RingStage::Disabled {
             self.uring.submitter().register_enable_rings()?;
-            self.disabled = false;
+            self.stage = RingStage::Open;
         }
         Ok(())
     }
@@ -230,7 +247,11 @@ impl HomeRing {
 
     /// True when a blocking wait must be skipped: completions are there, or submissions are stuck.
     pub(crate) fn is_ready(&mut self) -> bool {
-        self.stuck || !self.taken.is_empty() || !self.uring.completion().is_empty()
+        self.stuck || self.has_completions()
+    }
+
+    fn has_completions(&mut self) -> bool {
+        !self.taken.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// As [`HomeRing::is_ready`], for busy-polling: completions that need a system call count.
@@ -248,26 +269,36 @@ impl HomeRing {
         !self.abilities.deferred
     }
 
-    /// Asks the kernel to cancel every request; those that have begun may complete all the same. False when none is in flight.
-    pub(crate) fn cancel_all(&mut self) -> bool {
-        if self.in_flight == 0 {
-            return false;
+    /// Takes no more requests from now on. True while requests are in flight.
+    pub(crate) fn close(&mut self) -> bool {
+        if self.stage == RingStage::Open {
+            self.stage = RingStage::Ending;
         }
-        let entry = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
-        // SAFETY: the request names no memory. If the queue is full, what is there completes first.
-        let _ = unsafe { self.push(&entry.user_data(watch::CANCELLING)) };
-        true
+        self.in_flight > 0
     }
 
-    /// Submits everything and waits for a completion, which may be one of the ring's own.
+    /// Asks the kernel to cancel every request; those that have begun may complete all the same. False when the submission queue
+    /// is full.
+    pub(crate) fn cancel_all(&mut self) -> bool {
+        let entry = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+        // SAFETY: the request names no memory.
+        unsafe { self.push(&entry.user_data(watch::CANCELLING)) }.is_ok()
+    }
+
+    /// Submits everything and waits for a completion, which may be one of the ring's own. If the kernel takes no submissions just
+    /// now, for lack of memory, it does not wait either. Then this waits a moment.
     ///
     /// # Errors
     /// The kernel's, when it refuses the thread.
     pub(crate) fn wait_for_one(&mut self) -> io::Result<()> {
-        if self.is_ready() {
+        if self.has_completions() {
             return Ok(());
         }
-        self.enter(1, -1)
+        self.enter(1, -1)?;
+        if self.stuck && !self.has_completions() {
+            thread::sleep(STUCK_WAIT);
+        }
+        Ok(())
     }
 
     /// Brings the completions that need a system call.

@@ -10,7 +10,12 @@ use crate::poller::io_sink::{IoCompletion, IoSink};
 use crate::poller::ring::HomeRing;
 use crate::sync::{AtomicUsize, Ordering, lock};
 use crate::{Error, ErrorKind, Result};
+use std::io;
 use std::sync::Arc;
+
+/// How often an ending home waits for the end of one request. Each wait brings a completion, of a request or of the ring's own,
+/// or takes a millisecond while the kernel takes no submissions.
+const STUCK_LIMIT: u32 = 1000;
 
 impl Reactor {
     fn has_ring(&self) -> bool {
@@ -25,22 +30,20 @@ impl Reactor {
     }
 
     /// Cancels the requests in flight and delivers their ends, for a home that ends: no other thread could take them from the
-    /// ring later. Waits for those that the kernel does not cancel because they are under way to a disk.
+    /// ring later. Waits for those that the kernel does not cancel because they are under way to a disk. The ring takes no new
+    /// ones, so a sink that repeats what was cancelled gets an error.
     ///
     /// # Errors
-    /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's.
+    /// `WrongThread` while another thread drives; the kernel's, when the ring is another thread's, or when it takes no
+    /// submissions for long.
     #[doc(hidden)] // for the contexts of qcontext
     pub fn finish_io(&self) -> Result<()> {
         if !self.has_ring() {
             return Ok(());
         }
         let driving = self.drive()?;
-        while driving.change_ring(HomeRing::cancel_all).unwrap_or(false) {
-            while !driving.complete_io() {
-                let waited = driving.change_ring(HomeRing::wait_for_one);
-                let refused = |error| Error::os("the io_uring refuses its thread", error);
-                waited.unwrap_or(Ok(())).map_err(refused)?;
-            }
+        while driving.change_ring(HomeRing::close).unwrap_or(false) {
+            driving.complete_some_io()?;
         }
         Ok(())
     }
@@ -147,6 +150,21 @@ impl Driving<'_> {
         }
         self.home().completions = run;
         progress
+    }
+
+    /// Cancels the requests in flight, waits for one to end, and hands out the completions there are.
+    fn complete_some_io(&self) -> Result<()> {
+        let mut is_asked = false;
+        for _ in 0..STUCK_LIMIT {
+            if self.complete_io() {
+                return Ok(());
+            }
+            is_asked = is_asked || self.change_ring(HomeRing::cancel_all) == Some(true);
+            let waited = self.change_ring(HomeRing::wait_for_one).unwrap_or(Ok(()));
+            waited.map_err(|error| Error::os("the io_uring refuses its thread", error))?;
+        }
+        let error = io::Error::from_raw_os_error(libc::EAGAIN);
+        Err(Error::os("the io_uring takes no requests", error))
     }
 
     /// The next completions of one sink.

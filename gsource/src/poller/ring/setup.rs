@@ -1,7 +1,7 @@
 //! What kind of ring this kernel gives, and what it can do.
 #![forbid(unsafe_code)]
 
-use super::{HomeRing, Watch};
+use super::{HomeRing, RingStage, Watch};
 use crate::poller::Drivers;
 use crate::{Error, ErrorKind, Resource, Result};
 use io_uring::register::Probe;
@@ -81,7 +81,11 @@ impl HomeRing {
         HomeRing {
             uring,
             abilities,
-            disabled: abilities.deferred,
+            stage: if abilities.deferred {
+                RingStage::Disabled
+            } else {
+                RingStage::Open
+            },
             slots: Vec::new(),
             in_flight: 0,
             taken: VecDeque::new(),
