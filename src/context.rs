@@ -215,6 +215,12 @@ impl QContext {
         self.core().reactor.notify();
     }
 
+    /// Changes when a notification has ended an iteration by GLib's functions.
+    #[doc(hidden)] // for the C ABI
+    pub fn glib_notifications(&self) -> usize {
+        self.core().reactor.glib_notifications()
+    }
+
     /// One iteration of an unthreaded context on the calling thread. True when something was dispatched.
     ///
     /// # Errors

@@ -71,13 +71,14 @@ pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean
 /// Runs one iteration of the default GMainContext, which includes qcontext-main.
 /// @nonblock: whether to return without waiting
 ///
-/// Returns: 1 when something was dispatched, else 0.
+/// Returns: 1 when something was dispatched or a notification came, else 0.
 ///
 /// Any one thread that can acquire the default GMainContext.
 #[unsafe(no_mangle)]
 pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
     entry!(qcontext_main_iterate, 0, || {
-        let main = Context::main().main_context();
+        let context = Context::main();
+        let (main, notifications) = (context.main_context(), context.glib_notifications());
         let gmain: *mut GMainContext = main.to_glib_none().0;
         // SAFETY: the default GMainContext lives for ever.
         if unsafe { glib_sys::g_main_context_acquire(gmain) } == 0 {
@@ -90,7 +91,7 @@ pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
         let dispatched = unsafe { iterate(gmain, nonblock != 0, &current) };
         // SAFETY: as above.
         unsafe { glib_sys::g_main_context_release(gmain) };
-        Ok(dispatched.into())
+        Ok((dispatched || context.glib_notifications() != notifications).into())
     })
 }
 

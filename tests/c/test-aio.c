@@ -45,8 +45,9 @@ static void test_g_source(void)
     g_assert_false(g_main_context_iteration(gmain, FALSE));
     qcontext_bh_schedule(bh);
     qcontext_bh_delete(bh);
-    g_assert_true(g_main_context_iteration(gmain, FALSE));
+    g_assert_false(g_main_context_pending(gmain));
     g_assert_false(g_main_context_iteration(gmain, FALSE));
+    g_assert_cmpint(probe.calls, ==, 1);
     g_source_destroy(source);
     g_source_unref(source);
     g_main_context_unref(gmain);

@@ -48,6 +48,8 @@ pub(super) struct GlibThread {
     word: AtomicUsize,
     /// Counts the prepares that were not part of [`Driving::ask_glib`].
     turns: AtomicUsize,
+    /// Counts the notifications that the source's steps have taken.
+    notifications: AtomicUsize,
 }
 
 const ASLEEP: usize = 1;
@@ -82,9 +84,14 @@ impl GlibThread {
     }
 
     fn count_turn(&self) {
-        let turns = self.turns.load(Ordering::Relaxed);
-        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+        increment(&self.turns);
     }
+}
+
+/// Adds one, on the thread that drives.
+fn increment(count: &AtomicUsize) {
+    let before = count.load(Ordering::Relaxed);
+    count.store(before.wrapping_add(1), Ordering::Relaxed);
 }
 
 /// What the source's prepare found.
@@ -150,6 +157,12 @@ impl Reactor {
         self.glib.turns.load(Ordering::Relaxed)
     }
 
+    /// Changes when a notification has ended an iteration of GLib.
+    #[doc(hidden)] // for the C ABI
+    pub fn glib_notifications(&self) -> usize {
+        self.glib.notifications.load(Ordering::Relaxed)
+    }
+
     /// Wakes GLib, which sleeps, after another thread has driven. `ring_is_out` says that the ring takes no events meanwhile.
     #[cold]
     pub(super) fn wake_glib(&self, ring_is_out: bool) {
@@ -175,7 +188,7 @@ impl Driving<'_> {
         self.hand_wait_to_glib();
         self.home().waiter = Waiter::Glib { has_looked: false };
         self.submit_io();
-        let is_notified = state.accept() || !state.sleep();
+        let is_notified = self.accept_for_glib() || !state.sleep();
         self.collect_ready();
         self.free_deleted_bhs();
         let remaining = self.reactor.remaining_ns();
@@ -208,10 +221,18 @@ impl Driving<'_> {
         }
         self.fetch_io();
         self.home().waiter = Waiter::Glib { has_looked: true };
-        self.reactor.state.accept();
+        self.accept_for_glib();
         self.collect_ready();
         // What was deleted or removed meanwhile is dropped by the next prepare.
         self.has_calls() || self.has_scheduled_bh() || self.reactor.remaining_ns() == Some(0)
+    }
+
+    fn accept_for_glib(&self) -> bool {
+        let is_notified = self.reactor.state.accept();
+        if is_notified {
+            increment(&self.reactor.glib.notifications);
+        }
+        is_notified
     }
 
     /// True when there is something to call, apart from timers.
