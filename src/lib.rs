@@ -85,6 +85,8 @@ pub mod vhost_user;
 pub mod virtio;
 
 pub use context::{ContextClaim, QContext, QContextBuilder};
+#[doc(hidden)] // for the C ABI
+pub use gsource::Tie;
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
     JoinHandle, PollParams, Poller, PoolLimits, Resource, Result, Timer, Wait, start_virtual_clock,

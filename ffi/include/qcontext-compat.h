@@ -10,7 +10,7 @@
  *  - Removals never wait and never assert. Called on another thread than the loop's, they do not end a running call.
  *  - Delete a timer in your own storage before you free the storage, even if it has fired. Otherwise a little memory leaks.
  *  - The virtual clock runs until qemu_clock_enable() stops it.
- *  - A bottom half that was not deleted is freed; the program does not abort.
+ *  - A bottom half that was not deleted is freed with its AioContext; the program does not abort.
  *  - A re-entrancy guard is engaged while its bottom half runs. A bottom half that finds it engaged logs a debug message and runs.
  *  - Timer attributes and the batch size of aio_context_set_aio_params() are accepted and have no effect.
  *  - aio_poll() of an attached AioContext also serves the other AioContexts of its context, and aio_compute_timeout() counts them.
@@ -276,6 +276,15 @@ static inline void qcontext_compat_bh(gpointer data)
     aio_bh_call((QEMUBH *)data);
 }
 
+/* The destroy notify: after qemu_bh_delete(), or when the AioContext ends before. */
+static inline void qcontext_compat_bh_free(gpointer data)
+{
+    QEMUBH *bh = (QEMUBH *)data;
+
+    qcontext_bh_delete(bh->native);
+    g_free(bh);
+}
+
 static inline QEMUBH *aio_bh_new_full(AioContext *ctx, QEMUBHFunc *cb, void *opaque, const char *name,
                                       MemReentrancyGuard *guard)
 {
@@ -285,7 +294,7 @@ static inline QEMUBH *aio_bh_new_full(AioContext *ctx, QEMUBHFunc *cb, void *opa
     bh->opaque = opaque;
     bh->name = name;
     bh->guard = guard;
-    bh->native = qcontext_bh_new(ctx, name, qcontext_compat_bh, bh, g_free);
+    bh->native = qcontext_bh_new(ctx, name, qcontext_compat_bh, bh, qcontext_compat_bh_free);
     return bh;
 }
 
@@ -319,8 +328,11 @@ static inline void qemu_bh_cancel(QEMUBH *bh)
 
 static inline void qemu_bh_delete(QEMUBH *bh)
 {
+    QContextBh *native = bh->native;
+
     /* Its destroy notify frees the rest. */
-    qcontext_bh_delete(bh->native);
+    bh->native = NULL;
+    qcontext_bh_delete(native);
 }
 
 /* ---- AioContexts ---- */

@@ -330,7 +330,8 @@ QContextAio *qcontext_aio_ref(QContextAio *aio);
 /**
  * qcontext_aio_unref:
  * Gives a reference back. The context it is attached to, and each of its sources, hold references too. The last one removes
- * all handlers, with their destroy notifies. Bottom halves and timers that are left never run then.
+ * all handlers, with their destroy notifies. Bottom halves and timers that are left never run then. Their destroy notifies run,
+ * and of each only the pointer is left, with which qcontext_bh_delete() or qcontext_timer_free() may still be called.
  * @aio: (nullable) (transfer full): an AioContext; NULL is ignored
  *
  * Any thread, any locks held.
@@ -604,9 +605,10 @@ gboolean qcontext_aio_set_poll_params(QContextAio *aio,
  * @name: (nullable): for diagnostics; each different name is kept for ever, so use few
  * @func: the callback
  * @user_data: its data
- * @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives
+ * @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives; or when
+ * @aio ends
  *
- * Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete().
+ * Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(), also after the end of @aio.
  *
  * Any thread, any locks held.
  */
@@ -839,7 +841,7 @@ GMainContext *qcontext_get_context(const QContext *context);
  * @error: CLOSED after a stop
  *
  * Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need no
- * AioContext of their own.
+ * AioContext of their own. A stop ends it, unless the caller still has this reference: then it is detached.
  *
  * Any thread, any locks held.
  */
@@ -871,10 +873,12 @@ gboolean qcontext_is_current(const QContext *context);
 
 /**
  * qcontext_stop:
- * Stops the context and waits until its thread has ended. Running callbacks finish. Pending work is dropped, with its destroy
- * notifies. Attached AioContexts are detached. Stopping again does nothing.
+ * Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context has left it.
+ * Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those that
+ * nobody else has end. Stopping again does nothing.
  * @context: a context
- * @error: WOULD_DEADLOCK on the context's own thread, BUSY for qcontext-main
+ * @error: WOULD_DEADLOCK on the context's own thread, inside one of its callbacks, and when the context waits for the caller's;
+ * BUSY for qcontext-main
  *
  * Returns: TRUE when the context has stopped; otherwise nothing has changed.
  *
@@ -1082,7 +1086,7 @@ gboolean qcontext_main_init(GError **error);
  * Runs one iteration of the default GMainContext, which includes qcontext-main.
  * @nonblock: whether to return without waiting
  *
- * Returns: 1 when something was dispatched, else 0.
+ * Returns: 1 when something was dispatched or a notification came, else 0.
  *
  * Any one thread that can acquire the default GMainContext.
  */
@@ -1593,9 +1597,9 @@ void qcontext_timer_init(QContextTimer *timer,
  * @scale: nanoseconds per unit of qcontext_timer_mod()
  * @func: the callback
  * @user_data: its data
- * @destroy: (nullable): runs when the timer was freed and its last call has returned, on the thread that drives
+ * @destroy: (nullable): runs when the timer was freed and its last call has returned, on the thread that drives; or when @aio ends
  *
- * Returns: (transfer full) (nullable): the timer, not armed; free with qcontext_timer_free().
+ * Returns: (transfer full) (nullable): the timer, not armed; free with qcontext_timer_free(), also after the end of @aio.
  *
  * Any thread, any locks held.
  */

@@ -47,7 +47,8 @@ pub unsafe extern "C" fn qcontext_aio_ref(aio: *mut QContextAio) -> *mut QContex
 
 /// qcontext_aio_unref:
 /// Gives a reference back. The context it is attached to, and each of its sources, hold references too. The last one removes
-/// all handlers, with their destroy notifies. Bottom halves and timers that are left never run then.
+/// all handlers, with their destroy notifies. Bottom halves and timers that are left never run then. Their destroy notifies run,
+/// and of each only the pointer is left, with which qcontext_bh_delete() or qcontext_timer_free() may still be called.
 /// @aio: (nullable) (transfer full): an AioContext; NULL is ignored
 ///
 /// Any thread, any locks held.

@@ -5,18 +5,20 @@ use crate::argument::{FromC, Given, Pointee, entry, give};
 use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::handle::QContextAio;
-use crate::user::{Registration, register, send_to_aio};
+use crate::leftover::HandleTie;
+use crate::user::{Registration, UserData, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Bh};
 use std::ffi::{CStr, c_char};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// QContextBh:
 /// A deferred callback that any thread can schedule.
 pub struct QContextBh {
     bh: Bh,
     registration: Arc<Registration>,
+    tie: OnceLock<HandleTie>,
 }
 
 impl Pointee for QContextBh {}
@@ -51,9 +53,10 @@ impl FromC for Interned {
 /// @name: (nullable): for diagnostics; each different name is kept for ever, so use few
 /// @func: the callback
 /// @user_data: its data
-/// @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives
+/// @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives; or when
+/// @aio ends
 ///
-/// Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete().
+/// Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(), also after the end of @aio.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -71,20 +74,32 @@ pub unsafe extern "C" fn qcontext_bh_new(
             if func.is_none() {
                 return Err(Fault::Misuse("the callback is NULL"));
             }
-            let (bh, registration) = register(
-                user_data,
-                destroy,
-                send_to_aio(&aio),
-                |user, registration| {
-                    Ok((
-                        aio.bh(name.0, move || user.call_counted(func)),
-                        Arc::clone(registration),
-                    ))
-                },
-            )?;
-            Ok(give(QContextBh { bh, registration }))
+            let attempt = |user, registration: &Arc<Registration>| {
+                let call = (func, user);
+                Ok(give_bh(&aio, name.0, call, Arc::clone(registration)))
+            };
+            register(user_data, destroy, send_to_aio(&aio), attempt)
         }
     )
+}
+
+/// A bottom half for C, which is tied to its AioContext.
+fn give_bh(
+    aio: &AioContext,
+    name: &'static str,
+    (func, user): (QContextFunc, Arc<UserData>),
+    registration: Arc<Registration>,
+) -> *mut QContextBh {
+    let data = Arc::downgrade(&user);
+    let given = give(QContextBh {
+        bh: aio.bh(name, move || user.call_counted(func)),
+        registration,
+        tie: OnceLock::new(),
+    });
+    // SAFETY: C does not have it yet.
+    let bh = unsafe { &*given };
+    let _ = bh.tie.set(HandleTie::new(aio, given.addr(), data));
+    given
 }
 
 /// qcontext_bh_schedule:

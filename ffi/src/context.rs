@@ -207,7 +207,7 @@ pub unsafe extern "C" fn qcontext_get_context(context: *const QContext) -> *mut 
 /// @error: CLOSED after a stop
 ///
 /// Returns: (transfer full) (nullable): the AioContext that every context has, for bottom halves and timers that need no
-/// AioContext of their own.
+/// AioContext of their own. A stop ends it, unless the caller still has this reference: then it is detached.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -258,10 +258,12 @@ pub unsafe extern "C" fn qcontext_is_current(context: *const QContext) -> gboole
 }
 
 /// qcontext_stop:
-/// Stops the context and waits until its thread has ended. Running callbacks finish. Pending work is dropped, with its destroy
-/// notifies. Attached AioContexts are detached. Stopping again does nothing.
+/// Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context has left it.
+/// Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those that
+/// nobody else has end. Stopping again does nothing.
 /// @context: a context
-/// @error: WOULD_DEADLOCK on the context's own thread, BUSY for qcontext-main
+/// @error: WOULD_DEADLOCK on the context's own thread, inside one of its callbacks, and when the context waits for the caller's;
+/// BUSY for qcontext-main
 ///
 /// Returns: TRUE when the context has stopped; otherwise nothing has changed.
 ///

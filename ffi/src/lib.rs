@@ -33,6 +33,7 @@ mod error;
 mod fd;
 mod handle;
 mod invoke;
+mod leftover;
 mod main_loop;
 mod notifier;
 mod object;

@@ -3,14 +3,15 @@
 
 mod cell;
 
-use crate::argument::{Out, entry};
+use crate::argument::{FromC, Out, entry};
 use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::clock;
-use crate::handle::QContextAio;
+use crate::handle::{Borrowed, QContextAio};
 pub use cell::QContextTimer;
 use cell::{Arming, TimerRef};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
+use qcontext::AioContext;
 use std::ptr;
 
 /// qcontext_timer_init:
@@ -74,9 +75,9 @@ fn unarmed(
 /// @scale: nanoseconds per unit of qcontext_timer_mod()
 /// @func: the callback
 /// @user_data: its data
-/// @destroy: (nullable): runs when the timer was freed and its last call has returned, on the thread that drives
+/// @destroy: (nullable): runs when the timer was freed and its last call has returned, on the thread that drives; or when @aio ends
 ///
-/// Returns: (transfer full) (nullable): the timer, not armed; free with qcontext_timer_free().
+/// Returns: (transfer full) (nullable): the timer, not armed; free with qcontext_timer_free(), also after the end of @aio.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -92,8 +93,12 @@ pub unsafe extern "C" fn qcontext_timer_new(
         let mut timer = Box::new(unarmed(aio, clock, scale, func, user_data)?);
         timer.on_heap = 1;
         // No other thread knows the timer yet, so no lock is needed.
-        drop(TimerRef::of(&mut timer).make_locked(destroy)?);
-        Ok(Box::into_raw(timer))
+        let node = TimerRef::of(&mut timer).make_locked(destroy)?;
+        // SAFETY: the caller of this function has the AioContext.
+        let aio = unsafe { Borrowed::<AioContext>::from_c(aio, "the AioContext is NULL") }?;
+        let given = Box::into_raw(timer);
+        node.tie(&aio, given.addr());
+        Ok(given)
     })
 }
 

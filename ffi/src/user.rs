@@ -7,7 +7,7 @@
 //! 1. The callbacks of a registration own its [`UserData`]. It is dropped with the last of them. The Rust side drops them on
 //!    the home thread, after the last call has returned.
 //! 2. The destroy notify runs if and only if the registration succeeded. [`register`] changes `PENDING` to `TAKEN` after
-//!    success. If the user data is dropped earlier, its destructor leaves the notify to [`register`].
+//!    success. If the user data is dropped or given up earlier, the notify is left to [`register`].
 //! 3. A call increments `calls` before it reads `closed`. [`Registration::close`] sets `closed` before it reads `calls`. So
 //!    either the call does not begin, or `close` waits for it.
 #![allow(unsafe_code)] // calls C with C's pointers
@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 const PENDING: u8 = 0;
 /// The registration succeeded: the user data runs the destroy notify when it is dropped.
 const TAKEN: u8 = 1;
-/// The user data was dropped.
+/// The user data was dropped or given up.
 const GONE: u8 = 2;
 
 /// The state of a registration, and its running calls. The user data and the C handle share it.
@@ -72,9 +72,7 @@ impl Drop for DestroyOnDrop {
 
 impl Drop for UserData {
     fn drop(&mut self) {
-        if self.registration.state.swap(GONE, Ordering::AcqRel) == TAKEN {
-            drop(DestroyOnDrop(self.data, self.destroy));
-        }
+        self.destroy();
     }
 }
 
@@ -120,6 +118,18 @@ pub(crate) fn send_to(context: &Context) -> impl FnOnce(Box<dyn FnOnce() + Send>
 }
 
 impl UserData {
+    fn destroy(&self) {
+        if self.registration.state.swap(GONE, Ordering::AcqRel) == TAKEN {
+            drop(DestroyOnDrop(self.data, self.destroy));
+        }
+    }
+
+    /// The AioContext has ended: no counted call begins any more, and the destroy notify runs. On the home, where none runs.
+    pub(crate) fn give_up(&self) {
+        self.registration.closed.store(true, Ordering::SeqCst);
+        self.destroy();
+    }
+
     /// Calls `callback`, if there is one.
     pub(crate) fn call(&self, callback: QContextFunc) {
         if let Some(callback) = callback {

@@ -14,6 +14,7 @@ pub(crate) mod file_call;
 pub(crate) mod file_requests;
 pub(crate) mod io_queue;
 pub(crate) mod job;
+pub(crate) mod leftovers;
 pub(crate) mod notifier;
 mod raw;
 pub(crate) mod task;
@@ -276,6 +277,23 @@ impl AioContext {
         } else {
             self.core().move_to(&current, &private)
         }
+    }
+
+    /// True when there is another handle.
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Drops, uncalled, what [`AioContext::schedule_oneshot`] has queued. The caller drives this context, and no callback of it
+    /// runs.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn drop_oneshots(&self) -> Result<()> {
+        self.reactor()?.drive()?.drop_oneshots(self.tenant());
+        Ok(())
     }
 
     /// True when both are the same context.

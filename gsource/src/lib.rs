@@ -76,6 +76,8 @@ pub use aio::file_call::{FileCall, IoMemory};
 pub use aio::file_requests::FileRequests;
 pub use aio::io_queue::{IoBatch, IoQueue};
 pub use aio::job::Job;
+#[doc(hidden)] // for the C ABI
+pub use aio::leftovers::Tie;
 pub use aio::notifier::EventNotifier;
 pub use aio::task::file::{AsyncFile, FileRequest};
 pub use aio::task::wait::{Readiness, Sleep};

@@ -24,6 +24,8 @@ typedef struct {
     gboolean refused_after_stop;
     /* The notify is GLib's, which runs it where the source is destroyed. */
     gboolean of_glib;
+    /* A handle that its AioContext frees if it is left. */
+    gboolean of_aio;
 } Kind;
 
 /* ---- The kinds ---- */
@@ -185,19 +187,25 @@ static void remove_job(Fixture *f)
 }
 
 static const Kind kinds[] = {
-    { "add-fd", add_fd, remove_fd, trigger_fd, TRUE, FALSE },
-    { "set-fd-handler", set_fd, remove_fd, trigger_fd, TRUE, FALSE },
-    { "aio-fd", add_aio_fd, remove_aio_fd, trigger_fd, FALSE, FALSE },
-    { "poll-cbs", add_poll_cbs, remove_poll_cbs, NULL, FALSE, FALSE },
-    { "bh", add_bh, remove_bh, trigger_bh, FALSE, FALSE },
-    { "bh-oneshot", add_oneshot, remove_nothing, NULL, FALSE, FALSE },
-    { "invoke", add_invoke, remove_nothing, NULL, TRUE, FALSE },
-    { "timer", add_timer, remove_timer, trigger_timer, FALSE, FALSE },
-    { "source", add_source, remove_source, trigger_source, TRUE, TRUE },
-    { "job", add_job, remove_job, NULL, FALSE, FALSE },
+    { "add-fd", add_fd, remove_fd, trigger_fd, TRUE, FALSE, FALSE },
+    { "set-fd-handler", set_fd, remove_fd, trigger_fd, TRUE, FALSE, FALSE },
+    { "aio-fd", add_aio_fd, remove_aio_fd, trigger_fd, FALSE, FALSE, FALSE },
+    { "poll-cbs", add_poll_cbs, remove_poll_cbs, NULL, FALSE, FALSE, FALSE },
+    { "bh", add_bh, remove_bh, trigger_bh, FALSE, FALSE, TRUE },
+    { "bh-oneshot", add_oneshot, remove_nothing, NULL, FALSE, FALSE, FALSE },
+    { "invoke", add_invoke, remove_nothing, NULL, TRUE, FALSE, FALSE },
+    { "timer", add_timer, remove_timer, trigger_timer, FALSE, FALSE, TRUE },
+    { "source", add_source, remove_source, trigger_source, TRUE, TRUE, FALSE },
+    { "job", add_job, remove_job, NULL, FALSE, FALSE, FALSE },
 };
 
 /* ---- The ways to end ---- */
+
+typedef enum {
+    BY_NOBODY,
+    BY_A_CONTEXT,
+    BY_GLIB,
+} Driver;
 
 static Fixture *begin(gboolean threaded)
 {
@@ -246,6 +254,81 @@ static void removed_by_another_thread(gconstpointer data)
     close(f->fds[0]);
     close(f->fds[1]);
     g_free(f);
+}
+
+/* Nobody deletes it: it goes with the AioContext. */
+static void left_to_the_end_of_its_aio(gconstpointer data, Driver driver)
+{
+    const Kind *kind = data;
+    Fixture *f = g_new0(Fixture, 1);
+    QContext *ctx = driver == BY_A_CONTEXT ? qcontext_new("end", TRUE, NULL) : NULL;
+    GMainContext *gmain = g_main_context_new();
+    GSource *source = NULL;
+
+    f->aio = qcontext_aio_new(NULL);
+    g_assert_true(kind->add(f));
+    kind->trigger(f);
+    if (driver == BY_A_CONTEXT) {
+        g_assert_true(qcontext_aio_attach(f->aio, ctx, NULL, NULL));
+        qcontext_aio_unref(f->aio);
+        g_assert_true(qcontext_stop(ctx, NULL));
+        qcontext_unref(ctx);
+    } else if (driver == BY_GLIB) {
+        source = qcontext_aio_get_g_source(f->aio, NULL);
+        g_source_attach(source, gmain);
+        qcontext_aio_unref(f->aio);
+        g_assert_cmpint(f->probe.destroyed, ==, 0);
+        g_source_destroy(source);
+        g_source_unref(source);
+    } else {
+        qcontext_aio_unref(f->aio);
+    }
+    g_main_context_unref(gmain);
+    g_assert_cmpint(f->probe.destroyed, ==, 1);
+    g_free(f);
+}
+
+static void left_to_the_end_of_an_aio_that_nobody_drives(gconstpointer data)
+{
+    left_to_the_end_of_its_aio(data, BY_NOBODY);
+}
+
+static void left_to_the_end_of_an_aio_on_a_context(gconstpointer data)
+{
+    left_to_the_end_of_its_aio(data, BY_A_CONTEXT);
+}
+
+static void left_to_the_end_of_an_aio_under_glib(gconstpointer data)
+{
+    left_to_the_end_of_its_aio(data, BY_GLIB);
+}
+
+/* On the context's own AioContext. Until the context's last reference is gone it may be deleted all the same. */
+static void left_to_a_stop(const Kind *kind, gboolean threaded, gboolean delete_it)
+{
+    Fixture *f = g_new0(Fixture, 1);
+
+    f->ctx = qcontext_new("stop", threaded, NULL);
+    f->aio = qcontext_get_aio(f->ctx, NULL);
+    g_assert_true(kind->add(f));
+    qcontext_aio_unref(f->aio);
+    g_assert_true(qcontext_stop(f->ctx, NULL));
+    g_assert_cmpint(f->probe.destroyed, ==, 1);
+    if (delete_it) {
+        kind->trigger(f);
+        kind->remove(f);
+    }
+    qcontext_unref(f->ctx);
+    g_assert_cmpint(f->probe.calls, ==, 0);
+    g_assert_cmpint(f->probe.destroyed, ==, 1);
+    g_free(f);
+}
+
+static void left_to_the_stop_of_its_context(gconstpointer data)
+{
+    for (int i = 0; i < 4; i++) {
+        left_to_a_stop(data, i & 1, i >> 1);
+    }
 }
 
 static const Kind *to_remove;
@@ -342,6 +425,12 @@ int main(int argc, char **argv)
         }
         add_test(&kinds[i], "left-to-a-running-context", left_to_a_running_context);
         add_test(&kinds[i], "left-to-a-context-nobody-runs", left_to_a_context_nobody_runs);
+        if (kinds[i].of_aio) {
+            add_test(&kinds[i], "left-to-the-end-of-an-aio-that-nobody-drives", left_to_the_end_of_an_aio_that_nobody_drives);
+            add_test(&kinds[i], "left-to-the-end-of-an-aio-on-a-context", left_to_the_end_of_an_aio_on_a_context);
+            add_test(&kinds[i], "left-to-the-end-of-an-aio-under-glib", left_to_the_end_of_an_aio_under_glib);
+            add_test(&kinds[i], "left-to-the-stop-of-its-context", left_to_the_stop_of_its_context);
+        }
         if (kinds[i].refused_after_stop) {
             add_test(&kinds[i], "refused", refused);
         }

@@ -12,11 +12,12 @@ use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::clock;
 use crate::handle::{Borrowed, QContextAio};
-use crate::user::{Registration, register, send_to_aio};
+use crate::leftover::HandleTie;
+use crate::user::{Registration, UserData, register, send_to_aio};
 use glib_sys::{GDestroyNotify, gpointer};
 use qcontext::{AioContext, Error, Timer};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// QContextTimer:
 /// A one-shot timer. The fields are private; an all-zero timer is one that is not armed.
@@ -43,6 +44,9 @@ pub struct QContextTimer {
 pub(super) struct Node {
     timer: Timer,
     registration: Arc<Registration>,
+    user: Weak<UserData>,
+    /// Of a timer on the heap.
+    tie: OnceLock<HandleTie>,
 }
 
 impl Node {
@@ -53,6 +57,12 @@ impl Node {
 
     pub(super) fn is_armed(&self) -> bool {
         self.timer.is_armed()
+    }
+
+    /// Ties the timer on the heap at `address` to its AioContext.
+    pub(super) fn tie(&self, aio: &AioContext, address: usize) {
+        let tie = HandleTie::new(aio, address, Weak::clone(&self.user));
+        let _ = self.tie.set(tie);
     }
 
     /// Refuses further calls and waits for the running one.
@@ -151,10 +161,11 @@ impl TimerRef {
         // SAFETY: the caller of qcontext_timer_init() keeps the AioContext for as long as the timer.
         let aio = unsafe { Borrowed::<AioContext>::from_c(fields.aio, "the AioContext is NULL") }?;
         let node = register(data, destroy, send_to_aio(&aio), |user, registration| {
-            let timer = aio.timer(clock, move || user.call_counted(func));
             Ok(Arc::new(Node {
-                timer,
+                user: Arc::downgrade(&user),
+                timer: aio.timer(clock, move || user.call_counted(func)),
                 registration: Arc::clone(registration),
+                tie: OnceLock::new(),
             }))
         })?;
         let raw = Arc::into_raw(Arc::clone(&node));

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::job::Jobs;
+use super::leftovers::Leftovers;
 use super::task;
 use crate::reactor::tenant::Tenant;
 use crate::reactor::{Driving, Reactor};
@@ -13,6 +14,7 @@ use std::sync::{Arc, Weak};
 pub(crate) struct Core {
     pub(crate) tenant: Arc<Tenant>,
     pub(super) jobs: Jobs,
+    pub(super) leftovers: Leftovers,
     /// What the io_uring queues of this context count their requests with.
     io_queues: Mutex<Vec<Weak<AtomicUsize>>>,
     /// The reactor that this context has to itself, used while it is not attached elsewhere.
@@ -24,6 +26,7 @@ impl Core {
         Arc::new(Core {
             tenant: Tenant::new(&private),
             jobs: Jobs::default(),
+            leftovers: Leftovers::default(),
             io_queues: Mutex::default(),
             private,
         })
@@ -62,13 +65,15 @@ impl Core {
         live.iter().map(unfinished).sum()
     }
 
-    /// Removes the handlers, and leaves the rest to the home, or to this thread if no thread drives.
+    /// Removes the handlers, and leaves the rest to the home, or to this thread if no thread drives. The tasks go first, because
+    /// what they drop may cancel jobs.
     pub(super) fn tear_down(self: &Arc<Self>) {
         self.tenant.remove_handlers(|_| true);
         let core = Arc::clone(self);
         self.tenant.end(Box::new(move || {
             task::end_all(&core.tenant);
             core.jobs.abandon();
+            core.leftovers.give_up();
         }));
         self.private.leave_to_home();
     }

@@ -386,6 +386,19 @@ impl Driving<'_> {
         }
     }
 
+    /// Drops the callbacks of `tenant` that were to run once.
+    pub(crate) fn drop_oneshots(&self, tenant: &Tenant) {
+        let guard = self.lock_bhs();
+        guard.take_from_list(tenant);
+        let dropped = guard.extract(|node| node.is_of(tenant) && node.flags.is_deleted());
+        drop(guard);
+        // SAFETY: the queue is local.
+        while let Some(node) = NonNull::new(unsafe { dropped.pop() }) {
+            // SAFETY: just taken from the queue. The caller says that no bottom half runs.
+            unsafe { bh::release(node) };
+        }
+    }
+
     /// Frees the deleted bottom halves of `tenant`, which ends, and gives the others back to their handles.
     pub(super) fn release_bhs(&self, tenant: &Tenant) {
         // What the home has goes first: a thread that finds the list closed may free a node.

@@ -160,6 +160,11 @@ impl Flags {
         self.local() & (URGENT | DELETED) != 0
     }
 
+    /// True when the node has no handle: it was deleted, or runs once.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.local() & DELETED != 0
+    }
+
     /// Merges the requests of other threads into `local`. The node stays on the remote list.
     #[inline]
     fn merge(&self, which: u32) {
