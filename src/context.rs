@@ -2,7 +2,7 @@
 //!
 //! * `builder`: how a context is made
 //! * `registry`: the names
-//! * `core`: what the handles, the thread and the registry share
+//! * `core`: what the handles, the thread and the registry share; `end`: how a context ends
 //! * `run`: the thread and its loop; `glib_side`: when and how the loop asks GLib
 //! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
 //! * `invoke`: running closures on a context; `claim`: use by a device
@@ -31,6 +31,7 @@
 mod builder;
 mod claim;
 mod core;
+mod end;
 mod glib_side;
 mod handlers;
 mod id;
@@ -51,7 +52,6 @@ use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
 pub(crate) const MAIN: &str = "qcontext-main";
@@ -153,8 +153,8 @@ impl QContext {
     /// is not affected.
     ///
     /// # Errors
-    /// `NotFound`; `Busy` for `qcontext-main` and while a device uses the context; `WouldDeadlock` on the context's own
-    /// thread. Nothing has changed then.
+    /// `NotFound`; `Busy` for `qcontext-main` and while a device uses the context; `WouldDeadlock` as for [`QContext::stop`].
+    /// Nothing has changed then.
     pub fn delete(id: &str) -> Result<()> {
         let not_found = || Error::new(ErrorKind::NotFound, format!("object '{id}' not found"));
         let context = registry::find(id).map_err(|_| not_found())?;
@@ -162,13 +162,13 @@ impl QContext {
             let message = format!("object '{id}' is in use, can not be deleted");
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        context.core().refuse_own_thread("delete")?;
+        let right = context.core().may_wait_for_end("delete")?;
         context.core().close_to_devices()?;
         // False if another thread has deleted this very context.
         if !registry::remove(&context) {
             return Err(not_found());
         }
-        context.stop()
+        context.core().end_and_wait(right)
     }
 
     /// The name.
@@ -260,29 +260,6 @@ impl QContext {
         self.core().reactor.set_pool_limits(limits)
     }
 
-    /// Stops the context and waits until its thread has ended. A running callback is finished, pending work is dropped, and
-    /// what is attached is detached. Idempotent.
-    ///
-    /// # Errors
-    /// `WouldDeadlock` on the context's own thread, `Busy` for `qcontext-main`. Nothing has changed then.
-    pub fn stop(&self) -> Result<()> {
-        let core = self.core();
-        if core.id == MAIN {
-            let message = format!("context '{MAIN}' can not be stopped");
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        core.refuse_own_thread("stop")?;
-        core.request_stop();
-        // Held until the thread has ended, so that every caller waits for that. Only `stop` and `start` take this lock.
-        let mut thread = lock(&core.thread);
-        let ended = thread.take().map_or(Ok(()), JoinHandle::join);
-        drop(thread);
-        ended.map_err(|_| {
-            let message = format!("the thread of context '{}' panicked", core.id);
-            Error::new(ErrorKind::Closed, message)
-        })
-    }
-
     pub(crate) fn core(&self) -> &Arc<ContextCore> {
         &self.0.0
     }
@@ -291,7 +268,7 @@ impl QContext {
 impl Drop for Handle {
     fn drop(&mut self) {
         registry::forget(self);
-        self.0.request_stop();
+        self.0.request_stop_unattended();
     }
 }
 

@@ -4,9 +4,9 @@
 
 use qcontext::{AioContext, Clock, ErrorKind, EventNotifier, FdHandler, QContext, Wait};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier};
 use support::context::{home_of, idle_source};
 use support::deadline::deadline;
 use support::loops::drop_probe;
@@ -145,5 +145,120 @@ fn what_a_context_says_it_has_no_more_can_be_attached_elsewhere() {
             std::hint::spin_loop();
         }
         to.attach(&aio, None).unwrap();
+    }
+}
+
+/// Tells when it is dropped, and waits for an answer.
+struct MeetsAtDrop(Sender<()>, Receiver<()>);
+
+impl Drop for MeetsAtDrop {
+    fn drop(&mut self) {
+        self.0.send(()).unwrap();
+        self.1.recv().unwrap();
+    }
+}
+
+/// While the context stops, another thread asks for what it has not come to yet.
+#[test]
+fn what_a_stopping_context_has_not_given_back_it_still_says_it_has() {
+    let _deadline = deadline("what_a_stopping_context_has_not_given_back_it_still_says_it_has");
+    let [first, second] = [(); 2].map(|()| AioContext::new().unwrap());
+    let [context, next] = ["gives-back", "takes"].map(|id| QContext::new(id, true).unwrap());
+    context.attach(&first, None).unwrap();
+    context.attach(&second, None).unwrap();
+    let ((meet, met), (go, may_go)) = (channel(), channel());
+    let last = MeetsAtDrop(meet, may_go);
+    first
+        .spawn(move || async move {
+            let _last = last;
+            std::future::pending::<()>().await;
+        })
+        .detach();
+    context.invoke_sync(|| ()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| context.stop().unwrap());
+        met.recv().unwrap();
+        let has_it = context.has_aio(&second);
+        go.send(()).unwrap();
+        assert!(has_it, "it is attached");
+    });
+    assert!(!context.has_aio(&second));
+    next.attach(&second, None).unwrap();
+}
+
+/// Moves as the C function makes them, while other threads stop the contexts. Only the context that stops may refuse.
+#[test]
+fn moves_against_stops_are_never_refused_because_of_the_context_that_was_left() {
+    let _deadline =
+        deadline("moves_against_stops_are_never_refused_because_of_the_context_that_was_left");
+    let aio = AioContext::new().unwrap();
+    let mut home = QContext::anonymous(true).unwrap();
+    home.attach(&aio, None).unwrap();
+    for _ in 0..1_000 {
+        let next = QContext::anonymous(true).unwrap();
+        let meet = Barrier::new(3);
+        let attached = std::thread::scope(|scope| {
+            for context in [&home, &next] {
+                let meet = &meet;
+                scope.spawn(move || {
+                    meet.wait();
+                    context.stop().unwrap();
+                });
+            }
+            meet.wait();
+            home.detach(&aio);
+            if home.has_aio(&aio) {
+                home.detach_sync(&aio).unwrap();
+            }
+            next.attach(&aio, None)
+        });
+        if let Err(error) = attached {
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        }
+        assert!(!next.has_aio(&aio), "it has stopped");
+        home = QContext::anonymous(true).unwrap();
+        home.attach(&aio, None).unwrap();
+    }
+}
+
+#[test]
+fn invoked_work_is_dropped_although_others_have_the_aio_context() {
+    let _deadline = deadline("invoked_work_is_dropped_although_others_have_the_aio_context");
+    for iterate in [false, true] {
+        let context = QContext::anonymous(false).unwrap();
+        let kept = context.aio().unwrap();
+        if iterate {
+            while context.main_context().iteration(false) {}
+        }
+        let (probe, drops) = drop_probe();
+        context.invoke(move || probe.touch()).unwrap();
+        context.stop().unwrap();
+        assert_eq!(drops.threads().len(), 1, "nobody can run it any more");
+        // It is given back, with its bottom halves.
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&ran);
+        let bh = kept.bh("kept", move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        bh.schedule();
+        let next = QContext::anonymous(false).unwrap();
+        next.attach(&kept, None).unwrap();
+        assert!(next.iterate(Wait::Block).unwrap());
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+        next.stop().unwrap();
+    }
+}
+
+/// The context watches the fds of GSources with its own AioContext.
+#[test]
+fn an_aio_context_that_outlives_its_context_keeps_no_fd_of_that() {
+    let _deadline = deadline("an_aio_context_that_outlives_its_context_keeps_no_fd_of_that");
+    for threaded in [false, true] {
+        let context = QContext::anonymous(threaded).unwrap();
+        let kept = context.aio().unwrap();
+        context.stop().unwrap();
+        drop(context);
+        assert!(format!("{kept:?}").contains("handlers: 0"), "{kept:?}");
+        assert!(!kept.poll(Wait::NoBlock).unwrap());
     }
 }

@@ -1,7 +1,8 @@
-//! What the handles of a context, its thread and the registry share, and how a context ends.
+//! What the handles of a context, its thread and the registry share.
 #![forbid(unsafe_code)]
 
 use super::builder::QContextBuilder;
+use super::end::ContextEnd;
 use super::glib_side::{self, GlibSide};
 use super::sources::AttachedSources;
 use super::{Handle, MAIN, QContext, lock, registry};
@@ -34,6 +35,7 @@ pub(crate) struct ContextCore {
     /// Taken out by the thread that iterates, and by the end. `None` inside an iteration.
     pub(super) glib_side: Mutex<Option<GlibSide>>,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) end: ContextEnd,
 }
 
 /// The sources that every context has.
@@ -103,6 +105,7 @@ impl ContextCore {
             foreign: AtomicBool::new(false),
             glib_side: Mutex::new(Some(glib_side)),
             thread: Mutex::new(None),
+            end: ContextEnd::default(),
         }))
     }
 
@@ -128,48 +131,6 @@ impl ContextCore {
     pub(super) fn closed(&self) -> Error {
         let message = format!("context '{}' has been stopped", self.id);
         Error::new(ErrorKind::Closed, message)
-    }
-
-    pub(super) fn refuse_own_thread(&self, what: &str) -> Result<()> {
-        if self.threaded && self.reactor.is_driven_here() {
-            let id = &self.id;
-            let message = format!("context '{id}' can not {what} itself from its own thread");
-            return Err(Error::new(ErrorKind::WouldDeadlock, message));
-        }
-        Ok(())
-    }
-
-    /// Asks the thread of a threaded context to end; ends an unthreaded context here.
-    pub(super) fn request_stop(self: &Arc<Self>) {
-        if self.stopping.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.reactor.notify();
-        if !self.threaded {
-            self.tear_down();
-        }
-    }
-
-    /// Detaches what was attached and destroys the context's own sources. Runs on the context's thread, or, if the context has
-    /// none, on the thread that stops it.
-    pub(super) fn tear_down(&self) {
-        // No other thread could take these requests from the ring later, and they would keep their AioContext here.
-        if let Err(error) = self.reactor.finish_io() {
-            let id = &self.id;
-            glib::g_warning!(
-                "qcontext",
-                "context '{id}' stops with I/O in flight: {error}"
-            );
-        }
-        let sources = std::mem::take(&mut *lock(&self.sources));
-        sources.release();
-        let own = lock(&self.own).take();
-        if let Some(own) = own {
-            own.reactor_source.destroy();
-        }
-        let glib_side = lock(&self.glib_side).take();
-        drop(glib_side);
-        self.reactor.reap_if_idle();
     }
 }
 

@@ -115,7 +115,7 @@ impl GlibSide {
         }
         if self.glib_fds.has_stale_fd(woken, &self.fds) {
             // If it fails, the next spurious wake-up tries again.
-            let _ = context.aio().and_then(|aio| self.glib_fds.renew(&aio));
+            let _ = self.glib_fds.renew();
         }
         Ok(progress)
     }

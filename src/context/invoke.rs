@@ -16,7 +16,7 @@ struct WaitEdge {
 }
 
 /// Takes its edge out of the list when it is dropped.
-struct WaitGuard(WaitEdge);
+pub(super) struct WaitGuard(WaitEdge);
 
 impl QContext {
     /// Queues `work` to run once on this context, in the order of the calls. Never waits.
@@ -24,7 +24,12 @@ impl QContext {
     /// # Errors
     /// `Closed` after a stop. A stop that comes later drops `work` uncalled.
     pub fn invoke(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.core().aio()?.schedule_oneshot("invoke", work);
+        let core = self.core();
+        // Under the lock, so that a stop finds it. Nothing foreign runs: the context has not ended, and takes it.
+        match &*lock(&core.own) {
+            Some(own) => own.aio.schedule_oneshot("invoke", work),
+            None => return Err(core.closed()),
+        }
         Ok(())
     }
 
@@ -55,7 +60,7 @@ impl QContext {
 ///
 /// # Errors
 /// `WouldDeadlock` when `target` waits for the caller's context already.
-fn wait_for(target: &Arc<ContextCore>) -> Result<Option<WaitGuard>> {
+pub(super) fn wait_for(target: &Arc<ContextCore>) -> Result<Option<WaitGuard>> {
     let Some(current) = run::current() else {
         return Ok(None);
     };

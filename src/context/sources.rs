@@ -7,6 +7,7 @@ use glib::translate::ToGlibPtr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+#[derive(Clone)]
 enum AttachedSource {
     Aio(AioContext),
     Source(glib::Source),
@@ -59,21 +60,14 @@ impl AttachedSources {
         Some(self.0.remove(index).1)
     }
 
-    /// Detaches the AioContexts and destroys the sources. Runs on the context's thread, or, if it has none, on the thread that
-    /// stops it.
-    pub(super) fn release(self) {
-        for (_, attached) in self.0 {
-            match attached {
-                AttachedSource::Aio(aio) => {
-                    // Tasks cannot move away from this thread, which is ending.
-                    let _ = aio.cancel_tasks();
-                    if let Err(error) = aio.detach() {
-                        glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
-                    }
-                }
-                AttachedSource::Source(source) => source.destroy(),
-            }
-        }
+    /// The first one that is not among the AioContexts of `refused`.
+    fn first_but(&self, refused: &[AioContext]) -> Option<AttachedSource> {
+        let is_refused = |one: &AttachedSource| match one {
+            AttachedSource::Aio(aio) => refused.iter().any(|other| other.is_same(aio)),
+            AttachedSource::Source(_) => false,
+        };
+        let mut attached = self.0.iter().map(|(_, attached)| attached);
+        attached.find(|one| !is_refused(one)).cloned()
     }
 }
 
@@ -117,13 +111,16 @@ impl QContext {
         });
     }
 
-    /// As [`QContext::detach`], and waits until it is done.
+    /// As [`QContext::detach`], and waits until it is done. If the context stops meanwhile, that detaches it.
     ///
     /// # Errors
     /// As for [`QContext::invoke_sync`] and [`AioContext::detach`]; it stays attached then.
     pub fn detach_sync(&self, aio: &AioContext) -> Result<()> {
         let (core, leaving) = (Arc::clone(self.core()), aio.clone());
-        self.invoke_sync(move || core.detach_here(&leaving))?
+        match self.invoke_sync(move || core.detach_here(&leaving)) {
+            Err(error) if error.kind() == ErrorKind::Closed && !self.has_aio(aio) => Ok(()),
+            outcome => outcome?,
+        }
     }
 
     /// The AioContext attached under `name`.
@@ -198,6 +195,31 @@ impl ContextCore {
                 Err(Error::new(ErrorKind::AlreadyExists, message))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Detaches the AioContexts and destroys the GSources, for a context that ends. An AioContext that cannot be detached stays in
+    /// the list, so that it can be detached later. Runs on the context's thread, or, if it has none, on the thread that ends it.
+    pub(super) fn release_sources(&self) {
+        let mut refused = Vec::new();
+        loop {
+            let next = lock(&self.sources).first_but(&refused);
+            match next {
+                None => return,
+                Some(AttachedSource::Source(source)) => {
+                    let taken = lock(&self.sources).take_source(&source);
+                    source.destroy();
+                    drop(taken);
+                }
+                Some(AttachedSource::Aio(aio)) => {
+                    // Tasks cannot move away from this thread, which is ending.
+                    let _ = aio.cancel_tasks();
+                    if let Err(error) = self.detach_here(&aio) {
+                        glib::g_warning!("qcontext", "cannot detach an AioContext: {error}");
+                        refused.push(aio);
+                    }
+                }
+            }
         }
     }
 

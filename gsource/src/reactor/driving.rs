@@ -48,6 +48,12 @@ impl Driving<'_> {
         self.reactor.events.0.borrow_mut()
     }
 
+    /// True when the thread has another token, so this one may be inside a callback.
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn is_nested(&self) -> bool {
+        self.reactor.tokens.load(Ordering::Relaxed) > 1
+    }
+
     /// Counts this token out. True when it was the last one.
     #[inline]
     fn was_last(&self) -> bool {

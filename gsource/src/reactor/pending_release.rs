@@ -1,6 +1,7 @@
 //! What is done with and belongs to the home to drop: removed handlers, dropped timers, tenants that end.
 //!
-//! Their destructors are callbacks of the user. They run on the home, after the last call has returned.
+//! Their destructors are callbacks of the user. They run on the home, after the last call has returned. A home that ends does so
+//! here, too.
 #![forbid(unsafe_code)]
 
 use super::attachment::Attachment;
@@ -23,6 +24,8 @@ pub(crate) enum PendingRelease {
     Tenant(Arc<Tenant>, Box<dyn FnOnce() + Send>),
     /// An attachment of a tenant that has left.
     Attachment(Arc<Attachment>),
+    /// Work for a time when no callback runs.
+    BetweenTurns(Box<dyn FnOnce() + Send>),
     /// An error without a caller. The home logs it later, because locks may be held where it happened.
     Error(Error),
 }
@@ -36,7 +39,7 @@ impl PendingRelease {
             PendingRelease::Switch(owner, _) | PendingRelease::Tenant(owner, _) => {
                 Arc::ptr_eq(owner, tenant)
             }
-            PendingRelease::Attachment(_) => false,
+            PendingRelease::Attachment(_) | PendingRelease::BetweenTurns(_) => false,
             PendingRelease::Error(_) => true,
         }
     }
@@ -58,6 +61,12 @@ impl PendingRelease {
                 tenant.end_on(home);
             }
             PendingRelease::Attachment(attachment) => drop(attachment),
+            PendingRelease::BetweenTurns(work) => {
+                if home.is_nested() {
+                    return Some(PendingRelease::BetweenTurns(work));
+                }
+                work();
+            }
             PendingRelease::Error(error) => report([error]),
         }
         None
@@ -97,6 +106,13 @@ impl Reactor {
         } else {
             self.reap_if_idle();
         }
+    }
+
+    /// Runs `work` on the home when no callback runs there. If there is no home, on this thread.
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn run_between_turns(&self, work: impl FnOnce() + Send + 'static) {
+        self.release([PendingRelease::BetweenTurns(Box::new(work))]);
+        self.leave_to_home();
     }
 
     /// Drops what is queued if no thread drives, or this one does.

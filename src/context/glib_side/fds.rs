@@ -142,8 +142,8 @@ impl GlibFds {
     }
 
     /// Makes the set anew.
-    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<()> {
-        self.set.renew(aio)
+    pub(super) fn renew(&mut self) -> Result<()> {
+        self.set.renew()
     }
 }
 

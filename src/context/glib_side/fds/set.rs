@@ -21,6 +21,8 @@ const SPURIOUS_LIMIT_MAX: u32 = 1 << 16;
 /// See the module.
 pub(super) struct GlibFdSet {
     epoll: Epoll,
+    /// Watches the epoll set.
+    aio: AioContext,
     /// The fds and events wanted in the set.
     watched: Vec<(RawFd, u16)>,
     /// Set when the epoll set is ready.
@@ -38,6 +40,7 @@ impl GlibFdSet {
         let woken = Arc::new(AtomicBool::new(false));
         Ok(GlibFdSet {
             epoll: new_set(aio, &woken)?,
+            aio: aio.clone(),
             watched: Vec::new(),
             woken,
             refused: Vec::new(),
@@ -133,17 +136,24 @@ impl GlibFdSet {
     }
 
     /// Makes the set anew, without stale fds.
-    pub(super) fn renew(&mut self, aio: &AioContext) -> Result<()> {
+    pub(super) fn renew(&mut self) -> Result<()> {
         self.spurious = 0;
         self.limit = (self.limit * 2).min(SPURIOUS_LIMIT_MAX);
-        let fresh = new_set(aio, &self.woken)?;
-        aio.remove_fd_handler(self.epoll.as_raw_fd());
+        let fresh = new_set(&self.aio, &self.woken)?;
+        self.aio.remove_fd_handler(self.epoll.as_raw_fd());
         self.epoll = fresh;
         for index in 0..self.watched.len() {
             let (fd, events) = self.watched[index];
             self.add(fd, events);
         }
         Ok(())
+    }
+}
+
+impl Drop for GlibFdSet {
+    /// The AioContext may live on.
+    fn drop(&mut self) {
+        self.aio.remove_fd_handler(self.epoll.as_raw_fd());
     }
 }
 
