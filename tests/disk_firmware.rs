@@ -15,16 +15,18 @@ use support::linux_guest::{self, Guest};
 use support::server::Server;
 use support::skip::skip;
 
-/// The cache mode and the queue size of each disk.
-const DISKS: [(&str, u32); 8] = [
-    ("writeback", 4),
-    ("writeback", 16),
-    ("writeback", 128),
-    ("writeback", 1024),
-    ("none", 4),
-    ("none", 16),
-    ("none", 128),
-    ("none", 1024),
+/// The cache mode of each disk, its queue size, and whether its image is in memory, where direct I/O wants blocks of a page.
+const DISKS: [(&str, u32, bool); 10] = [
+    ("writeback", 4, false),
+    ("writeback", 16, false),
+    ("writeback", 128, false),
+    ("writeback", 1024, false),
+    ("none", 4, false),
+    ("none", 16, false),
+    ("none", 128, false),
+    ("none", 1024, false),
+    ("none", 4, true),
+    ("none", 128, true),
 ];
 
 /// What Debian's packages install.
@@ -78,17 +80,14 @@ fn with_qemu(qemu: u32, firmware: &str) {
 
 /// Each disk's boot sector or EFI program starts, and GRUB reads and writes that disk.
 fn boots_grub(qemu: u32, firmware: &str) {
-    let directory = TestDir::new();
-    let sums: Vec<String> = (0..DISKS.len())
-        .map(|number| make_disk(&directory, number))
-        .collect();
-    let mut server = serve(&directory);
+    let disks = Disks::new();
+    let mut server = disks.serve();
     let sockets: Vec<String> = (0..)
         .zip(DISKS)
-        .map(|(number, (_, queue_size))| format!("disk{number}.sock,{queue_size}"))
+        .map(|(number, (_, queue_size, _))| format!("disk{number}.sock,{queue_size}"))
         .collect();
-    let console = Guest::boot_firmware(directory.path(), qemu, firmware, &sockets).end();
-    for (number, sum) in sums.iter().enumerate() {
+    let console = Guest::boot_firmware(disks.directory.path(), qemu, firmware, &sockets).end();
+    for (number, sum) in disks.sums.iter().enumerate() {
         let expected = [
             format!("greetings from disk{number}"),
             format!("{sum}  /data"),
@@ -100,40 +99,10 @@ fn boots_grub(qemu: u32, firmware: &str) {
     }
     server.stop();
     for number in 0..DISKS.len() {
-        let written = file_of(&directory, number, "/grubenv");
+        let written = disks.file(number, "/grubenv");
         let expected = format!("\nwritten=disk{number}\n");
         assert!(written.contains(&expected), "{written}");
     }
-}
-
-/// Returns the checksum of the file that GRUB is to read.
-fn make_disk(directory: &TestDir, number: usize) -> String {
-    let words = 0..50_000_usize;
-    let data: Vec<u8> = words
-        .flat_map(|word| (word ^ (number << 32)).to_le_bytes())
-        .collect();
-    fs::write(directory.file("data"), data).unwrap();
-    let image = format!("disk{number}.raw");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/grub-disk");
-    run(directory, &[script, &image, &number.to_string(), "data"]);
-    let sum = run(directory, &["sha256sum", "data"]);
-    sum.split(' ').next().unwrap().to_owned()
-}
-
-fn serve(directory: &TestDir) -> Server {
-    let mut words = ["-object", "qcontext,id=ctx1,threaded=yes"]
-        .map(str::to_owned)
-        .to_vec();
-    for (number, (cache, queue_size)) in (0..).zip(DISKS) {
-        let drive = format!("if=none,id=d{number},file=disk{number}.raw,format=raw,cache={cache}");
-        let device = format!(
-            "virtio-blk,id=disk{number},drive=d{number},vhost-user=disk{number}.sock,queue-size={queue_size},\
-             x-data-plane=on,context=ctx1"
-        );
-        words.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
-    }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Server::start(directory, &words)
 }
 
 /// The lines that GRUB printed of a disk. Some are empty, because a terminal's line ends have two characters.
@@ -146,23 +115,80 @@ fn said_by_grub(console: &str, number: usize) -> Vec<&str> {
     said.filter(|line| !line.is_empty()).collect()
 }
 
-/// The content of a file on a disk.
-fn file_of(directory: &TestDir, number: usize, name: &str) -> String {
-    let partition = format!("disk{number}.raw@@1M");
-    run(
-        directory,
-        &["mtype", "-i", &partition, &format!("::{name}")],
-    )
+/// An image for each of [`DISKS`].
+struct Disks {
+    directory: TestDir,
+    memory: TestDir,
+    /// Of each disk, the checksum of the file that GRUB is to read.
+    sums: Vec<String>,
 }
 
-/// Runs a command in the directory, which must succeed, and returns what it prints.
-fn run(directory: &TestDir, words: &[&str]) -> String {
-    let output = Command::new(words[0])
-        .args(&words[1..])
-        .current_dir(directory.path())
-        .output()
-        .unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {complaint}");
-    String::from_utf8(output.stdout).unwrap()
+impl Disks {
+    fn new() -> Disks {
+        let mut disks = Disks {
+            directory: TestDir::new(),
+            memory: TestDir::in_memory(),
+            sums: Vec::new(),
+        };
+        disks.sums = (0..DISKS.len()).map(|number| disks.make(number)).collect();
+        disks
+    }
+
+    fn make(&self, number: usize) -> String {
+        let words = 0..50_000_usize;
+        let data: Vec<u8> = words
+            .flat_map(|word| (word ^ (number << 32)).to_le_bytes())
+            .collect();
+        fs::write(self.directory.file("data"), data).unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/grub-disk");
+        self.run(&[script, &self.image(number), &number.to_string(), "data"]);
+        let sum = self.run(&["sha256sum", "data"]);
+        sum.split(' ').next().unwrap().to_owned()
+    }
+
+    fn image(&self, number: usize) -> String {
+        let (_, _, in_memory) = DISKS[number];
+        let place = if in_memory {
+            &self.memory
+        } else {
+            &self.directory
+        };
+        let image = place.file(&format!("disk{number}.raw"));
+        image.to_str().unwrap().to_owned()
+    }
+
+    /// The content of a file on a disk.
+    fn file(&self, number: usize, name: &str) -> String {
+        let partition = format!("{}@@1M", self.image(number));
+        self.run(&["mtype", "-i", &partition, &format!("::{name}")])
+    }
+
+    fn serve(&self) -> Server {
+        let mut words = ["-object", "qcontext,id=ctx1,threaded=yes"]
+            .map(str::to_owned)
+            .to_vec();
+        for (number, (cache, queue_size, _)) in DISKS.into_iter().enumerate() {
+            let image = self.image(number);
+            let drive = format!("if=none,id=d{number},file={image},format=raw,cache={cache}");
+            let device = format!(
+                "virtio-blk,id=disk{number},drive=d{number},vhost-user=disk{number}.sock,queue-size={queue_size},\
+                 x-data-plane=on,context=ctx1"
+            );
+            words.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Server::start(&self.directory, &words)
+    }
+
+    /// Runs a command, which must succeed, and returns what it prints.
+    fn run(&self, words: &[&str]) -> String {
+        let output = Command::new(words[0])
+            .args(&words[1..])
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {complaint}");
+        String::from_utf8(output.stdout).unwrap()
+    }
 }
