@@ -46,6 +46,15 @@ or
 after the guest of
 .B \-machine
 powered off, or when a subcommand succeeded; 1 after an error, with a message on standard error.
+.SH DIAGNOSTICS
+When a request of a guest fails, or a device does not serve its guest or refuses its front end, a line on standard error names device,
+queue and reason. Monitors send the event
+.B BLOCK_IO_ERROR
+or
+.BR DEVICE_FAULT ,
+and the device has the properties
+.IR fault ", " errors " and " errors\-by\-errno .
+A front end waits while another one is connected to its device; after a second, this is reported, too.
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT ", " SIGHUP ", " SIGXCPU

@@ -208,8 +208,20 @@ fn events_reach_negotiated_clients_in_order_with_replies() {
 }
 
 #[test]
-fn client_that_lets_events_pile_up_is_disconnected() {
+fn client_that_lets_events_pile_up_is_disconnected_with_a_message() {
     let _turn = one_at_a_time();
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&messages);
+    let levels = glib::LogLevels::LEVEL_MESSAGE;
+    let handler = glib::log_set_handler(
+        Some("qcontext"),
+        levels,
+        false,
+        false,
+        move |_: Option<&str>, _: glib::LogLevel, text: &str| {
+            kept.lock().unwrap().push(text.to_owned());
+        },
+    );
     let mut commands = Commands::new();
     commands.add_event(&LOUD);
     serve(commands, |connect| {
@@ -227,6 +239,9 @@ fn client_that_lets_events_pile_up_is_disconnected() {
                 .contains("return")
         );
     });
+    glib::log_remove_handler(Some("qcontext"), handler);
+    let expected = "monitor: a client is disconnected: it has not read 2 MiB of events";
+    assert_eq!(*messages.lock().unwrap(), [expected]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use support::directory::TestDir;
 use support::qmp::{Client, VERSION, generic, returns};
 use support::server::Server;
 
@@ -188,6 +189,22 @@ fn processor_time(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
     fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_client_beyond_the_limit_learns_why_and_so_does_the_host() {
+    let directory = TestDir::new();
+    let logging = ["sh", "-c", "exec \"$0\" \"$@\" 2>log"];
+    let server = Server::start_under(&directory, &logging, &[]);
+    let clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
+    let mut refused = server.connect();
+    let reason = "64 clients are connected, which is the limit";
+    assert_eq!(refused.greeting, generic(reason));
+    assert_eq!(refused.rest(), "");
+    let log = std::fs::read_to_string(directory.file("log")).unwrap();
+    let line = format!("monitor: no client is accepted at 'qmp.sock': {reason}\n");
+    assert!(log.ends_with(&line), "{log}");
+    drop(clients);
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl QmpSession {
         let too_slow = state.outbox.len() > DISCONNECT_LIMIT;
         drop(state);
         if too_slow {
+            let limit = DISCONNECT_LIMIT >> 20;
+            glib::g_message!(
+                "qcontext",
+                "monitor: a client is disconnected: it has not read {limit} MiB of events"
+            );
             self.close();
         } else {
             self.settle();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use gio::prelude::*;
 use glib::thread_guard::ThreadGuard;
 
-use super::session;
 use super::stream::Stream;
+use super::{message, session};
 use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
 use crate::{Error, ErrorKind, Result};
 
@@ -104,29 +104,41 @@ impl Acceptor {
                     (self.welcome)(stream);
                 }
             }
-            // Dropping the client closes the connection.
-            Ok(_) => {}
+            Ok(client) => self.turn_away(&client),
             Err(error) if error.matches(gio::IOErrorEnum::WouldBlock) => {}
             // Most likely no fd is left. The client stays in the backlog, so without a pause this would spin.
             Err(error) => {
-                self.warn(&error);
+                self.warn(
+                    |what| match error.matches(gio::IOErrorEnum::TooManyOpenFiles) {
+                        true => Error::os(what, io::Error::from_raw_os_error(libc::EMFILE)),
+                        false => Error::new(ErrorKind::Os, format!("{what}: {}", error.message())),
+                    },
+                );
                 self.pause();
             }
         }
     }
 
-    fn warn(&self, error: &glib::Error) {
+    /// Tells the client why it is not served. Dropping it closes the connection.
+    fn turn_away(&self, client: &gio::Socket) {
+        let reason = format!("{CLIENT_LIMIT} clients are connected, which is the limit");
+        self.warn(|what| Error::new(ErrorKind::LimitExceeded, format!("{what}: {reason}")));
+        let error = Error::new(ErrorKind::LimitExceeded, reason);
+        client.set_blocking(false);
+        // The socket is new, so it takes a line; a client that has gone needs none.
+        let _ = client.send(
+            message::answer(None, Err(error)).as_bytes(),
+            None::<&gio::Cancellable>,
+        );
+    }
+
+    /// Warns once until a client is accepted again.
+    fn warn(&self, describe: impl FnOnce(String) -> Error) {
         if self.warned.replace(true) {
             return;
         }
-        let what = format!(
-            "monitor: no client is accepted at '{}'",
-            self.path.display()
-        );
-        let error = match error.matches(gio::IOErrorEnum::TooManyOpenFiles) {
-            true => Error::os(what, io::Error::from_raw_os_error(libc::EMFILE)),
-            false => Error::new(ErrorKind::Os, format!("{what}: {}", error.message())),
-        };
+        let path = self.path.display();
+        let error = describe(format!("monitor: no client is accepted at '{path}'"));
         glib::g_warning!("qcontext", "{error}");
     }
 
