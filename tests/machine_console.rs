@@ -224,6 +224,39 @@ fn a_terminal_that_is_gone_ends_nothing() {
 
 /// Keys reach the guest through a terminal that is opened a second time, and the terminal's mode is restored at the end.
 #[test]
+fn output_that_a_full_disk_does_not_take_is_reported_once() {
+    if let Err(error) = qcontext::kvm::open() {
+        return skip(error);
+    }
+    let directory = TestDir::new();
+    let (kernel, log) = (directory.file("kernel"), directory.file("log"));
+    fs::write(&kernel, tiny_kernel::busy()).unwrap();
+    let mut command = Command::new(qctx());
+    command
+        .args([
+            "-machine",
+            "microvm",
+            "-serial",
+            "file:/dev/full",
+            "-kernel",
+        ])
+        .arg(&kernel)
+        .stdin(Stdio::null())
+        .stderr(File::create(&log).unwrap());
+    let mut process = Process::start(&mut command);
+    let text = wait_for("a line", || {
+        let text = fs::read_to_string(&log).unwrap();
+        text.ends_with('\n').then_some(text)
+    });
+    let reason = "No space left on device (os error 28)";
+    let line = format!("serial console: output is dropped from now on: {reason}\n");
+    assert!(text.ends_with(&line), "{text}");
+    process.signal("TERM");
+    process.ends_well();
+    assert_eq!(fs::read_to_string(&log).unwrap(), text);
+}
+
+#[test]
 fn keys_arrive_and_the_terminal_is_given_back() {
     let (mut master, slave) = terminal();
     let before = tcgetattr(&slave).unwrap();

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)] // gives host memory to KVM
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -251,7 +252,11 @@ impl Machine {
                 clock,
                 ..kvm_clock_data::default()
             };
-            let _ = self.vm.set_clock(&clock);
+            if let Err(error) = self.vm.set_clock(&clock) {
+                // The guest sees its clock jump.
+                let error = io::Error::from(error);
+                glib::g_message!("qcontext", "machine: cannot set the clock back: {error}");
+            }
         }
         self.controls.0.resume();
     }

@@ -212,8 +212,12 @@ impl Header {
         if (least..=most).contains(&self.size) {
             return Ok(());
         }
+        let expected = match least == most {
+            true => least.to_string(),
+            false => format!("{least} to {most}"),
+        };
         Err(protocol(format!(
-            "{} has {} bytes of payload, expected {least} to {most}",
+            "{} has {} bytes of payload, expected {expected}",
             self.name(),
             self.size
         )))

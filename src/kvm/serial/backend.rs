@@ -54,8 +54,8 @@ pub(super) enum Written {
     Some(usize),
     /// The file takes nothing at the moment.
     Nothing,
-    /// The file takes nothing any more.
-    Failed,
+    /// The file takes nothing any more: the errno.
+    Failed(i32),
 }
 
 impl Backend {
@@ -172,7 +172,7 @@ impl ConsoleFd {
         match outcome {
             Ok(count) => Written::Some(count),
             Err(error) if is_temporary(&error) => Written::Nothing,
-            Err(_) => Written::Failed,
+            Err(error) => Written::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
 }

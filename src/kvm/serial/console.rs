@@ -1,6 +1,7 @@
 //! The host's side of the serial console, on `qcontext-main`.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -205,7 +206,7 @@ impl ConsoleCore {
                 false => output.write(&bytes[..count]),
             };
             match outcome {
-                Written::Some(_) | Written::Failed => self.written(&outcome),
+                Written::Some(_) | Written::Failed(_) => self.written(&outcome),
                 Written::Nothing => return self.watch_output(true),
             }
         }
@@ -238,9 +239,20 @@ impl ConsoleCore {
         match outcome {
             Written::Some(count) => self.link.output.drop_first(*count),
             Written::Nothing => {}
-            Written::Failed => lock(&self.state).hung_up = true,
+            Written::Failed(errno) => self.hang_up(&io::Error::from_raw_os_error(*errno)),
         }
         self.tell_room();
+    }
+
+    /// Drops the output from now on. The guest does not notice, so it is said here; not of a reader that has left.
+    fn hang_up(&self, error: &io::Error) {
+        lock(&self.state).hung_up = true;
+        if error.raw_os_error() != Some(libc::EPIPE) {
+            glib::g_message!(
+                "qcontext",
+                "serial console: output is dropped from now on: {error}"
+            );
+        }
     }
 
     /// Interrupts a driver that waits for the transmitter, if there is room.
@@ -260,9 +272,9 @@ impl ConsoleCore {
         if wanted && !watched {
             let weak = Arc::downgrade(self);
             let writable = FdHandler::new().on_write(move || with(&weak, ConsoleCore::write));
-            if self.aio.set_fd_handler(fd, writable).is_err() {
-                let mut state = lock(&self.state);
-                (state.writing, state.hung_up) = (false, true);
+            if let Err(error) = self.aio.set_fd_handler(fd, writable) {
+                lock(&self.state).writing = false;
+                self.hang_up(&io::Error::from_raw_os_error(error.errno()));
             }
         }
     }
