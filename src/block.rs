@@ -20,7 +20,8 @@
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
-//! * `drivers`: `raw`, `file`, `null-co`, `blkdebug`, and how one adds another
+//! * `throttle`: I/O limits and the groups that share them
+//! * `drivers`: `raw`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `channel`, `flush`: what devices use
 //!
@@ -50,6 +51,7 @@ mod request;
 mod test_file;
 #[cfg(test)]
 mod test_rig;
+mod throttle;
 mod way;
 mod write_order;
 
@@ -66,3 +68,8 @@ pub use graph::{EdgeInfo, NodeId, edges};
 pub use node::Node;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};
+
+/// Makes the types of objects known that belong to the block layer: `throttle-group`.
+pub fn register_types() {
+    throttle::register();
+}

@@ -20,7 +20,7 @@ pub use crate::value::{Dict, Value};
 pub use options::Options;
 pub use property::{Object, Property, expected, not_found, not_writable};
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 /// Creates the object that `options` describe. `qom-type` and `id` are mandatory, the others depend on the type. Returns the
@@ -42,5 +42,18 @@ pub fn object_add(mut options: Options) -> Result<Arc<dyn Object>> {
 /// # Errors
 /// `object 'x' not found`, or the object is in use.
 pub fn object_del(id: &str) -> Result<()> {
-    crate::QContext::delete(id)
+    match crate::QContext::delete(id) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        done => return done,
+    }
+    match tree::remove_object(id)? {
+        Some(removed) => drop(removed),
+        None => return Err(not_an_object(id)),
+    }
+    Ok(())
+}
+
+/// `object 'x' not found`
+fn not_an_object(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("object '{id}' not found"))
 }

@@ -309,7 +309,7 @@ fn images_that_cannot_be_served() {
     let format = "-drive if=none,id=d0,file=disk0.raw,format=qcow2";
     refused(
         &[format],
-        "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw",
+        "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw, throttle",
     );
     let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
     refused(

@@ -139,6 +139,12 @@ impl Channel {
         }
     }
 
+    /// Begins or ends a time in which the owner wants to rest: what is in flight comes back without waits that are not for the
+    /// data, such as those for a throttle group.
+    pub fn set_hurried(&mut self, is_hurried: bool) {
+        self.gate.set_hurried(is_hurried);
+    }
+
     /// Holds new requests back, and calls `quiet` on the home thread when those that have passed have come back. The
     /// requests go on, in order, when the answer and those of all other drains of this channel have been dropped.
     ///

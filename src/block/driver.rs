@@ -28,6 +28,8 @@ pub enum Driver {
     NullCo,
     /// `blkdebug`: another node, with requests that fail or wait as rules say.
     Blkdebug,
+    /// `throttle`: another node, with requests that wait as a throttle group's limits say.
+    Throttle,
 }
 
 impl Driver {
@@ -39,6 +41,7 @@ impl Driver {
             Driver::HostDevice => "host_device",
             Driver::NullCo => "null-co",
             Driver::Blkdebug => "blkdebug",
+            Driver::Throttle => "throttle",
         }
     }
 }

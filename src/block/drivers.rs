@@ -20,6 +20,7 @@ mod child;
 pub(super) mod file;
 pub(super) mod null;
 pub(super) mod raw;
+pub(super) mod throttle;
 
 /// A driver, as options name it.
 pub(super) struct DriverType {
@@ -31,12 +32,13 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 5] = [
+const DRIVERS: [&DriverType; 6] = [
     &blkdebug::BLKDEBUG,
     &file::FILE,
     &file::HOST_DEVICE,
     &null::NULL_CO,
     &raw::RAW,
+    &throttle::THROTTLE,
 ];
 
 /// What `-blockdev` and `blockdev-add` describe.

@@ -33,6 +33,10 @@ pub(super) struct Gate {
     bh: Bh,
     /// Drains have begun or ended, and the channel has not checked `state` since.
     changed: AtomicBool,
+    /// There are drains.
+    is_held: AtomicBool,
+    /// The owner wants to rest.
+    is_hurried: AtomicBool,
     state: Mutex<GateState>,
 }
 
@@ -75,6 +79,8 @@ impl Gate {
                 owner,
                 bh: aio.bh("block-channel", run),
                 changed: AtomicBool::new(false),
+                is_held: AtomicBool::new(false),
+                is_hurried: AtomicBool::new(false),
                 state: Mutex::default(),
             }
         })
@@ -103,6 +109,20 @@ impl Gate {
         self.changed.load(Ordering::Relaxed)
     }
 
+    /// Whether requests below should come back without waits that are not for the data: the channel is drained, or its owner
+    /// wants to rest.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed) || self.is_hurried.load(Ordering::Relaxed)
+    }
+
+    /// Begins or ends a time in which the owner wants to rest.
+    pub(super) fn set_hurried(&self, is_hurried: bool) {
+        self.is_hurried.store(is_hurried, Ordering::Relaxed);
+        if is_hurried {
+            self.schedule();
+        }
+    }
+
     pub(super) fn hold(self: &Arc<Gate>, callback: QuietCallback) -> Drained {
         let mut state = self.state();
         state.last_number += 1;
@@ -113,6 +133,7 @@ impl Gate {
             callback: Some(callback),
             is_due,
         });
+        self.is_held.store(true, Ordering::Relaxed);
         drop(state);
         self.tell_channel();
         Drained {
@@ -125,6 +146,8 @@ impl Gate {
         let mut state = self.state();
         let index = state.holds.iter().position(|hold| hold.number == number);
         let gone = index.map(|index| state.holds.remove(index));
+        self.is_held
+            .store(!state.holds.is_empty(), Ordering::Relaxed);
         drop(state);
         // Outside of the lock: the callback is foreign code.
         drop(gone);

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use super::common::{CommonOptions, check_name, duplicate_node};
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
-use super::drivers::{self, BLOCKDEV_OPTIONS, null, raw};
+use super::drivers::{self, BLOCKDEV_OPTIONS, null, raw, throttle};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
+use super::throttle::{Limits, ThrottleGroup};
 use crate::object::Options;
 use crate::schema;
 use crate::{Error, ErrorKind, Result};
@@ -58,12 +59,13 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
     only(&mut keys, "media", "disk")?;
     let name = keys.need_id()?;
     Node::check_unused(&name, duplicate_drive)?;
+    let limits = take_throttling(&mut keys, &name)?;
     let format = match keys.take_str("format")? {
         Some(format) => Some(format),
         None => keys.take_str("driver")?,
     };
     let common = CommonOptions::take(&mut keys)?;
-    Node::named(name, common, |node| match format.as_deref() {
+    let open = |node: &NewNode<'_>| match format.as_deref() {
         Some("null-co") => {
             let null = null::open(&mut keys, node)?;
             keys.finish()?;
@@ -71,7 +73,40 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
         }
         Some("raw") | None => raw_over_file(&mut keys, node, format.is_none()),
         Some(other) => Err(drivers::unknown(other)),
+    };
+    let Some(throttling) = limits else {
+        return Node::named(name, common, open);
+    };
+    let child = Node::child(None, common, open)?;
+    child.enter(duplicate_node)?;
+    let group = ThrottleGroup::find_or_create(&throttling.group, throttling.limits)?;
+    Node::named(name, CommonOptions::default(), |node| {
+        throttle::over(&child, group, node)
     })
+}
+
+/// What `throttling.*` says.
+struct Throttling {
+    group: String,
+    /// `None` if only a group is given.
+    limits: Option<Limits>,
+}
+
+/// Takes `throttling.*` of the drive `name`, if there is any.
+fn take_throttling(keys: &mut Options, name: &str) -> Result<Option<Throttling>> {
+    let mut throttling = keys.take_group("throttling")?;
+    if throttling.is_empty() {
+        return Ok(None);
+    }
+    let group = throttling.take_str("group")?;
+    let mut limits = Limits::default();
+    let has_limits = !throttling.is_empty();
+    limits.take(&mut throttling, "")?;
+    throttling.finish()?;
+    Ok(Some(Throttling {
+        group: group.unwrap_or_else(|| name.to_owned()),
+        limits: has_limits.then_some(limits),
+    }))
 }
 
 /// The raw image of a `-drive`. If it `may_be_other`, an image of another format is refused.

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use qcontext::block;
 use qcontext::device::{self, Device, DeviceOptions};
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor;
@@ -24,6 +25,7 @@ pub(super) static DEVICE_DELETED: EventType = EventType::new(
 
 /// Makes the device models known that the program offers.
 pub(super) fn register_models() {
+    block::register_types();
     device::register(&blk::MODEL);
 }
 

@@ -20,6 +20,7 @@ pub fn register(model: &'static ModelType) {
         parent: "device",
         properties: object::properties(model),
         options: options::options(model),
+        option_types: &[],
         create: None,
     });
     let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);

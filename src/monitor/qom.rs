@@ -76,13 +76,17 @@ static OBJECT_OPTIONS: ObjectType = ObjectType::tagged(
 );
 
 fn members(of: &Type) -> Vec<Member> {
+    let objects = of.option_types;
     let options = of.options.iter();
     let member = |&(name, type_name): &(&'static str, &'static str)| {
         let value = match type_name {
             "int" => ValueType::Int,
             "bool" => ValueType::Bool,
             "string" => ValueType::Str,
-            values => ValueType::Enum(EnumType::joined(values)),
+            other => match objects.iter().find(|object| object.name == other) {
+                Some(object) => ValueType::Object(object),
+                None => ValueType::Enum(EnumType::joined(other)),
+            },
         };
         Member::optional(name, value)
     };

@@ -49,6 +49,14 @@ pub trait Object: Send + Sync {
     /// # Errors
     /// [`not_found`], [`not_writable`], [`expected`], or the value is refused.
     fn set(&self, name: &str, value: Value) -> Result<()>;
+
+    /// Prepares the object's end, for `object-del`. Only objects that `-object` creates are deleted.
+    ///
+    /// # Errors
+    /// The object is in use. It stays then.
+    fn retire(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// `Property 'qcontext.nosuch' not found`

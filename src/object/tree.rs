@@ -71,6 +71,28 @@ pub fn remove_child(path: &str) -> Option<Arc<dyn Object>> {
     })
 }
 
+/// Retires an object of `/objects` and removes it. `None` if it was not added there.
+///
+/// # Errors
+/// The object is in use.
+pub(super) fn remove_object(id: &str) -> Result<Option<Arc<dyn Object>>> {
+    let path = join(OBJECTS, id);
+    let find = |added: &mut Vec<Child>| {
+        let known = added.iter().find(|known| known.path == path)?;
+        Some(Arc::clone(&known.object))
+    };
+    let Some(object) = with_added(find) else {
+        return Ok(None);
+    };
+    object.retire()?;
+    Ok(with_added(|added| {
+        let index = added
+            .iter()
+            .position(|known| Arc::ptr_eq(&known.object, &object))?;
+        Some(added.remove(index).object)
+    }))
+}
+
 /// The properties and children of the object at `path`.
 ///
 /// # Errors

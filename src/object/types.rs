@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Object, Options, Property, qcontext};
 use crate::Result;
+use crate::schema::ObjectType;
 
 /// The constructor of a type. It receives the id and the other options.
 pub type Create = fn(id: &str, options: Options) -> Result<Arc<dyn Object>>;
@@ -20,6 +21,8 @@ pub struct Type {
     pub properties: Vec<Property>,
     /// The constructor's options besides `id`, with their types.
     pub options: Vec<(&'static str, &'static str)>,
+    /// Those of the options' types that are objects.
+    pub option_types: &'static [&'static ObjectType],
     /// The constructor for `-object` and `object-add`, if they may create such objects.
     pub create: Option<Create>,
 }
@@ -30,6 +33,7 @@ fn container() -> Type {
         parent: "object",
         properties: vec![Property::new("type", "string")],
         options: Vec::new(),
+        option_types: &[],
         create: None,
     }
 }
@@ -40,6 +44,7 @@ fn qcontext() -> Type {
         parent: "object",
         properties: qcontext::properties(),
         options: qcontext::OPTIONS.to_vec(),
+        option_types: &[],
         create: Some(qcontext::create),
     }
 }
@@ -51,6 +56,7 @@ fn iothread() -> Type {
         parent: "object",
         properties: qcontext::properties(),
         options: qcontext::IOTHREAD_OPTIONS.to_vec(),
+        option_types: &[],
         create: Some(qcontext::create_iothread),
     }
 }

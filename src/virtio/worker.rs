@@ -333,6 +333,9 @@ impl<M: Model> QueueWorker<M> {
             return rested();
         }
         life.resting.push(rested);
+        drop(life);
+        // The batch tells the model.
+        self.resume.schedule();
     }
 
     /// See [`super::VirtioDevice::release`].

@@ -73,7 +73,7 @@ fn drive_mistakes_have_clear_texts() {
         ),
         (
             "if=none,id=d0,file=x,format=qcow2".to_owned(),
-            "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw",
+            "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw, throttle",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (

@@ -46,6 +46,9 @@ pub(in crate::block) type Task = Pin<Box<dyn Future<Output = Finished> + Send>>;
 pub(in crate::block) trait Layer: fmt::Debug + Send + Sync {
     /// Carries out a request.
     fn run(self: Arc<Self>, request: Box<Request>) -> Task;
+
+    /// Ends the waits of tasks that are not for the data. Called while the channel is drained or its owner wants to rest.
+    fn hurry(&self) {}
 }
 
 /// A layer that is being opened for a queue.
@@ -117,6 +120,9 @@ impl TaskWay {
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         self.queue.swap_budget(budget);
         self.queue.attend();
+        if self.queue.is_hurried() {
+            self.layer.hurry();
+        }
         for below in &self.below {
             below.reap();
         }

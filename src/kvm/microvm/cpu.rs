@@ -58,6 +58,7 @@ pub fn register_type() {
         parent: "object",
         properties: properties(),
         options: Vec::new(),
+        option_types: &[],
         create: None,
     });
 }

@@ -199,6 +199,10 @@ impl QueueModel for BlkQueue {
         self.channel.begin_batch();
     }
 
+    fn hurry(&mut self, is_hurried: bool) {
+        self.channel.set_hurried(is_hurried);
+    }
+
     fn is_spent(&self) -> bool {
         self.channel.is_spent()
     }

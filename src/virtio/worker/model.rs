@@ -87,6 +87,10 @@ pub trait QueueModel: Send + 'static {
         false
     }
 
+    /// The queue begins or ends to stop or to rest. Until it ends, kept chains should be completed without waits that the model
+    /// adds by itself.
+    fn hurry(&mut self, _is_hurried: bool) {}
+
     /// The batch has no more chains: hands on what was collected.
     fn end_batch(&mut self) {}
 

@@ -77,6 +77,8 @@ pub(super) struct Serving<Q> {
     wants_call: bool,
     /// The home looks at the ring by itself: kicks stay off.
     polling: bool,
+    /// The model was asked to hurry.
+    is_hurried: bool,
 }
 
 impl<Q: QueueModel> Serving<Q> {
@@ -97,6 +99,7 @@ impl<Q: QueueModel> Serving<Q> {
             fault: None,
             wants_call: false,
             polling: false,
+            is_hurried: false,
         })
     }
 
@@ -176,6 +179,11 @@ impl<Q: QueueModel> Serving<Q> {
         if let Some(model) = &mut self.model {
             if cause == BatchCause::Kick {
                 model.begin_iteration();
+            }
+            let is_closing = intake == Intake::Closed;
+            if self.is_hurried != is_closing {
+                self.is_hurried = is_closing;
+                model.hurry(is_closing);
             }
             model.complete(&mut self.answers);
         }

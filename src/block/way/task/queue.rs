@@ -49,6 +49,11 @@ impl TaskQueue {
         self.gate.aio()
     }
 
+    /// Whether tasks should end without waits that are not for the data; see [`Layer::hurry`](super::Layer::hurry).
+    pub(in crate::block) fn is_hurried(&self) -> bool {
+        self.gate.is_hurried()
+    }
+
     /// Ends after `delay_ns` of real time.
     pub(in crate::block) fn sleep_ns(&self, delay_ns: i64) -> Sleep {
         self.aio().sleep_ns(Clock::Realtime, delay_ns)
