@@ -1,4 +1,4 @@
-//! AioContexts: life, attachment to contexts, and the calling thread's current one.
+//! AioContexts: life, and attachment to contexts.
 #![allow(unsafe_code)] // entry points
 
 use crate::argument::{Given, entry};
@@ -7,14 +7,8 @@ use glib::translate::IntoGlibPtr;
 use glib_sys::{GError, GSource, gboolean};
 use qcontext::QContext as Context;
 use qcontext::{AioContext, Error, ErrorKind};
-use std::cell::RefCell;
 use std::ffi::c_char;
 use std::ptr;
-
-thread_local! {
-    /// The AioContext of qcontext_aio_set_current().
-    static CURRENT: RefCell<Option<AioContext>> = const { RefCell::new(None) };
-}
 
 /// qcontext_aio_new:
 /// Creates an AioContext that is not attached. It is driven by qcontext_aio_poll(), by the source of
@@ -237,35 +231,4 @@ pub unsafe extern "C" fn qcontext_aio_get_g_source(
             Ok(source.into_glib_ptr())
         }
     )
-}
-
-/// qcontext_aio_set_current:
-/// Sets the calling thread's current AioContext, which qcontext_aio_get_current() returns.
-/// @aio: (nullable): an AioContext, which the thread references; NULL for none
-///
-/// Any thread, any locks held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_aio_set_current(aio: *mut QContextAio) {
-    entry!(qcontext_aio_set_current, (), |aio: Option<AioContext>| {
-        let old = CURRENT.with(|current| current.replace(aio));
-        drop(old);
-        Ok(())
-    });
-}
-
-/// qcontext_aio_get_current:
-/// Returns: (transfer full) (nullable): a new reference to the calling thread's current AioContext: the one of
-/// qcontext_aio_set_current(), else that of the context that runs the thread, else NULL.
-///
-/// Any thread, any locks held.
-#[unsafe(no_mangle)]
-pub extern "C" fn qcontext_aio_get_current() -> *mut QContextAio {
-    entry!(qcontext_aio_get_current, ptr::null_mut(), || {
-        let set = CURRENT
-            .try_with(|current| current.borrow().clone())
-            .ok()
-            .flatten();
-        let current = set.or_else(|| Context::current().and_then(|context| context.aio().ok()));
-        Ok(current.map_or(ptr::null_mut(), give_aio))
-    })
 }

@@ -21,6 +21,7 @@
 #![allow(clippy::missing_safety_doc)] // the promises above, and the C documentation of each function
 
 mod aio;
+mod aio_current;
 mod aio_fd;
 mod aio_run;
 mod argument;
@@ -46,6 +47,7 @@ mod user;
 mod variant;
 
 pub use aio::*;
+pub use aio_current::*;
 pub use aio_fd::*;
 pub use aio_run::*;
 pub use bh::*;

@@ -3,22 +3,56 @@
 //! A threaded context is iterated by its own thread only; that is what [`ContextCore::run`] does. An unthreaded one is iterated
 //! by its user's thread. A thread that iterates the GMainContext with GLib's functions, also from a callback of ours, serves the
 //! reactor through the GSource that is attached there.
-#![allow(unsafe_code)] // thread attributes exist in C only
+//!
+//! # Invariants
+//! 1. `CURRENT` points to what the innermost [`Running`] of the thread borrows, or is null.
+#![allow(unsafe_code)] // thread attributes exist in C only; a thread-local pointer
 
 use super::{ContextCore, lock};
 use crate::{Error, ErrorKind, Resource, Result, Wait};
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 thread_local! {
-    /// The context that runs this thread.
-    static CURRENT: RefCell<Option<Arc<ContextCore>>> = const { RefCell::new(None) };
+    /// The context that runs this thread. It has no destructor, so atexit(3) handlers can ask for it as well: a thread that
+    /// calls exit(3) inside a callback still runs its context.
+    static CURRENT: Cell<*const ContextCore> = const { Cell::new(ptr::null()) };
+}
+
+/// The calling thread runs a context, until this is dropped.
+struct Running<'a> {
+    outer: *const ContextCore,
+    context: PhantomData<&'a Arc<ContextCore>>,
+}
+
+impl<'a> Running<'a> {
+    fn new(context: &'a Arc<ContextCore>) -> Running<'a> {
+        Running {
+            outer: CURRENT.replace(Arc::as_ptr(context)),
+            context: PhantomData,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(self.outer);
+    }
 }
 
 /// The context that runs the calling thread.
 pub(super) fn current() -> Option<Arc<ContextCore>> {
-    CURRENT.with_borrow(Clone::clone)
+    let core = CURRENT.get();
+    if core.is_null() {
+        return None;
+    }
+    // SAFETY: invariant 1: it points into an Arc that is borrowed.
+    unsafe { Arc::increment_strong_count(core) };
+    // SAFETY: the count was added just now.
+    Some(unsafe { Arc::from_raw(core) })
 }
 
 impl ContextCore {
@@ -34,9 +68,9 @@ impl ContextCore {
         let glib_side = lock(&self.glib_side).take();
         match glib_side {
             Some(mut glib_side) => {
-                let outer = CURRENT.replace(Some(Arc::clone(self)));
+                let running = Running::new(self);
                 let progress = glib_side.iterate(self, wait);
-                CURRENT.set(outer);
+                drop(running);
                 if !self.stopping.load(Ordering::Acquire) {
                     *lock(&self.glib_side) = Some(glib_side);
                 }
@@ -69,13 +103,13 @@ impl ContextCore {
             if let Ok(driving) = self.reactor.drive() {
                 make_timers_exact();
                 self.thread_id.store(thread_id(), Ordering::Release);
-                CURRENT.set(Some(Arc::clone(self)));
+                let running = Running::new(self);
                 let _ = started.send(());
                 self.iterate_until_stopped();
                 self.thread_id.store(-1, Ordering::Release);
                 self.tear_down();
                 driving.release_thread();
-                CURRENT.set(None);
+                drop(running);
             }
         });
         debug_assert!(owned.is_ok(), "only this thread knows the GMainContext");
