@@ -5,7 +5,7 @@
 //! * `core`: what the handles, the thread and the registry share; `end`: how a context ends
 //! * `run`: the thread and its loop; `glib_side`: when and how the loop asks GLib
 //! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
-//! * `invoke`: running closures on a context; `claim`: use by a device
+//! * `invoke`: running closures on a context; `claim`: use by a device; `clock_step`: the virtual clock in tests
 //!
 //! # Threads
 //! A [`QContext`] handle may be used from any thread, and with any lock held. Methods that wait say so, and fail when they
@@ -30,6 +30,7 @@
 
 mod builder;
 mod claim;
+mod clock_step;
 mod core;
 mod end;
 mod glib_side;
@@ -46,6 +47,7 @@ use crate::{AioContext, Error, ErrorKind, Result, Wait};
 pub(crate) use builder::DEFAULT_POLLING;
 pub use builder::QContextBuilder;
 pub use claim::ContextClaim;
+pub use clock_step::step_virtual_clock;
 use gsource::{PollParams, Poller, PoolLimits};
 pub use id::check_id;
 use std::ffi::CStr;

@@ -84,11 +84,11 @@ pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
 pub mod virtio;
 
-pub use context::{ContextClaim, QContext, QContextBuilder};
+pub use context::{ContextClaim, QContext, QContextBuilder, step_virtual_clock};
 #[doc(hidden)] // for the C ABI
 pub use gsource::Tie;
 pub use gsource::{
     AioContext, AsyncFile, Bh, Clock, Error, ErrorKind, EventNotifier, FdHandler, IoHandlers, Job,
-    JoinHandle, PollParams, Poller, PoolLimits, Resource, Result, Timer, Wait, start_virtual_clock,
-    stop_virtual_clock,
+    JoinHandle, PollParams, Poller, PoolLimits, Resource, Result, Timer, Wait, deadline_ns,
+    set_virtual_clock, start_virtual_clock, stop_virtual_clock,
 };

@@ -47,6 +47,12 @@ impl<T: Item> DeadlineQueue<T> {
         self.heap.first().map(|entry| entry.deadline)
     }
 
+    /// The earliest deadline that is later than `time`.
+    pub(crate) fn first_after(&self, time: i64) -> Option<i64> {
+        let deadlines = self.heap.iter().map(|entry| entry.deadline);
+        deadlines.filter(|&deadline| deadline > time).min()
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.heap.len()

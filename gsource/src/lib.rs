@@ -94,5 +94,10 @@ pub use poller::epoll::Epoll;
 pub use poller::io_sink::{IoCompletion, IoSink};
 pub use poller::{Drivers, Poller};
 pub use reactor::fd_handler::FdHandler;
-pub use reactor::{Driving, PollParams, Reactor, Wait, start_virtual_clock, stop_virtual_clock};
+#[doc(hidden)] // for the contexts of qcontext
+pub use reactor::step_virtual_clock;
+pub use reactor::{
+    Driving, PollParams, Reactor, Wait, deadline_ns, set_virtual_clock, start_virtual_clock,
+    stop_virtual_clock,
+};
 pub use worker_pool::{Pool, PoolLimits, Work};

@@ -10,8 +10,9 @@
 //! | [`bh`], `bh_queue`, `bh_schedule` | bottom halves |
 //! | [`fd_handler`], [`fd_record`], [`handlers`] | fd handlers of a tenant |
 //! | `registration`, `fd_table`, `fd_cache` | fd handlers of the reactor, and what is registered with the kernel |
-//! | [`timer`], `timer_queue`, `timer_fd` | timers |
+//! | [`timer`], `timer_queue`, `timer_fd`, `virtual_clock` | timers; the clock that can be stopped and set |
 //! | `wait_method`, `wait`, `io`, `adaptive_poll` | the wait: its fds, its events, the io_uring, busy-polling before it |
+//! | `aside` | a turn that leaves some handlers aside |
 //! | `glib_wait` | the wait by GLib, through the reactor's GSource |
 //! | `driving`, `notify`, [`thread_pin`] | who drives, who wakes whom, and tasks that bind a reactor to their thread |
 //! | `pending_release` | what belongs to the home to drop |
@@ -50,6 +51,7 @@ pub(crate) mod timer;
 mod timer_fd;
 mod timer_queue;
 mod turn;
+mod virtual_clock;
 mod wait;
 mod wait_method;
 
@@ -79,7 +81,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use thread_pin::ThreadPin;
 use timer_fd::TimerFd;
 use timer_queue::TimerQueues;
-pub use timer_queue::{start_virtual_clock, stop_virtual_clock};
+pub use virtual_clock::{
+    deadline_ns, set_virtual_clock, start_virtual_clock, step_virtual_clock, stop_virtual_clock,
+};
 use wait_method::ReactorFds;
 
 /// Whether an iteration may block.
@@ -200,7 +204,7 @@ impl Reactor {
             pool: OwnPool::new(),
             thread_pin: ThreadPin::default(),
         });
-        timer_queue::announce(&reactor);
+        virtual_clock::announce(&reactor);
         reactor
     }
 

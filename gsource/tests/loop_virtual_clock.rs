@@ -1,8 +1,11 @@
-//! Stopping and starting the virtual clock. It is one for the process, so these tests are a program of their own.
+//! Stopping, starting, setting and stepping the virtual clock. It is one for the process, so these tests are a program of their own.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::shadow_unrelated)] // a test fails by panicking, and names its steps alike
 
-use gsource::{Clock, Wait, start_virtual_clock, stop_virtual_clock};
+use gsource::{Clock, Wait};
+use gsource::{
+    deadline_ns, set_virtual_clock, start_virtual_clock, step_virtual_clock, stop_virtual_clock,
+};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::both_loops;
 use support::loops::{Count, Journal};
@@ -97,6 +100,51 @@ both_loops! {
         assert_eq!(journal.text(), "a b c");
     }
 
+    fn setting_the_clock_fires_what_is_due_in_a_sleeping_loop(driven) {
+        let _one = stopping();
+        let (count, tid) = (Count::new(), gettid());
+        let timer = driven.aio.timer(Clock::Virtual, count.hitter());
+        timer.arm_in_ns(3_600_000_000_000);
+        let deadline = timer.deadline_ns().unwrap();
+        driven.settle();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_asleep(tid);
+                set_virtual_clock(deadline).unwrap();
+            });
+            driven.until(|| count.get() == 1);
+        });
+    }
+
+    fn stepped_clock_stands_between_steps_and_fires_what_is_due(driven) {
+        let _one = stopping();
+        stop_virtual_clock();
+        set_virtual_clock(1_000).unwrap();
+        let count = Count::new();
+        let (due, later) = (
+            driven.aio.timer(Clock::Virtual, count.hitter()),
+            driven.aio.timer(Clock::Virtual, || panic!("not due")),
+        );
+        due.arm_at_ns(1_500);
+        later.arm_at_ns(2_001);
+        assert_eq!(deadline_ns(Clock::Virtual), Some(500));
+        // Setting a stopped clock does not fire timers.
+        set_virtual_clock(1_600).unwrap();
+        driven.settle();
+        assert_eq!((count.get(), deadline_ns(Clock::Virtual)), (0, Some(0)));
+        let mut stops = Vec::new();
+        step_virtual_clock(400, || stops.push(Clock::Virtual.now_ns())).unwrap();
+        assert_eq!(stops, [2_000]);
+        driven.until(|| count.get() == 1);
+        assert_eq!(driven.aio.timeout_ns().unwrap(), None, "time does not pass");
+        assert!(!Clock::Virtual.is_running());
+        driven.settle();
+        stop_virtual_clock();
+        due.arm_at_ns(0);
+        driven.settle();
+        assert_eq!(count.get(), 1, "stopped again");
+    }
+
     fn stopping_the_clock_leaves_the_other_clocks_alone(driven) {
         let _one = stopping();
         stop_virtual_clock();
@@ -106,6 +154,41 @@ both_loops! {
         driven.until(|| count.get() == 1);
         assert!(!driven.iterate(Wait::NoBlock));
     }
+}
+
+#[test]
+fn step_stops_at_each_deadline_and_counts_what_is_armed_meanwhile() {
+    let _one = stopping();
+    stop_virtual_clock();
+    set_virtual_clock(0).unwrap();
+    let aio = gsource::AioContext::new().unwrap();
+    let timer = aio.timer(Clock::Virtual, || ());
+    timer.arm_at_ns(10);
+    let mut stops = Vec::new();
+    let rearm = || {
+        stops.push(Clock::Virtual.now_ns());
+        timer.arm_in_ns(10);
+    };
+    step_virtual_clock(35, rearm).unwrap();
+    assert_eq!(stops, [10, 20, 30, 35]);
+    assert_eq!(deadline_ns(Clock::Virtual), Some(10));
+}
+
+#[test]
+fn times_out_of_range_change_nothing() {
+    let _one = stopping();
+    stop_virtual_clock();
+    set_virtual_clock(7).unwrap();
+    for time in [-1, i64::MIN, i64::MAX, (1 << 59) + 1] {
+        assert!(set_virtual_clock(time).is_err(), "{time}");
+        assert!(step_virtual_clock(time, || ()).is_err(), "{time}");
+    }
+    assert_eq!(Clock::Virtual.now_ns(), 7);
+    set_virtual_clock(1 << 59).unwrap();
+    assert_eq!(Clock::Virtual.now_ns(), 1 << 59);
+    start_virtual_clock();
+    assert!(Clock::Virtual.now_ns() >= 1 << 59);
+    set_virtual_clock(0).unwrap();
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! The armed timers of a reactor, by clock, and the switch of the virtual clock.
+//! The armed timers of a reactor, by clock.
 #![forbid(unsafe_code)]
 
 use super::tenant::Tenant;
 use super::timer::TimerNode;
 use super::{Driving, Reactor};
 use crate::Clock;
-use crate::clock::{self, CLOCKS};
+use crate::clock::CLOCKS;
 use crate::deadline::{DeadlineQueue, Item, NOWHERE};
 use crate::panic_boundary;
 use crate::sync::Ordering;
 use crate::sync::lock;
-use crate::sync::{Mutex, MutexGuard, PoisonError};
-use std::sync::{Arc, Weak};
+use crate::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// One queue per clock.
 pub(super) struct TimerQueues([DeadlineQueue<Arc<TimerNode>>; CLOCKS]);
@@ -34,11 +34,11 @@ impl TimerQueues {
         Clock::ALL
             .into_iter()
             .zip(&self.0)
-            .filter(|(clock, _)| clock.is_running())
+            .filter(|(clock, _)| clock.fires_timers())
             .filter_map(|(clock, queue)| {
-                queue
-                    .first()
-                    .map(|deadline| (deadline - clock.now_ns()).max(0))
+                let remaining = (queue.first()? - clock.now_ns()).max(0);
+                // A clock that stands still comes no nearer to a deadline.
+                (remaining == 0 || clock.is_running()).then_some(remaining)
             })
             .min()
     }
@@ -142,6 +142,11 @@ impl Reactor {
         panic_boundary::drop_guarded(&"destructor of a timer", dropped);
     }
 
+    /// The first deadline on `clock` that is later than `time`.
+    pub(super) fn deadline_after(&self, clock: Clock, time: i64) -> Option<i64> {
+        lock(&self.timers).queue(clock).first_after(time)
+    }
+
     /// Nanoseconds until the first timer is due; `None` when none bounds the wait.
     #[inline]
     pub(super) fn remaining_ns(&self) -> Option<i64> {
@@ -197,16 +202,23 @@ impl Driving<'_> {
     #[inline(never)]
     fn run_due_timers(&self) -> bool {
         let mut progress = false;
-        for clock in Clock::ALL.into_iter().filter(|clock| clock.is_running()) {
-            let Some(pass) = self.reactor.due_pass(clock) else {
-                continue;
-            };
-            while let Some(timer) = self.reactor.pop_due(clock, pass) {
-                timer.fire();
-                // It may have been dropped meanwhile, so that this is the last reference.
-                panic_boundary::drop_guarded(&"destructor of a timer", timer);
-                progress = true;
-            }
+        for clock in Clock::ALL.into_iter().filter(|clock| clock.fires_timers()) {
+            progress |= self.run_timers_of(clock);
+        }
+        progress
+    }
+
+    /// Fires what is due on `clock`.
+    pub(super) fn run_timers_of(&self, clock: Clock) -> bool {
+        let Some(pass) = self.reactor.due_pass(clock) else {
+            return false;
+        };
+        let mut progress = false;
+        while let Some(timer) = self.reactor.pop_due(clock, pass) {
+            timer.fire();
+            // It may have been dropped meanwhile, so that this is the last reference.
+            panic_boundary::drop_guarded(&"destructor of a timer", timer);
+            progress = true;
         }
         progress
     }
@@ -219,40 +231,5 @@ fn lock_both<'a, T>(a: &'a Mutex<T>, b: &'a Mutex<T>) -> (MutexGuard<'a, T>, Mut
     } else {
         let second = lock(b);
         (lock(a), second)
-    }
-}
-
-/// All reactors. std's lock also in the models, which make theirs anew in each run.
-static REACTORS: std::sync::Mutex<Vec<Weak<Reactor>>> = std::sync::Mutex::new(Vec::new());
-
-fn reactors() -> std::sync::MutexGuard<'static, Vec<Weak<Reactor>>> {
-    REACTORS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Remembers a reactor, to wake it when the virtual clock is switched.
-pub(super) fn announce(reactor: &Arc<Reactor>) {
-    let mut reactors = self::reactors();
-    if reactors.len() == reactors.capacity() {
-        reactors.retain(|known| known.strong_count() > 0);
-    }
-    reactors.push(Arc::downgrade(reactor));
-}
-
-/// Stops the virtual clock: its timers neither fire nor bound a wait until it is started again.
-pub fn stop_virtual_clock() {
-    clock::stop_virtual();
-    notify_all();
-}
-
-/// Lets the virtual clock run on from where it stood.
-pub fn start_virtual_clock() {
-    clock::start_virtual();
-    notify_all();
-}
-
-fn notify_all() {
-    let reactors: Vec<_> = self::reactors().iter().filter_map(Weak::upgrade).collect();
-    for reactor in reactors {
-        reactor.notify();
     }
 }
