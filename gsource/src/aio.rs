@@ -60,6 +60,8 @@ pub struct AioContext(Arc<Handle>);
 struct Handle {
     tenant: Arc<Tenant>,
     core: Arc<Core>,
+    /// All its fd handlers are left aside.
+    is_aside: bool,
 }
 
 impl AioContext {
@@ -68,11 +70,14 @@ impl AioContext {
     /// # Errors
     /// None today; fds are taken only when the context is first polled or attached.
     pub fn new() -> Result<AioContext> {
-        Ok(AioContext::on(Reactor::dormant(
-            Poller::Epoll,
-            Drivers::Any,
-            Abilities::ALL,
-        )))
+        let private = Reactor::dormant(Poller::Epoll, Drivers::Any, Abilities::ALL);
+        Ok(AioContext::on(private, false))
+    }
+
+    /// A context whose fd handlers are all [left aside](FdHandler::aside) by others of its home.
+    pub(crate) fn aside() -> AioContext {
+        let private = Reactor::dormant(Poller::Epoll, Drivers::Any, Abilities::ALL);
+        AioContext::on(private, true)
     }
 
     /// A context that waits with `poller` while it is attached nowhere.
@@ -80,13 +85,18 @@ impl AioContext {
     /// # Errors
     /// The kernel's, when it gives no fds or does not have `poller`.
     pub fn with_poller(poller: Poller) -> Result<AioContext> {
-        Ok(AioContext::on(Reactor::with_poller(poller, Drivers::Any)?))
+        let private = Reactor::with_poller(poller, Drivers::Any)?;
+        Ok(AioContext::on(private, false))
     }
 
-    fn on(private: Arc<Reactor>) -> AioContext {
+    fn on(private: Arc<Reactor>, is_aside: bool) -> AioContext {
         let core = Core::new(private);
         let tenant = Arc::clone(&core.tenant);
-        AioContext(Arc::new(Handle { tenant, core }))
+        AioContext(Arc::new(Handle {
+            tenant,
+            core,
+            is_aside,
+        }))
     }
 
     /// Watches `fd` for `handler`, in place of this context's earlier handler of that fd. A handler that wants nothing
@@ -117,7 +127,8 @@ impl AioContext {
         self.tenant().set_handler(record, IfPresent::Refuse)
     }
 
-    fn record(&self, fd: RawFd, handler: FdHandler) -> Arc<FdRecord> {
+    fn record(&self, fd: RawFd, mut handler: FdHandler) -> Arc<FdRecord> {
+        handler.aside |= self.0.is_aside;
         Arc::new(FdRecord::new(fd, handler, Arc::downgrade(self.tenant())))
     }
 
@@ -172,12 +183,17 @@ impl AioContext {
     }
 
     /// One iteration; true when it made progress: when a bottom half that is not idle, a handler or a timer ran. `Block`
-    /// waits once, until something happens, for as long as it takes. Attached to a home, it serves everything of that home.
+    /// waits once, until something happens, for as long as it takes. Attached to a home, it serves all AioContexts of that home,
+    /// but not handlers that are [left aside](FdHandler::aside), such as those of [`IoHandlers`](crate::IoHandlers).
     ///
     /// # Errors
     /// `WrongThread` while another thread drives the context; the kernel's, when it gives no fds for the wait.
     pub fn poll(&self, wait: Wait) -> Result<bool> {
-        self.reactor()?.iterate(wait)
+        let reactor = self.reactor()?;
+        if self.0.is_aside || Arc::ptr_eq(&reactor, &self.core().private) {
+            return reactor.iterate(wait);
+        }
+        reactor.poll(wait)
     }
 
     /// Runs the bottom halves of this context and nothing else, without waiting; true when one that is not idle ran.

@@ -1,6 +1,7 @@
 //! Iohandlers: the classic table of fd handlers with `read_poll`, keyed by fd, as a source of its own.
 //!
-//! It is an AioContext that only watches fds; what it adds is the classic call with its four callbacks.
+//! It is an AioContext that only watches fds; what it adds is the classic call with its four callbacks. On a home, an iteration
+//! that polls another AioContext leaves its handlers aside.
 //!
 //! # Threads
 //! As for [`AioContext`]: changes from any thread, callbacks on the home.
@@ -22,7 +23,7 @@ impl IoHandlers {
     /// # Errors
     /// As for [`AioContext::new`].
     pub fn new() -> Result<IoHandlers> {
-        AioContext::new().map(IoHandlers)
+        Ok(IoHandlers(AioContext::aside()))
     }
 
     /// Sets the handler of `fd`, in place of an earlier one; a handler without callbacks removes it.

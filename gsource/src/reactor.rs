@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 
 mod adaptive_poll;
+mod aside;
 mod attachment;
 pub(crate) mod bh;
 pub(crate) mod bh_queue;
@@ -100,7 +101,7 @@ pub enum Wait {
 struct HomeState {
     /// Ready handlers that have not run yet. Nested iterations share it.
     batch: Batch,
-    /// Handlers whose `read_poll` said no.
+    /// Handlers whose `read_poll` said no, and handlers that are put aside.
     paused: Vec<Arc<FdRecord>>,
     waiter: Waiter,
     timer_fd: TimerFd,

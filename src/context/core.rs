@@ -82,9 +82,15 @@ impl ContextCore {
         reactor.set_pool_limits(settings.pool_limits)?;
         let (aio, handlers) = (AioContext::new()?, IoHandlers::new()?);
         aio.attach_to(&reactor)?;
-        handlers.aio().attach_to(&reactor)?;
         let reactor_source = reactor.g_source()?;
         reactor_source.attach(Some(&gmain));
+        if settings.id.as_deref() == Some(MAIN) {
+            // As in QEMU, two GSources: an AioContext of the main loop can be polled without the iohandlers, their bottom halves
+            // and timers. GLib is asked in each iteration here anyway.
+            handlers.aio().g_source()?.attach(Some(&gmain));
+        } else {
+            handlers.aio().attach_to(&reactor)?;
+        }
         let glib_side = GlibSide::new(&reactor, &aio)?;
         Ok(Arc::new(ContextCore {
             c_id: CString::new(&*id).unwrap_or_default(),

@@ -6,7 +6,8 @@ use crate::{AioContext, FdHandler, Result};
 use std::os::fd::RawFd;
 
 impl QContext {
-    /// The AioContext that holds the fd handlers of this context.
+    /// The AioContext that holds the fd handlers of this context. [`AioContext::poll`] of another AioContext of this context does not
+    /// call them. On `qcontext-main` it is a GSource of its own, and such a poll does not run its bottom halves and timers either.
     ///
     /// # Errors
     /// `Closed` after a stop.
@@ -51,6 +52,9 @@ impl QContext {
     pub fn reap(&self) {
         if let Ok(_owner) = self.core().gmain.acquire() {
             self.core().reactor.reap_if_idle();
+            if let Ok(handlers) = self.core().handlers() {
+                handlers.aio().reap();
+            }
         }
     }
 }

@@ -18,6 +18,10 @@ unsafe impl Sync for PollSwitch {}
 /// Callbacks are `Fn` because a nested iteration inside one may call it again. Their destructor is the destroy notify: it
 /// runs once, on the home thread, after the last call has returned.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own, with a function that sets it"
+)]
 pub struct FdHandler {
     pub(crate) read: Option<Callback>,
     pub(crate) write: Option<Callback>,
@@ -27,6 +31,7 @@ pub struct FdHandler {
     pub(crate) io_poll_switch: Option<Box<dyn Fn(bool) + Send>>,
     pub(crate) edge: bool,
     pub(crate) quiet: bool,
+    pub(crate) aside: bool,
     /// Serves a future: goes beside the fd's handler.
     pub(super) is_waiter: bool,
 }
@@ -69,6 +74,14 @@ impl FdHandler {
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
+        self
+    }
+
+    /// Only the home's own iterations wait for it and call it, [`AioContext::poll`](crate::AioContext::poll) does not: for what must
+    /// not run while a callback waits for something else.
+    #[must_use]
+    pub fn aside(mut self) -> Self {
+        self.aside = true;
         self
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct FdRecord {
     removed: AtomicBool,
     /// Reading waits for `read_poll`; written by the home.
     paused: AtomicBool,
+    /// Not waited for until the home's own iteration; written by the home. See `aside`.
+    put_aside: AtomicBool,
     /// Calls that have not returned; written by the home.
     calls: AtomicU32,
     /// Runs when everything above has been dropped.
@@ -49,15 +51,15 @@ unsafe impl Sync for FdRecord {}
 impl FdRecord {
     pub(crate) fn new(fd: RawFd, mut handler: FdHandler, tenant: Weak<Tenant>) -> Self {
         let switch = handler.io_poll_switch.take();
-        let (removed, paused) = (AtomicBool::new(false), AtomicBool::new(false));
         FdRecord {
             fd,
             tenant,
             handler,
             switch: Mutex::new(switch.map(|switch| Arc::new(PollSwitch(switch)))),
             notifications_off: AtomicBool::new(false),
-            removed,
-            paused,
+            removed: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            put_aside: AtomicBool::new(false),
             calls: AtomicU32::new(0),
             after: AfterDrop::default(),
         }
@@ -112,6 +114,9 @@ impl FdRecord {
 
     /// The poller events this record wants now.
     pub(crate) fn interest(&self) -> u32 {
+        if self.is_put_aside() {
+            return 0;
+        }
         let read = self.handler.read.is_some() && !self.is_paused();
         let write = self.handler.write.is_some();
         u32::from(read) * READABLE + u32::from(write) * WRITABLE
@@ -177,6 +182,14 @@ impl FdRecord {
 
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_put_aside(&self) -> bool {
+        self.put_aside.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_put_aside(&self, aside: bool) {
+        self.put_aside.store(aside, Ordering::Release);
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {

@@ -92,6 +92,7 @@ fn move_records(records: &[Arc<FdRecord>], old: &Reactor, new: &Reactor) -> Resu
     for record in records {
         old.remove_record(record);
         record.set_paused(false);
+        record.set_put_aside(false);
     }
     new.adopt_records(records).inspect_err(|_| {
         let errors = old.readopt_records(records);

@@ -44,10 +44,7 @@ impl Reactor {
     pub fn iterate_for(&self, wait: Wait, limit_ns: Option<i64>) -> Result<bool> {
         let driving = self.drive()?;
         driving.prepare_turn()?;
-        if self.glib.is_asleep() {
-            // GLib waits on another thread. The wake-up that the last turn here left for it must not end this wait.
-            driving.collect(0);
-        }
+        driving.begin_wait();
         if driving.home().batch.is_empty() {
             driving.wait(wait, limit_ns);
         } else {
@@ -97,6 +94,18 @@ impl Reactor {
 impl Driving<'_> {
     #[inline]
     fn prepare_turn(&self) -> Result<()> {
+        self.ask_paused();
+        self.prepare_wait()
+    }
+
+    /// If GLib waits on another thread, the wake-up that the last turn here left for it must not end this wait.
+    pub(super) fn begin_wait(&self) {
+        if self.reactor.glib.is_asleep() {
+            self.collect(0);
+        }
+    }
+
+    pub(super) fn prepare_wait(&self) -> Result<()> {
         if self.reactor.fds.get().is_none() {
             self.reactor.open()?;
         }
@@ -124,7 +133,7 @@ impl Driving<'_> {
     }
 
     /// Fills the batch by busy-polling, by the kernel, or by both.
-    fn wait(&self, wait: Wait, limit_ns: Option<i64>) {
+    pub(super) fn wait(&self, wait: Wait, limit_ns: Option<i64>) {
         if !self.submits_by_waiting() && self.may_put_off_wait(wait) {
             return;
         }
@@ -187,7 +196,7 @@ impl Driving<'_> {
         if bound == i64::MAX { -1 } else { bound }
     }
 
-    /// Asks the handlers that did not want to read whether they do now.
+    /// Asks the handlers that did not want to read whether they do now, and waits again for those that were put aside.
     #[inline]
     pub(super) fn ask_paused(&self) {
         if !self.home().paused.is_empty() {
@@ -200,6 +209,10 @@ impl Driving<'_> {
         let paused = std::mem::take(&mut self.home().paused);
         for record in paused {
             if record.is_removed() {
+                continue;
+            }
+            self.take_back(&record);
+            if !record.is_paused() {
                 continue;
             }
             if record.may_read() {

@@ -161,6 +161,7 @@ impl Drop for GlibFdSet {
 fn new_set(aio: &AioContext, woken: &Arc<AtomicBool>) -> Result<Epoll> {
     let (epoll, flag) = (Epoll::new()?, Arc::clone(woken));
     let wake = move || flag.store(true, Ordering::Relaxed);
-    aio.set_fd_handler(epoll.as_raw_fd(), FdHandler::new().on_read(wake).quiet())?;
+    let handler = FdHandler::new().on_read(wake).quiet().aside();
+    aio.set_fd_handler(epoll.as_raw_fd(), handler)?;
     Ok(epoll)
 }
