@@ -132,6 +132,11 @@ impl QContext {
         registry::find(id)
     }
 
+    /// The context that wraps `gmain`, also one without a name. `None` if there is none, or it has not started yet.
+    pub fn of_main_context(gmain: &glib::MainContext) -> Option<QContext> {
+        registry::of_main_context(gmain)
+    }
+
     /// All named contexts, `qcontext-main` first, then in order of creation.
     pub fn list() -> Vec<QContext> {
         registry::list()
@@ -229,6 +234,14 @@ impl QContext {
     /// `WrongThread` when another thread runs the context; `Closed` after a stop.
     pub fn iterate(&self, wait: Wait) -> Result<bool> {
         self.core().iterate(wait)
+    }
+
+    /// True when [`QContext::iterate`] without waiting would dispatch something.
+    ///
+    /// # Errors
+    /// `WrongThread` when another thread runs the context; `Closed` after a stop.
+    pub fn is_pending(&self) -> Result<bool> {
+        self.core().is_pending()
     }
 
     /// The poller that the context waits with.

@@ -182,6 +182,14 @@ impl AioContext {
         self.tenant().notify();
     }
 
+    /// Forgets notifications that have come, so that they do not end the next wait. What they announced is found all the same.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives the context.
+    pub fn accept_notifications(&self) -> Result<()> {
+        self.reactor()?.accept_notifications()
+    }
+
     /// One iteration; true when it made progress: when a bottom half that is not idle, a handler or a timer ran. `Block`
     /// waits once, until something happens, for as long as it takes. Attached to a home, it serves all AioContexts of that home,
     /// but not handlers that are [left aside](FdHandler::aside), such as those of [`IoHandlers`](crate::IoHandlers).

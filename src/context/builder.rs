@@ -100,9 +100,7 @@ impl QContextBuilder {
 
     fn make(self) -> Result<QContext> {
         let context = QContext::wrap(self.make_core()?);
-        if self.id.is_some() {
-            registry::reserve(&context)?;
-        }
+        registry::reserve(&context)?;
         if self.threaded {
             context.core().start()?;
         }

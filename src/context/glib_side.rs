@@ -86,6 +86,22 @@ impl GlibSide {
         self.iterate_with_glib(context, wait)
     }
 
+    /// True when an iteration without waiting would dispatch something.
+    pub(super) fn is_pending(&mut self, context: &ContextCore) -> Result<bool> {
+        self.notice_turns_of_glib(context);
+        if context.reactor.is_pending()? {
+            return Ok(true);
+        }
+        if self.glib_fds.is_ready() {
+            context.foreign.store(true, Ordering::Release);
+        }
+        if !context.foreign.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let prepared = self.ask(context)?;
+        Ok(self.check(context, &prepared))
+    }
+
     /// While no foreign GSource is known. The wake-up fd says that one has come.
     fn iterate_reactor(&mut self, context: &ContextCore, wait: Wait) -> Result<bool> {
         let progress = context.reactor.iterate(wait)?;

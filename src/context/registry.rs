@@ -1,10 +1,10 @@
-//! The names of contexts.
+//! All contexts, and their names.
 //!
-//! A context has its name until its last handle is dropped. A context that is kept (those of `-object` are) has it until it is
-//! deleted.
+//! A context is here, and has its name if it was given one, until its last handle is dropped. A context that is kept (those
+//! of `-object` are) stays until it is deleted.
 //!
 //! # Invariants
-//! 1. A [`NamedContext`] belongs to one context. Changes and removal find it by that context's address, not by the name: the
+//! 1. A [`KnownContext`] belongs to one context. Changes and removal find it by that context's address, not by the name: the
 //!    name may have passed to another context meanwhile.
 //! 2. No handle is dropped while [`CONTEXTS`] is locked. The last handle of a context runs destructors, also those of users,
 //!    and locks the registry to free the name.
@@ -15,7 +15,8 @@ use crate::{Error, ErrorKind, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-struct NamedContext {
+struct KnownContext {
+    /// Begins with `#` if it was generated. Then the context has no name.
     id: String,
     handle: Weak<Handle>,
     /// False while the context starts: the name is taken, but the context cannot be found.
@@ -24,18 +25,22 @@ struct NamedContext {
     kept: Option<QContext>,
 }
 
-impl NamedContext {
+impl KnownContext {
     fn is_of(&self, handle: &Handle) -> bool {
         // The weak reference keeps the address from being used again.
         std::ptr::eq(self.handle.as_ptr(), handle)
     }
+
+    fn is_named(&self) -> bool {
+        !self.id.starts_with('#')
+    }
 }
 
 /// In order of creation.
-static CONTEXTS: Mutex<Vec<NamedContext>> = Mutex::new(Vec::new());
+static CONTEXTS: Mutex<Vec<KnownContext>> = Mutex::new(Vec::new());
 static MAIN_CONTEXT: OnceLock<QContext> = OnceLock::new();
 
-/// Takes the name of a context that is about to start. Dropping the context's last handle frees it.
+/// Takes the id of a context that is about to start. Dropping the context's last handle frees it.
 ///
 /// # Errors
 /// `AlreadyExists`.
@@ -43,13 +48,13 @@ pub(super) fn reserve(context: &QContext) -> Result<()> {
     let id = context.id();
     let mut contexts = lock(&CONTEXTS);
     // A context without handles is about to free its name.
-    let is_taken = |other: &NamedContext| other.id == id && other.handle.strong_count() > 0;
+    let is_taken = |other: &KnownContext| other.id == id && other.handle.strong_count() > 0;
     if id == MAIN || contexts.iter().any(is_taken) {
         let message =
             format!("attempt to add duplicate property '{id}' to object (type 'container')");
         return Err(Error::new(ErrorKind::AlreadyExists, message));
     }
-    contexts.push(NamedContext {
+    contexts.push(KnownContext {
         id: id.to_owned(),
         handle: Arc::downgrade(&context.0),
         runs: false,
@@ -59,7 +64,7 @@ pub(super) fn reserve(context: &QContext) -> Result<()> {
     Ok(())
 }
 
-/// Lets a context, which runs now, be found by the name that was reserved for it. Does nothing if none was.
+/// Lets a context, which runs now, be found.
 pub(super) fn publish(context: &QContext) {
     if let Some(named) = find_mut(&mut lock(&CONTEXTS), context) {
         named.runs = true;
@@ -69,8 +74,10 @@ pub(super) fn publish(context: &QContext) {
 /// Keeps a context until it is deleted. Does nothing if it has no name, or was deleted.
 pub(super) fn keep(context: &QContext) {
     let mut kept = Some(context.clone());
-    if let Some(named) = find_mut(&mut lock(&CONTEXTS), context) {
-        std::mem::swap(&mut named.kept, &mut kept);
+    if let Some(known) = find_mut(&mut lock(&CONTEXTS), context)
+        && known.is_named()
+    {
+        std::mem::swap(&mut known.kept, &mut kept);
     }
 }
 
@@ -90,7 +97,7 @@ pub(super) fn find(id: &str) -> Result<QContext> {
     }
     let handle = lock(&CONTEXTS)
         .iter()
-        .find(|named| named.runs && named.id == id)
+        .find(|known| known.is_named() && known.runs && known.id == id)
         .and_then(|named| named.handle.upgrade());
     handle
         .map(QContext)
@@ -101,7 +108,16 @@ pub(super) fn find(id: &str) -> Result<QContext> {
 pub(super) fn owned_here() -> Option<QContext> {
     let is_owned = |context: &QContext| context.core().gmain.is_owner();
     let main = MAIN_CONTEXT.get().cloned();
-    main.into_iter().chain(named()).find(is_owned)
+    main.into_iter().chain(running(|_| true)).find(is_owned)
+}
+
+/// The context that wraps `gmain`.
+pub(super) fn of_main_context(gmain: &glib::MainContext) -> Option<QContext> {
+    if *gmain == glib::MainContext::default() {
+        return Some(main());
+    }
+    let wraps = |context: &QContext| context.core().gmain == *gmain;
+    running(|_| true).into_iter().find(wraps)
 }
 
 /// An id that users cannot choose.
@@ -111,14 +127,15 @@ pub(super) fn generate_id() -> String {
 }
 
 pub(super) fn list() -> Vec<QContext> {
-    std::iter::once(main()).chain(named()).collect()
+    let named = running(KnownContext::is_named);
+    std::iter::once(main()).chain(named).collect()
 }
 
-fn named() -> Vec<QContext> {
+fn running(chosen: impl Fn(&KnownContext) -> bool) -> Vec<QContext> {
     lock(&CONTEXTS)
         .iter()
-        .filter(|named| named.runs)
-        .filter_map(|named| named.handle.upgrade())
+        .filter(|known| known.runs && chosen(known))
+        .filter_map(|known| known.handle.upgrade())
         .map(QContext)
         .collect()
 }
@@ -134,14 +151,14 @@ pub(super) fn forget(handle: &Handle) {
 }
 
 fn find_mut<'a>(
-    contexts: &'a mut [NamedContext],
+    contexts: &'a mut [KnownContext],
     context: &QContext,
-) -> Option<&'a mut NamedContext> {
+) -> Option<&'a mut KnownContext> {
     contexts.iter_mut().find(|named| named.is_of(&context.0))
 }
 
 /// Takes the entry out. The caller drops it without the lock: invariant 2.
-fn take(handle: &Handle) -> Option<NamedContext> {
+fn take(handle: &Handle) -> Option<KnownContext> {
     let mut contexts = lock(&CONTEXTS);
     let index = contexts.iter().position(|named| named.is_of(handle))?;
     Some(contexts.remove(index))

@@ -8,8 +8,10 @@
 //! 1. `CURRENT` points to what the innermost [`Running`] of the thread borrows, or is null.
 #![allow(unsafe_code)] // thread attributes exist in C only; a thread-local pointer
 
+use super::glib_side::GlibSide;
 use super::{ContextCore, lock};
 use crate::{Error, ErrorKind, Resource, Result, Wait};
+use glib::MainContextAcquireGuard;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
@@ -58,26 +60,49 @@ pub(super) fn current() -> Option<Arc<ContextCore>> {
 impl ContextCore {
     /// One iteration by the calling thread, also inside a callback of another iteration.
     pub(super) fn iterate(self: &Arc<Self>, wait: Wait) -> Result<bool> {
-        if self.stopping.load(Ordering::Acquire) && !self.threaded {
-            return Err(self.closed());
-        }
-        let Ok(_owner) = self.gmain.acquire() else {
-            let message = format!("another thread runs context '{}'", self.id);
-            return Err(Error::new(ErrorKind::WrongThread, message));
-        };
+        let _owner = self.own()?;
         let glib_side = lock(&self.glib_side).take();
         match glib_side {
             Some(mut glib_side) => {
                 let running = Running::new(self);
                 let progress = glib_side.iterate(self, wait);
                 drop(running);
-                if !self.stopping.load(Ordering::Acquire) {
-                    *lock(&self.glib_side) = Some(glib_side);
-                }
+                self.put_back(glib_side);
                 progress
             }
             // The iteration around this one has it.
             None => Ok(self.gmain.iteration(wait == Wait::Block)),
+        }
+    }
+
+    /// True when an iteration without waiting by the calling thread would dispatch something.
+    pub(super) fn is_pending(&self) -> Result<bool> {
+        let _owner = self.own()?;
+        let glib_side = lock(&self.glib_side).take();
+        let Some(mut glib_side) = glib_side else {
+            // The iteration around this call has it.
+            return Ok(self.gmain.pending());
+        };
+        let pending = glib_side.is_pending(self);
+        self.put_back(glib_side);
+        pending
+    }
+
+    /// Lets the calling thread iterate.
+    fn own(&self) -> Result<MainContextAcquireGuard<'_>> {
+        if self.stopping.load(Ordering::Acquire) && !self.threaded {
+            return Err(self.closed());
+        }
+        self.gmain.acquire().map_err(|_| {
+            let message = format!("another thread runs context '{}'", self.id);
+            Error::new(ErrorKind::WrongThread, message)
+        })
+    }
+
+    /// Gives back what an iteration has taken out, unless the context has ended meanwhile.
+    fn put_back(&self, glib_side: GlibSide) {
+        if !self.stopping.load(Ordering::Acquire) {
+            *lock(&self.glib_side) = Some(glib_side);
         }
     }
 

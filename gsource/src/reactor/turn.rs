@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::fd_record::FdRecord;
+use super::fd_table::Batch;
 use super::{Driving, Reactor, Wait};
 use crate::Result;
 use crate::clock::last_tick_ns;
@@ -72,6 +73,41 @@ impl Reactor {
         Ok(ready.then(|| driving.run_ready()))
     }
 
+    /// True when a turn without waiting would make progress. What is ready stays for that turn.
+    ///
+    /// # Errors
+    /// As for `iterate`.
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn is_pending(&self) -> Result<bool> {
+        let driving = self.drive()?;
+        driving.prepare_turn()?;
+        let looks = driving.home().batch.is_empty();
+        if looks {
+            driving.collect(0);
+        } else {
+            driving.submit_io();
+        }
+        driving.collect_ready();
+        let is_ready = driving.has_wanted_event()
+            || driving.has_due_bh()
+            || driving.has_ready_io()
+            || self.remaining_ns() == Some(0);
+        if looks {
+            driving.forget_levels();
+        }
+        Ok(is_ready)
+    }
+
+    /// Consumes notifications.
+    ///
+    /// # Errors
+    /// `WrongThread` while another thread drives.
+    pub(crate) fn accept_notifications(&self) -> Result<()> {
+        let driving = self.drive()?;
+        driving.reactor.state.accept();
+        Ok(())
+    }
+
     /// How long a turn would wait now, in nanoseconds; `None` when only an event would end it. A notification does not count.
     ///
     /// # Errors
@@ -109,7 +145,6 @@ impl Driving<'_> {
         if self.reactor.fds.get().is_none() {
             self.reactor.open()?;
         }
-        self.ask_paused();
         self.drop_released();
         self.submit_before_wait();
         Ok(())
@@ -250,6 +285,30 @@ impl Driving<'_> {
                 drop_guarded(&"destructor of an fd handler", last);
             }
         }
+    }
+
+    /// True when an event is ready whose handler would be called, and counts as progress.
+    fn has_wanted_event(&self) -> bool {
+        let ready: Vec<_> = self.home().batch.iter().cloned().collect();
+        let is_wanted = |(record, events): &(Arc<FdRecord>, u32)| {
+            let is_read = || record.wants_read(*events) && record.may_read();
+            let is_called = events & POLLED != 0 || record.wants_write(*events) || is_read();
+            is_called && !record.handler.quiet && !record.is_removed()
+        };
+        let found = ready.iter().any(is_wanted);
+        drop_guarded(&"destructor of an fd handler", ready);
+        found
+    }
+
+    /// Forgets events that the next wait reports again if they are still there.
+    fn forget_levels(&self) {
+        let mut home = self.home();
+        let (edges, levels): (Batch, Batch) = std::mem::take(&mut home.batch)
+            .into_iter()
+            .partition(|(record, _)| record.handler.edge);
+        home.batch = edges;
+        drop(home);
+        drop_guarded(&"destructor of an fd handler", levels);
     }
 
     /// Handles what busy-polling found. Meanwhile the handler is not polled, because it may iterate.

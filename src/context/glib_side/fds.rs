@@ -123,6 +123,11 @@ impl GlibFds {
         self.set.is_woken()
     }
 
+    /// True if an fd is ready now.
+    pub(super) fn is_ready(&self) -> bool {
+        is_readable(self.set.fd())
+    }
+
     /// As `is_woken`, and resets it.
     pub(super) fn take_woken(&self) -> bool {
         self.set.take_woken()
@@ -137,7 +142,7 @@ impl GlibFds {
             self.set.reset_limit();
         }
         // If another thread has read the data meanwhile, the set is not readable any more either.
-        let spurious = woken && !any_ready && is_readable(self.set.fd());
+        let spurious = woken && !any_ready && self.is_ready();
         self.set.has_stale_fd(spurious)
     }
 
