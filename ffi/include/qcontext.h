@@ -118,7 +118,7 @@ typedef enum {
    */
   QCONTEXT_CLOCK_REALTIME = 0,
   /**
-   * Monotonic time that stands still while the machine is stopped.
+   * Monotonic time since the program has started, which stands still while the machine is stopped, and can be set.
    */
   QCONTEXT_CLOCK_VIRTUAL = 1,
   /**
@@ -570,6 +570,19 @@ int64_t qcontext_aio_compute_timeout(QContextAio *aio);
 void qcontext_aio_notify(QContextAio *aio);
 
 /**
+ * qcontext_aio_notify_accept:
+ * Forgets notifications that have come, so that they do not end the next wait. What they announced is found all the same.
+ * @aio: an AioContext
+ * @error: WRONG_THREAD while another thread drives it
+ *
+ * Returns: FALSE on failure.
+ *
+ * One thread at a time.
+ */
+gboolean qcontext_aio_notify_accept(QContextAio *aio,
+                                    GError **error);
+
+/**
  * qcontext_aio_is_home:
  * @aio: an AioContext
  *
@@ -699,6 +712,16 @@ gboolean qcontext_bh_oneshot(QContextAio *aio,
 int64_t qcontext_clock_get_ns(uint32_t clock);
 
 /**
+ * qcontext_clock_deadline_ns:
+ * @clock: a QContextClock
+ *
+ * Returns: nanoseconds until the first timer of any AioContext on this clock is due, 0 when one is due already, -1 without a timer.
+ *
+ * Any thread, any locks held.
+ */
+int64_t qcontext_clock_deadline_ns(uint32_t clock);
+
+/**
  * qcontext_clock_enable:
  * Starts or stops the virtual clock. While it is stopped, its timers do not fire and do not limit a wait. The other clocks
  * always run.
@@ -709,6 +732,40 @@ int64_t qcontext_clock_get_ns(uint32_t clock);
  */
 void qcontext_clock_enable(uint32_t clock,
                            gboolean enabled);
+
+/**
+ * qcontext_clock_set_ns:
+ * Sets the virtual clock, forwards or back. It runs on, or stands still as before. Timers keep their deadlines.
+ * @clock: QCONTEXT_CLOCK_VIRTUAL
+ * @ns: the time, from 0 to 2^59
+ * @error: INVALID_ARGUMENT for another time
+ *
+ * Returns: FALSE on failure; nothing has changed then.
+ *
+ * Any thread, any locks held.
+ */
+gboolean qcontext_clock_set_ns(uint32_t clock,
+                               int64_t ns,
+                               GError **error);
+
+/**
+ * qcontext_clock_step_ns:
+ * Moves the virtual clock forwards, from one deadline of its timers to the next, for tests of devices. At each deadline, timers of
+ * qcontext-main and of the calling thread's context fire inside this call, unless another thread runs that context. So each of
+ * their callbacks sees its own deadline as the time if the clock is stopped, and what it arms can fire in the same step. Timers of
+ * other contexts fire on their threads, soon; timers of an unattached AioContext when it is polled. From the first step on, the
+ * timers of a stopped clock fire when they are due, until it is stopped again. Between the steps it stands still.
+ * @clock: QCONTEXT_CLOCK_VIRTUAL
+ * @ns: how far
+ * @error: INVALID_ARGUMENT for a step back, or one to a time after 2^59
+ *
+ * Returns: FALSE on failure; nothing has changed then.
+ *
+ * Any thread; calls back, so no lock that callbacks of these contexts take may be held.
+ */
+gboolean qcontext_clock_step_ns(uint32_t clock,
+                                int64_t ns,
+                                GError **error);
 
 /**
  * qcontext_new:
@@ -769,6 +826,17 @@ void qcontext_unref(QContext *context);
  * Any thread, any locks held.
  */
 QContext *qcontext_find_by_name(const char *id, GError **error);
+
+/**
+ * qcontext_find_by_main_context:
+ * Looks up the context that wraps a GMainContext. A context without a name is found too.
+ * @main_context: (nullable): a GMainContext; NULL for the default one, which is qcontext-main's
+ *
+ * Returns: (transfer full) (nullable): a new reference to the context, NULL when there is none.
+ *
+ * Any thread, any locks held.
+ */
+QContext *qcontext_find_by_main_context(GMainContext *main_context);
 
 /**
  * qcontext_get_main:
@@ -1082,19 +1150,32 @@ gboolean qcontext_invoke_sync(QContext *context,
 gboolean qcontext_main_init(GError **error);
 
 /**
- * qcontext_main_iterate:
+ * qcontext_main_poll:
  * Runs one iteration of the default GMainContext, which includes qcontext-main.
- * @nonblock: whether to return without waiting
+ * @may_block: whether to wait until something happens
+ * @error: WRONG_THREAD while another thread runs the default GMainContext
  *
- * Returns: 1 when something was dispatched or a notification came, else 0.
+ * Returns: whether something was dispatched or a notification came.
  *
  * Any one thread that can acquire the default GMainContext.
  */
+gboolean qcontext_main_poll(gboolean may_block, GError **error);
+
+/**
+ * qcontext_main_iterate:
+ * The old form of qcontext_main_poll(). Its argument has the opposite sense.
+ * @nonblock: whether to return without waiting
+ *
+ * Returns: 1 when something was dispatched or a notification came, else 0. A call while another thread runs the default GMainContext is a critical and 0.
+ *
+ * Any one thread that can acquire the default GMainContext.
+ */
+__attribute__((deprecated("use qcontext_main_poll")))
 int qcontext_main_iterate(gboolean nonblock);
 
 /**
  * qcontext_main_set_lock_hooks:
- * Sets the hooks of the program's big lock. qcontext_main_iterate() is called with the lock held and drops it while it waits.
+ * Sets the hooks of the program's big lock. qcontext_main_poll() is called with the lock held and drops it while it waits.
  * @lock: (nullable): takes the lock
  * @unlock: (nullable): releases it
  * @user_data: data of both
@@ -1107,7 +1188,7 @@ void qcontext_main_set_lock_hooks(QContextFunc lock,
 
 /**
  * qcontext_main_add_poll_hook:
- * Adds the fds of a library that only knows poll(2) to those that qcontext_main_iterate() waits for.
+ * Adds the fds of a library that only knows poll(2) to those that qcontext_main_poll() waits for.
  * @fill: (nullable): appends fds before each wait
  * @polled: (nullable): called with the result after each wait
  * @user_data: data of both
@@ -1365,6 +1446,21 @@ QContext *qcontext_device_opts_take_context(QContextDeviceOpts *opts,
 gboolean qcontext_device_opts_finish(QContextDeviceOpts *opts, GError **error);
 
 /**
+ * qcontext_poll_ns:
+ * As g_poll(), with a timeout in nanoseconds.
+ * @fds: (nullable): what to wait for
+ * @count: how many
+ * @timeout_ns: how long to wait at most; negative for ever
+ *
+ * Returns: how many fds have events; 0 after the timeout; -1 with errno on failure, also when a signal came.
+ *
+ * Any thread; blocks.
+ */
+int qcontext_poll_ns(GPollFD *fds,
+                     uint32_t count,
+                     int64_t timeout_ns);
+
+/**
  * qcontext_pool_submit:
  * Runs a job on a worker thread of the AioContext's pool. Jobs start in the order of submission.
  * @aio: the AioContext on which the completion runs
@@ -1392,9 +1488,11 @@ QContextJob *qcontext_pool_submit(QContextAio *aio,
  * Completes a job with -ECANCELED if it has not begun. A running job completes normally.
  * @job: a job
  *
+ * Returns: whether it had not begun.
+ *
  * Any thread, any locks held; never waits.
  */
-void qcontext_job_cancel(QContextJob *job);
+gboolean qcontext_job_cancel(QContextJob *job);
 
 /**
  * qcontext_job_cancel_sync:
@@ -1453,6 +1551,20 @@ gboolean qcontext_aio_set_pool_limits(QContextAio *aio, uint32_t min, uint32_t m
  * One thread at a time.
  */
 gboolean qcontext_iterate(QContext *context, gboolean may_block, GError **error);
+
+/**
+ * qcontext_pending:
+ * As g_main_context_pending(): whether qcontext_iterate() without waiting would dispatch something. Runs no callback but @can_read
+ * of fd handlers, and prepare and check of GSources.
+ * @context: a context
+ * @error: WRONG_THREAD when another thread runs the context, CLOSED after a stop
+ *
+ * Returns: TRUE when something is ready; FALSE otherwise, and on failure.
+ *
+ * One thread at a time.
+ */
+gboolean qcontext_pending(QContext *context,
+                          GError **error);
 
 /**
  * qcontext_acquire:

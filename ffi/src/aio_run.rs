@@ -80,6 +80,25 @@ pub unsafe extern "C" fn qcontext_aio_notify(aio: *mut QContextAio) {
     });
 }
 
+/// qcontext_aio_notify_accept:
+/// Forgets notifications that have come, so that they do not end the next wait. What they announced is found all the same.
+/// @aio: an AioContext
+/// @error: WRONG_THREAD while another thread drives it
+///
+/// Returns: FALSE on failure.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_aio_notify_accept(
+    aio: *mut QContextAio,
+    error: *mut *mut GError,
+) -> gboolean {
+    entry!(qcontext_aio_notify_accept, 0, error, |aio: AioContext| {
+        aio.accept_notifications()?;
+        Ok(1)
+    })
+}
+
 /// qcontext_aio_is_home:
 /// @aio: an AioContext
 ///

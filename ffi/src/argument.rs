@@ -181,6 +181,18 @@ macro_rules! from_glib {
                 Ok(unsafe { from_glib_none(pointer) })
             }
         }
+
+        impl FromC for Option<$object> {
+            type Pointer = *mut $pointer;
+
+            unsafe fn from_c(pointer: *mut $pointer, null: &'static str) -> Result<Self, Fault> {
+                if pointer.is_null() {
+                    return Ok(None);
+                }
+                // SAFETY: as the caller of this function promises.
+                unsafe { <$object>::from_c(pointer, null) }.map(Some)
+            }
+        }
     )+};
 }
 

@@ -112,6 +112,27 @@ pub unsafe extern "C" fn qcontext_find_by_name(
     })
 }
 
+/// qcontext_find_by_main_context:
+/// Looks up the context that wraps a GMainContext. A context without a name is found too.
+/// @main_context: (nullable): a GMainContext; NULL for the default one, which is qcontext-main's
+///
+/// Returns: (transfer full) (nullable): a new reference to the context, NULL when there is none.
+///
+/// Any thread, any locks held.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_find_by_main_context(
+    main_context: *mut GMainContext,
+) -> *mut QContext {
+    entry!(
+        qcontext_find_by_main_context,
+        ptr::null_mut(),
+        |main_context: Option<MainContext>| {
+            let gmain = main_context.unwrap_or_else(MainContext::default);
+            Ok(Context::of_main_context(&gmain).map_or(ptr::null_mut(), give_context))
+        }
+    )
+}
+
 /// qcontext_get_main:
 /// Returns: (transfer none): the context "qcontext-main", which drives the default GMainContext and always exists.
 ///

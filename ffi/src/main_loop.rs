@@ -5,12 +5,12 @@
 use crate::argument::entry;
 use crate::boundary::Fault;
 use crate::callback::{QContextFillFunc, QContextFunc, QContextPolledFunc};
-use crate::run::append_query;
+use crate::run::{append_query, wait};
 use crate::user::{UserData, register};
 use glib::translate::ToGlibPtr;
 use glib_sys::{GArray, GDestroyNotify, GError, GMainContext, GPollFD, gboolean, gpointer};
 use qcontext::QContext as Context;
-use qcontext::{Error, ErrorKind};
+use qcontext::{Error, ErrorKind, Wait};
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,37 +67,60 @@ pub unsafe extern "C" fn qcontext_main_init(error: *mut *mut GError) -> gboolean
     })
 }
 
-/// qcontext_main_iterate:
+/// qcontext_main_poll:
 /// Runs one iteration of the default GMainContext, which includes qcontext-main.
-/// @nonblock: whether to return without waiting
+/// @may_block: whether to wait until something happens
+/// @error: WRONG_THREAD while another thread runs the default GMainContext
 ///
-/// Returns: 1 when something was dispatched or a notification came, else 0.
+/// Returns: whether something was dispatched or a notification came.
 ///
 /// Any one thread that can acquire the default GMainContext.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_main_poll(
+    may_block: gboolean,
+    error: *mut *mut GError,
+) -> gboolean {
+    entry!(qcontext_main_poll, 0, error, || {
+        Ok(poll_main(wait(may_block))?.into())
+    })
+}
+
+/// qcontext_main_iterate:
+/// The old form of qcontext_main_poll(). Its argument has the opposite sense.
+/// @nonblock: whether to return without waiting
+///
+/// Returns: 1 when something was dispatched or a notification came, else 0. A call while another thread runs the default GMainContext is a critical and 0.
+///
+/// Any one thread that can acquire the default GMainContext.
+#[deprecated(note = "use qcontext_main_poll")]
+#[unsafe(no_mangle)]
 pub extern "C" fn qcontext_main_iterate(nonblock: gboolean) -> c_int {
     entry!(qcontext_main_iterate, 0, || {
-        let context = Context::main();
-        let (main, notifications) = (context.main_context(), context.glib_notifications());
-        let gmain: *mut GMainContext = main.to_glib_none().0;
-        // SAFETY: the default GMainContext lives for ever.
-        if unsafe { glib_sys::g_main_context_acquire(gmain) } == 0 {
-            return Err(Fault::Misuse(
-                "another thread runs the default GMainContext",
-            ));
-        }
-        let current = hooks().clone().unwrap_or_default();
-        // SAFETY: the thread owns the GMainContext.
-        let dispatched = unsafe { iterate(gmain, nonblock != 0, &current) };
-        // SAFETY: as above.
-        unsafe { glib_sys::g_main_context_release(gmain) };
-        Ok((dispatched || context.glib_notifications() != notifications).into())
+        let dispatched = poll_main(wait(gboolean::from(nonblock == 0)));
+        let dispatched = dispatched.map_err(|error| match error.kind() {
+            ErrorKind::WrongThread => Fault::Misuse("another thread runs the default GMainContext"),
+            _ => Fault::Error(error),
+        })?;
+        Ok(dispatched.into())
     })
+}
+
+fn poll_main(wait: Wait) -> Result<bool, Error> {
+    let context = Context::main();
+    let (main, notifications) = (context.main_context(), context.glib_notifications());
+    let _owner = main.acquire().map_err(|_| {
+        let message = "another thread runs the default GMainContext";
+        Error::new(ErrorKind::WrongThread, message)
+    })?;
+    let current = hooks().clone().unwrap_or_default();
+    // SAFETY: the thread owns the GMainContext.
+    let dispatched = unsafe { iterate(main.to_glib_none().0, wait, &current) };
+    Ok(dispatched || context.glib_notifications() != notifications)
 }
 
 /// # Safety
 /// The calling thread owns `gmain`.
-unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &MainLoopHooks) -> bool {
+unsafe fn iterate(gmain: *mut GMainContext, wait: Wait, hooks: &MainLoopHooks) -> bool {
     let size = u32::try_from(size_of::<GPollFD>()).unwrap_or(0);
     // SAFETY: plain values.
     let fds = unsafe { glib_sys::g_array_new(0, 0, size) };
@@ -109,7 +132,7 @@ unsafe fn iterate(gmain: *mut GMainContext, nonblock: bool, hooks: &MainLoopHook
     for hook in &hooks.polls {
         hook.user.call_fill(hook.fill, fds, &mut timeout);
     }
-    if nonblock {
+    if wait == Wait::NoBlock {
         timeout = 0;
     }
     // SAFETY: the array is one of GPollFD.
@@ -157,7 +180,7 @@ fn call(hook: QContextFunc, data: HookData) {
 }
 
 /// qcontext_main_set_lock_hooks:
-/// Sets the hooks of the program's big lock. qcontext_main_iterate() is called with the lock held and drops it while it waits.
+/// Sets the hooks of the program's big lock. qcontext_main_poll() is called with the lock held and drops it while it waits.
 /// @lock: (nullable): takes the lock
 /// @unlock: (nullable): releases it
 /// @user_data: data of both
@@ -179,7 +202,7 @@ pub extern "C" fn qcontext_main_set_lock_hooks(
 }
 
 /// qcontext_main_add_poll_hook:
-/// Adds the fds of a library that only knows poll(2) to those that qcontext_main_iterate() waits for.
+/// Adds the fds of a library that only knows poll(2) to those that qcontext_main_poll() waits for.
 /// @fill: (nullable): appends fds before each wait
 /// @polled: (nullable): called with the result after each wait
 /// @user_data: data of both

@@ -91,13 +91,14 @@ pub unsafe extern "C" fn qcontext_pool_submit(
 /// Completes a job with -ECANCELED if it has not begun. A running job completes normally.
 /// @job: a job
 ///
+/// Returns: whether it had not begun.
+///
 /// Any thread, any locks held; never waits.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn qcontext_job_cancel(job: *mut QContextJob) {
-    entry!(qcontext_job_cancel, (), |job: &QContextJob| {
-        job.job.cancel();
-        Ok(())
-    });
+pub unsafe extern "C" fn qcontext_job_cancel(job: *mut QContextJob) -> gboolean {
+    entry!(qcontext_job_cancel, 0, |job: &QContextJob| {
+        Ok(job.job.cancel().into())
+    })
 }
 
 /// qcontext_job_cancel_sync:

@@ -79,6 +79,25 @@ pub unsafe extern "C" fn qcontext_iterate(
     })
 }
 
+/// qcontext_pending:
+/// As g_main_context_pending(): whether qcontext_iterate() without waiting would dispatch something. Runs no callback but @can_read
+/// of fd handlers, and prepare and check of GSources.
+/// @context: a context
+/// @error: WRONG_THREAD when another thread runs the context, CLOSED after a stop
+///
+/// Returns: TRUE when something is ready; FALSE otherwise, and on failure.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qcontext_pending(
+    context: *mut QContext,
+    error: *mut *mut GError,
+) -> gboolean {
+    entry!(qcontext_pending, 0, error, |context: Context| {
+        Ok(context.is_pending()?.into())
+    })
+}
+
 /// qcontext_acquire:
 /// Makes the calling thread the owner of the context, which may run it, until qcontext_release() is called as often.
 /// @context: a context

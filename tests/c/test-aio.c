@@ -304,11 +304,11 @@ static void test_poll_elsewhere_hides_nothing_from_the_main_loop(void)
 {
     Probe probe = { 0 }, *once = &probe;
 
-    while (qcontext_main_iterate(TRUE)) {
+    while (qcontext_main_poll(FALSE, NULL)) {
     }
     guint32 hook = qcontext_main_add_poll_hook(poll_elsewhere, NULL, &once, NULL);
     while (probe.calls == 0) {
-        qcontext_main_iterate(FALSE);
+        qcontext_main_poll(TRUE, NULL);
     }
     g_assert_true(probe.call_thread == g_thread_self());
     g_assert_true(qcontext_main_remove_poll_hook(hook, NULL));

@@ -252,26 +252,26 @@ static void test_main_loop(void)
     QContext *main_context = qcontext_get_main();
 
     g_assert_true(qcontext_main_init(&error));
-    while (qcontext_main_iterate(TRUE)) {
+    while (qcontext_main_poll(FALSE, NULL)) {
     }
     qcontext_notify(main_context);
-    g_assert_cmpint(qcontext_main_iterate(TRUE), ==, 1);
-    g_assert_cmpint(qcontext_main_iterate(TRUE), ==, 0);
+    g_assert_cmpint(qcontext_main_poll(FALSE, NULL), ==, 1);
+    g_assert_cmpint(qcontext_main_poll(FALSE, NULL), ==, 0);
     g_assert_true(qcontext_invoke(main_context, probe_call, &probe, probe_destroy, NULL));
-    g_assert_cmpint(qcontext_main_iterate(FALSE), ==, 1);
+    g_assert_cmpint(qcontext_main_poll(TRUE, NULL), ==, 1);
     g_assert_cmpint(probe.calls, ==, 1);
     locked = 1;
     qcontext_main_set_lock_hooks(hook_lock, hook_unlock, NULL);
-    qcontext_main_iterate(TRUE);
+    qcontext_main_poll(FALSE, NULL);
     g_assert_cmpint(unlocks, ==, 0);
     int fds[2];
     make_pipe(fds);
     write_byte(fds[1]);
     guint32 id = qcontext_main_add_poll_hook(hook_fill, hook_polled, &fds[0], NULL);
-    while (qcontext_main_iterate(TRUE)) {
+    while (qcontext_main_poll(FALSE, NULL)) {
     }
     polls = fills = 0;
-    qcontext_main_iterate(FALSE);
+    qcontext_main_poll(TRUE, NULL);
     g_assert_cmpint(unlocks, ==, 1);
     g_assert_cmpint(polls, ==, 1);
     g_assert_cmpint(fills, ==, 1);
