@@ -15,14 +15,23 @@
  *  - Timer attributes and the batch size of aio_context_set_aio_params() are accepted and have no effect.
  *  - aio_poll() of an attached AioContext also serves the other AioContexts of its context, and aio_compute_timeout() counts them.
  *  - An fd that cannot be watched causes a warning. A function with a result returns -1.
- *  - An Error is a GError.
+ *  - An Error is a GError. The native functions do not know error_abort and error_fatal; those here do.
+ *
+ * Other headers, such as QEMU's own, may define some of these types. Include them before this one and define, before this one,
+ *  - QCONTEXT_COMPAT_WITHOUT_AIO_CONTEXT: AioContext is another structure. Only pointers to it are used.
+ *  - QCONTEXT_COMPAT_WITHOUT_ERROR: Error is another type. error_setg() sets it.
+ *  - QCONTEXT_COMPAT_WITHOUT_IOTHREAD: IOThread and the functions of its own are absent here.
+ *  - QCONTEXT_COMPAT_WITHOUT_MEM_REENTRANCY_GUARD: MemReentrancyGuard is another structure. It begins with the bool of this one.
+ *  - QCONTEXT_COMPAT_WITHOUT_NOTIFIER: Notifier is another structure. It has the function notify().
  */
 #ifndef QCONTEXT_COMPAT_H
 #define QCONTEXT_COMPAT_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include "qcontext.h"
 
@@ -37,7 +46,52 @@ extern "C" {
 /* State that all files of a program share without a library of its own. */
 #define QCONTEXT_COMPAT_SHARED __attribute__((weak, visibility("hidden")))
 
+/* ---- Errors ---- */
+
+#ifndef QCONTEXT_COMPAT_WITHOUT_ERROR
+
 typedef GError Error;
+
+/* An error that is stored in one of these ends the program with its message: by abort(), and by exit(1). */
+QCONTEXT_COMPAT_SHARED Error *error_abort;
+QCONTEXT_COMPAT_SHARED Error *error_fatal;
+
+static inline void qcontext_compat_propagate(Error **errp, GError *error)
+{
+    if (!error) {
+        return;
+    }
+    if (errp == &error_abort || errp == &error_fatal) {
+        const char *program = g_get_prgname();
+
+        g_printerr("%s: %s\n", program ? program : "qcontext", error->message);
+        if (errp == &error_abort) {
+            abort();
+        }
+        exit(1);
+    }
+    g_propagate_error(errp, error);
+}
+
+#else
+
+static inline void qcontext_compat_propagate(Error **errp, GError *error)
+{
+    if (error) {
+        error_setg(errp, "%s", error->message);
+        g_error_free(error);
+    }
+}
+
+#endif
+
+/* An error where QEMU's function has no way to report one. */
+static inline void qcontext_compat_must(GError *error)
+{
+    if (error) {
+        g_error("qcontext: %s", error->message);
+    }
+}
 
 /* ---- Clocks and timers ---- */
 
@@ -57,7 +111,9 @@ typedef enum {
 #define QEMU_TIMER_ATTR_EXTERNAL (1 << 0)
 #define QEMU_TIMER_ATTR_ALL (-1)
 
+#ifndef QCONTEXT_COMPAT_WITHOUT_AIO_CONTEXT
 typedef QContextAio AioContext;
+#endif
 typedef struct QEMUTimerListGroup QEMUTimerListGroup;
 typedef void QEMUTimerCB(void *opaque);
 typedef void QEMUTimerListNotifyCB(void *opaque, QEMUClockType type);
@@ -66,13 +122,21 @@ typedef struct QEMUTimer {
     QContextTimer native;
 } QEMUTimer;
 
+static inline QContextAio *qcontext_compat_native(AioContext *ctx)
+{
+    return (QContextAio *)ctx;
+}
+
+/* Takes over a reference, for callers that borrow: what they get lives as long as the context or thread that has it. */
+static inline AioContext *qcontext_compat_borrowed(QContextAio *aio)
+{
+    qcontext_aio_unref(aio);
+    return (AioContext *)aio;
+}
+
 static inline AioContext *qcontext_compat_main_aio(void)
 {
-    /* The main context, and with it this, lives for ever. */
-    AioContext *aio = qcontext_get_aio(qcontext_get_main(), NULL);
-
-    qcontext_aio_unref(aio);
-    return aio;
+    return qcontext_compat_borrowed(qcontext_get_aio(qcontext_get_main(), NULL));
 }
 
 static inline void init_clocks(QEMUTimerListNotifyCB *notify)
@@ -102,11 +166,48 @@ static inline void qemu_clock_enable(QEMUClockType type, bool enabled)
     }
 }
 
+/* Nanoseconds until the first timer of any AioContext is due; -1 without one. */
+static inline int64_t qemu_clock_deadline_ns_all(QEMUClockType type, int attr_mask)
+{
+    (void)attr_mask;
+    return qcontext_clock_deadline_ns((uint32_t)type);
+}
+
+/* Moves the virtual clock forwards and fires timers on the way, as qcontext_clock_step_ns() says. The answer is the new time. */
+static inline int64_t qemu_clock_advance_virtual_time(int64_t dest)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+
+    if (dest > now) {
+        qcontext_clock_step_ns(QCONTEXT_CLOCK_VIRTUAL, dest - now, NULL);
+    }
+    return qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+}
+
+/* The wall clock, in nanoseconds. */
+static inline int64_t get_clock_realtime(void)
+{
+    return qcontext_clock_get_ns(QCONTEXT_CLOCK_HOST);
+}
+
+/* A timeout for poll(2). Rounds up; -1 is for ever. */
+static inline int qemu_timeout_ns_to_ms(int64_t ns)
+{
+    int64_t ms = ns / SCALE_MS + (ns % SCALE_MS > 0);
+
+    return ns < 0 ? -1 : (int)MIN(ms, INT32_MAX);
+}
+
+static inline int qemu_poll_ns(GPollFD *fds, guint nfds, int64_t timeout)
+{
+    return qcontext_poll_ns(fds, nfds, timeout);
+}
+
 static inline void aio_timer_init_with_attrs(AioContext *ctx, QEMUTimer *ts, QEMUClockType type, int scale,
                                              int attributes, QEMUTimerCB *cb, void *opaque)
 {
     (void)attributes;
-    qcontext_timer_init(&ts->native, ctx, (uint32_t)type, scale, cb, opaque);
+    qcontext_timer_init(&ts->native, qcontext_compat_native(ctx), (uint32_t)type, scale, cb, opaque);
 }
 
 static inline void aio_timer_init(AioContext *ctx, QEMUTimer *ts, QEMUClockType type, int scale, QEMUTimerCB *cb,
@@ -241,9 +342,11 @@ static inline bool timer_expired(QEMUTimer *ts, int64_t current_time)
 /* ---- Bottom halves ---- */
 
 typedef void QEMUBHFunc(void *opaque);
+#ifndef QCONTEXT_COMPAT_WITHOUT_MEM_REENTRANCY_GUARD
 typedef struct MemReentrancyGuard {
     bool engaged_in_io;
 } MemReentrancyGuard;
+#endif
 
 typedef struct QEMUBH {
     QContextBh *native;
@@ -256,18 +359,18 @@ typedef struct QEMUBH {
 /* The callback may free the bottom half, and its device with the guard's pointer in it. */
 static inline void aio_bh_call(QEMUBH *bh)
 {
-    MemReentrancyGuard *guard = bh->guard;
-    bool engaged = guard && guard->engaged_in_io;
+    bool *engaged_in_io = (bool *)bh->guard;
+    bool engaged = engaged_in_io && *engaged_in_io;
 
     if (engaged) {
         g_debug("qcontext: bottom half '%s' runs while its device does I/O", bh->name);
     }
-    if (guard) {
-        guard->engaged_in_io = true;
+    if (engaged_in_io) {
+        *engaged_in_io = true;
     }
     bh->cb(bh->opaque);
-    if (guard) {
-        guard->engaged_in_io = engaged;
+    if (engaged_in_io) {
+        *engaged_in_io = engaged;
     }
 }
 
@@ -294,13 +397,13 @@ static inline QEMUBH *aio_bh_new_full(AioContext *ctx, QEMUBHFunc *cb, void *opa
     bh->opaque = opaque;
     bh->name = name;
     bh->guard = guard;
-    bh->native = qcontext_bh_new(ctx, name, qcontext_compat_bh, bh, qcontext_compat_bh_free);
+    bh->native = qcontext_bh_new(qcontext_compat_native(ctx), name, qcontext_compat_bh, bh, qcontext_compat_bh_free);
     return bh;
 }
 
 static inline void aio_bh_schedule_oneshot_full(AioContext *ctx, QEMUBHFunc *cb, void *opaque, const char *name)
 {
-    qcontext_bh_oneshot(ctx, name, cb, opaque, NULL);
+    qcontext_bh_oneshot(qcontext_compat_native(ctx), name, cb, opaque, NULL);
 }
 
 #define aio_bh_new(ctx, cb, opaque) aio_bh_new_full((ctx), (cb), (opaque), #cb, NULL)
@@ -337,36 +440,51 @@ static inline void qemu_bh_delete(QEMUBH *bh)
 
 /* ---- AioContexts ---- */
 
+typedef void IOReadHandler(void *opaque, const uint8_t *buf, int size);
 typedef void IOHandler(void *opaque);
 typedef int IOCanReadHandler(void *opaque);
 typedef bool AioPollFn(void *opaque);
 
-static inline void qcontext_compat_must(GError *error)
+/* An AioContext that has taken its fds, because aio_poll() cannot report that there are none left. */
+static inline QContextAio *qcontext_compat_open_aio(GError **error)
 {
-    if (error) {
-        g_error("qcontext: %s", error->message);
+    QContextAio *aio = qcontext_aio_new(error);
+    GError *refused = NULL;
+
+    if (aio) {
+        qcontext_aio_poll(aio, FALSE, &refused);
     }
+    if (refused) {
+        qcontext_aio_unref(aio);
+        g_propagate_error(error, refused);
+        return NULL;
+    }
+    return aio;
 }
 
 static inline AioContext *aio_context_new(Error **errp)
 {
-    return qcontext_aio_new(errp);
+    GError *error = NULL;
+    AioContext *ctx = (AioContext *)qcontext_compat_open_aio(&error);
+
+    qcontext_compat_propagate(errp, error);
+    return ctx;
 }
 
 static inline void aio_context_ref(AioContext *ctx)
 {
-    qcontext_aio_ref(ctx);
+    qcontext_aio_ref(qcontext_compat_native(ctx));
 }
 
 static inline void aio_context_unref(AioContext *ctx)
 {
-    qcontext_aio_unref(ctx);
+    qcontext_aio_unref(qcontext_compat_native(ctx));
 }
 
 static inline GSource *aio_get_g_source(AioContext *ctx)
 {
     GError *error = NULL;
-    GSource *source = qcontext_aio_get_g_source(ctx, &error);
+    GSource *source = qcontext_aio_get_g_source(qcontext_compat_native(ctx), &error);
 
     qcontext_compat_must(error);
     return source;
@@ -375,7 +493,7 @@ static inline GSource *aio_get_g_source(AioContext *ctx)
 static inline bool aio_poll(AioContext *ctx, bool blocking)
 {
     GError *error = NULL;
-    bool progress = qcontext_aio_poll(ctx, blocking, &error);
+    bool progress = qcontext_aio_poll(qcontext_compat_native(ctx), blocking, &error);
 
     qcontext_compat_must(error);
     return progress;
@@ -384,7 +502,7 @@ static inline bool aio_poll(AioContext *ctx, bool blocking)
 static inline int aio_bh_poll(AioContext *ctx)
 {
     GError *error = NULL;
-    int progress = qcontext_aio_bh_poll(ctx, &error);
+    int progress = qcontext_aio_bh_poll(qcontext_compat_native(ctx), &error);
 
     qcontext_compat_must(error);
     return progress;
@@ -393,12 +511,20 @@ static inline int aio_bh_poll(AioContext *ctx)
 /* Nanoseconds, -1 for ever. */
 static inline int64_t aio_compute_timeout(AioContext *ctx)
 {
-    return qcontext_aio_compute_timeout(ctx);
+    return qcontext_aio_compute_timeout(qcontext_compat_native(ctx));
 }
 
 static inline void aio_notify(AioContext *ctx)
 {
-    qcontext_aio_notify(ctx);
+    qcontext_aio_notify(qcontext_compat_native(ctx));
+}
+
+static inline void aio_notify_accept(AioContext *ctx)
+{
+    GError *error = NULL;
+
+    qcontext_aio_notify_accept(qcontext_compat_native(ctx), &error);
+    qcontext_compat_must(error);
 }
 
 /* A reference to the context whose own AioContext this is, such as an IOThread; NULL for any other. */
@@ -409,9 +535,9 @@ static inline QContext *qcontext_compat_context_of(AioContext *ctx)
 
     for (int i = 0; names[i] && !found; i++) {
         QContext *context = qcontext_find_by_name(names[i], NULL);
-        AioContext *own = context ? qcontext_get_aio(context, NULL) : NULL;
+        QContextAio *own = context ? qcontext_get_aio(context, NULL) : NULL;
 
-        if (own == ctx) {
+        if (own == qcontext_compat_native(ctx)) {
             found = context;
         } else {
             qcontext_unref(context);
@@ -425,9 +551,11 @@ static inline QContext *qcontext_compat_context_of(AioContext *ctx)
 static inline void aio_context_set_poll_params(AioContext *ctx, int64_t max_ns, int64_t grow, int64_t shrink,
                                                Error **errp)
 {
+    GError *error = NULL;
     QContext *context;
 
-    if (!qcontext_aio_set_poll_params(ctx, max_ns, grow, shrink, errp)) {
+    if (!qcontext_aio_set_poll_params(qcontext_compat_native(ctx), max_ns, grow, shrink, &error)) {
+        qcontext_compat_propagate(errp, error);
         return;
     }
     context = qcontext_compat_context_of(ctx);
@@ -447,26 +575,10 @@ static inline void aio_context_set_aio_params(AioContext *ctx, int64_t max_batch
 
 static inline void aio_context_set_thread_pool_params(AioContext *ctx, int64_t min, int64_t max, Error **errp)
 {
-    qcontext_aio_set_pool_limits(ctx, (uint32_t)min, (uint32_t)max, errp);
-}
+    GError *error = NULL;
 
-static inline AioContext *qemu_get_current_aio_context(void)
-{
-    AioContext *aio = qcontext_aio_get_current();
-
-    /* Borrowed: the thread or its context holds it. */
-    qcontext_aio_unref(aio);
-    return aio;
-}
-
-static inline void qemu_set_current_aio_context(AioContext *ctx)
-{
-    qcontext_aio_set_current(ctx);
-}
-
-static inline bool in_aio_context_home_thread(AioContext *ctx)
-{
-    return qcontext_aio_is_home(ctx) || qemu_get_current_aio_context() == ctx;
+    qcontext_aio_set_pool_limits(qcontext_compat_native(ctx), (uint32_t)min, (uint32_t)max, &error);
+    qcontext_compat_propagate(errp, error);
 }
 
 /* What a handler needs whose functions have types of their own. */
@@ -513,7 +625,7 @@ static inline void aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_rea
     QContextFdOps ops;
 
     if (!io_read && !io_write) {
-        qcontext_aio_remove_fd(ctx, fd);
+        qcontext_aio_remove_fd(qcontext_compat_native(ctx), fd);
         return;
     }
     QContextCompatHandler *handler = g_new0(QContextCompatHandler, 1);
@@ -527,7 +639,7 @@ static inline void aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_rea
     ops.write = io_write ? qcontext_compat_write : NULL;
     ops.io_poll = io_poll && io_poll_ready ? qcontext_compat_poll : NULL;
     ops.io_poll_ready = io_poll && io_poll_ready ? qcontext_compat_ready : NULL;
-    if (!qcontext_aio_set_fd_handler(ctx, fd, &ops, handler, g_free, &error)) {
+    if (!qcontext_aio_set_fd_handler(qcontext_compat_native(ctx), fd, &ops, handler, g_free, &error)) {
         g_free(handler);
     }
     qcontext_compat_must(error);
@@ -613,7 +725,8 @@ static inline void aio_set_event_notifier_poll(AioContext *ctx, EventNotifier *n
     both->begin = io_poll_begin;
     both->end = io_poll_end;
     both->notifier = notifier;
-    if (!qcontext_aio_set_notifier_poll_cbs(ctx, &notifier->native, io_poll_begin ? qcontext_compat_poll_begin : NULL,
+    if (!qcontext_aio_set_notifier_poll_cbs(qcontext_compat_native(ctx), &notifier->native,
+                                            io_poll_begin ? qcontext_compat_poll_begin : NULL,
                                             io_poll_end ? qcontext_compat_poll_end : NULL, both, g_free, NULL)
         || (!io_poll_begin && !io_poll_end)) {
         g_free(both);
@@ -623,20 +736,25 @@ static inline void aio_set_event_notifier_poll(AioContext *ctx, EventNotifier *n
 /* ---- The main loop and its lock ---- */
 
 QCONTEXT_COMPAT_SHARED int qcontext_compat_initialized;
-QCONTEXT_COMPAT_SHARED GMutex qcontext_compat_bql;
+QCONTEXT_COMPAT_SHARED pthread_mutex_t qcontext_compat_bql = PTHREAD_MUTEX_INITIALIZER;
 QCONTEXT_COMPAT_SHARED __thread int qcontext_compat_bql_held;
 QCONTEXT_COMPAT_SHARED GThread *qcontext_compat_main_thread;
 
-/* A program may define these to bring a lock of its own, which is the big lock then. */
+struct QemuCond;
+
+/* A program may define the first two to bring a lock of its own, which is the big lock then. Without the third, only what
+ * bql_lock() has taken counts as held; without the fourth, qemu_cond_wait_bql() ends the program. */
 extern void qemu_mutex_lock_iothread(void) __attribute__((weak));
 extern void qemu_mutex_unlock_iothread(void) __attribute__((weak));
+extern bool qemu_mutex_iothread_locked(void) __attribute__((weak));
+extern void qemu_cond_wait_iothread(struct QemuCond *cond) __attribute__((weak));
 
 static inline void bql_lock(void)
 {
     if (qemu_mutex_lock_iothread) {
         qemu_mutex_lock_iothread();
     } else {
-        g_mutex_lock(&qcontext_compat_bql);
+        pthread_mutex_lock(&qcontext_compat_bql);
     }
     qcontext_compat_bql_held = 1;
 }
@@ -647,13 +765,27 @@ static inline void bql_unlock(void)
     if (qemu_mutex_unlock_iothread) {
         qemu_mutex_unlock_iothread();
     } else {
-        g_mutex_unlock(&qcontext_compat_bql);
+        pthread_mutex_unlock(&qcontext_compat_bql);
     }
 }
 
 static inline bool bql_locked(void)
 {
-    return qcontext_compat_bql_held;
+    return qemu_mutex_iothread_locked ? qemu_mutex_iothread_locked() : qcontext_compat_bql_held;
+}
+
+/* Waits for a QemuCond, which begins with a pthread_cond_t, without the big lock. */
+static inline void qemu_cond_wait_bql(void *cond)
+{
+    qcontext_compat_bql_held = 0;
+    if (qemu_cond_wait_iothread) {
+        qemu_cond_wait_iothread((struct QemuCond *)cond);
+    } else if (qemu_mutex_lock_iothread) {
+        g_error("qcontext: a program with a big lock of its own has to define qemu_cond_wait_iothread()");
+    } else {
+        pthread_cond_wait((pthread_cond_t *)cond, &qcontext_compat_bql);
+    }
+    qcontext_compat_bql_held = 1;
 }
 
 static inline int *qcontext_compat_bql_guard(void)
@@ -698,13 +830,16 @@ static inline void qcontext_compat_after_wait(gpointer data)
 
 static inline int qemu_init_main_loop(Error **errp)
 {
-    if (!qcontext_main_init(errp)) {
+    GError *error = NULL;
+
+    if (!qcontext_main_init(&error)) {
+        qcontext_compat_propagate(errp, error);
         return -EMFILE;
     }
     qcontext_main_set_lock_hooks(qcontext_compat_after_wait, qcontext_compat_before_wait, NULL);
     qcontext_compat_main_thread = g_thread_self();
     g_atomic_int_set(&qcontext_compat_initialized, 1);
-    qcontext_aio_set_current(qcontext_compat_main_aio());
+    qcontext_aio_set_current(qcontext_compat_native(qcontext_compat_main_aio()));
     return 0;
 }
 
@@ -713,13 +848,29 @@ static inline AioContext *qemu_get_aio_context(void)
     return g_atomic_int_get(&qcontext_compat_initialized) ? qcontext_compat_main_aio() : NULL;
 }
 
-/* The AioContext of qemu_set_fd_handler(), which the main loop drives besides its main one. Lives as long as the program. */
+/* The main one for whoever holds the big lock and has none of its own. */
+static inline AioContext *qemu_get_current_aio_context(void)
+{
+    AioContext *ctx = qcontext_compat_borrowed(qcontext_aio_get_current());
+
+    return ctx || !bql_locked() ? ctx : qemu_get_aio_context();
+}
+
+static inline void qemu_set_current_aio_context(AioContext *ctx)
+{
+    qcontext_aio_set_current(qcontext_compat_native(ctx));
+}
+
+static inline bool in_aio_context_home_thread(AioContext *ctx)
+{
+    return qcontext_aio_is_home(qcontext_compat_native(ctx)) || qemu_get_current_aio_context() == ctx;
+}
+
+/* The AioContext of qemu_set_fd_handler(), which the main loop drives besides its main one. aio_poll() of the main one does not
+ * serve it. Lives as long as the program. */
 static inline AioContext *iohandler_get_aio_context(void)
 {
-    AioContext *aio = qcontext_get_iohandler_aio(qcontext_get_main(), NULL);
-
-    qcontext_aio_unref(aio);
-    return aio;
+    return qcontext_compat_borrowed(qcontext_get_iohandler_aio(qcontext_get_main(), NULL));
 }
 
 /* A new reference, to be attached to the default GMainContext; the main loop serves these handlers with or without it. */
@@ -730,7 +881,86 @@ static inline GSource *iohandler_get_g_source(void)
 
 static inline int main_loop_wait(int nonblocking)
 {
-    return qcontext_main_iterate(nonblocking);
+    GError *error = NULL;
+    int dispatched = qcontext_main_poll(!nonblocking, &error);
+
+    qcontext_compat_must(error);
+    return dispatched;
+}
+
+#ifndef QCONTEXT_COMPAT_WITHOUT_NOTIFIER
+typedef struct Notifier Notifier;
+struct Notifier {
+    void (*notify)(Notifier *notifier, void *data);
+};
+#endif
+
+/* The states of a MainLoopPoll. The main loop does not use the second. */
+enum { MAIN_LOOP_POLL_FILL, MAIN_LOOP_POLL_ERR, MAIN_LOOP_POLL_OK };
+
+/* What main_loop_wait() tells its notifiers before and after the wait: GPollFDs, and milliseconds, where UINT32_MAX is for ever. */
+typedef struct MainLoopPoll {
+    int state;
+    uint32_t timeout;
+    GArray *pollfds;
+} MainLoopPoll;
+
+typedef struct QContextCompatPollNotifier QContextCompatPollNotifier;
+struct QContextCompatPollNotifier {
+    Notifier *notifier;
+    uint32_t hook;
+    QContextCompatPollNotifier *next;
+};
+
+QCONTEXT_COMPAT_SHARED pthread_mutex_t qcontext_compat_notifiers_lock = PTHREAD_MUTEX_INITIALIZER;
+QCONTEXT_COMPAT_SHARED QContextCompatPollNotifier *qcontext_compat_notifiers;
+
+static inline void qcontext_compat_poll_fill(GArray *pollfds, int *timeout_ms, gpointer data)
+{
+    Notifier *notifier = (Notifier *)data;
+    MainLoopPoll poll = { MAIN_LOOP_POLL_FILL, *timeout_ms < 0 ? UINT32_MAX : (uint32_t)*timeout_ms, pollfds };
+
+    notifier->notify(notifier, &poll);
+    *timeout_ms = poll.timeout == UINT32_MAX ? -1 : (int)MIN(poll.timeout, (uint32_t)INT32_MAX);
+}
+
+static inline void qcontext_compat_poll_polled(GArray *pollfds, gpointer data)
+{
+    Notifier *notifier = (Notifier *)data;
+    MainLoopPoll poll = { MAIN_LOOP_POLL_OK, 0, pollfds };
+
+    notifier->notify(notifier, &poll);
+}
+
+static inline void main_loop_poll_add_notifier(Notifier *notify)
+{
+    QContextCompatPollNotifier *added = g_new0(QContextCompatPollNotifier, 1);
+
+    added->notifier = notify;
+    added->hook = qcontext_main_add_poll_hook(qcontext_compat_poll_fill, qcontext_compat_poll_polled, notify, NULL);
+    pthread_mutex_lock(&qcontext_compat_notifiers_lock);
+    added->next = qcontext_compat_notifiers;
+    qcontext_compat_notifiers = added;
+    pthread_mutex_unlock(&qcontext_compat_notifiers_lock);
+}
+
+static inline void main_loop_poll_remove_notifier(Notifier *notify)
+{
+    QContextCompatPollNotifier *found, **place = &qcontext_compat_notifiers;
+
+    pthread_mutex_lock(&qcontext_compat_notifiers_lock);
+    while (*place && (*place)->notifier != notify) {
+        place = &(*place)->next;
+    }
+    found = *place;
+    if (found) {
+        *place = found->next;
+    }
+    pthread_mutex_unlock(&qcontext_compat_notifiers_lock);
+    if (found) {
+        qcontext_main_remove_poll_hook(found->hook, NULL);
+        g_free(found);
+    }
 }
 
 static inline void qemu_notify_event(void)
@@ -774,24 +1004,35 @@ static inline void event_notifier_set_handler(EventNotifier *notifier, EventNoti
 
 /* ---- IOThreads: threaded contexts with the AioContext they have ---- */
 
+static inline void qcontext_compat_stop(QContext *context)
+{
+    GError *error = NULL;
+
+    qcontext_stop(context, &error);
+    qcontext_compat_must(error);
+}
+
+#ifndef QCONTEXT_COMPAT_WITHOUT_IOTHREAD
+
 typedef QContext IOThread;
 
 static inline IOThread *iothread_create(const char *id, Error **errp)
 {
-    return qcontext_new(id, TRUE, errp);
+    GError *error = NULL;
+    IOThread *iothread = qcontext_new(id, TRUE, &error);
+
+    qcontext_compat_propagate(errp, error);
+    return iothread;
 }
 
 static inline void iothread_stop(IOThread *iothread)
 {
-    GError *error = NULL;
-
-    qcontext_stop(iothread, &error);
-    qcontext_compat_must(error);
+    qcontext_compat_stop(iothread);
 }
 
 static inline void iothread_destroy(IOThread *iothread)
 {
-    iothread_stop(iothread);
+    qcontext_compat_stop(iothread);
     qcontext_unref(iothread);
 }
 
@@ -812,16 +1053,15 @@ static inline char *iothread_get_id(IOThread *iothread)
 /* Borrowed until the iothread is stopped. */
 static inline AioContext *iothread_get_aio_context(IOThread *iothread)
 {
-    AioContext *aio = qcontext_get_aio(iothread, NULL);
-
-    qcontext_aio_unref(aio);
-    return aio;
+    return qcontext_compat_borrowed(qcontext_get_aio(iothread, NULL));
 }
 
 static inline GMainContext *iothread_get_g_main_context(IOThread *iothread)
 {
     return qcontext_get_context(iothread);
 }
+
+#endif
 
 static inline bool qemu_in_iothread(void)
 {
@@ -836,7 +1076,7 @@ static inline bool qemu_in_iothread(void)
 
 static inline void aio_wait_kick(void)
 {
-    qcontext_aio_notify(qcontext_compat_main_aio());
+    aio_notify(qcontext_compat_main_aio());
 }
 
 /* Iterates the AioContext if this is its thread, else the main one, until the condition no longer holds. */
@@ -885,6 +1125,10 @@ typedef int ThreadPoolFunc(void *opaque);
 typedef void BlockCompletionFunc(void *opaque, int ret);
 
 typedef struct BlockDriverState BlockDriverState;
+
+/* Those of 2013 are in that year's header. */
+#if QCONTEXT_COMPAT_API != 2013
+
 typedef struct BlockAIOCB BlockAIOCB;
 
 typedef struct AIOCBInfo {
@@ -982,242 +1226,20 @@ static inline BlockAIOCB *thread_pool_submit_aio(ThreadPoolFunc *func, void *arg
     GError *error = NULL;
     QContextCompatJob *request = (QContextCompatJob *)qemu_aio_get(&info, NULL, cb, opaque);
 
-    request->job = qcontext_pool_submit(qemu_get_current_aio_context(), func, arg, qcontext_compat_job_done, request,
-                                        qcontext_compat_job_end, &error);
+    request->job = qcontext_pool_submit(qcontext_compat_native(qemu_get_current_aio_context()), func, arg,
+                                        qcontext_compat_job_done, request, qcontext_compat_job_end, &error);
     qcontext_compat_must(error);
     return &request->common;
 }
 
-/* ---- The QContext of 2013 ---- */
-
-#if QCONTEXT_COMPAT_API == 2013
-
-#define TYPE_QCONTEXT "qcontext"
-#define QEMU_QCONTEXT_MAIN "qcontext-main"
-#define SOURCE_TYPE_IOHANDLER "source-type-iohandler"
-
-static inline QContext *qcontext_compat_new(const char *id, bool threaded, Error **errp)
-{
-    return qcontext_new(id, threaded, errp);
-}
-
-/* Borrowed: as good as the owner's reference. */
-static inline QContext *qcontext_compat_find_by_name(const char *name, Error **errp)
-{
-    QContext *context = qcontext_find_by_name(name, errp);
-
-    qcontext_unref(context);
-    return context;
-}
-
-static inline void qcontext_compat_attach_source(QContext *ctx, GSource *source, const char *name)
-{
-    GError *error = NULL;
-
-    qcontext_attach_source(ctx, source, name, &error);
-    qcontext_compat_must(error);
-}
-
-/* Borrowed from the context. */
-static inline GSource *qcontext_compat_find_source_by_name(QContext *ctx, const char *name)
-{
-    GSource *source = qcontext_find_source_by_name(ctx, name);
-
-    if (source) {
-        g_source_unref(source);
-    }
-    return source;
-}
-
-static inline void qcontext_compat_destroy_source(QContext *ctx, GSource *source)
-{
-    qcontext_destroy_source(ctx, source);
-}
-
-static inline gboolean qcontext_compat_iterate(QContext *ctx, gboolean blocking)
-{
-    GError *error = NULL;
-    gboolean progress = qcontext_iterate(ctx, blocking, &error);
-
-    qcontext_compat_must(error);
-    return progress;
-}
-
-/* A threaded context runs from the beginning. */
-static inline void qcontext_create_thread(QContext *ctx)
-{
-    (void)ctx;
-}
-
-static inline void qcontext_stop_thread(QContext *ctx)
-{
-    iothread_stop(ctx);
-}
-
-static inline QContext *qemu_get_qcontext(void)
-{
-    return qcontext_get_main();
-}
-
-/* Every context has its iohandlers from the beginning. */
-static inline void iohandler_attach(QContext *ctx)
-{
-    (void)ctx;
-}
-
-static inline int set_fd_handler2(QContext *ctx, int fd, IOCanReadHandler *fd_read_poll, IOHandler *fd_read,
-                                  IOHandler *fd_write, void *opaque)
-{
-    return qcontext_compat_set_fd(ctx, fd, fd_read_poll, fd_read, fd_write, opaque);
-}
-
-static inline int set_fd_handler(QContext *ctx, int fd, IOHandler *fd_read, IOHandler *fd_write, void *opaque)
-{
-    return set_fd_handler2(ctx, fd, NULL, fd_read, fd_write, opaque);
-}
-
-static inline int qemu_set_fd_handler2(int fd, IOCanReadHandler *fd_read_poll, IOHandler *fd_read, IOHandler *fd_write,
-                                       void *opaque)
-{
-    return set_fd_handler2(qemu_get_qcontext(), fd, fd_read_poll, fd_read, fd_write, opaque);
-}
-
-/* Whether a handler waited for something; the loop does not ask. */
-typedef int AioFlushHandler(void *opaque);
-typedef int AioFlushEventNotifierHandler(EventNotifier *notifier);
-
-static inline AioContext *qcontext_compat_aio_context_new(void)
-{
-    GError *error = NULL;
-    AioContext *ctx = qcontext_aio_new(&error);
-
-    qcontext_compat_must(error);
-    return ctx;
-}
-
-static inline void qcontext_compat_aio_set_fd_handler(AioContext *ctx, int fd, IOHandler *io_read, IOHandler *io_write,
-                                                      AioFlushHandler *io_flush, void *opaque)
-{
-    (void)io_flush;
-    aio_set_fd_handler(ctx, fd, io_read, io_write, NULL, NULL, opaque);
-}
-
-static inline void qcontext_compat_aio_set_event_notifier(AioContext *ctx, EventNotifier *notifier,
-                                                          EventNotifierHandler *io_read,
-                                                          AioFlushEventNotifierHandler *io_flush)
-{
-    (void)io_flush;
-    aio_set_event_notifier(ctx, notifier, io_read, NULL, NULL);
-}
-
-static inline QEMUBH *qcontext_compat_aio_bh_new(AioContext *ctx, QEMUBHFunc *cb, void *opaque)
-{
-    return aio_bh_new_full(ctx, cb, opaque, "bh", NULL);
-}
-
-static inline int qcontext_compat_qemu_init_main_loop(void)
-{
-    return qemu_init_main_loop(NULL);
-}
-
-/* There is no lock around an AioContext. */
-static inline void aio_context_acquire(AioContext *ctx)
-{
-    (void)ctx;
-}
-
-static inline void aio_context_release(AioContext *ctx)
-{
-    (void)ctx;
-}
-
-/* Clocks were objects. */
-typedef struct QEMUClock {
-    QEMUClockType type;
-} QEMUClock;
-
-QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_rt_clock = { QEMU_CLOCK_REALTIME };
-QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_vm_clock = { QEMU_CLOCK_VIRTUAL };
-QCONTEXT_COMPAT_SHARED QEMUClock qcontext_compat_host_clock = { QEMU_CLOCK_HOST };
-#define rt_clock (&qcontext_compat_rt_clock)
-#define vm_clock (&qcontext_compat_vm_clock)
-#define host_clock (&qcontext_compat_host_clock)
-
-static inline QEMUTimer *qemu_new_timer(QEMUClock *clock, int scale, QEMUTimerCB *cb, void *opaque)
-{
-    return timer_new(clock->type, scale, cb, opaque);
-}
-
-static inline QEMUTimer *qemu_new_timer_ns(QEMUClock *clock, QEMUTimerCB *cb, void *opaque)
-{
-    return qemu_new_timer(clock, SCALE_NS, cb, opaque);
-}
-
-static inline QEMUTimer *qemu_new_timer_ms(QEMUClock *clock, QEMUTimerCB *cb, void *opaque)
-{
-    return qemu_new_timer(clock, SCALE_MS, cb, opaque);
-}
-
-static inline void qemu_mod_timer(QEMUTimer *ts, int64_t expire_time)
-{
-    timer_mod(ts, expire_time);
-}
-
-static inline void qemu_mod_timer_ns(QEMUTimer *ts, int64_t expire_time)
-{
-    timer_mod_ns(ts, expire_time);
-}
-
-static inline void qemu_del_timer(QEMUTimer *ts)
-{
-    timer_del(ts);
-}
-
-static inline void qemu_free_timer(QEMUTimer *ts)
-{
-    timer_free(ts);
-}
-
-static inline bool qemu_timer_pending(QEMUTimer *ts)
-{
-    return timer_pending(ts);
-}
-
-static inline int64_t qemu_get_clock_ns(QEMUClock *clock)
-{
-    return qemu_clock_get_ns(clock->type);
-}
-
-static inline int64_t qemu_get_clock_ms(QEMUClock *clock)
-{
-    return qemu_clock_get_ms(clock->type);
-}
-
-static inline void aio_context_attach(AioContext *aio, QContext *ctx)
-{
-    GError *error = NULL;
-
-    qcontext_aio_attach(aio, ctx, NULL, &error);
-    qcontext_compat_must(error);
-}
-
-#define qcontext_new qcontext_compat_new
-#define qcontext_find_by_name qcontext_compat_find_by_name
-#define qcontext_attach_source qcontext_compat_attach_source
-#define qcontext_find_source_by_name qcontext_compat_find_source_by_name
-#define qcontext_destroy_source qcontext_compat_destroy_source
-#define qcontext_iterate qcontext_compat_iterate
-#define aio_context_new qcontext_compat_aio_context_new
-#define aio_set_fd_handler qcontext_compat_aio_set_fd_handler
-#define aio_set_event_notifier qcontext_compat_aio_set_event_notifier
-#undef aio_bh_new
-#define aio_bh_new qcontext_compat_aio_bh_new
-#define qemu_init_main_loop qcontext_compat_qemu_init_main_loop
-
-#endif /* QCONTEXT_COMPAT_API == 2013 */
+#endif /* QCONTEXT_COMPAT_API != 2013 */
 
 #ifdef __cplusplus
 }
+#endif
+
+#if QCONTEXT_COMPAT_API == 2013
+#include "qcontext-compat-2013.h"
 #endif
 
 #endif /* QCONTEXT_COMPAT_H */

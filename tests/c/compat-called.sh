@@ -1,13 +1,15 @@
 #!/bin/sh
-# Every function and macro of the compatibility header is used by some test: header test...
+# Every function and macro of the compatibility headers is used by some test: header header test...
 set -eu
-header=$1
-shift
+headers="$1 $2"
+shift 2
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 {
-    sed -n 's/^static inline .*[ *]\([a-zA-Z_0-9]*\)(.*/\1/p' "$header"
-    sed -n 's/^#define \([a-zA-Z_0-9]*\)(.*/\1/p' "$header"
+    # shellcheck disable=SC2086 # a list of files
+    sed -n 's/^static inline .*[ *]\([a-zA-Z_0-9]*\)(.*/\1/p' $headers
+    # shellcheck disable=SC2086 # a list of files
+    sed -n 's/^#define \([a-zA-Z_0-9]*\)(.*/\1/p' $headers
 } | grep -v '^qcontext_compat_\|^AIO_WAIT_WHILE_INTERNAL$' | LC_ALL=C sort -u >"$tmp/names"
 [ "$(wc -l <"$tmp/names")" -gt 100 ]
 while read -r name; do

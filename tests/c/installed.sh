@@ -22,7 +22,7 @@ test "$(readlink "$lib/libqcontext.so")" = libqcontext.so.0
 test "$(readlink "$lib/libqcontext.so.0")" = "libqcontext.so.$version"
 test -f "$lib/libqcontext.so.$version"
 include=$(flags --variable=includedir)
-for header in qcontext.h qcontext-compat.h; do
+for header in qcontext.h qcontext-compat.h qcontext-compat-2013.h; do
     cmp "$include/$header" "$source/ffi/include/$header"
 done
 "$source/ffi/check-abi.sh" "$lib/libqcontext.so.$version" "$source/ffi/qcontext.map" "$include/qcontext.h"
