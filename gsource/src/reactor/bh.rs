@@ -25,6 +25,8 @@ pub(crate) struct BhNode {
     vtable: &'static BhVtable,
     /// Calls that have not returned, more than one with nested iterations. Home only.
     depth: Cell<u32>,
+    /// Deleted during a call. Home only.
+    deleted_in_call: Cell<bool>,
 }
 
 // SAFETY: the link is a field.
@@ -105,10 +107,21 @@ impl BhNode {
                 }
             },
             depth: Cell::new(0),
+            deleted_in_call: Cell::new(false),
         };
         let whole = Box::new(BhWithCallback { head, callback });
         // SAFETY: a box is never null.
         unsafe { NonNull::new_unchecked(Box::into_raw(whole).cast()) }
+    }
+
+    /// Notes that it is being deleted. On the home.
+    pub(super) fn note_deletion(&self) {
+        self.deleted_in_call.set(self.depth.get() > 0);
+    }
+
+    /// True if it was deleted during a call. On the home.
+    pub(super) fn is_deleted_in_call(&self) -> bool {
+        self.deleted_in_call.get()
     }
 
     /// True for a bottom half of `tenant`.

@@ -105,6 +105,8 @@ impl BhQueueGuard<'_> {
     /// The node is allocated.
     pub(crate) unsafe fn discard(&self, node: NonNull<BhNode>) {
         // SAFETY: the caller's promise.
+        unsafe { node.as_ref() }.note_deletion();
+        // SAFETY: as above.
         if unsafe { node.as_ref() }.flags.discard() {
             // SAFETY: the flags say that it must be queued.
             unsafe { self.queue(node) };
@@ -325,21 +327,26 @@ impl Driving<'_> {
         }
     }
 
-    /// Frees the bottom halves that are queued only to be freed.
+    /// Frees the bottom halves that are queued only to be freed. True when one of them was deleted in its own callback: QEMU's
+    /// tests want to see the iteration that frees it.
     #[inline]
-    pub(super) fn free_deleted_bhs(&self) {
+    pub(super) fn free_deleted_bhs(&self) -> bool {
         let is_deleted = |node: &BhNode| node.flags.is_urgent() && !node.flags.is_scheduled();
         if !self.any_bh(is_deleted) {
-            return;
+            return false;
         }
         let deleted = self.lock_bhs().extract(is_deleted);
+        let mut any_in_call = false;
         // SAFETY: the queue is local.
         while let Some(node) = NonNull::new(unsafe { deleted.pop() }) {
             // SAFETY: a node that was queued is allocated.
+            any_in_call |= unsafe { node.as_ref() }.is_deleted_in_call();
+            // SAFETY: as above.
             unsafe { node.as_ref() }.flags.begin();
             // SAFETY: this is the end of the turn that has just begun. No handle is left to change the node meanwhile.
             unsafe { bh::free_if_done(node) };
         }
+        any_in_call
     }
 
     /// Runs the bottom halves of this iteration. A nested iteration runs the rest of this one's. True when one that is not idle

@@ -190,9 +190,10 @@ impl Driving<'_> {
         self.submit_io();
         let is_notified = self.accept_for_glib() || !state.sleep();
         self.collect_ready();
-        self.free_deleted_bhs();
+        let has_freed = self.free_deleted_bhs();
         let remaining = self.reactor.remaining_ns();
-        if self.has_calls() || remaining == Some(0) || self.reactor.has_always_ready() {
+        if has_freed || self.has_calls() || remaining == Some(0) || self.reactor.has_always_ready()
+        {
             return Prepared::Ready;
         }
         // notify() ends a blocking iteration, but is nothing to dispatch. Neither is what destructors have released just now.
