@@ -15,14 +15,16 @@
 //! Where things are, from below:
 //!
 //! * `request`, `bounce`: one request and its memory
-//! * `range_lock`, `write_order`: which writes wait for which, where direct I/O is coarser than a sector
+//! * `range_lock`, `write_order`: which requests wait for which: writes where direct I/O is coarser than a sector, and discards
+//!   in images
 //! * `image`: an open file or block device, with its locks and what direct I/O on it demands
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `throttle`: I/O limits and the groups that share them
-//! * `drivers`: `raw`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
+//! * `drivers`: `raw`, `qcow2`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
+//! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
 //!
 //! # Threads
@@ -37,6 +39,7 @@ mod channel;
 mod common;
 mod driver;
 mod drivers;
+mod errand;
 mod flush;
 mod format;
 mod gate;

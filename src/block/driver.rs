@@ -20,6 +20,8 @@ use crate::Result;
 pub enum Driver {
     /// `raw`: a raw image over another node.
     Raw,
+    /// `qcow2`: an image with clusters.
+    Qcow2,
     /// `file`: a file.
     File,
     /// `host_device`: a block device of the host.
@@ -37,6 +39,7 @@ impl Driver {
     pub fn name(self) -> &'static str {
         match self {
             Driver::Raw => "raw",
+            Driver::Qcow2 => "qcow2",
             Driver::File => "file",
             Driver::HostDevice => "host_device",
             Driver::NullCo => "null-co",
@@ -101,5 +104,10 @@ impl NewNode<'_> {
     /// The node as the user of a child that it calls `role`.
     pub(super) fn as_parent(&self, role: &'static str) -> Parent {
         Parent::node(self.id, self.name, role)
+    }
+
+    /// The same for a node that uses the child in its own way, whatever its own users do.
+    pub(super) fn as_separate_parent(&self, role: &'static str) -> Parent {
+        self.as_parent(role).separate()
     }
 }

@@ -7,7 +7,7 @@
 //! A format or a filter is a file here with a [`DriverType`], which stands in [`DRIVERS`], and a name in
 //! [`Driver`](super::driver::Driver). If it needs work for each request, it brings a [`Layer`](super::way::task::Layer), whose
 //! tasks use its child's way.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
 use super::common::MEMBERS;
 use super::driver::{BlockDriver, NewNode};
@@ -15,10 +15,12 @@ use crate::object::Options;
 use crate::schema::{AlternateType, Case, Member, ObjectType, ValueType, Variants};
 use crate::{Error, ErrorKind, Result};
 
+mod backing;
 mod blkdebug;
 mod child;
 pub(super) mod file;
 pub(super) mod null;
+pub(super) mod qcow2;
 pub(super) mod raw;
 pub(super) mod throttle;
 
@@ -32,11 +34,12 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 6] = [
+const DRIVERS: [&DriverType; 7] = [
     &blkdebug::BLKDEBUG,
     &file::FILE,
     &file::HOST_DEVICE,
     &null::NULL_CO,
+    &qcow2::QCOW2,
     &raw::RAW,
     &throttle::THROTTLE,
 ];
@@ -59,6 +62,16 @@ pub static BLOCKDEV_OPTIONS: ObjectType = ObjectType::tagged(
 pub(super) static BLOCKDEV_REF: AlternateType = AlternateType {
     name: "BlockdevRef",
     branches: &[ValueType::Object(&BLOCKDEV_OPTIONS), ValueType::Str],
+};
+
+/// A child that may be absent on purpose.
+pub(super) static BLOCKDEV_REF_OR_NULL: AlternateType = AlternateType {
+    name: "BlockdevRefOrNull",
+    branches: &[
+        ValueType::Object(&BLOCKDEV_OPTIONS),
+        ValueType::Str,
+        ValueType::Null,
+    ],
 };
 
 /// Opens the driver that `driver=` names, with the options that belong to it.

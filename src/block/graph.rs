@@ -3,7 +3,7 @@
 //! Used by devices and by nodes on top of other nodes, which take a node with [`Node::attach`]. An edge says what its
 //! parent needs of the node and what it lets others do. An edge that contradicts another one is refused, with an error
 //! that names both parents and the permission. What the parents of a node need and share holds for the nodes below it
-//! as well: a disk over a raw node over a file keeps other writers away from the file.
+//! as well, unless the node uses these in a way of its own: a disk over a raw node over a file keeps other writers away from the file.
 //!
 //! # Threads
 //! All edges are in one table behind one lock, which is taken to change the graph and never for I/O. No foreign code runs
@@ -57,8 +57,10 @@ pub struct Parent {
     name: String,
     /// What the child is for the parent: `root` for a parent outside of the graph.
     role: &'static str,
-    /// Set if the parent is a node. Its own parents use the child through it.
+    /// Set if the parent is a node.
     node: Option<NodeId>,
+    /// What the node's own parents need and share ends there. Otherwise they use the child through it.
+    is_separate: bool,
 }
 
 impl Parent {
@@ -69,6 +71,7 @@ impl Parent {
             name: name.into(),
             role: "root",
             node: None,
+            is_separate: false,
         }
     }
 
@@ -79,6 +82,16 @@ impl Parent {
             name: name.to_owned(),
             role,
             node: Some(id),
+            is_separate: false,
+        }
+    }
+
+    /// The same parent, which uses the child in a way of its own.
+    #[must_use]
+    pub(super) fn separate(self) -> Parent {
+        Parent {
+            is_separate: true,
+            ..self
         }
     }
 
@@ -285,7 +298,7 @@ fn settle(edges: &mut [EdgeRecord], node: NodeId) -> Result<()> {
         }
         sum = sum.and(edge.total);
     }
-    let below = |edge: &EdgeRecord| edge.parent.node == Some(node);
+    let below = |edge: &EdgeRecord| edge.parent.node == Some(node) && !edge.parent.is_separate;
     for index in 0..edges.len() {
         if below(&edges[index]) {
             edges[index].total = edges[index].own.and(sum);

@@ -1,16 +1,17 @@
 //! Reads `-drive` and `-blockdev` options.
 //!
-//! Used by [`super::Node`]. A `-blockdev` is checked against its type first. What belongs to a driver is read by that driver; here is what the two spellings have around
-//! it. Keys, values and error texts are QEMU's, so that command lines and scripts for QEMU work here. An option that is
+//! Used by [`super::Node`]. A `-blockdev` is checked against its type first. What belongs to a driver is read by that driver;
+//! here is what the two spellings have around it. Keys, values and error texts are QEMU's, so that command lines and scripts for QEMU work here. An option that is
 //! not supported, such as `cache=unsafe`, is refused with the reason.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
 use super::common::{CommonOptions, check_name, duplicate_node};
-use super::driver::{BlockDriver, Driver, NewNode};
+use super::driver::{Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
-use super::drivers::{self, BLOCKDEV_OPTIONS, null, raw, throttle};
+use super::drivers::qcow2::Qcow2Options;
+use super::drivers::{self, BLOCKDEV_OPTIONS, null, qcow2, raw, throttle};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
@@ -46,7 +47,7 @@ impl Node {
     }
 }
 
-/// Opens what a `-drive` describes: a null disk, or a raw image over a file.
+/// Opens what a `-drive` describes: a null disk, or a raw or qcow2 image in a file.
 pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
     match keys.take_str("if")?.as_deref() {
         None | Some("none") => {}
@@ -71,7 +72,14 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
             keys.finish()?;
             Ok(null)
         }
-        Some("raw") | None => raw_over_file(&mut keys, node, format.is_none()),
+        Some("raw") | None => {
+            let file = file_of_drive(&mut keys, node, format.is_none())?;
+            raw::over(&file, node)
+        }
+        Some("qcow2") => {
+            let file = file_of_drive(&mut keys, node, false)?;
+            qcow2::over(&file, Qcow2Options::plain(), node)
+        }
         Some(other) => Err(drivers::unknown(other)),
     };
     let Some(throttling) = limits else {
@@ -109,12 +117,8 @@ fn take_throttling(keys: &mut Options, name: &str) -> Result<Option<Throttling>>
     }))
 }
 
-/// The raw image of a `-drive`. If it `may_be_other`, an image of another format is refused.
-fn raw_over_file(
-    keys: &mut Options,
-    node: &NewNode<'_>,
-    may_be_other: bool,
-) -> Result<Box<dyn BlockDriver>> {
+/// The file of a `-drive`. If it `may_be_other`, an image of another format than raw is refused.
+fn file_of_drive(keys: &mut Options, node: &NewNode<'_>, may_be_other: bool) -> Result<Arc<Node>> {
     let path = required(keys, "file", NO_FILE_NAME)?;
     let mut file = FileOptions::take(keys, node.common, path)?;
     if let Some(mode) = keys.take_str("cache")? {
@@ -130,7 +134,7 @@ fn raw_over_file(
     let common = CommonOptions::default();
     let child = Node::child(None, common, |_| file.open(Driver::File))?;
     child.enter(duplicate_node)?;
-    raw::over(&child, node)
+    Ok(child)
 }
 
 /// Opens what a `-blockdev` describes.
@@ -157,9 +161,12 @@ fn refuse_formats(path: &str) -> Result<()> {
     let Some(format) = probe(&start) else {
         return Ok(());
     };
+    let advice = match format {
+        "qcow2" => "give format=qcow2",
+        _ => "which is not supported: convert it to raw",
+    };
     let message = format!(
-        "'{path}' is a {format} image, which is not supported: convert it to raw, or give format=raw to serve its \
-         bytes as they are"
+        "'{path}' is a {format} image, {advice}, or give format=raw to serve its bytes as they are"
     );
     Err(Error::new(ErrorKind::Unsupported, message))
 }

@@ -1,7 +1,8 @@
 //! A lock on ranges of bytes.
 //!
-//! Used by [`super::write_order`]. A ticket for a range is granted when no earlier ticket overlaps it, so the oldest one is
-//! never kept waiting by newer ones. A ticket is a future, which completes when it is granted; the range is free when the
+//! Used by [`super::write_order`], and by qcow2 images, in which a discard frees what an overlapping request uses. A ticket for
+//! a range is granted when no earlier ticket overlaps it, so the oldest one is never kept waiting by newer ones. Shared
+//! tickets do not wait for each other. A ticket is a future, which completes when it is granted; the range is free when the
 //! ticket is dropped, granted or not.
 //!
 //! # Threads
@@ -33,7 +34,8 @@ struct Tickets {
 struct Claim {
     number: u64,
     range: Range<u64>,
-    /// How many earlier tickets overlap it.
+    is_shared: bool,
+    /// How many earlier tickets it waits for.
     blockers: usize,
     waker: Option<Waker>,
 }
@@ -49,17 +51,27 @@ pub(super) struct RangeTicket {
 impl RangeLock {
     /// Takes a ticket for `range`.
     pub(super) fn ticket(self: &Arc<RangeLock>, range: Range<u64>) -> RangeTicket {
+        self.add(range, false)
+    }
+
+    /// Takes a ticket for `range` that others with shared tickets may hold as well.
+    pub(super) fn shared_ticket(self: &Arc<RangeLock>, range: Range<u64>) -> RangeTicket {
+        self.add(range, true)
+    }
+
+    fn add(self: &Arc<RangeLock>, range: Range<u64>, is_shared: bool) -> RangeTicket {
         let mut tickets = self.tickets();
         tickets.last_number += 1;
         let number = tickets.last_number;
-        let earlier = tickets.list.iter();
-        let blockers = earlier.filter(|claim| overlap(&claim.range, &range));
-        let claim = Claim {
+        let mut claim = Claim {
             number,
-            blockers: blockers.count(),
             range,
+            is_shared,
+            blockers: 0,
             waker: None,
         };
+        let earlier = tickets.list.iter();
+        claim.blockers = earlier.filter(|other| claim.excludes(other)).count();
         tickets.list.push(claim);
         drop(tickets);
         RangeTicket {
@@ -71,6 +83,14 @@ impl RangeLock {
     /// The list is consistent after every single operation on it.
     fn tickets(&self) -> MutexGuard<'_, Tickets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Whether both cannot be held at once.
+    fn excludes(&self, other: &Claim) -> bool {
+        let overlap = self.range.start < other.range.end && other.range.start < self.range.end;
+        overlap && !(self.is_shared && other.is_shared)
     }
 }
 
@@ -100,7 +120,7 @@ impl Tickets {
         };
         let gone = self.list.remove(place);
         let later = self.list[place..].iter_mut();
-        let blocked = later.filter(|claim| overlap(&claim.range, &gone.range));
+        let blocked = later.filter(|claim| claim.excludes(&gone));
         let granted = blocked.filter_map(|claim| {
             claim.blockers -= 1;
             (claim.blockers == 0).then(|| claim.waker.take())
@@ -126,8 +146,4 @@ impl Drop for RangeTicket {
         let granted = self.lock.tickets().remove(self.number);
         granted.into_iter().for_each(Waker::wake);
     }
-}
-
-fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
-    one.start < other.end && other.start < one.end
 }

@@ -292,6 +292,13 @@ impl Request {
         at
     }
 
+    /// The memory not yet transferred, as pieces that are not empty.
+    pub(super) fn pieces(&self) -> Vec<VolatileSlice<'_>> {
+        self.slices(usize::MAX)
+            .filter(|slice| !slice.is_empty())
+            .collect()
+    }
+
     /// The memory of the next bytes to transfer, `limit` at most.
     fn slices(&self, limit: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
         let mut left = limit;

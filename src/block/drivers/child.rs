@@ -12,6 +12,15 @@ use crate::{Error, ErrorKind, Result};
 /// The node that `key` names, or that `key.driver=...` describes. A node that is described takes over what its options leave
 /// open from those of its parent.
 pub(super) fn take(keys: &mut Options, key: &str, parent: &NewNode<'_>) -> Result<Arc<Node>> {
+    take_with(keys, key, parent.common)
+}
+
+/// The same, with other options to take over.
+pub(super) fn take_with(
+    keys: &mut Options,
+    key: &str,
+    passed_on: &CommonOptions,
+) -> Result<Arc<Node>> {
     let mut inner = keys.take_group(key)?;
     if let Some(name) = keys.take_str(key)? {
         return Node::find(&name);
@@ -20,7 +29,7 @@ pub(super) fn take(keys: &mut Options, key: &str, parent: &NewNode<'_>) -> Resul
         let message = format!("A block device must be specified for \"{key}\"");
         return Err(Error::new(ErrorKind::MissingArgument, message));
     }
-    parent.common.pass_on(&mut inner);
+    passed_on.pass_on(&mut inner);
     let name = inner.take_str("node-name")?;
     if let Some(name) = &name {
         check_name(name)?;

@@ -72,8 +72,8 @@ fn drive_mistakes_have_clear_texts() {
             "The 'file' block driver requires a file name",
         ),
         (
-            "if=none,id=d0,file=x,format=qcow2".to_owned(),
-            "Unknown driver 'qcow2': the drivers are blkdebug, file, host_device, null-co, raw, throttle",
+            "if=none,id=d0,file=x,format=vmdk".to_owned(),
+            "Unknown driver 'vmdk': the drivers are blkdebug, file, host_device, null-co, qcow2, raw, throttle",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (

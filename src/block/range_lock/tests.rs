@@ -72,6 +72,23 @@ fn a_ticket_that_goes_before_it_is_granted_blocks_no_more() {
 }
 
 #[test]
+fn shared_tickets_go_together_but_not_past_one_that_waits_to_be_alone() {
+    let lock = Arc::<RangeLock>::default();
+    let wakes = Arc::<Wakes>::default();
+    let (mut first, mut second) = (lock.shared_ticket(0..10), lock.shared_ticket(5..15));
+    assert!(is_granted(&mut first, &wakes) && is_granted(&mut second, &wakes));
+    let mut alone = lock.ticket(8..9);
+    let mut late = lock.shared_ticket(0..10);
+    drop(first);
+    assert!(!is_granted(&mut alone, &wakes) && !is_granted(&mut late, &wakes));
+    drop(second);
+    assert!(is_granted(&mut alone, &wakes) && !is_granted(&mut late, &wakes));
+    drop(alone);
+    assert!(is_granted(&mut late, &wakes));
+    assert_eq!(wakes.count(), 2);
+}
+
+#[test]
 fn no_two_threads_are_in_one_range() {
     const ROUNDS: usize = 2000;
     let lock = Arc::<RangeLock>::default();

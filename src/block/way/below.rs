@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use super::Way;
 use super::task::queue::TaskQueue;
 use crate::block::budget::Budget;
-use crate::block::request::{Finished, Request, Submission};
+use crate::block::request::{Finished, Op, Request, RequestBatch, Submission};
 
 /// A node below; see the head of this file.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ struct BelowState {
     way: Way,
     slots: Vec<Slot>,
     free: Vec<usize>,
+    pool: RequestBatch,
     /// Empty between calls.
     finished: Vec<Finished>,
 }
@@ -53,12 +54,26 @@ impl Below {
             way,
             slots: Vec::new(),
             free: Vec::new(),
+            pool: Vec::new(),
             finished: Vec::new(),
         };
         Below {
             queue: Arc::clone(queue),
             state: Mutex::new(state),
         }
+    }
+
+    /// A fresh request from the pool.
+    pub(in crate::block) fn request(&self, op: Op, offset: u64) -> Box<Request> {
+        let pooled = self.state().pool.pop();
+        let mut request = pooled.unwrap_or_else(|| Box::new(Request::new()));
+        request.reset(op, offset, 0);
+        request
+    }
+
+    /// Takes a request back into the pool.
+    pub(in crate::block) fn recycle(&self, request: Box<Request>) {
+        self.state().pool.push(request);
     }
 
     /// Carries out a request. It starts with the first poll. If the future is dropped after that, the request goes on, and

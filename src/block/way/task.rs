@@ -59,12 +59,31 @@ pub(in crate::block) struct NewLayer {
 }
 
 impl NewLayer {
+    pub(in crate::block) fn new(gate: &Arc<Gate>) -> NewLayer {
+        NewLayer {
+            queue: TaskQueue::new(gate),
+            below: Vec::new(),
+        }
+    }
+
     /// The queue's way to a node below, which `open` opens.
     pub(in crate::block) fn open(&mut self, open: impl FnOnce(&Arc<Gate>) -> Way) -> Arc<Below> {
         let way = open(self.queue.gate());
         let below = Arc::new(Below::new(way, &self.queue));
         self.below.push(Arc::clone(&below));
         below
+    }
+
+    /// Hands over what was submitted to the nodes below.
+    pub(in crate::block) fn flush_submissions(&self) {
+        self.below
+            .iter()
+            .for_each(|below| below.flush_submissions());
+    }
+
+    /// Takes what the nodes below have finished.
+    pub(in crate::block) fn reap(&self) {
+        self.below.iter().for_each(|below| below.reap());
     }
 
     /// The queue of the tasks.
@@ -88,10 +107,7 @@ impl TaskWay {
         gate: &Arc<Gate>,
         layer: impl FnOnce(&mut NewLayer) -> Arc<dyn Layer>,
     ) -> Way {
-        let mut new = NewLayer {
-            queue: TaskQueue::new(gate),
-            below: Vec::new(),
-        };
+        let mut new = NewLayer::new(gate);
         let layer = layer(&mut new);
         let NewLayer { queue, below } = new;
         let tasks = TaskSet::new(&queue);

@@ -4,8 +4,9 @@
 //! * the loop: [`loops`], [`fd_source`]
 //! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
+//! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
-//!   `front_end`, `raw_front_end`, `workload` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
+//!   `front_end`, `raw_front_end`, `workload`, `shadow` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
 //! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
@@ -36,6 +37,7 @@ pub mod linux_guest;
 pub mod loops;
 pub mod mock_driver;
 pub mod process;
+pub mod qemu_img;
 pub mod qmp;
 pub mod random;
 #[cfg(feature = "devices")]
@@ -46,6 +48,8 @@ pub mod seccomp;
 #[cfg(feature = "devices")]
 pub mod served_disk;
 pub mod server;
+#[cfg(feature = "devices")]
+pub mod shadow;
 pub mod skip;
 pub mod thread;
 pub mod tiny_kernel;

@@ -27,7 +27,7 @@ pub struct Disk {
     pub node: Arc<Node>,
     pub socket: PathBuf,
     pub file: PathBuf,
-    _dir: TestDir,
+    dir: Option<TestDir>,
 }
 
 impl Disk {
@@ -37,6 +37,17 @@ impl Disk {
         let file = dir.file("disk.raw");
         std::fs::File::create(&file).unwrap().set_len(size).unwrap();
         let node = open(engine, size, &file);
+        Disk::serve(dir, file, node, queues, context)
+    }
+
+    /// A disk that is `node`, whose file and directory go with it.
+    pub fn serve(
+        dir: TestDir,
+        file: PathBuf,
+        node: Arc<Node>,
+        queues: u16,
+        context: &QContext,
+    ) -> Disk {
         let socket = dir.socket("disk.sock");
         let mut disk = BlkOptions::new(node.name());
         disk.num_queues = queues;
@@ -49,7 +60,7 @@ impl Disk {
             node,
             socket,
             file,
-            _dir: dir,
+            dir: Some(dir),
         }
     }
 
@@ -71,6 +82,14 @@ impl Disk {
         device.shutdown(move || done.send(()).unwrap())?;
         is_done.recv_timeout(DEADLINE).expect("a shutdown in time");
         Ok(())
+    }
+}
+
+impl Disk {
+    /// Shuts the device down and closes its node. The directory with the files stays.
+    pub fn close(mut self) -> TestDir {
+        self.shutdown().unwrap();
+        self.dir.take().unwrap()
     }
 }
 

@@ -1,0 +1,161 @@
+//! The files that an image names: its backing file, and the backing file's own.
+//!
+//! The names come from the image, so they are trusted as little as the image. Only regular files are opened, for reading, with
+//! the format that the image records. The format is never guessed: a guest could have written a header into a raw disk. A
+//! chain that comes back to one of its files, or is too long, is refused.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file::FileOptions;
+use super::qcow2::{Qcow2Options, open_in_chain};
+use super::raw;
+use crate::block::common::{CommonOptions, duplicate_node};
+use crate::block::driver::Driver;
+use crate::block::node::Node;
+use crate::object::Options;
+use crate::{Error, ErrorKind, Result};
+
+/// The most images over each other that name each other.
+const DEPTH_MAX: usize = 200;
+
+/// The files of the images above.
+#[derive(Clone, Debug)]
+pub(super) struct BackingChain(Vec<FileId>);
+
+type FileId = (u64, u64);
+
+impl BackingChain {
+    /// The chain that begins with `file`.
+    pub(super) fn new(file: &Arc<Node>) -> Result<BackingChain> {
+        let path = file.filename().map(Path::new);
+        let id = path.map(id).transpose()?;
+        Ok(BackingChain(id.into_iter().collect()))
+    }
+
+    /// Opens the backing file that the image in `file` names, with the format that it names.
+    pub(super) fn open(
+        &self,
+        name: &str,
+        format: Option<&str>,
+        file: &Arc<Node>,
+    ) -> Result<Arc<Node>> {
+        let Some(format) = format else {
+            let message = format!(
+                "the image does not record the format of its backing file '{name}': record it with 'qemu-img rebase -u', or \
+                 give backing=NODE"
+            );
+            return Err(unsupported(message));
+        };
+        let path = resolve(name, file)?;
+        let chain = self.with(&path, name)?;
+        let below = open_path(&path, true, file)?;
+        let image = Node::child(None, reader(), |node| match format {
+            "raw" | "file" => raw::over(&below, node),
+            "qcow2" => open_in_chain(&below, Qcow2Options::plain(), node, &chain),
+            other => Err(unsupported(format!(
+                "the format '{other}' of the backing file '{name}' is not supported"
+            ))),
+        })?;
+        image.enter(duplicate_node)?;
+        Ok(image)
+    }
+
+    /// The chain with another file at its end.
+    fn with(&self, path: &Path, name: &str) -> Result<BackingChain> {
+        let id = id(path)?;
+        if self.0.contains(&id) {
+            let message = format!("the backing file '{name}' is an image above it");
+            return Err(invalid(message));
+        }
+        if self.0.len() >= DEPTH_MAX {
+            let message = format!("more than {DEPTH_MAX} backing files");
+            return Err(invalid(message));
+        }
+        let mut longer = self.clone();
+        longer.0.push(id);
+        Ok(longer)
+    }
+}
+
+/// Opens a file that the image in `file` names as it is.
+pub(super) fn open_file(name: &str, file: &Arc<Node>, read_only: bool) -> Result<Arc<Node>> {
+    let path = resolve(name, file)?;
+    if Some(id(&path)?) == file.filename().map(|own| id(Path::new(own))).transpose()? {
+        return Err(invalid(format!(
+            "the data file '{name}' is the image itself"
+        )));
+    }
+    open_path(&path, read_only, file)
+}
+
+/// The path of a file that the image in `file` names: relative to the image.
+fn resolve(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
+    let is_protocol = |prefix: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        !prefix.is_empty() && prefix.chars().all(plain)
+    };
+    let path = match name.split_once(':') {
+        Some(("file", path)) => path,
+        Some((prefix, _)) if is_protocol(prefix) => {
+            let message = format!(
+                "the image names '{name}', and only files are opened: give the node as an option"
+            );
+            return Err(unsupported(message));
+        }
+        _ => name,
+    };
+    let image = file.filename().map(Path::new);
+    match image.and_then(Path::parent) {
+        Some(folder) => Ok(folder.join(path)),
+        None if Path::new(path).is_absolute() => Ok(path.into()),
+        None => Err(unsupported(format!("the image has no folder for '{name}'"))),
+    }
+}
+
+/// Opens a file, past the page cache if the image in `image` is opened so.
+fn open_path(path: &Path, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node>> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| invalid("a path that is no text"))?;
+    if !stat(path)?.is_file() {
+        return Err(invalid(format!("'{text}' is not a regular file")));
+    }
+    let common = CommonOptions {
+        read_only: Some(read_only),
+        direct: Some(image.is_direct()),
+        ..CommonOptions::default()
+    };
+    let options = FileOptions::take(&mut Options::from_dict(vec![]), &common, text.into())?;
+    let node = Node::child(None, common, |_| options.open(Driver::File))?;
+    node.enter(duplicate_node)?;
+    Ok(node)
+}
+
+/// The options of a node that is only read.
+fn reader() -> CommonOptions {
+    CommonOptions {
+        read_only: Some(true),
+        ..CommonOptions::default()
+    }
+}
+
+fn stat(path: &Path) -> Result<fs::Metadata> {
+    fs::metadata(path)
+        .map_err(|error| Error::os(format!("Could not open '{}'", path.display()), error))
+}
+
+fn id(path: &Path) -> Result<FileId> {
+    stat(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message.into())
+}
+
+fn unsupported(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unsupported, message.into())
+}

@@ -1,0 +1,349 @@
+//! `qcow2`: images with clusters that are allocated when they are written, over another image if they have one.
+//!
+//! The crate imago maps clusters and changes the tables; this driver decides what it may see, and how it reaches the nodes:
+//!
+//! * [`header`]: reads the header itself and refuses what would be damaged or makes no sense
+//! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
+//! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
+//!
+//! The files that an image names are opened by [`super::backing`]. A backing file is a node of its own, of any driver, and read through it.
+//!
+//! What was flushed is in the image after a crash of this program. Without a flush, tables in memory may be newer than those in
+//! the file; refcounts are written before references to clusters, so the file is a good image at any time.
+#![deny(unsafe_code)] // children that need it say why
+
+use std::sync::Arc;
+
+use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::{FormatAccess, StorageExt};
+
+use super::backing::{self, BackingChain};
+use super::{BLOCKDEV_REF, BLOCKDEV_REF_OR_NULL, DriverType, child};
+use crate::block::common::CommonOptions;
+use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::errand;
+use crate::block::gate::Gate;
+use crate::block::graph::Edge;
+use crate::block::node::Node;
+use crate::block::permission::{Access, Permissions};
+use crate::block::way::Way;
+use crate::object::{Options, Value};
+use crate::schema::{Member, ValueType};
+use crate::{Error, ErrorKind, Result};
+
+mod header;
+mod home;
+mod image;
+mod layer;
+mod scope;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use header::{FIXED_LEN, Qcow2Header, unsupported};
+use image::Qcow2Image;
+use layer::Qcow2Layer;
+use scope::{ImageNodes, Role, Scoped};
+use storage::NodeStorage;
+
+/// The driver `qcow2`.
+pub(super) const QCOW2: DriverType = DriverType {
+    name: "qcow2",
+    members: &[
+        Member::new("file", ValueType::Alternate(&BLOCKDEV_REF)),
+        Member::optional("backing", ValueType::Alternate(&BLOCKDEV_REF_OR_NULL)),
+        Member::optional("data-file", ValueType::Alternate(&BLOCKDEV_REF)),
+    ],
+    open,
+};
+
+/// A qcow2 image.
+#[derive(Debug)]
+struct Qcow2Driver {
+    /// Before the edges: it writes its tables back when it goes.
+    image: Arc<Qcow2Image>,
+    children: Vec<Edge>,
+    read_only: bool,
+    block_size: u64,
+}
+
+/// Which backing file an image gets.
+#[derive(Debug)]
+enum Backing {
+    /// The one that it names.
+    Own,
+    None,
+    Node(Arc<Node>),
+}
+
+/// What the options say about an image.
+#[derive(Debug)]
+pub(in crate::block) struct Qcow2Options {
+    backing: Backing,
+    data: Option<Arc<Node>>,
+}
+
+impl Qcow2Options {
+    /// Those of an image that is taken as it is.
+    pub(in crate::block) fn plain() -> Qcow2Options {
+        Qcow2Options {
+            backing: Backing::Own,
+            data: None,
+        }
+    }
+
+    fn take(keys: &mut Options, node: &NewNode<'_>) -> Result<Qcow2Options> {
+        let has_data = keys.remaining().any(|key| key.starts_with("data-file"));
+        let data = has_data.then(|| child::take(keys, "data-file", node));
+        Ok(Qcow2Options {
+            backing: take_backing(keys)?,
+            data: data.transpose()?,
+        })
+    }
+}
+
+/// Takes `backing`: a node, or null for none. QEMU's old spelling of null is an empty string. The image is only read, so a
+/// node that is described in place is read-only.
+fn take_backing(keys: &mut Options) -> Result<Backing> {
+    let is_backing = |key: &str| key == "backing" || key.starts_with("backing.");
+    if !keys.remaining().any(is_backing) {
+        return Ok(Backing::Own);
+    }
+    if keys.peek("backing") == Some("") {
+        keys.take("backing");
+        return Ok(Backing::None);
+    }
+    match keys.take("backing") {
+        Some(Value::Null) => Ok(Backing::None),
+        Some(Value::Str(name)) => Ok(Backing::Node(Node::find(&name)?)),
+        Some(_) => Err(keys.bad("backing", "a node name or null")),
+        None => {
+            let common = CommonOptions {
+                read_only: Some(true),
+                auto_read_only: Some(false),
+                ..CommonOptions::default()
+            };
+            child::take_with(keys, "backing", &common).map(Backing::Node)
+        }
+    }
+}
+
+/// Opens what `-blockdev driver=qcow2` describes.
+fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
+    let options = Qcow2Options::take(keys, node)?;
+    let file = child::take(keys, "file", node)?;
+    over(&file, options, node)
+}
+
+/// Opens the image in `file`.
+pub(in crate::block) fn over(
+    file: &Arc<Node>,
+    options: Qcow2Options,
+    node: &NewNode<'_>,
+) -> Result<Box<dyn BlockDriver>> {
+    open_in_chain(file, options, node, &BackingChain::new(file)?)
+}
+
+/// Opens the image in `file` at the end of a chain.
+pub(super) fn open_in_chain(
+    file: &Arc<Node>,
+    options: Qcow2Options,
+    node: &NewNode<'_>,
+    chain: &BackingChain,
+) -> Result<Box<dyn BlockDriver>> {
+    let name = file.filename().unwrap_or(file.name());
+    let failed = |error: Error| {
+        let message = format!("Could not open '{name}': {error}");
+        Error::new(error.kind(), message)
+    };
+    let read_only = node.common.read_only.unwrap_or(false) || file.is_read_only();
+    let header = read_header(file, read_only).map_err(failed)?;
+    let data = data_node(&header, options.data, file, read_only).map_err(failed)?;
+    let backing = match options.backing {
+        Backing::Own => own_backing(&header, file, chain).map_err(failed)?,
+        Backing::None => None,
+        Backing::Node(backing) => Some(backing),
+    };
+    let nodes = ImageNodes {
+        file: Arc::clone(file),
+        data,
+        backing,
+    };
+    let children = attach(&nodes, node, read_only)?;
+    let access = open_image(&nodes, read_only).map_err(failed)?;
+    let block_size = file.block_size();
+    let image = Qcow2Image::new(access, nodes, header.cluster_size(), read_only);
+    Ok(Box::new(Qcow2Driver {
+        image: Arc::new(image),
+        children,
+        read_only,
+        block_size,
+    }))
+}
+
+/// Takes the nodes below. What an image does with them is its own matter: its parents' needs end here.
+fn attach(nodes: &ImageNodes, node: &NewNode<'_>, read_only: bool) -> Result<Vec<Edge>> {
+    let read = Permissions::CONSISTENT_READ;
+    let change = Permissions::WRITE.and(Permissions::RESIZE);
+    let reader = Access {
+        needs: read,
+        shares: Permissions::ALL.without(change),
+    };
+    let writer = Access {
+        needs: read.and(change),
+        ..reader
+    };
+    let own = if read_only { reader } else { writer };
+    let parent = |role| node.as_separate_parent(role);
+    let mut edges = vec![nodes.file.attach(parent("file"), own)?];
+    if let Some(data) = &nodes.data {
+        edges.push(data.attach(parent("data-file"), own)?);
+    }
+    if let Some(backing) = &nodes.backing {
+        edges.push(backing.attach(parent("backing"), reader)?);
+    }
+    Ok(edges)
+}
+
+/// Reads and checks the header of the image in `file`.
+fn read_header(file: &Arc<Node>, read_only: bool) -> Result<Qcow2Header> {
+    file.refresh_length()?;
+    let length = file.length();
+    let mut header = Qcow2Header::parse(&read(file, 0, FIXED_LEN)?)?;
+    header.check_features(read_only)?;
+    header.check_tables(length)?;
+    let cluster_len = usize::try_from(header.cluster_size()).unwrap_or(0);
+    header.parse_names(&read(file, 0, cluster_len)?)?;
+    if !read_only {
+        let (offset, len) = header.refcount_table();
+        header.check_refcount_blocks(&read(file, offset, len)?, length)?;
+    }
+    Ok(header)
+}
+
+/// Reads bytes of a node. What is behind its end is zero.
+fn read(file: &Arc<Node>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let nodes = ImageNodes {
+        file: Arc::clone(file),
+        data: None,
+        backing: None,
+    };
+    let storage = NodeStorage::new(file, Role::File);
+    let bytes = errand::run(|new| {
+        let work = async move {
+            let mut bytes = vec![0; len];
+            storage.read(&mut bytes, offset).await.map(|()| bytes)
+        };
+        Scoped::new(nodes.open(new), work)
+    })?;
+    bytes.map_err(|error| Error::os("Could not read the image header", error))
+}
+
+/// Opens the backing file that the image names, if it names one.
+fn own_backing(
+    header: &Qcow2Header,
+    file: &Arc<Node>,
+    chain: &BackingChain,
+) -> Result<Option<Arc<Node>>> {
+    let name = header.backing_file.as_deref();
+    let format = header.backing_format.as_deref();
+    name.map(|name| chain.open(name, format, file)).transpose()
+}
+
+/// The node with the guest's data, if the image keeps that elsewhere.
+fn data_node(
+    header: &Qcow2Header,
+    given: Option<Arc<Node>>,
+    file: &Arc<Node>,
+    read_only: bool,
+) -> Result<Option<Arc<Node>>> {
+    match (header.has_data_file(), given) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => {
+            let message = "'data-file' can only be set for images with an external data file";
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        (true, Some(data)) => Ok(Some(data)),
+        (true, None) => {
+            let Some(name) = &header.data_file else {
+                return Err(unsupported("'data-file' is required for this image"));
+            };
+            backing::open_file(name, file, read_only).map(Some)
+        }
+    }
+}
+
+/// Lets imago open the image, whose header has been checked.
+fn open_image(nodes: &ImageNodes, read_only: bool) -> Result<FormatAccess<NodeStorage>> {
+    let metadata = NodeStorage::new(&nodes.file, Role::File);
+    let storage_of =
+        |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
+    let data = storage_of(&nodes.data, Role::Data);
+    let backing = storage_of(&nodes.backing, Role::Backing);
+    let opened = errand::run(|new| {
+        let work = async move {
+            let mut image = Qcow2::<NodeStorage>::open_image(metadata, !read_only).await?;
+            image.set_data_file(data);
+            let backing = match backing {
+                Some(storage) => Some(FormatAccess::new(Raw::open_image(storage, false).await?)),
+                None => None,
+            };
+            image.set_backing(backing);
+            Ok(FormatAccess::new(image))
+        };
+        Scoped::new(nodes.open(new), work)
+    })?;
+    opened
+        .map_err(|error: std::io::Error| Error::new(ErrorKind::InvalidArgument, error.to_string()))
+}
+
+impl BlockDriver for Qcow2Driver {
+    fn driver(&self) -> Driver {
+        Driver::Qcow2
+    }
+
+    fn open_way(&self, gate: &Arc<Gate>) -> Way {
+        Qcow2Layer::open(&self.image, gate)
+    }
+
+    fn length(&self) -> Result<u64> {
+        Ok(self.image.length() / self.block_size * self.block_size)
+    }
+
+    fn set_length(&self, _length: u64) -> Result<()> {
+        Err(unsupported(
+            "a qcow2 image cannot be resized while it is open: use 'qemu-img resize'",
+        ))
+    }
+
+    fn block_size(&self) -> u64 {
+        self.block_size
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn filename(&self) -> Option<&str> {
+        self.children
+            .first()
+            .and_then(|file| file.node().filename())
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        self.children
+            .first()
+            .and_then(|file| file.node().allocated())
+    }
+
+    fn data_syncs(&self) -> u64 {
+        self.children
+            .first()
+            .map_or(0, |file| file.node().data_syncs())
+    }
+
+    fn children(&self) -> &[Edge] {
+        &self.children
+    }
+}

@@ -1,0 +1,44 @@
+//! QEMU's own program for images: creates, checks and converts them.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Why there are no images, if `qemu-img` is missing.
+pub fn missing() -> Option<String> {
+    let found = Command::new("qemu-img").arg("--version").output();
+    found.err().map(|error| format!("qemu-img: {error}"))
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new("qemu-img");
+    command.args(arguments).current_dir(directory);
+    command.output().unwrap()
+}
+
+/// Runs `qemu-img` in a directory, with success.
+pub fn qemu_img(directory: &Path, arguments: &[&str]) -> String {
+    let output = run(directory, arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let error = text(&output.stderr);
+    assert!(output.status.success(), "qemu-img {arguments:?}: {error}");
+    text(&output.stdout)
+}
+
+/// Checks that an image has no error, and no lost cluster either unless these are allowed.
+pub fn check(directory: &Path, image: &str, may_leak: bool) {
+    let output = run(directory, &["check", image]);
+    let code = output.status.code();
+    let accepted = code == Some(0) || may_leak && code == Some(3);
+    assert!(accepted, "{image}: {output:?}");
+}
+
+/// What a guest reads of an image.
+pub fn content(directory: &Path, image: &str) -> Vec<u8> {
+    let raw = directory.join("content.raw");
+    let raw_name = raw.to_str().unwrap();
+    qemu_img(directory, &["convert", "-O", "raw", image, raw_name]);
+    let bytes = std::fs::read(&raw).unwrap();
+    std::fs::remove_file(raw).unwrap();
+    bytes
+}
