@@ -33,6 +33,7 @@ use crate::context::ContextClaim;
 use crate::kvm::Board;
 use crate::object::Object;
 use crate::object::tree::{self, PERIPHERAL};
+use crate::unix_socket::ListeningSocket;
 use crate::virtio::fault::FaultWatcher;
 use crate::virtio::pluggable::PluggableDevice;
 use crate::{Error, ErrorKind, QContext, Result};
@@ -75,7 +76,8 @@ struct DeviceParts {
     model: Arc<dyn PluggableDevice>,
     _contexts: AttachedContexts,
     _claim: ContextClaim,
-    _reservation: IdReservation,
+    /// `None` if the device is its owner's alone.
+    reservation: Option<IdReservation>,
 }
 
 impl Device {
@@ -104,6 +106,17 @@ impl Device {
         Device::add_with(options, |setup| Transport::plug(setup, machine))
     }
 
+    /// Makes the device that `options` describe for an owner that keeps it: it is served at `socket`, and neither found by id
+    /// nor in the object tree.
+    ///
+    /// # Errors
+    /// As for [`Device::add`].
+    pub(crate) fn private(options: DeviceOptions, socket: ListeningSocket) -> Result<Arc<Device>> {
+        options.check_numbers()?;
+        let device = Device::build(options, None, |setup| Transport::serve(setup, socket))?;
+        Ok(Arc::new(device))
+    }
+
     fn add_with(
         options: DeviceOptions,
         connect: impl FnOnce(&TransportSetup<'_>) -> Result<Transport>,
@@ -111,7 +124,7 @@ impl Device {
         options.check_numbers()?;
         let reservation = IdReservation::new(&options.id)?;
         let name = format!("device '{}'", options.id);
-        let built = Device::build(options, reservation, connect);
+        let built = Device::build(options, Some(reservation), connect);
         let device = Arc::new(built.map_err(|error| error.of(&name))?);
         let object: Arc<dyn Object> = Arc::<Device>::clone(&device);
         tree::add_child(&device.path(), object).inspect_err(|_| {
@@ -124,7 +137,7 @@ impl Device {
 
     fn build(
         options: DeviceOptions,
-        reservation: IdReservation,
+        reservation: Option<IdReservation>,
         connect: impl FnOnce(&TransportSetup<'_>) -> Result<Transport>,
     ) -> Result<Device> {
         let context = contexts::find(&options)?;
@@ -149,7 +162,7 @@ impl Device {
                 model,
                 _contexts: contexts,
                 _claim: claim,
-                _reservation: reservation,
+                reservation,
             })),
             options,
             context,

@@ -66,6 +66,9 @@ pub mod block;
 mod context;
 #[cfg(feature = "vhost-user")]
 pub mod device;
+#[cfg(feature = "vhost-user")]
+#[doc(hidden)] // for qctx and the monitor
+pub mod export;
 #[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
 pub mod json;
 #[cfg(feature = "kvm")]

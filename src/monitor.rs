@@ -39,6 +39,8 @@ mod block;
 mod builtin;
 mod command;
 mod event;
+#[cfg(feature = "vhost-user")]
+mod export;
 mod input;
 mod main_loop;
 mod message;
@@ -57,6 +59,9 @@ use std::rc::Rc;
 
 pub use command::Commands;
 pub use event::emit;
+#[cfg(feature = "vhost-user")]
+#[doc(hidden)] // for the end of qctx
+pub use export::emit_export_deleted;
 pub use reply::Reply;
 
 use crate::Result;

@@ -12,7 +12,7 @@
 //! # Invariants
 //! 1. The path is unlinked once, and only if the socket there is still ours. Our socket keeps its inode, so no other file has
 //!    the same number while we look.
-#![deny(unsafe_code)] // one child makes system calls
+#![deny(unsafe_code)] // children make system calls
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -29,6 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, ErrorKind};
 
 mod address;
+#[cfg(feature = "vhost-user")]
+mod inherited;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -55,11 +57,32 @@ pub(crate) enum SocketAccess {
 pub(crate) struct ListeningSocket {
     socket: UnixListener,
     path: PathBuf,
-    identity: FileIdentity,
+    /// `None` for a socket that another process has made. It is not ours to remove.
+    identity: Option<FileIdentity>,
     linked: AtomicBool,
 }
 
 impl ListeningSocket {
+    /// Takes over a socket that another process has made and that listens, by the number of its fd.
+    ///
+    /// # Errors
+    /// It is not the number of such a socket.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn inherited(fd: RawFd) -> io::Result<ListeningSocket> {
+        let socket = UnixListener::from(inherited::duplicate(fd)?);
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(ListeningSocket {
+            socket,
+            path: address
+                .as_pathname()
+                .map(Path::to_owned)
+                .unwrap_or_default(),
+            identity: None,
+            linked: AtomicBool::new(false),
+        })
+    }
+
     /// Listens at `path`. A socket whose process is gone is replaced.
     ///
     /// # Errors
@@ -79,7 +102,7 @@ impl ListeningSocket {
         Ok(ListeningSocket {
             socket: fd.into(),
             path: path.to_owned(),
-            identity: placed?,
+            identity: Some(placed?),
             linked: AtomicBool::new(true),
         })
     }
@@ -103,7 +126,8 @@ impl ListeningSocket {
 
     /// Removes the socket from its path. It goes on listening; nothing finds it any more.
     pub(crate) fn unlink(&self) {
-        let is_ours = || FileIdentity::at(&self.path).ok() == Some(self.identity);
+        let is_ours =
+            || self.identity.is_some() && FileIdentity::at(&self.path).ok() == self.identity;
         if self.linked.swap(false, Ordering::Relaxed) && is_ours() {
             // An error means that the file has been removed meanwhile.
             let _ = fs::remove_file(&self.path);

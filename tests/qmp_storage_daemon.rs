@@ -114,6 +114,25 @@ impl Both {
     }
 }
 
+impl Both {
+    /// Deletes an export. Both answer that they do, and say when they have done it, in any order.
+    #[track_caller]
+    fn deleted(&mut self, request: &str, id: &str) {
+        for daemon in [&mut self.theirs, &mut self.ours] {
+            daemon.client.send(request.as_bytes());
+            let mut lines = [daemon.client.line(), daemon.client.line()];
+            // QEMU ends its lines as a terminal does.
+            lines
+                .iter_mut()
+                .for_each(|line| line.truncate(line.trim_end().len()));
+            lines.sort_by_key(|line| line.contains("timestamp"));
+            assert_eq!(lines[0], r#"{"return": {}}"#, "{request}");
+            let end = format!(r#""event": "BLOCK_EXPORT_DELETED", "data": {{"id": "{id}"}}}}"#);
+            assert!(lines[1].ends_with(&end), "{lines:?}");
+        }
+    }
+}
+
 /// Members of answers that `qctx` leaves out, which QEMU's schema allows.
 const ABSENT: [&str; 3] = ["format-specific", "driver-specific", "parent"];
 /// Numbers that differ by nature.
@@ -245,6 +264,85 @@ fn wrong_options_of_nodes_have_the_storage_daemons_texts() {
     ] {
         both.alike(&add(arguments));
     }
+}
+
+/// `block-export-add` of a disk with these arguments.
+fn disk(arguments: &str) -> String {
+    with(
+        "block-export-add",
+        &format!(r#""type":"vhost-user-blk",{arguments}"#),
+    )
+}
+
+#[test]
+fn exports_come_and_go_as_in_the_storage_daemon() {
+    let Some(mut both) = Both::start(&NODES) else {
+        return;
+    };
+    let unix = |id: &str, node: &str, more: &str| {
+        disk(&format!(
+            r#""id":"{id}","node-name":"{node}","addr":{{"type":"unix","path":"{id}.sock"}}{more}"#
+        ))
+    };
+    for request in [
+        add(r#""driver":"file","node-name":"ro","filename":"b.img","read-only":true"#),
+        with("object-add", r#""qom-type":"iothread","id":"io0""#),
+        plain("query-block-exports"),
+        unix(
+            "e0",
+            "f0",
+            r#","writable":true,"num-queues":2,"iothread":"io0""#,
+        ),
+        plain("query-block-exports"),
+        unix("e0", "f0", ""),
+        unix("e1", "f0", r#","writable":true"#),
+        unix("e2", "n0", r#","logical-block-size":4096"#),
+        unix("e3", "ro", ""),
+        plain("query-block-exports"),
+        with("blockdev-del", r#""node-name":"f0""#),
+        unix("e4", "nosuch", ""),
+        unix("e4", "ro", r#","writable":true"#),
+        unix("1e", "n0", ""),
+        unix("e4", "n0", r#","num-queues":0"#),
+        unix("e4", "n0", r#","num-queues":70000"#),
+        unix("e4", "n0", r#","logical-block-size":1000"#),
+        unix("e4", "n0", r#","logical-block-size":256"#),
+        unix("e4", "n0", r#","logical-block-size":4194304"#),
+        unix("e4", "n0", r#","iothread":"nosuch""#),
+        unix("e4", "n0", r#","bogus":1"#),
+        unix("e4", "n0", r#","writable":"on""#),
+        unix("nosuch/e4", "n0", ""),
+        disk(r#""id":"e4","node-name":"n0","addr":{"type":"unix","path":"/nosuch/e4.sock"}"#),
+        disk(r#""id":"e4","node-name":"n0","addr":{"type":"inet","host":"localhost","port":"1"}"#),
+        disk(r#""id":"e4","node-name":"n0","addr":{"type":"unix","path":"e4.sock","foo":1}"#),
+        disk(r#""id":"e4","node-name":"n0","addr":{"type":"unix"}"#),
+        disk(r#""id":"e4","node-name":"n0","addr":{"type":"nosuch"}"#),
+        disk(r#""id":"e4","node-name":"n0","addr":5"#),
+        disk(r#""id":"e4","node-name":"n0""#),
+        disk(r#""id":"e4""#),
+        disk(r#""node-name":"n0""#),
+        with("block-export-add", r#""id":"e4""#),
+        with(
+            "block-export-add",
+            r#""type":"nosuch","id":"e4","node-name":"n0""#,
+        ),
+        with("block-export-del", r#""id":"nosuch""#),
+        with("block-export-del", ""),
+        with("block-export-del", r#""id":"e1","mode":"foo""#),
+    ] {
+        both.alike(&request);
+    }
+    for (id, mode) in [
+        ("e0", ""),
+        ("e2", r#","mode":"hard""#),
+        ("e3", r#","mode":"safe""#),
+    ] {
+        let request = with("block-export-del", &format!(r#""id":"{id}"{mode}"#));
+        both.deleted(&request, id);
+    }
+    both.alike(&plain("query-block-exports"));
+    both.deleted(&with("block-export-del", r#""id":"e1""#), "e1");
+    both.alike(&with("blockdev-del", r#""node-name":"f0""#));
 }
 
 #[test]

@@ -54,6 +54,12 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  Unix socket PATH. 'drive' is the id of a -drive or a node-name. With x-data-plane=on the context that
                  'context' names serves it; otherwise 'qcontext-main' does.
                  '-device virtio-blk,help' lists the options
+  -export [type=]vhost-user-blk,id=ID,node-name=NAME,addr.type=unix,addr.path=PATH[,writable=on|off][,num-queues=N]
+        [,logical-block-size=N][,iothread=ID]
+  -export [type=]vhost-user-blk,id=ID,node-name=NAME,addr.type=fd,addr.str=FD[,...]
+                 a node as a disk for virtual machines that connect to the Unix socket PATH, or to a listening socket
+                 that the program inherits. It is read-only unless there is 'writable=on'. 'iothread' is the id of a
+                 context
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which is created after everything else
   -qmp stdio     a QMP monitor on standard input and output

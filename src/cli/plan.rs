@@ -25,7 +25,7 @@ pub(super) enum Invocation {
     Run(Box<Plan>),
 }
 
-/// What to serve; each list in command-line order. Objects are made first, then block devices, drives and devices;
+/// What to serve; each list in command-line order. Objects are made first, then block devices, drives, devices and exports;
 /// the monitors come last.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -33,6 +33,7 @@ pub(super) struct Plan {
     pub(super) blockdevs: Vec<PlannedObject>,
     pub(super) drives: Vec<PlannedObject>,
     pub(super) devices: Vec<PlannedObject>,
+    pub(super) exports: Vec<PlannedObject>,
     pub(super) monitors: Vec<MonitorPlan>,
     /// The machine that the devices are in, if there is one.
     pub(super) machine: Option<MachinePlan>,
@@ -73,7 +74,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
         match name {
             "h" | "help" | "?" => return Ok(Invocation::Print(help::text())),
             "V" | "version" => return Ok(Invocation::Print(help::version())),
-            "object" | "drive" | "blockdev" | "device" | "qmp" => {}
+            "object" | "drive" | "blockdev" | "device" | "export" | "qmp" => {}
             name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
@@ -126,6 +127,7 @@ impl Plan {
             "object" => options::parse(Some("qom-type"), value)?,
             "device" => options::parse(Some("driver"), value)?,
             "drive" => options::parse(None, value)?,
+            "export" => options::parse_dotted("type", value)?,
             _ => options::parse_dotted("driver", value)?,
         };
         if options.wants_help() {
@@ -145,6 +147,7 @@ impl Plan {
             "object" => (&mut self.objects, "object"),
             "device" => (&mut self.devices, "device"),
             "drive" => (&mut self.drives, "drive"),
+            "export" => (&mut self.exports, "export"),
             _ => (&mut self.blockdevs, "blockdev"),
         }
     }

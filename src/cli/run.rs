@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use qcontext::block::Node;
 use qcontext::device::{self, Device};
+use qcontext::export;
 use qcontext::kvm::microvm::MicroVm;
-use qcontext::monitor::{self, Monitor};
+use qcontext::monitor::{self, Monitor, emit_export_deleted};
 use qcontext::object::{self, Options};
 use qcontext::{QContext, Result};
 
@@ -31,14 +32,24 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     let signals = signal::watch(move || asked.set(Reason::SIGNAL))
         .map_err(|error| Failure::at("signals", &error))?;
     let mut outcome = serve(plan, &ending);
+    // While clients are connected: they hear of each export's end.
+    remove_exports()?;
     if let Ok(service) = &mut outcome {
         service.stop();
     }
-    // After a failure too: the sockets of the devices that exist must be removed.
+    // After a failure too: the sockets of the exports and devices that exist must be removed.
+    remove_exports()?;
     remove_devices()?;
     let result = outcome.and_then(Service::flush);
     drop(signals);
     result
+}
+
+fn remove_exports() -> Result<(), Failure> {
+    let gone = Flag::default();
+    let last = gone.clone();
+    export::shutdown_all(emit_export_deleted, move || last.set());
+    iterate_until(|| gone.is_set())
 }
 
 fn remove_devices() -> Result<(), Failure> {
@@ -107,6 +118,7 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
         Some(guest) => devices::create_on(guest.machine(), options),
         None => devices::create(options),
     })?;
+    make(plan.exports, export::add)?;
     let commands = commands::commands(ending, guest.as_ref().map(Guest::machine));
     let mut monitor = Monitor::new(commands);
     for wanted in plan.monitors {

@@ -114,7 +114,10 @@ impl Device {
 
     fn free(&self) {
         self.faults.flush();
-        tree::remove_child(&self.path());
+        let is_listed = self.parts(|parts| parts.reservation.is_some());
+        if is_listed == Some(true) {
+            tree::remove_child(&self.path());
+        }
         let parts = self.lock().take();
         drop(parts);
         let callbacks = {

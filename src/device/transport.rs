@@ -19,6 +19,7 @@ use crate::Result;
 use crate::kvm::mmio::Mmio;
 #[cfg(feature = "kvm")]
 use crate::kvm::{Board, MmioDevice, MmioLocation};
+use crate::unix_socket::ListeningSocket;
 use crate::vhost_user::{Listener, OfferedDevice};
 use crate::virtio::pluggable::PluggableDevice;
 
@@ -42,12 +43,23 @@ pub(super) struct TransportSetup<'a> {
 impl Transport {
     /// Offers the device at the socket `path`; messages are handled in the callbacks of `control`.
     pub(super) fn listen(setup: &TransportSetup<'_>, path: &Path) -> Result<Transport> {
-        let offered = OfferedDevice {
-            device: Arc::<dyn PluggableDevice>::clone(setup.model),
-            queue_size_max: setup.options.queue_size,
-        };
+        let offered = Transport::offered(setup);
         let listener = Listener::new(&setup.options.id, path, setup.control, offered)?;
         Ok(Transport::VhostUser(listener))
+    }
+
+    /// Offers the device at a socket that listens already.
+    pub(super) fn serve(setup: &TransportSetup<'_>, socket: ListeningSocket) -> Result<Transport> {
+        let offered = Transport::offered(setup);
+        let listener = Listener::serve(socket, setup.control, offered)?;
+        Ok(Transport::VhostUser(listener))
+    }
+
+    fn offered(setup: &TransportSetup<'_>) -> OfferedDevice {
+        OfferedDevice {
+            device: Arc::<dyn PluggableDevice>::clone(setup.model),
+            queue_size_max: setup.options.queue_size,
+        }
     }
 
     /// Puts the device on a machine that has not started yet, or, if it asks for vhost-user, beside it.

@@ -22,6 +22,9 @@ pub(super) fn commands() -> Commands {
     commands.add(&qom::OBJECT_ADD, qom::object_add);
     commands.add(&qom::OBJECT_DEL, qom::object_del);
     #[cfg(feature = "vhost-user")]
-    super::block::add(&mut commands);
+    {
+        super::block::add(&mut commands);
+        super::export::add(&mut commands);
+    }
     commands
 }

@@ -87,6 +87,18 @@ impl Listener {
             let option = format!("vhost-user='{}'", path.display());
             error.describe(&format!("device '{name}': "), &option)
         })?;
+        Listener::serve(socket, aio, offered)
+    }
+
+    /// Serves what is `offered` at a socket that listens already.
+    ///
+    /// # Errors
+    /// `Os` if the socket cannot be watched.
+    pub(crate) fn serve(
+        socket: ListeningSocket,
+        aio: &AioContext,
+        offered: OfferedDevice,
+    ) -> Result<Listener> {
         let core = Arc::new_cyclic(|this: &Weak<ListenerCore>| {
             let [retry, patience] = [(); 2].map(|()| this.clone());
             ListenerCore {

@@ -26,9 +26,9 @@ use gsource::AioContext;
 use super::pluggable::FinishCallback;
 use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
 use super::{DeviceLimits, VirtioDevice};
-use crate::Result;
 use crate::block::{Access, Edge, Node, Parent, Permissions};
 use crate::object::Value;
+use crate::{Error, ErrorKind, Result};
 
 mod config;
 mod failures;
@@ -53,6 +53,8 @@ pub type Blk = WorkerDevice<BlkModel>;
 #[derive(Debug)]
 pub struct BlkModel {
     edge: Edge,
+    read_only: bool,
+    block_size: u32,
     serial: [u8; request::ID_LEN],
     /// What each queue has done, kept over stops.
     stats: Box<[Arc<PublishedStats>]>,
@@ -66,8 +68,27 @@ impl Blk {
     /// # Errors
     /// `Busy` if another device writes the node; those of [`WorkerDevice::with_queues`].
     pub fn new(id: &str, node: &Arc<Node>, contexts: Vec<AioContext>, serial: &str) -> Result<Blk> {
+        let mut options = BlkOptions::new(node.name());
+        options.serial = Some(serial.to_owned());
+        Blk::with_options(id, node, contexts, &options)
+    }
+
+    /// The disk of device `id` that `options` describe, for `node`.
+    ///
+    /// # Errors
+    /// As for [`Blk::new`]; `InvalidArgument` if the block size is smaller than the node's.
+    pub(crate) fn with_options(
+        id: &str,
+        node: &Arc<Node>,
+        contexts: Vec<AioContext>,
+        options: &BlkOptions,
+    ) -> Result<Blk> {
+        let serial = options.serial.as_deref().unwrap_or(&options.drive);
+        let read_only = options.read_only || node.is_read_only();
         let model = BlkModel {
-            edge: node.attach(Parent::new("device", id), access(node))?,
+            read_only,
+            block_size: block_size(node, options.block_size)?,
+            edge: node.attach(Parent::new(options.kind, id), access(read_only, options))?,
             serial: request::pad_id(serial),
             stats: contexts.iter().map(|_| Arc::default()).collect(),
             failures: Arc::default(),
@@ -112,14 +133,28 @@ impl BlkModel {
 }
 
 /// What a disk does with its node. Others may read it, copy it to another place and resize it.
-fn access(node: &Node) -> Access {
-    let needs = match node.is_read_only() {
+fn access(read_only: bool, options: &BlkOptions) -> Access {
+    let needs = match read_only {
         true => Permissions::CONSISTENT_READ,
         false => Permissions::CONSISTENT_READ.and(Permissions::WRITE),
     };
-    Access {
-        needs,
-        shares: Permissions::ALL.without(Permissions::WRITE),
+    let shares = match options.shares_writes {
+        true => Permissions::ALL,
+        false => Permissions::ALL.without(Permissions::WRITE),
+    };
+    Access { needs, shares }
+}
+
+/// The size of a block. A guest sends whole blocks, and the node takes no parts of its own.
+fn block_size(node: &Node, wanted: Option<u32>) -> Result<u32> {
+    let own = u32::try_from(node.block_size()).unwrap_or(u32::MAX);
+    match wanted {
+        Some(wanted) if wanted < own => {
+            let name = node.name();
+            let message = format!("node '{name}' has blocks of {own} bytes, {wanted} is too small");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        _ => Ok(wanted.unwrap_or(own)),
     }
 }
 
@@ -131,11 +166,11 @@ impl Model for BlkModel {
     }
 
     fn features(&self, limits: DeviceLimits) -> u64 {
-        config::features(self.node(), limits)
+        config::features(self.read_only, limits)
     }
 
     fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]) {
-        let space = config::space(self.node(), limits);
+        let space = config::space(self.node(), self.block_size, limits);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);

@@ -18,7 +18,7 @@ use sources::{Sources, files};
 use text::{Strings, blank};
 
 /// The layers of the root crate from below, each with its top-level modules.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     // The loop, the objects, the types of QMP, and what several services use.
     &[
         "",
@@ -36,6 +36,7 @@ const LAYERS: [&[&str]; 7] = [
     // How a device reaches its guest.
     &["kvm", "vhost_user"],
     &["device"],
+    &["export"],
     // Services.
     &["monitor"],
     &["cli", "main"],

@@ -29,10 +29,10 @@ pub(super) const RANGE_MAX: u32 = 32768;
 pub(super) const SECTOR: u64 = 512;
 
 /// What the disk offers.
-pub(super) fn features(node: &Node, limits: DeviceLimits) -> u64 {
+pub(super) fn features(read_only: bool, limits: DeviceLimits) -> u64 {
     let mut features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC;
     features |= F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH;
-    if node.is_read_only() {
+    if read_only {
         features |= F_RO;
     } else {
         features |= F_DISCARD | F_WRITE_ZEROES;
@@ -43,13 +43,14 @@ pub(super) fn features(node: &Node, limits: DeviceLimits) -> u64 {
     features
 }
 
-/// The configuration space: `struct virtio_blk_config`.
-pub(super) fn space(node: &Node, limits: DeviceLimits) -> [u8; LEN] {
+/// The configuration space: `struct virtio_blk_config`. Blocks have `block_size` bytes.
+pub(super) fn space(node: &Node, block_size: u32, limits: DeviceLimits) -> [u8; LEN] {
     let mut space = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
+    let block_sectors = block_size / 512;
     put(0, &(node.length() / SECTOR).to_le_bytes());
     put(12, &seg_max(limits).to_le_bytes());
-    put(20, &512_u32.to_le_bytes());
+    put(20, &block_size.to_le_bytes());
     // Topology: physical_block_exp 0, alignment_offset 0, min_io_size 1 and opt_io_size 1 block.
     put(26, &1_u16.to_le_bytes());
     put(28, &1_u32.to_le_bytes());
@@ -59,7 +60,7 @@ pub(super) fn space(node: &Node, limits: DeviceLimits) -> [u8; LEN] {
     // Discard, then write-zeroes: sectors, segments, and the alignment or whether unmapping is possible.
     put(36, &RANGE_MAX.to_le_bytes());
     put(40, &1_u32.to_le_bytes());
-    put(44, &1_u32.to_le_bytes());
+    put(44, &block_sectors.to_le_bytes());
     put(48, &RANGE_MAX.to_le_bytes());
     put(52, &1_u32.to_le_bytes());
     put(56, &[1]);
@@ -89,20 +90,18 @@ mod tests {
     #[test]
     fn capacity_queues_and_writeback_stand_where_the_specification_says() {
         let node = open("null-co,node-name=config-a,size=3M");
-        let space = space(&node, limits(4, 256));
+        let space = space(&node, 4096, limits(4, 256));
         assert_eq!(space[..8], (3 * 2048_u64).to_le_bytes());
-        assert_eq!(space[20..24], 512_u32.to_le_bytes());
+        assert_eq!(space[20..24], 4096_u32.to_le_bytes());
         assert_eq!((space[32], space[34], space[56]), (1, 4, 1));
         Node::remove("config-a").unwrap();
     }
 
     #[test]
     fn a_read_only_disk_offers_no_way_to_change_it() {
-        let node = open("null-co,node-name=config-b,read-only=on");
-        let offered = features(&node, limits(1, 256));
+        let offered = features(true, limits(1, 256));
         assert_eq!(offered & (F_RO | F_DISCARD | F_WRITE_ZEROES | F_MQ), F_RO);
         assert_eq!(offered & (1 << 30), 0, "bit 30 belongs to the transport");
-        Node::remove("config-b").unwrap();
     }
 
     #[test]

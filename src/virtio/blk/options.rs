@@ -24,6 +24,14 @@ pub struct BlkOptions {
     pub num_queues: u16,
     /// The serial number that the guest reads; the id of the drive if absent.
     pub serial: Option<String>,
+    /// Nothing can be written, whatever the node allows.
+    pub read_only: bool,
+    /// The block size that the guest is told; the node's if absent.
+    pub block_size: Option<u32>,
+    /// Others may write the node meanwhile, as other exports do in QEMU.
+    pub shares_writes: bool,
+    /// What the node's errors call the disk: `device` or `export`.
+    pub kind: &'static str,
 }
 
 impl BlkOptions {
@@ -33,6 +41,10 @@ impl BlkOptions {
             drive: drive.into(),
             num_queues: 1,
             serial: None,
+            read_only: false,
+            block_size: None,
+            shares_writes: false,
+            kind: "device",
         }
     }
 

@@ -57,8 +57,7 @@ impl ModelOptions for BlkOptions {
             );
             Error::new(ErrorKind::NotFound, message)
         })?;
-        let serial = self.serial.as_deref().unwrap_or(drive);
-        Ok(Arc::new(Blk::new(id, &node, queues, serial)?))
+        Ok(Arc::new(Blk::with_options(id, &node, queues, self)?))
     }
 }
 
@@ -70,7 +69,7 @@ pub(super) fn property(model: &BlkModel, name: &str) -> Option<Value> {
             let queues = i64::try_from(model.stats.len()).unwrap_or(i64::MAX);
             return Some(queues.into());
         }
-        "read-only" => return Some(model.node().is_read_only().into()),
+        "read-only" => return Some(model.read_only.into()),
         "errors-by-errno" => return Some(model.failures.to_value()),
         "reads" => model.total().reads,
         "writes" => model.total().writes,

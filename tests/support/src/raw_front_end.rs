@@ -121,12 +121,27 @@ impl FrontEnd {
 
     /// The disk's size in bytes, as its configuration space says.
     pub fn capacity(&self) -> u64 {
-        let mut window = pair(0, 8);
-        window.extend([0; 12]);
+        u64::from_le_bytes(self.config(0)) * 512
+    }
+
+    /// The size of the disk's blocks.
+    pub fn block_size(&self) -> u32 {
+        u32::from_le_bytes(self.config(20))
+    }
+
+    /// What the device offers.
+    pub fn offered_features(&self) -> u64 {
+        self.ask(&Raw::new(GET_FEATURES, Vec::new(), None)).unwrap()
+    }
+
+    /// A part of the configuration space.
+    fn config<const N: usize>(&self, at: u32) -> [u8; N] {
+        let mut window = pair(at, u32::try_from(N).unwrap());
+        window.extend(vec![0; 4 + N]);
         self.send(&Raw::new(GET_CONFIG, window, None));
-        let mut reply = [0; 12 + 12 + 8];
+        let mut reply = vec![0; 12 + 12 + N];
         (&self.socket).read_exact(&mut reply).unwrap();
-        u64::from_le_bytes(reply[24..].try_into().unwrap()) * 512
+        reply[24..].try_into().unwrap()
     }
 
     /// Everything from owner to memory, in order.

@@ -1,0 +1,24 @@
+//! Exports: nodes that are offered outside of the process, by name.
+//!
+//! Used by the command line (`--export`) and the monitor (`block-export-add`). What every export has is here: its id, its node,
+//! whether it may be written, its context, its end. How a node is offered is the matter of its type.
+//!
+//! * `options`: what `--export` and `block-export-add` take
+//! * `kind`: what a type of export is
+//! * `vhost_user_blk`: a virtio disk for virtual machines; the same device as `-device virtio-blk,vhost-user=`
+//! * `registry`: the exports by id
+//!
+//! # Adding a type
+//! A file here with an `ExportType` (see `kind`), which stands in the list `TYPES` of `options`.
+//!
+//! # Threads
+//! Any thread may add, list and end exports. What is called at the end of one runs on the thread of its context.
+#![forbid(unsafe_code)]
+
+mod kind;
+mod options;
+mod registry;
+mod vhost_user_blk;
+
+pub use options::EXPORT_OPTIONS;
+pub use registry::{ExportInfo, add, list, remove, shutdown_all};
