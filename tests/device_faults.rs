@@ -175,6 +175,31 @@ fn full_disk_is_seen_on_the_host() {
 }
 
 #[test]
+fn failed_read_of_a_node_is_seen_on_the_host_with_the_name_of_the_node() {
+    let mut scene = Scene::new(&[
+        "-blockdev",
+        "driver=null-co,node-name=n0,size=1M",
+        "-blockdev",
+        "driver=blkdebug,node-name=b0,image=n0,inject-error.0.event=read_aio,inject-error.0.errno=61",
+        "-device",
+        "virtio-blk,id=disk0,drive=b0,vhost-user=disk0.sock",
+    ]);
+    let mut guest = scene.guest();
+    let read = Io {
+        write: false,
+        ..write(4096)
+    };
+    assert_ne!(guest.run(0, &read), 0);
+    let expected = concat!(
+        r#""event": "BLOCK_IO_ERROR", "data": {"qom-path": "/machine/peripheral/disk0", "device": "", "#,
+        r#""node-name": "b0", "operation": "read", "action": "report", "nospace": false, "#,
+        r#""reason": "No data available"}}"#
+    );
+    assert_eq!(scene.event(), expected);
+    assert_eq!(scene.property("errors-by-errno"), "{\"ENODATA\": 1}");
+}
+
+#[test]
 fn request_that_the_disk_does_not_have_is_counted_without_an_event() {
     let mut scene = Scene::new(&NULL);
     let mut guest = scene.guest();

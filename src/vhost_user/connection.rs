@@ -90,8 +90,12 @@ enum ConnectionEnd {
 }
 
 impl From<Error> for ConnectionEnd {
+    /// A front end that has gone without its answer has closed the connection.
     fn from(error: Error) -> ConnectionEnd {
-        ConnectionEnd::Failed(error)
+        match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET) => ConnectionEnd::Closed,
+            _ => ConnectionEnd::Failed(error),
+        }
     }
 }
 

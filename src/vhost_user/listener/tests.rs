@@ -290,6 +290,17 @@ fn front_end_that_comes_again_at_once_is_not_reported() {
 }
 
 #[test]
+fn front_end_that_ends_before_it_reads_its_answer_is_no_failure() {
+    let bench = Bench::new();
+    let client = bench.connect();
+    bench.until(|| bench.listener.is_connected());
+    bench.send(&client, RequestCode::GetFeatures, &[], None);
+    drop(client);
+    bench.until(|| !bench.listener.is_connected());
+    assert_eq!(bench.device.faults(), [""; 0]);
+}
+
+#[test]
 fn peer_that_never_reads_is_not_read_from() {
     let bench = Bench::new();
     let client = bench.connect();
