@@ -35,6 +35,8 @@ mod tests;
 pub struct Channel {
     node: Arc<Node>,
     may_write: bool,
+    /// The unit of requests.
+    block_size: u64,
     way: Way,
     budget: Budget,
     /// Requests on the way.
@@ -64,6 +66,7 @@ impl Channel {
         Channel {
             node: Arc::clone(node),
             may_write: permissions.contains(Permissions::WRITE),
+            block_size: node.block_size(),
             way,
             budget: Budget::BATCH,
             below: 0,
@@ -72,6 +75,11 @@ impl Channel {
             held: VecDeque::new(),
             pool: Vec::new(),
         }
+    }
+
+    /// Refuses requests that are not made of blocks of `size` bytes, a power of two.
+    pub fn set_block_size(&mut self, size: u64) {
+        self.block_size = self.block_size.max(size);
     }
 
     /// Begins a batch: what may be done at once is limited per batch.
@@ -179,9 +187,8 @@ impl Channel {
             return None;
         }
         let end = request.offset.checked_add(request.length);
-        let unit = self.node.block_size() - 1;
         if end.is_none_or(|end| end > self.node.length())
-            || (request.offset | request.length) & unit != 0
+            || (request.offset | request.length) & (self.block_size - 1) != 0
         {
             return Some(-libc::EINVAL);
         }

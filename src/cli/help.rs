@@ -49,7 +49,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  another node whose requests fail or wait, for tests, or wait for a throttle group. The other node may
                  be described in place: 'file.driver=file,file.filename=PATH'
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
-        [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off]
+        [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off][,logical_block_size=SIZE][,physical_block_size=SIZE]
+        [,min_io_size=SIZE][,opt_io_size=SIZE][,discard_granularity=SIZE]
                  a disk for the machine of -machine or, with 'vhost-user', for virtual machines that connect to the
                  Unix socket PATH. 'drive' is the id of a -drive or a node-name. With x-data-plane=on the context that
                  'context' names serves it; otherwise 'qcontext-main' does.

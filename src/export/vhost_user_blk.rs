@@ -11,7 +11,7 @@ use crate::device::{Device, DeviceOptions};
 use crate::object::Options;
 use crate::schema::{Case, Member, ObjectType, ValueType, Variants};
 use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
-use crate::virtio::blk::BlkOptions;
+use crate::virtio::blk::{BlkOptions, BlockSizes};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest `logical-block-size`.
@@ -99,7 +99,9 @@ fn disk(new: &NewExport, options: &mut Options) -> Result<BlkOptions> {
     disk.num_queues = u16::try_from(queues).unwrap_or(1);
     disk.serial = Some(SERIAL.to_owned());
     disk.read_only = !new.writable;
-    disk.block_size = block_size(options)?;
+    if let Some(size) = block_size(options)? {
+        disk.sizes = BlockSizes::of_blocks(size);
+    }
     disk.shares_writes = true;
     disk.kind = "export";
     Ok(disk)

@@ -5,6 +5,7 @@
 //! what never changes. So queues of one disk may live on different contexts without ever meeting.
 //!
 //! * `config`: what the guest reads about the disk
+//! * `block_sizes`: what it is told about blocks
 //! * `request`: what the guest asks for
 //! * `queue`: a started queue: chains to requests, finished requests to answers
 //! * `stats`: what a queue has done
@@ -26,10 +27,11 @@ use gsource::AioContext;
 use super::pluggable::FinishCallback;
 use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
 use super::{DeviceLimits, VirtioDevice};
+use crate::Result;
 use crate::block::{Access, Edge, Node, Parent, Permissions};
 use crate::object::Value;
-use crate::{Error, ErrorKind, Result};
 
+mod block_sizes;
 mod config;
 mod failures;
 mod options;
@@ -38,6 +40,7 @@ mod queue;
 mod request;
 mod stats;
 
+pub use block_sizes::BlockSizes;
 pub use failures::BLOCK_IO_ERROR;
 use failures::FailureCounts;
 pub use options::BlkOptions;
@@ -54,8 +57,8 @@ pub type Blk = WorkerDevice<BlkModel>;
 pub struct BlkModel {
     edge: Edge,
     read_only: bool,
-    block_size: u32,
     serial: [u8; request::ID_LEN],
+    sizes: BlockSizes,
     /// What each queue has done, kept over stops.
     stats: Box<[Arc<PublishedStats>]>,
     failures: Arc<FailureCounts>,
@@ -63,20 +66,28 @@ pub struct BlkModel {
 
 impl Blk {
     /// The disk of device `id`. It offers `node`, with one queue for each of `contexts`. The guest reads the first 20 bytes
-    /// of `serial` as the disk's id.
+    /// of `serial` as the disk's id, and `sizes` in its configuration space.
     ///
     /// # Errors
-    /// `Busy` if another device writes the node; those of [`WorkerDevice::with_queues`].
-    pub fn new(id: &str, node: &Arc<Node>, contexts: Vec<AioContext>, serial: &str) -> Result<Blk> {
+    /// `InvalidArgument` if the sizes contradict each other; `Busy` if another device writes the node; those of
+    /// [`WorkerDevice::with_queues`].
+    pub fn new(
+        id: &str,
+        node: &Arc<Node>,
+        contexts: Vec<AioContext>,
+        serial: &str,
+        sizes: BlockSizes,
+    ) -> Result<Blk> {
         let mut options = BlkOptions::new(node.name());
         options.serial = Some(serial.to_owned());
+        options.sizes = sizes;
         Blk::with_options(id, node, contexts, &options)
     }
 
     /// The disk of device `id` that `options` describe, for `node`.
     ///
     /// # Errors
-    /// As for [`Blk::new`]; `InvalidArgument` if the block size is smaller than the node's.
+    /// As for [`Blk::new`].
     pub(crate) fn with_options(
         id: &str,
         node: &Arc<Node>,
@@ -85,11 +96,13 @@ impl Blk {
     ) -> Result<Blk> {
         let serial = options.serial.as_deref().unwrap_or(&options.drive);
         let read_only = options.read_only || node.is_read_only();
+        let sizes = options.sizes.at_least(node.block_size());
+        sizes.check()?;
         let model = BlkModel {
             read_only,
-            block_size: block_size(node, options.block_size)?,
             edge: node.attach(Parent::new(options.kind, id), access(read_only, options))?,
             serial: request::pad_id(serial),
+            sizes,
             stats: contexts.iter().map(|_| Arc::default()).collect(),
             failures: Arc::default(),
         };
@@ -145,19 +158,6 @@ fn access(read_only: bool, options: &BlkOptions) -> Access {
     Access { needs, shares }
 }
 
-/// The size of a block. A guest sends whole blocks, and the node takes no parts of its own.
-fn block_size(node: &Node, wanted: Option<u32>) -> Result<u32> {
-    let own = u32::try_from(node.block_size()).unwrap_or(u32::MAX);
-    match wanted {
-        Some(wanted) if wanted < own => {
-            let name = node.name();
-            let message = format!("node '{name}' has blocks of {own} bytes, {wanted} is too small");
-            Err(Error::new(ErrorKind::InvalidArgument, message))
-        }
-        _ => Ok(wanted.unwrap_or(own)),
-    }
-}
-
 impl Model for BlkModel {
     type Queue = BlkQueue;
 
@@ -170,7 +170,7 @@ impl Model for BlkModel {
     }
 
     fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]) {
-        let space = config::space(self.node(), self.block_size, limits);
+        let space = config::space(self.node(), limits, self.sizes);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);

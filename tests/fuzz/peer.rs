@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use gsource::{AioContext, Wait};
 use qcontext::vhost_user::{Listener, OfferedDevice};
-use qcontext::virtio::blk::Blk;
+use qcontext::virtio::blk::{Blk, BlockSizes};
 use support::deadline::DEADLINE;
 use support::directory::TestDir;
 use support::driven_disk::{eventfd, open_node};
@@ -84,7 +84,14 @@ impl Target {
     pub fn new() -> Target {
         let aio = AioContext::new().unwrap();
         let node = open_node("driver=null-co,size=64K").unwrap();
-        let blk = Blk::new("disk0", &node, vec![aio.clone()], "fuzz").unwrap();
+        let blk = Blk::new(
+            "disk0",
+            &node,
+            vec![aio.clone()],
+            "fuzz",
+            BlockSizes::default(),
+        )
+        .unwrap();
         let directory = TestDir::new();
         let path = directory.socket("fuzz.sock");
         let served = OfferedDevice {

@@ -1,6 +1,7 @@
 //! Features and configuration space of the disk.
 #![forbid(unsafe_code)]
 
+use super::BlockSizes;
 use crate::block::Node;
 use crate::virtio::{DeviceLimits, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -43,24 +44,26 @@ pub(super) fn features(read_only: bool, limits: DeviceLimits) -> u64 {
     features
 }
 
-/// The configuration space: `struct virtio_blk_config`. Blocks have `block_size` bytes.
-pub(super) fn space(node: &Node, block_size: u32, limits: DeviceLimits) -> [u8; LEN] {
+/// The configuration space: `struct virtio_blk_config`.
+pub(super) fn space(node: &Node, limits: DeviceLimits, sizes: BlockSizes) -> [u8; LEN] {
     let mut space = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-    let block_sectors = block_size / 512;
     put(0, &(node.length() / SECTOR).to_le_bytes());
     put(12, &seg_max(limits).to_le_bytes());
-    put(20, &block_size.to_le_bytes());
-    // Topology: physical_block_exp 0, alignment_offset 0, min_io_size 1 and opt_io_size 1 block.
-    put(26, &1_u16.to_le_bytes());
-    put(28, &1_u32.to_le_bytes());
+    put(20, &sizes.logical.to_le_bytes());
+    // Topology: the size of physical blocks as a power of logical ones; no offset; the least and the best request.
+    let exponent = (sizes.physical / sizes.logical).ilog2();
+    put(24, &exponent.to_le_bytes()[..1]);
+    let least = u16::try_from(sizes.min_io / sizes.logical).unwrap_or(u16::MAX);
+    put(26, &least.to_le_bytes());
+    put(28, &(sizes.opt_io / sizes.logical).to_le_bytes());
     // writeback
     put(32, &[1]);
     put(34, &limits.queues.to_le_bytes());
     // Discard, then write-zeroes: sectors, segments, and the alignment or whether unmapping is possible.
     put(36, &RANGE_MAX.to_le_bytes());
     put(40, &1_u32.to_le_bytes());
-    put(44, &block_sectors.to_le_bytes());
+    put(44, &(sizes.granularity() / 512).to_le_bytes());
     put(48, &RANGE_MAX.to_le_bytes());
     put(52, &1_u32.to_le_bytes());
     put(56, &[1]);
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn capacity_queues_and_writeback_stand_where_the_specification_says() {
         let node = open("null-co,node-name=config-a,size=3M");
-        let space = space(&node, 4096, limits(4, 256));
+        let space = space(&node, limits(4, 256), BlockSizes::of_blocks(4096));
         assert_eq!(space[..8], (3 * 2048_u64).to_le_bytes());
         assert_eq!(space[20..24], 4096_u32.to_le_bytes());
         assert_eq!((space[32], space[34], space[56]), (1, 4, 1));

@@ -1,6 +1,7 @@
 //! What `-device virtio-blk` takes besides the options of every device.
 #![forbid(unsafe_code)]
 
+use super::BlockSizes;
 use crate::object::Options;
 use crate::virtio::pluggable::Named;
 use crate::{Error, ErrorKind, Result};
@@ -9,9 +10,14 @@ use crate::{Error, ErrorKind, Result};
 const NUM_QUEUES_MAX: u16 = 64;
 
 /// The options with their types.
-pub(super) const OPTIONS: [Named; 3] = [
+pub(super) const OPTIONS: [Named; 8] = [
+    ("discard_granularity", "size"),
     ("drive", "string"),
+    ("logical_block_size", "size"),
+    ("min_io_size", "size"),
     ("num-queues", "int"),
+    ("opt_io_size", "size"),
+    ("physical_block_size", "size"),
     ("serial", "string"),
 ];
 
@@ -26,12 +32,12 @@ pub struct BlkOptions {
     pub serial: Option<String>,
     /// Nothing can be written, whatever the node allows.
     pub read_only: bool,
-    /// The block size that the guest is told; the node's if absent.
-    pub block_size: Option<u32>,
     /// Others may write the node meanwhile, as other exports do in QEMU.
     pub shares_writes: bool,
     /// What the node's errors call the disk: `device` or `export`.
     pub kind: &'static str,
+    /// What the guest is told about blocks.
+    pub sizes: BlockSizes,
 }
 
 impl BlkOptions {
@@ -42,9 +48,9 @@ impl BlkOptions {
             num_queues: 1,
             serial: None,
             read_only: false,
-            block_size: None,
             shares_writes: false,
             kind: "device",
+            sizes: BlockSizes::default(),
         }
     }
 
@@ -59,6 +65,7 @@ impl BlkOptions {
             Error::new(ErrorKind::MissingArgument, message)
         })?);
         disk.serial = options.take_str("serial")?;
+        disk.sizes = BlockSizes::take(options)?;
         if let Some(count) = options.take_uint("num-queues", 1..=NUM_QUEUES_MAX.into())? {
             disk.num_queues = u16::try_from(count).unwrap_or(NUM_QUEUES_MAX);
         }
@@ -68,11 +75,11 @@ impl BlkOptions {
     /// Checks the numbers of the device `id`.
     ///
     /// # Errors
-    /// A number is out of range.
+    /// A number is out of range, or the sizes of blocks contradict each other.
     pub(super) fn check_numbers(&self, id: &str) -> Result<()> {
         let count = self.num_queues;
         if (1..=NUM_QUEUES_MAX).contains(&count) {
-            return Ok(());
+            return self.sizes.check();
         }
         let message = format!("device '{id}': num-queues={count} is not in 1..={NUM_QUEUES_MAX}");
         Err(Error::new(ErrorKind::InvalidArgument, message))

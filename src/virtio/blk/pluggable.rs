@@ -20,6 +20,11 @@ pub static MODEL: ModelType = ModelType {
         ("drive", "string"),
         ("num-queues", "int"),
         ("read-only", "bool"),
+        ("logical_block_size", "size"),
+        ("physical_block_size", "size"),
+        ("min_io_size", "size"),
+        ("opt_io_size", "size"),
+        ("discard_granularity", "size"),
         ("reads", "int"),
         ("writes", "int"),
         ("flushes", "int"),
@@ -77,7 +82,7 @@ pub(super) fn property(model: &BlkModel, name: &str) -> Option<Value> {
         "read-bytes" => model.total().bytes_read,
         "write-bytes" => model.total().bytes_written,
         "errors" => model.total().errors,
-        _ => return None,
+        _ => return model.sizes.property(name),
     };
     Some(counter.into())
 }

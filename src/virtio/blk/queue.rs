@@ -65,9 +65,11 @@ impl BlkQueue {
     ) -> BlkQueue {
         let owner = Arc::new(QueueOwner(handle));
         let known: Arc<dyn ChannelOwner> = Arc::<QueueOwner>::clone(&owner);
+        let mut channel = Channel::open(&model.edge, aio, Arc::downgrade(&known));
+        channel.set_block_size(model.sizes.logical.into());
         BlkQueue {
             serial: model.serial,
-            channel: Channel::open(&model.edge, aio, Arc::downgrade(&known)),
+            channel,
             totals,
             finished: Vec::new(),
             failures: Arc::clone(&model.failures),

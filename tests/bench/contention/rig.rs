@@ -11,7 +11,7 @@ use qcontext::QContext;
 use qcontext::block::Node;
 use qcontext::object::options;
 use qcontext::virtio::VirtioDevice;
-use qcontext::virtio::blk::Blk;
+use qcontext::virtio::blk::{Blk, BlockSizes};
 
 use super::Result;
 use super::case::{Arrangement, Case, Effort};
@@ -172,7 +172,13 @@ impl Disk {
             }
         }
         let driver = Driver::new(load)?;
-        let blk = Blk::new("disk0", &null_disk()?, vec![aio.clone()], "contention")?;
+        let blk = Blk::new(
+            "disk0",
+            &null_disk()?,
+            vec![aio.clone()],
+            "contention",
+            BlockSizes::default(),
+        )?;
         let mut setup = driver.setup()?;
         setup.call = Some(Arc::new(Worker {
             crew: Arc::clone(&common.crew),

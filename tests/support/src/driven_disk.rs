@@ -12,7 +12,7 @@ use gsource::{AioContext, Wait};
 use qcontext::ErrorKind;
 use qcontext::block::Node;
 use qcontext::object::options;
-use qcontext::virtio::blk::Blk;
+use qcontext::virtio::blk::{Blk, BlockSizes};
 use qcontext::virtio::{
     CallFd, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, GuestMemory, KickFd, MemoryRegion,
     QueueSetup, Signal, VirtioDevice,
@@ -181,6 +181,7 @@ pub struct Shape {
     pub event_idx: bool,
     pub indirect: bool,
     pub slots: usize,
+    pub sizes: BlockSizes,
 }
 
 impl Default for Shape {
@@ -191,6 +192,7 @@ impl Default for Shape {
             event_idx: false,
             indirect: false,
             slots: 16,
+            sizes: BlockSizes::default(),
         }
     }
 }
@@ -215,7 +217,7 @@ impl Disk {
         let clients = clients.map(|index| Client::new(&mut ram, index, shape));
         Disk {
             clients: clients.collect(),
-            blk: Arc::new(Blk::new("disk0", &node, contexts, "serial-0123").unwrap()),
+            blk: Arc::new(Blk::new("disk0", &node, contexts, "serial-0123", shape.sizes).unwrap()),
             aio,
             ram,
             random: Random(7),

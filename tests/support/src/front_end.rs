@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::deadline::DEADLINE;
 use memmap2::MmapMut;
 use virtio_driver::{
-    EventFd, QueueNotifier, VhostUser, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
-    iovec,
+    EventFd, QueueNotifier, VhostUser, VirtioBlkConfig, VirtioBlkQueue, VirtioBlkTransport,
+    VirtioFeatureFlags, iovec,
 };
 
 /// One data request, by slot.
@@ -98,7 +98,12 @@ impl Guest {
 
     /// The size of the disk's logical blocks.
     pub fn block_size(&self) -> u32 {
-        self.transport.get_config().unwrap().blk_size.into()
+        self.config().blk_size.into()
+    }
+
+    /// The configuration space.
+    pub fn config(&self) -> VirtioBlkConfig {
+        self.transport.get_config().unwrap()
     }
 
     /// The features that both sides agreed on.

@@ -8,7 +8,7 @@ use super::{AGREED, BusDevice, READY};
 use crate::block::Node;
 use crate::object::options;
 use crate::virtio::F_VERSION_1;
-use crate::virtio::blk::Blk;
+use crate::virtio::blk::{Blk, BlockSizes};
 use crate::virtio::memory::GuestMemory;
 
 use std::sync::Arc;
@@ -27,7 +27,14 @@ fn driver_of_a_disk_that_grows_is_interrupted_and_reads_the_new_size() {
     let described = options::parse_dotted("driver", "null-co,node-name=mmio-grows,size=1M");
     let node = Node::open_blockdev(described.unwrap()).unwrap();
     let [control, first, second] = [(); 3].map(|()| AioContext::new().unwrap());
-    let disk = Blk::new("disk0", &node, vec![first, second], "serial").unwrap();
+    let disk = Blk::new(
+        "disk0",
+        &node,
+        vec![first, second],
+        "serial",
+        BlockSizes::default(),
+    )
+    .unwrap();
     let panel = Panel::new(Arc::new(disk), GuestMemory::new(), &control);
     panel.agree(F_VERSION_1);
     panel.write(0x70, READY);
