@@ -94,8 +94,9 @@ impl Channel {
     }
 
     /// A fresh request from the pool.
+    #[inline]
     pub fn request(&mut self, op: Op, offset: u64, tag: u64) -> Box<Request> {
-        let mut request = self.pool.pop().unwrap_or_else(|| Box::new(Request::new()));
+        let mut request = self.pool.pop().unwrap_or_else(Request::boxed);
         request.reset(op, offset, tag);
         request
     }

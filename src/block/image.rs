@@ -101,12 +101,13 @@ impl OpenImage {
             };
             lock::take(&file, locks, &self.path)?;
         }
+        let in_memory = is_tmpfs(&file);
         let direct = match self.direct {
-            true => Some(self.find_direct(&file, read_only)?),
+            true => Some(self.find_direct(&file, in_memory, read_only)?),
             false => None,
         };
         let image = Image {
-            in_memory: is_tmpfs(&file),
+            in_memory,
             discard_unit: device::sector_size(&file).unwrap_or(1),
             file,
             read_only,
@@ -148,8 +149,8 @@ impl OpenImage {
     }
 
     /// Finds out what direct I/O demands, and opens what helps with it.
-    fn find_direct(&self, file: &File, read_only: bool) -> Result<Direct> {
-        let mut direct = Direct::new(file).map_err(|error| self.os(error))?;
+    fn find_direct(&self, file: &File, in_memory: bool, read_only: bool) -> Result<Direct> {
+        let mut direct = Direct::new(file, in_memory).map_err(|error| self.os(error))?;
         let metadata = file.metadata().map_err(|error| self.os(error))?;
         if direct.is_coarse() && metadata.is_file() && !read_only {
             let cached = self.open_cached(&metadata);
@@ -265,7 +266,11 @@ fn check_kind(path: &str) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
+/// Whether it is a file on tmpfs. The names of devices are usually on such a file system as well.
 fn is_tmpfs(file: &File) -> bool {
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return false;
+    }
     // SAFETY: a zeroed statfs is a valid out buffer.
     let mut statfs: libc::statfs = unsafe { mem::zeroed() };
     // SAFETY: the fd is open and the buffer has the right type.

@@ -109,6 +109,11 @@ impl Request {
         }
     }
 
+    #[cold]
+    pub(super) fn boxed() -> Box<Request> {
+        Box::new(Request::new())
+    }
+
     /// Makes it a fresh request; its buffers are kept for reuse.
     pub(super) fn reset(&mut self, op: Op, offset: u64, tag: u64) {
         self.op = op;
@@ -196,7 +201,7 @@ impl Request {
     /// Whether some memory of the request is not aligned to `align`, a power of two.
     pub(super) fn is_misaligned(&self, align: usize) -> bool {
         let mask = align - 1;
-        self.segments[self.first..]
+        self.segments
             .iter()
             .any(|segment| (segment.iov_base.addr() | segment.iov_len) & mask != 0)
     }

@@ -28,6 +28,13 @@ pub(in crate::block) struct Alignment {
     pub(in crate::block) offset: u64,
 }
 
+impl Alignment {
+    const NONE: Alignment = Alignment {
+        memory: 1,
+        offset: 1,
+    };
+}
+
 /// What direct I/O on an image demands.
 #[derive(Debug)]
 pub(in crate::block) struct Direct {
@@ -42,12 +49,15 @@ pub(in crate::block) struct Direct {
 }
 
 impl Direct {
-    /// Finds out what direct I/O on `file` demands.
+    /// Finds out what direct I/O on `file` demands. `in_memory`: it is on tmpfs, which copies, and takes anything.
     ///
     /// # Errors
     /// `Unsupported` if that is more than a bounce buffer offers.
-    pub(super) fn new(file: &File) -> io::Result<Direct> {
-        let said = said_alignment(file);
+    pub(super) fn new(file: &File, in_memory: bool) -> io::Result<Direct> {
+        let said = match in_memory {
+            true => Some(Alignment::NONE),
+            false => said_alignment(file),
+        };
         let alignment = said.unwrap_or_else(|| guess(file));
         if alignment.memory > bounce::ALIGN || alignment.offset > bounce::ALIGN as u64 {
             return Err(io::ErrorKind::Unsupported.into());

@@ -1,6 +1,9 @@
 //! Opening images: locks, odd lengths, direct I/O.
 #![forbid(unsafe_code)]
 
+use support::host_storage::LoopDevice;
+use support::skip::skip;
+
 use super::*;
 use crate::block::test_file::TestFile;
 
@@ -74,4 +77,19 @@ fn missing_file_and_directory_are_named() {
             .to_string()
             .contains("Is a directory")
     );
+}
+
+#[test]
+fn a_file_is_in_memory_and_a_device_is_not_although_its_name_is() {
+    let file = TestFile::in_directory("/dev/shm".as_ref(), b"", 4096);
+    assert!(open(&file).open().unwrap().in_memory);
+    let device = match LoopDevice::new(512, 1 << 20) {
+        Ok(device) => device,
+        Err(reason) => return skip(reason),
+    };
+    let image = OpenImage {
+        path: device.path().to_str().unwrap().to_owned(),
+        ..OpenImage::default()
+    };
+    assert!(!image.open().unwrap().in_memory);
 }

@@ -73,14 +73,14 @@ impl FileWay {
             Some(uring) => Engine::Uring(uring),
             None => Engine::Threads(Threads::new(image, gate)),
         };
-        let is_direct = image.direct.is_some();
+        let direct = image.direct.as_ref();
         FileWay {
             image: Arc::clone(image),
             inline: Inline::new(image),
             engine,
             cached: None,
             gate: Arc::clone(gate),
-            admission: is_direct.then(|| Admission::new(gate)),
+            admission: direct.map(|direct| Admission::new(direct, gate)),
             fresh: Vec::new(),
             again: Vec::new(),
             unstarted: Vec::new(),
@@ -95,7 +95,7 @@ impl FileWay {
             return Submission::Done(Finished { request, result });
         }
         match (&self.image.direct, &mut self.admission) {
-            (Some(direct), Some(admission)) => {
+            (Some(direct), Some(admission)) if !admission.is_straight(&request) => {
                 admission.admit(direct, request, &mut self.fresh);
             }
             _ => self.fresh.push(request),

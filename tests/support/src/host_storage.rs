@@ -61,6 +61,7 @@ impl LoopDevice {
 pub struct FileSystem {
     root: File,
     _directory: TestDir,
+    _device: Option<LoopDevice>,
 }
 
 impl FileSystem {
@@ -73,15 +74,26 @@ impl FileSystem {
         // What XFS wants at least.
         let image = directory.image("file-system", 320);
         run(&format!("mkfs.{kind}"), &[], &image)?;
-        let point = directory.file("mounted");
-        std::fs::create_dir(&point).unwrap();
-        let image = image.to_str().unwrap();
-        run("mount", &["-o", "loop", image], &point)?;
-        let root = File::open(&point).map_err(|error| error.to_string());
-        run("umount", &["--lazy"], &point)?;
+        let root = mount(&image, "loop", &directory)?;
         Ok(FileSystem {
-            root: root?,
+            root,
             _directory: directory,
+            _device: None,
+        })
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// Why the host does not make one.
+    pub fn on(device: LoopDevice, kind: &str) -> Result<FileSystem, String> {
+        let directory = TestDir::new();
+        run(&format!("mkfs.{kind}"), &[], device.path())?;
+        let root = mount(device.path(), "rw", &directory)?;
+        Ok(FileSystem {
+            root,
+            _directory: directory,
+            _device: Some(device),
         })
     }
 
@@ -90,6 +102,16 @@ impl FileSystem {
         let (process, fd) = (std::process::id(), self.root.as_raw_fd());
         PathBuf::from(format!("/proc/{process}/fd/{fd}/{name}"))
     }
+}
+
+/// Mounts what is in `image`; its root. It is mounted as long as something of it is open.
+fn mount(image: &Path, options: &str, directory: &TestDir) -> Result<File, String> {
+    let point = directory.file("mounted");
+    std::fs::create_dir(&point).unwrap();
+    run("mount", &["-o", options, image.to_str().unwrap()], &point)?;
+    let root = File::open(&point).map_err(|error| error.to_string());
+    run("umount", &["--lazy"], &point)?;
+    root
 }
 
 /// Runs a program that answers at once; what it prints.

@@ -26,6 +26,8 @@ use crate::block::write_order::{WriteOrder, WriteTurn};
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Admission {
+    /// What memory must be aligned to, where nothing else can be wrong with a new request.
+    fine_memory: Option<usize>,
     bounces: Bounces,
     /// Requests that wait for a bounce buffer.
     unbuffered: VecDeque<Box<Request>>,
@@ -62,7 +64,6 @@ pub(super) fn is_admitted(direct: &Direct, request: &Request) -> bool {
     }
 }
 
-#[inline]
 fn needs_bounce(request: &Request, alignment: Alignment) -> bool {
     match request.op {
         Op::Read | Op::Write => {
@@ -74,7 +75,6 @@ fn needs_bounce(request: &Request, alignment: Alignment) -> bool {
 }
 
 /// Whether the rest of the request is not made of whole blocks of `unit` bytes.
-#[inline]
 fn is_fine(request: &Request, unit: u64) -> bool {
     (request.position() | request.remaining()) & (unit - 1) != 0
 }
@@ -95,12 +95,14 @@ fn has_come(turn: &mut WriteTurn, waker: &Waker) -> bool {
 }
 
 impl Admission {
-    pub(super) fn new(gate: &Arc<Gate>) -> Admission {
+    pub(super) fn new(direct: &Direct, gate: &Arc<Gate>) -> Admission {
         let call = Arc::new(TurnCall {
             has_come: AtomicBool::new(false),
             gate: Arc::clone(gate),
         });
+        let is_fine = direct.order().is_none();
         Admission {
+            fine_memory: is_fine.then(|| direct.alignment().memory),
             bounces: Bounces::default(),
             unbuffered: VecDeque::new(),
             early: Vec::new(),
@@ -109,8 +111,15 @@ impl Admission {
         }
     }
 
-    /// Lets a request go on to `fresh`, now or in [`Admission::go_on`].
+    /// Whether a new request goes on as it is.
     #[inline]
+    pub(super) fn is_straight(&self, request: &Request) -> bool {
+        let memory = self.fine_memory;
+        memory.is_some_and(|align| !request.is_misaligned(align))
+    }
+
+    /// Lets a request go on to `fresh`, now or in [`Admission::go_on`].
+    #[inline(never)]
     pub(super) fn admit(
         &mut self,
         direct: &Direct,
@@ -140,7 +149,6 @@ impl Admission {
         self.admit(direct, request, fresh);
     }
 
-    #[inline]
     fn admit_in_turn(&mut self, direct: &Direct, request: Box<Request>, fresh: &mut RequestBatch) {
         if !needs_bounce(&request, direct.alignment()) {
             fresh.push(request);
