@@ -30,7 +30,7 @@ fn single_sectors_of_a_block_device_with_large_sectors_are_zeroed_and_discarded(
             Err(reason) => return skip(reason),
         };
         let path = device.path().display();
-        let node = open_node(&format!("file={path},format=raw,{options}")).unwrap();
+        let node = open_node(&format!("file={path},format=raw,locking=off,{options}")).unwrap();
         let mut disk = Disk::new(node, Shape::default());
         for unmap in [0, 1] {
             let at = 3 + u64::from(unmap);

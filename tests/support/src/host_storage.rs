@@ -82,7 +82,25 @@ impl FileSystem {
         })
     }
 
-    /// The same on a device.
+    /// A file system that a program serves, by FUSE.
+    ///
+    /// # Errors
+    /// Why the host does not make one.
+    pub fn served() -> Result<FileSystem, String> {
+        let directory = TestDir::new();
+        let image = directory.image("file-system", 32);
+        run("mkfs.ext4", &[], &image)?;
+        let point = directory.file("served");
+        std::fs::create_dir(&point).unwrap();
+        run("fuse2fs", &["-o", "rw", image.to_str().unwrap()], &point)?;
+        Ok(FileSystem {
+            root: detached_root(&point)?,
+            _directory: directory,
+            _device: None,
+        })
+    }
+
+    /// A file system of that kind on a device.
     ///
     /// # Errors
     /// Why the host does not make one.
@@ -109,8 +127,13 @@ fn mount(image: &Path, options: &str, directory: &TestDir) -> Result<File, Strin
     let point = directory.file("mounted");
     std::fs::create_dir(&point).unwrap();
     run("mount", &["-o", options, image.to_str().unwrap()], &point)?;
-    let root = File::open(&point).map_err(|error| error.to_string());
-    run("umount", &["--lazy"], &point)?;
+    detached_root(&point)
+}
+
+/// The root of what is mounted at `point`, and no longer is.
+fn detached_root(point: &Path) -> Result<File, String> {
+    let root = File::open(point).map_err(|error| error.to_string());
+    run("umount", &["--lazy"], point)?;
     root
 }
 

@@ -235,6 +235,17 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_fails_behind_its_first_part_says_how_long_that_is() {
+        let file = file();
+        let mut memory = [1; 512];
+        let mut request = request(Op::Read, &mut memory);
+        for result in [100, 50, -libc::EIO] {
+            let _ = take_result(&file, &mut request, result);
+        }
+        assert_eq!(request.transferred(), 150);
+    }
+
+    #[test]
     fn zeroing_falls_back_step_by_step() {
         let file = file();
         let mut request = request(Op::WriteZeroes { unmap: true }, &mut []);
