@@ -210,7 +210,8 @@ pub unsafe extern "C" fn qcontext_find_aio_by_name(
 }
 
 /// qcontext_aio_get_g_source:
-/// Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext.
+/// Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext. If sources of one
+/// AioContext are attached to several GMainContexts, each event is served once, by whichever thread comes first.
 /// @aio: an AioContext that is attached to no context
 /// @error: OS
 ///

@@ -247,6 +247,9 @@ impl AioContext {
 
     /// A source that drives this context from a GMainContext of the caller's. To GLib it shows one fd.
     ///
+    /// Sources of one context may be attached to several GMainContexts. Each event is served once, by whichever thread comes first, so
+    /// the home changes between them; a context with tasks stays on their thread.
+    ///
     /// # Errors
     /// The kernel's, when it gives no fds for the wait.
     pub fn g_source(&self) -> Result<glib::Source> {

@@ -7,6 +7,10 @@
 //! | host | `CLOCK_REALTIME`, the wall clock |
 //! | virtual-rt | realtime; kept apart for callers that schedule virtual time itself |
 //!
+//! The wall clock can be set. The home reads it before each wait, and the wait takes the time that is left then: if the clock is set
+//! while the home sleeps and nothing else wakes it, a timer of the host clock fires that much too late, or is looked at too early
+//! and waited for again. A program that must notice watches a timerfd with `TFD_TIMER_CANCEL_ON_SET` in a handler.
+//!
 //! # Threads
 //! Everything here is callable from any thread; reading a clock is async-signal-safe.
 #![allow(unsafe_code)] // clock_gettime(2), and a function that runs at the start
@@ -21,7 +25,8 @@ pub enum Clock {
     Realtime,
     /// Monotonic time since the program has started, which stands still while the machine is stopped, and can be set.
     Virtual,
-    /// The wall clock, which can jump.
+    /// The wall clock, which can jump. A wait that has begun does not notice: it ends when the time has passed that was
+    /// left when it began.
     Host,
     /// Monotonic time, for callers that schedule virtual time themselves.
     VirtualRt,

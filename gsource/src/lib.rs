@@ -36,6 +36,10 @@
 //! Every thread may register, change and remove everything, with any lock held. Nothing here waits for a callback, and no lock is
 //! held while one runs. Callbacks run on the driving thread only.
 //!
+//! # Processes
+//! After a fork(2), what was made before belongs to the parent. In the child it is refused: nobody drives it (`WrongThread`), no fd
+//! can be added, and a removal leaves the parent's poll set alone. The child may make its own.
+//!
 //! # Map
 //! From above; no module imports one that stands above it.
 //!
@@ -45,7 +49,7 @@
 //! | `reactor` | what one thread waits for at once, and a turn of it; its own map is in its header |
 //! | `poller` | epoll, io_uring and poll |
 //! | `list`, `deadline`, `worker_pool` | the lock-free list, the heap of deadlines, the threads for blocking work |
-//! | `clock`, `eventfd`, `error`, `panic_boundary`, `sync` | clocks, the kernel's eventfd, errors, panics, locks and atomics |
+//! | `clock`, `eventfd`, `fork`, `error`, `panic_boundary`, `sync` | clocks, the kernel's eventfd, errors, panics, locks and atomics |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
@@ -54,6 +58,7 @@ mod clock;
 mod deadline;
 mod error;
 mod eventfd;
+mod fork;
 mod iohandler;
 #[cfg(shuttle)]
 mod kernel_model;

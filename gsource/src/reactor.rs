@@ -16,6 +16,7 @@
 //! | `glib_wait` | the wait by GLib, through the reactor's GSource |
 //! | `driving`, `notify`, [`thread_pin`] | who drives, who wakes whom, and tasks that bind a reactor to their thread |
 //! | `pending_release` | what belongs to the home to drop |
+//! | `all_reactors` | the reactors of the process, and what a fork does to them |
 //!
 //! # Threads
 //! One thread at a time drives (see [`Driving`]). All others only register, arm, schedule and release.
@@ -27,6 +28,7 @@
 #![deny(unsafe_code)]
 
 mod adaptive_poll;
+mod all_reactors;
 mod aside;
 mod attachment;
 pub(crate) mod bh;
@@ -148,8 +150,10 @@ pub struct Reactor {
     /// Set after something was put into `released`.
     has_released: AtomicBool,
     counts: Counts,
-    /// The thread that drives, by its token; 0 while none does.
+    /// The thread that drives, by its token; `vacant` while none does.
     driver: AtomicUsize,
+    /// 0, or [`driving::PARENT`] in a child process.
+    vacant: AtomicUsize,
     /// How many [`Driving`] tokens that thread has. Only it writes this.
     tokens: AtomicUsize,
     glib: GlibThread,
@@ -198,6 +202,7 @@ impl Reactor {
             has_released: AtomicBool::new(false),
             counts: Counts::default(),
             driver: AtomicUsize::new(0),
+            vacant: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
             glib: GlibThread::default(),
             home: HomeCell::new(HomeState::default()),
@@ -205,7 +210,7 @@ impl Reactor {
             pool: OwnPool::new(),
             thread_pin: ThreadPin::default(),
         });
-        virtual_clock::announce(&reactor);
+        all_reactors::announce(&reactor);
         reactor
     }
 

@@ -434,3 +434,41 @@ fn a_home_that_waits_again_after_glib_sees_requests_end() {
         source.destroy();
     }
 }
+
+/// Whichever thread comes first serves an event. None is lost between them.
+#[test]
+fn two_glib_loops_share_an_aio_context() {
+    for poller in Poller::ALL {
+        let name = format!("two_glib_loops_share_an_aio_context ({poller})");
+        let _deadline = deadline(&name);
+        let Some(aio) = context(poller, &name) else {
+            continue;
+        };
+        let loops = [(); 2].map(|()| {
+            let (gmain, source) = (glib::MainContext::new(), aio.g_source().unwrap());
+            source.attach(Some(&gmain));
+            let main_loop = glib::MainLoop::new(Some(&gmain), false);
+            let running = main_loop.clone();
+            (main_loop, std::thread::spawn(move || running.run()), source)
+        });
+        let (notifier, reads) = watched_notifier(&aio);
+        for round in 1..=500 {
+            let (ran, has_run) = std::sync::mpsc::channel();
+            let fired = ran.clone();
+            let timer = aio.timer(Clock::Realtime, move || fired.send(()).unwrap());
+            timer.arm_in_ns(1000);
+            aio.schedule_oneshot("test", move || ran.send(()).unwrap());
+            notifier.signal();
+            has_run.recv().unwrap();
+            has_run.recv().unwrap();
+            while reads.get() < round {
+                std::thread::yield_now();
+            }
+        }
+        for (main_loop, thread, source) in loops {
+            main_loop.quit();
+            thread.join().unwrap();
+            source.destroy();
+        }
+    }
+}

@@ -104,7 +104,7 @@ impl ContextCore {
 
     /// Asks the thread of a threaded context to end. Ends an unthreaded context here, or lets the thread that iterates it do so.
     pub(super) fn request_stop(self: &Arc<Self>) {
-        if self.stopping.swap(true, Ordering::AcqRel) {
+        if self.reactor.is_of_parent() || self.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
         self.reactor.notify();
@@ -121,7 +121,7 @@ impl ContextCore {
     /// now, and may not do so again, a thread waits for it.
     pub(super) fn request_stop_unattended(self: &Arc<Self>) {
         self.request_stop();
-        if self.threaded || self.end.is_over() {
+        if self.threaded || self.end.is_over() || self.reactor.is_of_parent() {
             return;
         }
         let core = Arc::clone(self);

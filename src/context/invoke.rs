@@ -59,8 +59,14 @@ impl QContext {
 /// Records that the caller's context, if it runs one, waits for `target`.
 ///
 /// # Errors
-/// `WouldDeadlock` when `target` waits for the caller's context already.
+/// `WouldDeadlock` when `target` waits for the caller's context already; `WrongThread` when its thread is in the parent process.
 pub(super) fn wait_for(target: &Arc<ContextCore>) -> Result<Option<WaitGuard>> {
+    if target.reactor.is_of_parent() {
+        let id = &target.id;
+        let message =
+            format!("context '{id}' was made before fork() and belongs to the parent process");
+        return Err(Error::new(ErrorKind::WrongThread, message));
+    }
     let Some(current) = run::current() else {
         return Ok(None);
     };

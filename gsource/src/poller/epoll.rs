@@ -1,7 +1,7 @@
 //! The epoll(7) instance of a reactor: changed by any thread, waited on by the home.
 #![allow(unsafe_code)] // epoll_ctl(2), epoll_pwait2(2), dup3(2)
 
-use crate::{Error, Result};
+use crate::{Error, Result, fork};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -10,9 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// One event as the kernel gives it.
 pub(crate) type Event = libc::epoll_event;
 
-/// An epoll set, level-triggered unless asked otherwise.
+/// An epoll set, level-triggered unless asked otherwise. Only the process that made it changes it.
 #[derive(Debug)]
-pub struct Epoll(OwnedFd);
+pub struct Epoll {
+    fd: OwnedFd,
+    /// The generation of that process.
+    process: u32,
+}
 
 /// Set once the kernel (or valgrind in its place) has answered ENOSYS to epoll_pwait2.
 static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
@@ -29,7 +33,9 @@ impl Epoll {
             return Err(Error::last_os("cannot create an epoll set"));
         }
         // SAFETY: the kernel just gave us this fd.
-        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let process = fork::generation();
+        Ok(Epoll { fd, process })
     }
 
     /// Adds `fd`; its events carry `token`.
@@ -57,6 +63,9 @@ impl Epoll {
     }
 
     fn control(&self, operation: i32, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
+        if self.process != fork::generation() {
+            return Err(io::Error::other(fork::OF_THE_PARENT));
+        }
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: the event is a valid one and outlives the call.
         let answer = unsafe { libc::epoll_ctl(self.as_raw_fd(), operation, fd, &raw mut event) };
@@ -154,7 +163,7 @@ impl Epoll {
 
 impl AsRawFd for Epoll {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 

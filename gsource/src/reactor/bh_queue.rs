@@ -229,6 +229,11 @@ pub(super) fn enter(reactor: &Reactor) {
     DRIVEN.with(|driven| driven.set(reactor));
 }
 
+/// The calling thread is that of a child process, and drives nothing.
+pub(super) fn leave_all() {
+    DRIVEN.with(|driven| driven.set(ptr::null()));
+}
+
 /// The calling thread does not drive `reactor` any more.
 pub(super) fn leave(reactor: &Reactor) {
     if ptr::eq(DRIVEN.with(Cell::get), reactor) {
@@ -327,13 +332,13 @@ impl Driving<'_> {
         }
     }
 
-    /// Frees the bottom halves that are queued only to be freed. True when one of them was deleted in its own callback: QEMU's
-    /// tests want to see the iteration that frees it.
+    /// Frees the bottom halves that are queued only to be freed. `None` when there were none; true when one of them was deleted in
+    /// its own callback: QEMU's tests want to see the iteration that frees it.
     #[inline]
-    pub(super) fn free_deleted_bhs(&self) -> bool {
+    pub(super) fn free_deleted_bhs(&self) -> Option<bool> {
         let is_deleted = |node: &BhNode| node.flags.is_urgent() && !node.flags.is_scheduled();
         if !self.any_bh(is_deleted) {
-            return false;
+            return None;
         }
         let deleted = self.lock_bhs().extract(is_deleted);
         let mut any_in_call = false;
@@ -346,7 +351,7 @@ impl Driving<'_> {
             // SAFETY: this is the end of the turn that has just begun. No handle is left to change the node meanwhile.
             unsafe { bh::free_if_done(node) };
         }
-        any_in_call
+        Some(any_in_call)
     }
 
     /// Runs the bottom halves of this iteration. A nested iteration runs the rest of this one's. True when one that is not idle

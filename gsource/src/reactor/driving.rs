@@ -12,10 +12,13 @@ use super::{HomeState, Reactor, bh_queue};
 use crate::poller::EVENTS;
 use crate::poller::epoll::Event;
 use crate::sync::Ordering;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, fork};
 use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::marker::PhantomData;
+
+/// In place of a driver in a child process. Odd, so no thread's token.
+pub(super) const PARENT: usize = usize::MAX;
 
 /// The right to drive a reactor. A thread has it until it drops the last of its tokens.
 pub struct Driving<'a> {
@@ -111,8 +114,7 @@ impl Reactor {
     pub fn drive(&self) -> Result<Driving<'_>> {
         let me = thread_token();
         if self.driver.load(Ordering::Relaxed) != me && !self.become_driver(me) {
-            let message = "another thread drives this context, only that one may iterate it";
-            return Err(Error::new(ErrorKind::WrongThread, message));
+            return Err(self.refuse_driver());
         }
         bh_queue::enter(self);
         let tokens = self.tokens.load(Ordering::Relaxed);
@@ -121,6 +123,28 @@ impl Reactor {
             reactor: self,
             thread: PhantomData,
         })
+    }
+
+    #[cold]
+    fn refuse_driver(&self) -> Error {
+        let message = if self.is_of_parent() {
+            fork::OF_THE_PARENT
+        } else {
+            "another thread drives this context, only that one may iterate it"
+        };
+        Error::new(ErrorKind::WrongThread, message)
+    }
+
+    /// In a child process: the reactor belongs to the parent, and no thread here drives it.
+    pub(super) fn leave_to_parent(&self) {
+        self.vacant.store(PARENT, Ordering::SeqCst);
+        self.driver.store(PARENT, Ordering::SeqCst);
+    }
+
+    /// True in a child process, for a reactor that was made before fork().
+    #[doc(hidden)] // for the contexts of qcontext
+    pub fn is_of_parent(&self) -> bool {
+        self.vacant.load(Ordering::SeqCst) == PARENT
     }
 
     /// Makes `me` the driver, if no thread is and no task belongs to another thread.
@@ -136,16 +160,22 @@ impl Reactor {
         // The last driver may have spawned a task after the first look.
         let is_free = !self.thread_pin.is_elsewhere(me);
         if !is_free {
-            self.driver.store(0, Ordering::SeqCst);
+            self.vacate();
         }
         is_free
+    }
+
+    #[inline]
+    fn vacate(&self) {
+        let vacant = self.vacant.load(Ordering::Relaxed);
+        self.driver.store(vacant, Ordering::SeqCst);
     }
 
     /// Ends the calling thread's right to drive.
     #[inline]
     fn give_back(&self) {
         bh_queue::leave(self);
-        self.driver.store(0, Ordering::SeqCst);
+        self.vacate();
         // Another thread may have released something after the last look here, and relied on the driver.
         if self.has_releases() {
             self.leave_to_home();

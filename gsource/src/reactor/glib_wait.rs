@@ -190,10 +190,13 @@ impl Driving<'_> {
         self.submit_io();
         let is_notified = self.accept_for_glib() || !state.sleep();
         self.collect_ready();
-        let has_freed = self.free_deleted_bhs();
+        // What the destructors of deleted bottom halves schedule is to be called, too.
+        let is_freed = |in_call| in_call || self.has_calls();
+        if self.has_calls() || self.free_deleted_bhs().is_some_and(is_freed) {
+            return Prepared::Ready;
+        }
         let remaining = self.reactor.remaining_ns();
-        if has_freed || self.has_calls() || remaining == Some(0) || self.reactor.has_always_ready()
-        {
+        if remaining == Some(0) || self.reactor.has_always_ready() {
             return Prepared::Ready;
         }
         // notify() ends a blocking iteration, but is nothing to dispatch. Neither is what destructors have released just now.

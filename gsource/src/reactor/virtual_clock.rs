@@ -6,33 +6,12 @@
 #![forbid(unsafe_code)]
 
 use super::Reactor;
+use super::all_reactors;
 use crate::clock;
 use crate::{Clock, Error, ErrorKind, Result};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The latest time that the clock can be set to: 18 years.
 const LATEST_NS: i64 = 1 << 59;
-
-/// All reactors. std's lock also in the models, which make theirs anew in each run.
-static REACTORS: Mutex<Vec<Weak<Reactor>>> = Mutex::new(Vec::new());
-
-fn lock() -> MutexGuard<'static, Vec<Weak<Reactor>>> {
-    REACTORS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// All reactors that are alive. Collected, because dropping the last reference to one runs destructors of callbacks.
-fn reactors() -> Vec<Arc<Reactor>> {
-    lock().iter().filter_map(Weak::upgrade).collect()
-}
-
-/// Remembers a reactor, to wake it when the virtual clock changes.
-pub(super) fn announce(reactor: &Arc<Reactor>) {
-    let mut reactors = lock();
-    if reactors.len() == reactors.capacity() {
-        reactors.retain(|known| known.strong_count() > 0);
-    }
-    reactors.push(Arc::downgrade(reactor));
-}
 
 /// Stops the virtual clock: its timers neither fire nor bound a wait until it is started again.
 pub fn stop_virtual_clock() {
@@ -88,7 +67,7 @@ pub fn deadline_ns(clock: Clock) -> Option<i64> {
 }
 
 fn first_deadline_after(clock: Clock, time: i64) -> Option<i64> {
-    let deadlines = reactors().into_iter();
+    let deadlines = all_reactors::alive().into_iter();
     deadlines
         .filter_map(|reactor| reactor.deadline_after(clock, time))
         .min()
@@ -104,7 +83,7 @@ fn checked(time: Option<i64>) -> Result<i64> {
 }
 
 fn notify_all() {
-    for reactor in reactors() {
+    for reactor in all_reactors::alive() {
         reactor.notify();
     }
 }

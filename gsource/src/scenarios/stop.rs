@@ -1,9 +1,10 @@
-//! A home stops while others schedule on it: on its own context, which ends, and on one that was attached, which lives on.
+//! A home stops while others schedule on it: on its own context, which ends, and on one that was attached, which lives on. A home
+//! without a thread is ended by another thread than the one that iterates it.
 #![forbid(unsafe_code)]
 
 use super::{Account, Home, assert_released, check, run_on};
 use crate::sync::{Ordering, thread};
-use crate::{AioContext, Clock, Poller, Wait};
+use crate::{AioContext, Clock, Drivers, Poller, Reactor, Wait};
 use std::sync::Arc;
 
 /// Schedules on `own`, which may end any time; how many users that took, and how many of them gave an answer.
@@ -64,4 +65,47 @@ fn scheduled_while_it_stops(poller: Poller) {
 #[test]
 fn shuttle_what_is_scheduled_on_a_home_that_stops_runs_or_is_let_go() {
     check(scheduled_while_it_stops);
+}
+
+/// One thread iterates, and does not come back. Another one asks for the end meanwhile.
+fn ended_between_turns(poller: Poller) {
+    let reactor = Reactor::with_poller(poller, Drivers::Any).unwrap();
+    let aio = AioContext::new().unwrap();
+    aio.attach_to(&reactor).unwrap();
+    let [turns, end] = [(); 2].map(|()| Account::new());
+    let iterating = {
+        let (reactor, aio, turns) = (Arc::clone(&reactor), aio.clone(), Arc::clone(&turns));
+        thread::spawn(move || {
+            for _ in 0..2 {
+                let user = turns.user();
+                aio.schedule_oneshot("turn", move || user.call(|| ()));
+                // Refused while the other thread does what is asked.
+                let _ = reactor.iterate(Wait::NoBlock);
+            }
+        })
+    };
+    let (user, leaving, running) = (end.user(), aio.clone(), Arc::clone(&turns));
+    reactor.run_between_turns(move || {
+        user.call(|| {
+            if running.inside.load(Ordering::SeqCst) {
+                running.complain("ended inside a callback");
+            }
+            if leaving.detach().is_err() {
+                running.complain("not given back");
+            }
+        });
+    });
+    iterating.join().unwrap();
+    assert_eq!(end.calls(), 1, "neither thread has done it");
+    while aio.poll(Wait::NoBlock).unwrap() {}
+    assert_eq!(turns.calls(), 2);
+    drop(aio);
+    assert_released(&reactor);
+    turns.assert_over(2);
+    end.assert_over(1);
+}
+
+#[test]
+fn shuttle_the_end_of_a_home_that_another_thread_iterates_comes_between_its_turns() {
+    check(ended_between_turns);
 }
