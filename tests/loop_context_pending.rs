@@ -1,4 +1,4 @@
-//! GLib is told of work only: what leaves nothing to call makes neither `pending`, nor `prepare`, nor an iteration say yes.
+//! GLib dispatches only if there is work: what leaves nothing to call makes neither `pending`, nor `prepare`, nor an iteration say yes.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 

@@ -419,7 +419,8 @@ QContextAio *qcontext_find_aio_by_name(QContext *context,
 
 /**
  * qcontext_aio_get_g_source:
- * Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext.
+ * Creates a source that drives the AioContext from any GMainContext. It holds a reference to the AioContext. If sources of one
+ * AioContext are attached to several GMainContexts, each event is served once, by whichever thread comes first.
  * @aio: an AioContext that is attached to no context
  * @error: OS
  *
@@ -941,7 +942,8 @@ gboolean qcontext_is_current(const QContext *context);
 
 /**
  * qcontext_stop:
- * Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context has left it.
+ * Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context, or has acquired
+ * it, has left it.
  * Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those that
  * nobody else has end. Stopping again does nothing.
  * @context: a context

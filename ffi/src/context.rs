@@ -279,9 +279,10 @@ pub unsafe extern "C" fn qcontext_is_current(context: *const QContext) -> gboole
 }
 
 /// qcontext_stop:
-/// Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context has left it.
-/// Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those that
-/// nobody else has end. Stopping again does nothing.
+/// Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context, or has acquired
+/// it, has left it.
+/// Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those without
+/// another reference end. Stopping again does nothing.
 /// @context: a context
 /// @error: WOULD_DEADLOCK on the context's own thread, inside one of its callbacks, and when the context waits for the caller's;
 /// BUSY for qcontext-main

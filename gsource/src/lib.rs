@@ -37,7 +37,7 @@
 //! held while one runs. Callbacks run on the driving thread only.
 //!
 //! # Processes
-//! After a fork(2), what was made before belongs to the parent. In the child it is refused: nobody drives it (`WrongThread`), no fd
+//! After a fork(2), what was made before belongs to the parent. In the child it is refused: no thread drives it (`WrongThread`), no fd
 //! can be added, and a removal leaves the parent's poll set alone. The child may make its own.
 //!
 //! # Map

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often a thread that waits for the end of an unthreaded context looks whether nobody iterates it any more.
+/// How often a thread that waits for the end of an unthreaded context looks whether another thread still iterates it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Whether a context has ended.

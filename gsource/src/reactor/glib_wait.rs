@@ -241,7 +241,7 @@ impl Driving<'_> {
 
     /// True when there is something to call, apart from timers.
     fn has_calls(&self) -> bool {
-        !self.home().batch.is_empty() || self.has_due_bh() || self.has_ready_io()
+        self.has_due_bh() || !self.home().batch.is_empty() || self.has_ready_io()
     }
 
     fn dispatch(&self) {
