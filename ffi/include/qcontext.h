@@ -944,8 +944,8 @@ gboolean qcontext_is_current(const QContext *context);
  * qcontext_stop:
  * Stops the context and waits until its thread has ended, or until the thread that iterates an unthreaded context, or has acquired
  * it, has left it.
- * Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those that
- * nobody else has end. Stopping again does nothing.
+ * Running callbacks finish. Pending work is dropped, with its destroy notifies. Attached AioContexts are detached; those without
+ * another reference end. Stopping again does nothing.
  * @context: a context
  * @error: WOULD_DEADLOCK on the context's own thread, inside one of its callbacks, and when the context waits for the caller's;
  * BUSY for qcontext-main
