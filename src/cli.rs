@@ -14,6 +14,7 @@ mod failure;
 mod fd_limit;
 mod guest;
 mod help;
+mod job_control;
 mod main_loop;
 mod output;
 mod plan;

@@ -64,6 +64,14 @@ stays ignored, as under
 .TP
 .BR SIGXFSZ ", " SIGPIPE
 do nothing: a write beyond the limit on the size of files (ulimit \-f) fails for the request that made it.
+.TP
+.BR SIGTSTP ", " SIGCONT
+stop and continue the program as a job of a shell. With
+.B \-serial stdio
+on a terminal, the terminal has its own mode while the program is stopped or in the background, and raw mode in the foreground.
+.TP
+.B SIGQUIT
+ends the program at once; the terminal has its own mode then.
 .SH LIMITS
 The soft limit on open files is raised to the hard one (ulimit \-Hn). A device needs three files for each queue that a guest uses.
 An error that is caused by a limit names it.

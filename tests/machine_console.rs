@@ -5,23 +5,22 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // whatever goes wrong ends the test
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use support::deadline::{DEADLINE, wait_for};
 use support::directory::TestDir;
 use support::process::{Process, qctx};
 use support::qmp::{Client, returns};
 use support::skip::skip;
+use support::terminal::terminal;
 use support::tiny_kernel;
 
 /// How much is read at once: about as much as a terminal moves between its two queues.
@@ -134,18 +133,6 @@ fn fill(output: impl AsFd) {
         }
     }
     rustix::fs::fcntl_setfl(&output, before).unwrap();
-}
-
-/// Both sides of a new terminal.
-fn terminal() -> (File, File) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-    let mut how = OpenOptions::new();
-    how.read(true).write(true);
-    let slave = how.custom_flags(OFlags::NOCTTY.bits().cast_signed());
-    (File::from(master), slave.open(name).unwrap())
 }
 
 /// As a shell does after the program: the flags of the file description must be as before.

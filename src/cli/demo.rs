@@ -41,8 +41,8 @@ pub(super) fn run() -> Result<(), Failure> {
     // Signals are blocked before any thread starts, because threads inherit the mask.
     let stop = Flag::default();
     let asked = stop.clone();
-    let signals =
-        signal::watch(move || asked.set()).map_err(|error| Failure::at("signals", &error))?;
+    let signals = signal::watch(false, move |_| asked.set())
+        .map_err(|error| Failure::at("signals", &error))?;
     QContext::main();
     let outcome = demonstrate(&stop);
     drop(signals);

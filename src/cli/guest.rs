@@ -11,6 +11,7 @@ use qcontext::{Error, QContext, Result};
 use super::commands;
 use super::ending::{Ending, Reason};
 use super::failure::Failure;
+use super::job_control::TerminalJob;
 use super::plan::{MachinePlan, SerialTarget};
 
 /// A machine, and how it ended.
@@ -24,10 +25,14 @@ pub(super) struct Guest {
 
 impl Guest {
     /// The machine that the options describe, without devices.
-    pub(super) fn new(wanted: MachinePlan) -> Result<Guest, Failure> {
+    /// The program's job control gets the console's terminal.
+    pub(super) fn new(wanted: MachinePlan, job: &TerminalJob) -> Result<Guest, Failure> {
         let image = image(&wanted)?;
         let (serial_place, serial) = wanted.serial;
         let console = console(&serial).map_err(|error| Failure::at(serial_place, &error))?;
+        if let Some(control) = console.as_ref().and_then(Console::job_control) {
+            job.set(control);
+        }
         let (place, paused) = (wanted.place, wanted.paused);
         let machine = MicroVm::new(wanted.options, image, console);
         Ok(Guest {

@@ -1,6 +1,7 @@
 //! Serving: creates what the plan describes, runs `qcontext-main` until the end is requested, and removes everything.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use qcontext::block::Node;
@@ -14,10 +15,11 @@ use qcontext::{QContext, Result};
 use super::ending::{Ending, Reason};
 use super::failure::Failure;
 use super::guest::Guest;
+use super::job_control::TerminalJob;
 use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::warn;
-use super::plan::{MonitorChannel, Plan, PlannedObject};
-use super::signal;
+use super::plan::{MonitorChannel, Plan, PlannedObject, SerialTarget};
+use super::signal::{self, SignalRequest};
 use super::{commands, devices, fd_limit};
 
 /// How long clients have to read the last replies, and the reader of the console to read at least one byte.
@@ -28,10 +30,15 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
     fd_limit::raise();
     // Signals first: threads inherit that they are blocked.
     let ending = Ending::default();
-    let asked = ending.clone();
-    let signals = signal::watch(move || asked.set(Reason::SIGNAL))
-        .map_err(|error| Failure::at("signals", &error))?;
-    let mut outcome = serve(plan, &ending);
+    let job = TerminalJob::default();
+    let (asked, stopped) = (ending.clone(), job.clone());
+    let signals = signal::watch(uses_terminal(&plan), move |request| match request {
+        SignalRequest::End => asked.set(Reason::SIGNAL),
+        SignalRequest::Stop => stopped.stop(),
+        SignalRequest::Continued => stopped.resume(),
+    });
+    let signals = signals.map_err(|error| Failure::at("signals", &error))?;
+    let mut outcome = serve(plan, &ending, &job);
     // While clients are connected: they hear of each export's end.
     remove_exports()?;
     if let Ok(service) = &mut outcome {
@@ -50,6 +57,12 @@ fn remove_exports() -> Result<(), Failure> {
     let last = gone.clone();
     export::shutdown_all(emit_export_deleted, move || last.set());
     iterate_until(|| gone.is_set())
+}
+
+fn uses_terminal(plan: &Plan) -> bool {
+    let machine = plan.machine.as_ref();
+    machine.is_some_and(|machine| machine.serial.1 == SerialTarget::Stdio)
+        && std::io::stdin().is_terminal()
 }
 
 fn remove_devices() -> Result<(), Failure> {
@@ -102,7 +115,7 @@ fn flush_until(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Resul
 }
 
 /// Creates everything in the plan, and runs the loop until the end is requested.
-fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
+fn serve(plan: Plan, ending: &Ending, job: &TerminalJob) -> Result<Service, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     device::on_event(|event| monitor::emit(event.event, event.data));
@@ -113,7 +126,8 @@ fn serve(plan: Plan, ending: &Ending) -> Result<Service, Failure> {
         Node::open_blockdev(options).map(drop)
     })?;
     make(plan.drives, |options| Node::open_drive(options).map(drop))?;
-    let guest = plan.machine.map(Guest::new).transpose()?;
+    let guest = plan.machine.map(|wanted| Guest::new(wanted, job));
+    let guest = guest.transpose()?;
     make(plan.devices, |options| match &guest {
         Some(guest) => devices::create_on(guest.machine(), options),
         None => devices::create(options),

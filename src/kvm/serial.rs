@@ -5,7 +5,7 @@
 //! * `console`: the host's side, on `qcontext-main`
 //! * `backend`: the fds, used so that they do not block
 //! * `ring`: a queue of bytes between the two sides
-//! * `terminal`: raw mode
+//! * `terminal`: raw mode, while the process is in the foreground
 //!
 //! # Threads
 //! The device runs on vcpu threads, the host's side on `qcontext-main`. They share a `SerialLink` (two queues of bytes and some
@@ -40,8 +40,9 @@ mod terminal;
 mod tests;
 
 pub use backend::Backend;
-pub use console::Console;
+pub use console::{Console, JobControl};
 use ring::ByteRing;
+pub use terminal::restore_terminal;
 
 /// The number of registers.
 pub(super) const REGISTERS: u16 = 8;

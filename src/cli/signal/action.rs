@@ -30,7 +30,7 @@ pub(super) fn survive(signal: i32) -> Result<()> {
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 
-fn current(signal: i32) -> Result<libc::sigaction> {
+pub(super) fn current(signal: i32) -> Result<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: nothing is installed; the call fills the record if it succeeds.
     match unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) } {

@@ -30,9 +30,22 @@ impl SignalSet {
 
     /// Blocks these signals in the calling thread, and no others.
     pub(super) fn set_as_mask(&self) -> Result<()> {
+        self.change_mask(libc::SIG_SETMASK)
+    }
+
+    /// Lets these signals through in the calling thread; those that are pending do what they do before this returns.
+    pub(super) fn unblock(&self) -> Result<()> {
+        self.change_mask(libc::SIG_UNBLOCK)
+    }
+
+    /// Blocks these signals, too, in the calling thread.
+    pub(super) fn block(&self) -> Result<()> {
+        self.change_mask(libc::SIG_BLOCK)
+    }
+
+    fn change_mask(&self, how: i32) -> Result<()> {
         // SAFETY: the set is initialised, and the old mask is not asked for.
-        let failed =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, self.raw(), ptr::null_mut()) };
+        let failed = unsafe { libc::pthread_sigmask(how, self.raw(), ptr::null_mut()) };
         match failed {
             0 => Ok(()),
             errno => Err(Error::os(

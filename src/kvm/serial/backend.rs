@@ -19,6 +19,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::terminal;
 use crate::{Error, Result};
 
 /// What the console is connected to.
@@ -33,6 +34,7 @@ pub struct Backend {
 pub(super) struct ConsoleFd {
     file: Arc<File>,
     mode: BlockingMode,
+    is_terminal: bool,
 }
 
 /// How a call on an fd is kept from blocking.
@@ -104,7 +106,7 @@ impl ConsoleFd {
 
     fn new(fd: OwnedFd, how: &mut OpenOptions) -> ConsoleFd {
         let given = File::from(fd);
-        let kind = given.metadata().ok();
+        let (kind, is_terminal) = (given.metadata().ok(), given.is_terminal());
         let (file, mode) = match kind {
             Some(kind) if kind.file_type().is_socket() => (given, BlockingMode::Socket),
             Some(kind) if kind.is_file() => (given, BlockingMode::RegularFile),
@@ -117,6 +119,7 @@ impl ConsoleFd {
         ConsoleFd {
             file: Arc::new(file),
             mode,
+            is_terminal,
         }
     }
 
@@ -135,6 +138,7 @@ impl ConsoleFd {
         ConsoleFd {
             file: Arc::clone(&self.file),
             mode: self.mode,
+            is_terminal: self.is_terminal,
         }
     }
 
@@ -142,12 +146,13 @@ impl ConsoleFd {
     pub(super) fn read(&self, bytes: &mut [u8]) -> Option<usize> {
         let outcome = match self.mode {
             BlockingMode::Socket => receive(self.file.as_fd(), bytes),
+            _ if self.is_terminal => terminal::read_unstopped(|| (&*self.file).read(bytes)),
             _ => (&*self.file).read(bytes),
         };
         match outcome {
             Ok(count) => Some(count),
             Err(error) if is_temporary(&error) => None,
-            // Such as EIO of a terminal that is gone: the end of input.
+            // Such as EIO of a terminal that is gone, or that another process group has: the end of input.
             Err(_) => Some(0),
         }
     }

@@ -1,4 +1,7 @@
 //! The host's side of the serial console, on `qcontext-main`.
+//!
+//! While the process is in the background of its terminal, the input is not watched and the terminal's mode is left alone. Nothing
+//! tells a process that it is in the foreground again, except SIGCONT if it was stopped. So a timer looks at it.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -18,6 +21,9 @@ const CHUNK: usize = 4096;
 /// The time until the next attempt to write when no worker could be started.
 const RETRY_NS: i64 = 10_000_000;
 
+/// How often a console in the background looks whether it is in the foreground again.
+const FOREGROUND_NS: i64 = 250_000_000;
+
 /// The host's side; see the module. Dropping it restores the mode of a terminal.
 #[derive(Debug)]
 pub struct Console(Arc<ConsoleCore>);
@@ -32,17 +38,39 @@ struct ConsoleCore {
     state: Mutex<ConsoleState>,
     /// Writes again when it fires.
     retry: Timer,
-    _terminal: Option<Terminal>,
+    /// Takes the terminal, if it can be taken, when it fires.
+    return_timer: Timer,
+    terminal: Option<Terminal>,
+}
+
+/// Lets a program that a shell stops and continues give the console's terminal back, and take it again.
+#[derive(Clone, Debug)]
+pub struct JobControl(Weak<ConsoleCore>);
+
+impl JobControl {
+    /// Restores the terminal's mode; for the time before the process stops.
+    pub fn suspend(&self) {
+        with(&self.0, |core| {
+            core.terminal.iter().for_each(Terminal::leave);
+        });
+    }
+
+    /// Takes the terminal: now, or when the process is in its foreground. For a process that continues.
+    pub fn resume(&self) {
+        with(&self.0, ConsoleCore::take_terminal);
+    }
 }
 
 /// What the host's side is waiting for.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
+#[expect(clippy::struct_excessive_bools, reason = "five independent facts")]
 struct ConsoleState {
     /// The input fd is watched.
     reading: bool,
     /// There is no more input.
     at_end: bool,
+    /// Another process group has the terminal.
+    away: bool,
     /// The output fd is watched because it has not taken all data, or a worker writes.
     writing: bool,
     /// The output takes no data any more.
@@ -56,13 +84,16 @@ impl Console {
     /// `Os` if an fd cannot be watched.
     pub fn new(backend: Backend, context: &QContext) -> Result<Console> {
         let terminal = match &backend.input {
-            Some(input) => Terminal::raw(input.as_fd())?,
+            Some(input) => Terminal::new(input.as_fd())?,
             None => None,
         };
         let (link, aio) = (Arc::new(SerialLink::new()?), AioContext::new()?);
         let shared = Arc::new_cyclic(|weak| {
-            let weak = Weak::clone(weak);
-            let retry = aio.timer(Clock::Realtime, move || with(&weak, ConsoleCore::write));
+            let [writes, returns] = [(); 2].map(|()| Weak::clone(weak));
+            let retry = aio.timer(Clock::Realtime, move || with(&writes, ConsoleCore::write));
+            let return_timer = aio.timer(Clock::Realtime, move || {
+                with(&returns, ConsoleCore::take_terminal);
+            });
             ConsoleCore {
                 link,
                 backend,
@@ -71,7 +102,8 @@ impl Console {
                 interrupt: Mutex::default(),
                 state: Mutex::default(),
                 retry,
-                _terminal: terminal,
+                return_timer,
+                terminal,
             }
         });
         let weak = Arc::downgrade(&shared);
@@ -81,7 +113,14 @@ impl Console {
             .set_fd_handler(shared.link.wake.as_raw_fd(), woken)?;
         shared.watch_input()?;
         context.attach(&shared.aio, Some("serial"))?;
+        shared.take_terminal();
         Ok(Console(shared))
+    }
+
+    /// For the program's job control, if the console has a terminal.
+    pub fn job_control(&self) -> Option<JobControl> {
+        let has_terminal = self.0.terminal.is_some();
+        has_terminal.then(|| JobControl(Arc::downgrade(&self.0)))
     }
 
     /// Connects the device of a new machine.
@@ -141,7 +180,7 @@ impl ConsoleCore {
         };
         {
             let mut state = lock(&self.state);
-            if state.reading || state.at_end {
+            if state.reading || state.at_end || state.away {
                 return Ok(());
             }
             state.reading = true;
@@ -161,6 +200,37 @@ impl ConsoleCore {
         self.aio.remove_fd_handler(input.fd());
     }
 
+    /// Sets raw mode and reads the input, if this process is in the foreground of its terminal. Looks again later if it is not.
+    fn take_terminal(self: &Arc<Self>) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
+        if !terminal.is_ours() {
+            return self.give_way();
+        }
+        terminal.enter();
+        lock(&self.state).away = false;
+        // Does not fail: the fd has been watched before.
+        let _ = self.watch_input();
+    }
+
+    /// Leaves the terminal to the process group in its foreground.
+    fn give_way(&self) {
+        let was_reading = {
+            let mut state = lock(&self.state);
+            state.away = true;
+            std::mem::replace(&mut state.reading, false)
+        };
+        if let (Some(input), true) = (&self.backend.input, was_reading) {
+            self.aio.remove_fd_handler(input.fd());
+        }
+        self.return_timer.arm_in_ns(FOREGROUND_NS);
+    }
+
+    fn is_foreground(&self) -> bool {
+        self.terminal.as_ref().is_none_or(Terminal::is_ours)
+    }
+
     /// There is input.
     fn read(self: &Arc<Self>) {
         let (link, Some(input)) = (&self.link, &self.backend.input) else {
@@ -178,6 +248,7 @@ impl ConsoleCore {
             return;
         }
         match input.read(&mut bytes[..room]) {
+            Some(0) if !self.is_foreground() => self.give_way(),
             Some(0) => self.unwatch_input(input, true),
             Some(count) => {
                 link.input.put(&bytes[..count]);

@@ -7,6 +7,7 @@
 //! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload`, `shadow` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
+//! * a machine's console (feature `devices`): `terminal`
 //! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
@@ -51,6 +52,8 @@ pub mod server;
 #[cfg(feature = "devices")]
 pub mod shadow;
 pub mod skip;
+#[cfg(feature = "devices")]
+pub mod terminal;
 pub mod thread;
 pub mod tiny_kernel;
 #[cfg(feature = "devices")]
