@@ -13,7 +13,7 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
@@ -64,6 +64,8 @@ pub(super) struct Image {
     pub(super) zero_range: Capability,
     pub(super) punch_hole: Capability,
     data_syncs: AtomicU64,
+    /// The errno of a failed fdatasync, 0 if none has failed.
+    lost: AtomicI32,
 }
 
 /// Something a file can do until the kernel says that it cannot.
@@ -117,6 +119,7 @@ impl OpenImage {
             zero_range: Capability::new(),
             punch_hole: Capability::new(),
             data_syncs: AtomicU64::new(0),
+            lost: AtomicI32::new(0),
         };
         image.measure().map_err(|error| self.os(error))?;
         Ok(image)
@@ -225,6 +228,19 @@ impl Image {
     /// Notes a completed fdatasync.
     pub(super) fn count_data_sync(&self) {
         self.data_syncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a failed fdatasync. The kernel reports pages that it could not write once, and may drop them: a later call would
+    /// succeed although they are not in the file.
+    pub(super) fn note_failed_sync(&self, errno: i32) {
+        if self.direct.is_none() || self.cached().is_some() {
+            self.lost.store(errno, Ordering::Relaxed);
+        }
+    }
+
+    /// The errno of an fdatasync after which the page cache cannot be trusted any more.
+    pub(super) fn lost(&self) -> Option<i32> {
+        Some(self.lost.load(Ordering::Relaxed)).filter(|&errno| errno != 0)
     }
 
     /// How many fdatasync calls have completed.

@@ -26,7 +26,7 @@ mod uring;
 
 use admission::{Admission, is_admitted};
 use inline::Inline;
-use step::is_ignored;
+use step::{is_ignored, lost_result};
 use threads::Threads;
 use uring::Uring;
 
@@ -90,6 +90,9 @@ impl FileWay {
     pub(super) fn submit(&mut self, mut request: Box<Request>, budget: &mut Budget) -> Submission {
         if is_ignored(&self.image, &request) {
             return Submission::Done(Finished { request, result: 0 });
+        }
+        if let Some(result) = lost_result(&self.image, &request) {
+            return Submission::Done(Finished { request, result });
         }
         if let Some(result) = self.inline.try_run(&self.image, &mut request, budget) {
             return Submission::Done(Finished { request, result });

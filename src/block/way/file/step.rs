@@ -66,6 +66,12 @@ pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
                 .is_empty())
 }
 
+/// The result of a flush that cannot succeed any more, because an earlier one has failed.
+pub(super) fn lost_result(image: &Image, request: &Request) -> Option<i32> {
+    let lost = image.lost().filter(|_| request.op == Op::Flush);
+    lost.map(|errno| -errno)
+}
+
 /// Carries out a request to its end, on the calling thread; or gives it back if direct I/O does not take the rest as it is.
 pub(super) fn run(image: &Image, mut request: Box<Request>) -> Result<Finished, Box<Request>> {
     loop {
@@ -101,8 +107,9 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
             transferred(image, request, result)
         }
         Op::Flush => {
-            if result == 0 {
-                image.count_data_sync();
+            match result {
+                0 => image.count_data_sync(),
+                _ => image.note_failed_sync(-result),
             }
             ControlFlow::Break(result)
         }
@@ -184,10 +191,15 @@ mod tests {
     use crate::block::test_file::TestFile;
 
     fn file() -> Image {
+        opened(false)
+    }
+
+    fn opened(direct: bool) -> Image {
         let file = TestFile::new(b"", 4096);
         let open = OpenImage {
             path: file.path().to_owned(),
             discard: true,
+            direct,
             ..OpenImage::default()
         };
         open.open().unwrap()
@@ -321,6 +333,20 @@ mod tests {
             request.set_length(4096);
             let _ = take_result(&file, &mut request, -errno);
             assert_eq!(is_ignored(&file, &request), ignored, "{errno}");
+        }
+    }
+
+    /// The kernel reports pages that it has lost to one fdatasync only.
+    #[test]
+    fn a_failed_flush_of_the_page_cache_fails_all_later_ones() {
+        for (direct, later) in [(false, Some(-libc::EIO)), (true, None)] {
+            let file = opened(direct);
+            let mut flush = request(Op::Flush, &mut []);
+            assert_eq!(lost_result(&file, &flush), None);
+            let failed = take_result(&file, &mut flush, -libc::EIO);
+            assert_eq!(failed, ControlFlow::Break(-libc::EIO));
+            assert_eq!(lost_result(&file, &flush), later);
+            assert_eq!(lost_result(&file, &request(Op::Write, &mut [])), None);
         }
     }
 
