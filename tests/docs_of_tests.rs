@@ -1,5 +1,5 @@
 //! What the documentation says of tests: `docs/predecessor-hazards.md` names tests that exist, for each hazard that is cited,
-//! and `tests/README.md` has a word for the beginning of each file's name. The files and folders that it names exist.
+//! `docs/system-calls.md` names tests that exist, and `tests/README.md` has a word for the beginning of each file's name. The files and folders that it names exist.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
@@ -45,6 +45,24 @@ fn each_hazard_has_tests_that_exist() {
                 "{number}: no test {test} in {file}"
             );
         }
+    }
+}
+
+/// "FILE: TEST" in backticks in the last column of the tables of `docs/system-calls.md`.
+#[test]
+fn tests_of_system_calls_exist() {
+    let list = fs::read_to_string(top().join("docs/system-calls.md")).unwrap();
+    let last = |line: &str| Some(line.strip_suffix(" |")?.rsplit_once("| ")?.1.to_owned());
+    let cells = list.lines().filter_map(last);
+    let named: Vec<String> = cells.filter(|cell| cell.contains(".rs: ")).collect();
+    assert!(named.len() >= 40, "{}", named.len());
+    for cell in named {
+        let (file, test) = cell.trim_matches('`').split_once(": ").unwrap();
+        let text = fs::read_to_string(top().join(file)).unwrap();
+        assert!(
+            text.contains(&format!("fn {test}(")),
+            "no test {test} in {file}"
+        );
     }
 }
 
