@@ -66,6 +66,8 @@ pub(super) struct Image {
     data_syncs: AtomicU64,
     /// The errno of a failed fdatasync, 0 if none has failed.
     lost: AtomicI32,
+    /// It was reported that its requests do without a ring.
+    warned: AtomicBool,
 }
 
 /// Something a file can do until the kernel says that it cannot.
@@ -120,6 +122,7 @@ impl OpenImage {
             punch_hole: Capability::new(),
             data_syncs: AtomicU64::new(0),
             lost: AtomicI32::new(0),
+            warned: AtomicBool::new(false),
         };
         image.measure().map_err(|error| self.os(error))?;
         Ok(image)
@@ -241,6 +244,11 @@ impl Image {
     /// The errno of an fdatasync after which the page cache cannot be trusted any more.
     pub(super) fn lost(&self) -> Option<i32> {
         Some(self.lost.load(Ordering::Relaxed)).filter(|&errno| errno != 0)
+    }
+
+    /// True the first time.
+    pub(super) fn warn_once(&self) -> bool {
+        !self.warned.swap(true, Ordering::Relaxed)
     }
 
     /// How many fdatasync calls have completed.

@@ -4,6 +4,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use support::seccomp::{Penalty, forbid};
+
 use super::*;
 use support::host_storage::LoopDevice;
 use support::skip::skip;
@@ -225,5 +227,31 @@ fn sectors_of_one_block_that_two_threads_write_are_all_there() {
                 scope.spawn(move || write_and_read_sectors(node, first));
             }
         });
+    }
+}
+
+/// The ring of a home is made for its first request, when fds may have run out.
+#[test]
+fn requests_go_through_the_pool_while_the_kernel_gives_no_ring() {
+    let store = "driver=file,aio=io_uring,filename=FILE";
+    let outcome = std::thread::spawn(move || {
+        let Some(rig) = Rig::new(("/var/tmp", store)) else {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        };
+        let calls = [libc::SYS_io_uring_setup];
+        forbid(&calls, Penalty::Errno(libc::EMFILE))?;
+        for tags in [0..5, 5..10] {
+            let count = usize::try_from(tags.end).unwrap();
+            rig.flush(tags);
+            rig.wait(|| rig.finished().len() == count);
+        }
+        Ok::<_, std::io::Error>(rig.finished())
+    });
+    match outcome.join().unwrap() {
+        Ok(finished) => assert!(
+            finished.iter().all(|&(_, result)| result == 0),
+            "{finished:?}"
+        ),
+        Err(error) => support::skip::skip(error),
     }
 }

@@ -10,6 +10,7 @@
 use std::mem;
 use std::sync::Arc;
 
+use crate::Error;
 use crate::block::budget::Budget;
 use crate::block::gate::Gate;
 use crate::block::image::Image;
@@ -43,8 +44,9 @@ pub(in crate::block) struct FileWay {
     image: Arc<Image>,
     inline: Inline,
     engine: Engine,
-    /// Writes direct I/O through the page cache where the file ends within a block; made when that first happens.
-    cached: Option<Threads>,
+    /// Carries out what the engine does not: writes of direct I/O through the page cache where the file ends within a block, and
+    /// all requests while the kernel gives the home no ring. Made when that first happens.
+    beside: Option<Threads>,
     gate: Arc<Gate>,
     /// Set for direct I/O.
     admission: Option<Admission>,
@@ -63,7 +65,7 @@ enum Engine {
 }
 
 impl FileWay {
-    /// Opens a way with the engine that was asked for; with threads where the kernel offers no ring to this queue.
+    /// Opens a way with the engine that was asked for; with threads where the kernel offers no rings.
     pub(in crate::block) fn open(image: &Arc<Image>, aio: Aio, gate: &Arc<Gate>) -> FileWay {
         let uring = match aio {
             Aio::Uring => Uring::new(image, gate).ok(),
@@ -78,7 +80,7 @@ impl FileWay {
             image: Arc::clone(image),
             inline: Inline::new(image),
             engine,
-            cached: None,
+            beside: None,
             gate: Arc::clone(gate),
             admission: direct.map(|direct| Admission::new(direct, gate)),
             fresh: Vec::new(),
@@ -116,7 +118,10 @@ impl FileWay {
     fn start_fresh(&mut self) {
         match &mut self.engine {
             Engine::Uring(uring) => {
-                uring.start(&mut self.fresh, &mut self.again, &mut self.unstarted);
+                let started = uring.start(&mut self.fresh, &mut self.again, &mut self.unstarted);
+                if let Err(error) = started {
+                    self.start_without_ring(&error);
+                }
             }
             Engine::Threads(threads) => threads.start(&mut self.fresh),
         }
@@ -125,14 +130,27 @@ impl FileWay {
         }
     }
 
+    /// The home could not make its ring, because fds or memory have run out. The next requests try again.
+    fn start_without_ring(&mut self, error: &Error) {
+        if self.image.warn_once() {
+            glib::g_warning!(
+                "qcontext",
+                "requests of a disk go through the worker pool: {error}"
+            );
+        }
+        let (image, gate) = (&self.image, &self.gate);
+        let beside = self.beside.get_or_insert_with(|| Threads::new(image, gate));
+        beside.start(&mut self.fresh);
+    }
+
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         let before = finished.len();
         match &mut self.engine {
             Engine::Uring(uring) => uring.reap(&mut self.again, finished),
             Engine::Threads(threads) => threads.reap(&mut self.again, finished),
         }
-        if let Some(cached) = &mut self.cached {
-            cached.reap(&mut self.again, finished);
+        if let Some(beside) = &mut self.beside {
+            beside.reap(&mut self.again, finished);
         }
         finished.append(&mut self.unstarted);
         self.repeat();
@@ -163,8 +181,8 @@ impl FileWay {
         self.again = again;
         if !through_cache.is_empty() {
             let (image, gate) = (&self.image, &self.gate);
-            let cached = self.cached.get_or_insert_with(|| Threads::new(image, gate));
-            cached.start(&mut through_cache);
+            let beside = self.beside.get_or_insert_with(|| Threads::new(image, gate));
+            beside.start(&mut through_cache);
         }
     }
 }

@@ -61,14 +61,17 @@ impl Uring {
     }
 
     /// Pushes the next step of each request. Those for which that fails go to `finished`, or to `again` for another step.
+    ///
+    /// # Errors
+    /// The home has no ring. No request was taken.
     pub(super) fn start(
         &mut self,
         requests: &mut RequestBatch,
         again: &mut RequestBatch,
         finished: &mut Vec<Finished>,
-    ) {
+    ) -> Result<()> {
         let table = &mut self.requests;
-        let pushed = self.queue.batch(|batch| {
+        self.queue.batch(|batch| {
             for request in requests.drain(..) {
                 match push(table, batch, request) {
                     None => {}
@@ -76,12 +79,7 @@ impl Uring {
                     Some(Err(request)) => again.push(request),
                 }
             }
-        });
-        if let Err(error) = pushed {
-            let result = -error.errno();
-            let failed = |request| Finished { request, result };
-            finished.extend(requests.drain(..).map(failed));
-        }
+        })
     }
 
     /// Takes in the completions that arrived: requests that need another step go to `again`, the others to `finished`.
