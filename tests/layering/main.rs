@@ -50,6 +50,7 @@ const GSOURCE_LAYERS: [&[&str]; 4] = [
         "deadline",
         "error",
         "eventfd",
+        "fork",
         "kernel_model",
         "limit",
         "list",
