@@ -85,7 +85,7 @@ fn a_front_end_that_the_limit_on_fds_refuses_is_told_with_the_limit() {
     let socket = directory.socket("b.sock");
     assert!(Guest::connect(&socket, QUEUES, 16, true, 4096).is_err());
     drop(first);
-    let reason = "device 'b': vhost-user: cannot receive a vhost-user message: \
+    let reason = "device 'b': vhost-user: ended the connection: cannot receive a vhost-user message: \
         Too many open files (os error 24); the limit on open files is 200 (ulimit -n, LimitNOFILE=)";
     wait_for_line(&directory, reason);
     guest(&directory, "b");
