@@ -13,7 +13,8 @@
  *  - A bottom half that was not deleted is freed with its AioContext; the program does not abort.
  *  - A re-entrancy guard is engaged while its bottom half runs. A bottom half that finds it engaged logs a debug message and runs.
  *  - Timer attributes and the batch size of aio_context_set_aio_params() are accepted and have no effect.
- *  - aio_poll() of an attached AioContext also serves the other AioContexts of its context, and aio_compute_timeout() counts them.
+ *  - aio_poll() of an attached AioContext also serves the other AioContexts of its context, but not iohandlers, and
+ *    aio_compute_timeout() counts them.
  *  - An fd that cannot be watched causes a warning. A function with a result returns -1.
  *  - An Error is a GError. The native functions do not know error_abort and error_fatal; those here do.
  *

@@ -523,8 +523,9 @@ gboolean qcontext_aio_remove_fd_sync(QContextAio *aio, int fd, GError **error);
 
 /**
  * qcontext_aio_poll:
- * Runs one iteration of the AioContext. If it is attached to a context, this runs one iteration of that context. Waits once at
- * most.
+ * Runs one iteration of the AioContext. If it is attached to a context, this serves all AioContexts that are attached there, but
+ * neither calls the context's fd handlers and GSources nor returns because of them: they wait for the context's next iteration.
+ * Waits once at most.
  * @aio: an AioContext
  * @may_block: whether to wait until something happens
  * @error: WRONG_THREAD while another thread drives it, OS
@@ -923,7 +924,8 @@ QContextAio *qcontext_get_aio(QContext *context,
  * @error: CLOSED after a stop
  *
  * Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
- * context always drives it.
+ * context always drives it. qcontext_aio_poll() of another AioContext of the context does not call its fd handlers. On qcontext-main
+ * it is a GSource of its own, and such a poll does not run its bottom halves and timers either.
  *
  * Any thread, any locks held.
  */
@@ -1498,7 +1500,7 @@ gboolean qcontext_job_cancel(QContextJob *job);
 
 /**
  * qcontext_job_cancel_sync:
- * As qcontext_job_cancel(), and iterates the AioContext until the completion has run.
+ * As qcontext_job_cancel(), and iterates the AioContext, as qcontext_aio_poll() does, until the completion has run.
  * @job: a job
  * @error: WRONG_THREAD while another thread drives the AioContext
  *
@@ -1506,7 +1508,8 @@ gboolean qcontext_job_cancel(QContextJob *job);
  *
  * The thread that drives, or any when none does.
  */
-gboolean qcontext_job_cancel_sync(QContextJob *job, GError **error);
+gboolean qcontext_job_cancel_sync(QContextJob *job,
+                                  GError **error);
 
 /**
  * qcontext_job_is_complete:

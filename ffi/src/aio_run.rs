@@ -9,8 +9,9 @@ use glib_sys::{GError, gboolean};
 use qcontext::{AioContext, ErrorKind, PollParams};
 
 /// qcontext_aio_poll:
-/// Runs one iteration of the AioContext. If it is attached to a context, this runs one iteration of that context. Waits once at
-/// most.
+/// Runs one iteration of the AioContext. If it is attached to a context, this serves all AioContexts that are attached there, but
+/// neither calls the context's fd handlers and GSources nor returns because of them: they wait for the context's next iteration.
+/// Waits once at most.
 /// @aio: an AioContext
 /// @may_block: whether to wait until something happens
 /// @error: WRONG_THREAD while another thread drives it, OS

@@ -249,7 +249,8 @@ pub unsafe extern "C" fn qcontext_get_aio(
 /// @error: CLOSED after a stop
 ///
 /// Returns: (transfer full) (nullable): the AioContext that holds the fds of qcontext_add_fd() and qcontext_set_fd_handler(). The
-/// context always drives it.
+/// context always drives it. qcontext_aio_poll() of another AioContext of the context does not call its fd handlers. On qcontext-main
+/// it is a GSource of its own, and such a poll does not run its bottom halves and timers either.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]

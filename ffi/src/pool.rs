@@ -102,7 +102,7 @@ pub unsafe extern "C" fn qcontext_job_cancel(job: *mut QContextJob) -> gboolean 
 }
 
 /// qcontext_job_cancel_sync:
-/// As qcontext_job_cancel(), and iterates the AioContext until the completion has run.
+/// As qcontext_job_cancel(), and iterates the AioContext, as qcontext_aio_poll() does, until the completion has run.
 /// @job: a job
 /// @error: WRONG_THREAD while another thread drives the AioContext
 ///

@@ -90,8 +90,8 @@ pub fn last_tick_ns() -> i64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// The virtual time. It never goes back: the time of a running clock is returned only if the clock still ran after it was read,
-/// and the first thread that finds the clock stopping reads the time at which it stands after that. Lock-free, so a signal
+/// The virtual time. It never goes back by itself: the time of a running clock is returned only if the clock still ran after it was
+/// read, and the first thread that finds the clock stopping reads the time at which it stands after that. Lock-free, so a signal
 /// handler may interrupt it anywhere.
 fn virtual_now() -> i64 {
     loop {
