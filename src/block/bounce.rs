@@ -156,11 +156,10 @@ impl Bounce {
         unsafe { IoMemory::new(&self.vector) }
     }
 
-    /// The request's bytes in it.
-    pub(super) fn content(&mut self) -> &mut [u8] {
-        let piece = self.piece;
-        let start = index(piece.skip);
-        &mut self.bytes_mut()[start..start + index(piece.count)]
+    /// The first `count` of the request's bytes in it.
+    pub(super) fn content(&mut self, count: u64) -> &mut [u8] {
+        let start = index(self.piece.skip);
+        &mut self.bytes_mut()[start..start + index(count)]
     }
 
     /// The bytes of the transfer.

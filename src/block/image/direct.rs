@@ -60,7 +60,8 @@ impl Direct {
         };
         let alignment = said.unwrap_or_else(|| guess(file));
         if alignment.memory > bounce::ALIGN || alignment.offset > bounce::ALIGN as u64 {
-            return Err(io::ErrorKind::Unsupported.into());
+            let reason = "direct I/O on it takes blocks of more than 64 KiB only";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
         let is_certain = said.is_some();
         let is_fine = is_certain && alignment.offset <= SECTOR;

@@ -15,7 +15,7 @@ use crate::block::request::{Op, Request};
 
 /// Decides the next call of a request with a bounce buffer.
 pub(super) fn next_transfer<'a>(request: &'a mut Request, mut bounce: Bounce) -> FileCall<'a> {
-    let (at, remaining) = (request.offset + request.done, request.remaining());
+    let (at, remaining) = (request.position(), request.remaining());
     let is_read = match (request.op, bounce.stage) {
         (Op::Read, _) => {
             bounce.set_piece(Piece::around(at, remaining, bounce.unit));
@@ -36,7 +36,8 @@ pub(super) fn next_transfer<'a>(request: &'a mut Request, mut bounce: Bounce) ->
         bounce.stage = BounceStage::Filling;
     }
     if !is_read {
-        request.copy_out(bounce.content());
+        let count = bounce.piece().count;
+        request.copy_out(bounce.content(count));
     }
     let start = bounce.piece().start;
     let memory = request.bounce.insert(bounce).memory();
@@ -56,8 +57,7 @@ pub(super) fn transferred(
     let (piece, stage) = (bounce.piece(), bounce.stage);
     let wanted = piece.wanted(count);
     if request.op == Op::Read {
-        let content = bounce.content();
-        request.scatter(&content[..content.len().min(index(wanted))]);
+        request.scatter(bounce.content(wanted));
         request.bounce = Some(bounce);
         return request.has_read(wanted);
     }
@@ -78,8 +78,4 @@ pub(super) fn transferred(
     }
     request.bounce = Some(bounce);
     request.has_written(wanted)
-}
-
-fn index(place: u64) -> usize {
-    usize::try_from(place).unwrap_or(usize::MAX)
 }

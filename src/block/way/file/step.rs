@@ -15,7 +15,6 @@ use gsource::FileCall;
 
 use super::admission::is_admitted;
 use super::bounced::{self, next_transfer};
-
 use crate::block::image::{Capability, Direct, Image};
 use crate::block::request::{Finished, Method, Op, Request};
 
