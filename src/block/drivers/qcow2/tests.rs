@@ -335,3 +335,61 @@ fn images_with_wrong_bytes_do_no_harm() {
     }
     assert!(opened > 10);
 }
+
+/// Writes random bytes to clusters of one part of the disk, and reads them back, with many requests in flight.
+fn write_and_read(node: &Arc<Node>, part: u64, seed: u64) {
+    const COUNT: usize = 16;
+    let rig = Rig::over(node);
+    let mut random = support::random::Random(seed);
+    let mut written = vec![0; COUNT * CLUSTER];
+    let read = std::sync::Mutex::new(vec![0; COUNT * CLUSTER]);
+    for round in 0..20_u64 {
+        // Some clusters are given back in between, while others are written.
+        let first = round * 2 * COUNT as u64;
+        random.fill(&mut written);
+        for op in [Op::Write, Op::Discard, Op::Read] {
+            let memory = std::sync::Mutex::new(&mut written);
+            rig.submit(first..first + COUNT as u64, |channel, tag| {
+                let index = tag - first;
+                let shift = if op == Op::Discard { COUNT as u64 } else { 0 };
+                let offset = part + (index + shift) * CLUSTER as u64;
+                let mut request = channel.request(op, offset, tag);
+                let at = usize::try_from(index).unwrap() * CLUSTER;
+                match op {
+                    Op::Write => request.set_memory(&mut memory.lock().unwrap()[at..at + CLUSTER]),
+                    Op::Read => request.set_memory(&mut read.lock().unwrap()[at..at + CLUSTER]),
+                    _ => request.set_length(CLUSTER as u64),
+                }
+                request
+            });
+            rig.wait(|| rig.with(|channel| channel.in_flight()) == 0);
+        }
+        assert!(
+            *read.lock().unwrap() == written,
+            "part {part}, round {round}"
+        );
+    }
+    rig.flush([0]);
+    rig.wait(|| rig.with(|channel| channel.in_flight()) == 0);
+    assert!(rig.finished().iter().all(|&(_, result)| result == 0));
+}
+
+#[test]
+fn queues_on_several_threads_share_an_image() {
+    let folder = Folder::new();
+    let path = folder.put("shared.qcow2", &image(&Fields::default()));
+    let node = open(&path, "").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let node = &node;
+            scope.spawn(move || write_and_read(node, thread << 18, thread));
+        }
+    });
+    drop(node);
+    // Opened again, the tables of the file are as good as those in memory were.
+    let again = open(&path, ",read-only=on").unwrap();
+    assert_eq!(again.length(), 1 << 20);
+    if support::qemu_img::missing().is_none() {
+        support::qemu_img::check(&folder.0, "shared.qcow2", false);
+    }
+}
