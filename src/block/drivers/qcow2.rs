@@ -4,6 +4,7 @@
 //!
 //! * [`header`]: reads the header itself and refuses what would be damaged or makes no sense
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
+//! * [`barrier`]: refcounts reach the file before the L1 table refers to what they count
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
 //! The files that an image names are opened by [`super::backing`]. A backing file is a node of its own, of any driver, and read through it.
@@ -32,6 +33,7 @@ use crate::object::{Options, Value};
 use crate::schema::{Member, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod barrier;
 mod header;
 mod home;
 mod image;
@@ -41,6 +43,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+use barrier::L1Barrier;
 use header::{FIXED_LEN, Qcow2Header, unsupported};
 use image::Qcow2Image;
 use layer::Qcow2Layer;
@@ -171,11 +174,14 @@ pub(super) fn open_in_chain(
         backing,
     };
     let children = attach(&nodes, node, read_only)?;
-    let access = open_image(&nodes, read_only).map_err(failed)?;
+    let barrier = Arc::new(L1Barrier::new(header.l1_table()));
+    let access = open_image(&nodes, &barrier, read_only).map_err(failed)?;
     let block_size = file.block_size();
     let image = Qcow2Image::new(access, nodes, header.cluster_size(), read_only);
+    let image = Arc::new(image);
+    barrier.set_image(Arc::downgrade(&image));
     Ok(Box::new(Qcow2Driver {
-        image: Arc::new(image),
+        image,
         children,
         read_only,
         block_size,
@@ -275,8 +281,12 @@ fn data_node(
 }
 
 /// Lets imago open the image, whose header has been checked.
-fn open_image(nodes: &ImageNodes, read_only: bool) -> Result<FormatAccess<NodeStorage>> {
-    let metadata = NodeStorage::new(&nodes.file, Role::File);
+fn open_image(
+    nodes: &ImageNodes,
+    barrier: &Arc<L1Barrier>,
+    read_only: bool,
+) -> Result<FormatAccess<NodeStorage>> {
+    let metadata = NodeStorage::new(&nodes.file, Role::File).with_barrier(barrier);
     let storage_of =
         |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
     let data = storage_of(&nodes.data, Role::Data);

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::deadline::wait_for;
+
 /// Why there are no images, if `qemu-img` is missing.
 pub fn missing() -> Option<String> {
     let found = Command::new("qemu-img").arg("--version").output();
@@ -31,6 +33,15 @@ pub fn check(directory: &Path, image: &str, may_leak: bool) {
     let code = output.status.code();
     let accepted = code == Some(0) || may_leak && code == Some(3);
     assert!(accepted, "{image}: {output:?}");
+}
+
+/// Waits until no other program has the image. The kernel lets go of the files of a killed program's io_uring some time after
+/// the program's end.
+pub fn wait_unlocked(directory: &Path, image: &str) {
+    wait_for("the locks of the image to go", || {
+        let output = run(directory, &["info", image]);
+        output.status.success().then_some(())
+    });
 }
 
 /// What a guest reads of an image.

@@ -5,6 +5,8 @@
 //! refused here, as are tables that lie outside of the file. Texts are QEMU's where QEMU refuses the same.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use crate::{Error, ErrorKind, Result};
 
 mod checks;
@@ -141,6 +143,12 @@ impl Qcow2Header {
     /// Whether the guest's data is in a file of its own.
     pub(super) fn has_data_file(&self) -> bool {
         self.incompatible & DATA_FILE != 0
+    }
+
+    /// Where the L1 table is.
+    pub(super) fn l1_table(&self) -> Range<u64> {
+        let len = (u64::from(self.l1_size) * 8).next_multiple_of(self.cluster_size());
+        self.l1_offset..self.l1_offset + len
     }
 
     /// Where the refcount table is, and how long.

@@ -123,7 +123,15 @@ impl Qcow2Image {
         -errno(error)
     }
 
-    /// Writes everything back.
+    /// Writes the tables to the node below, refcounts before what they count.
+    pub(super) async fn write_tables_back(&self) -> io::Result<()> {
+        match &self.access {
+            Some(access) => access.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes everything back, durably.
     async fn write_back(access: &FormatAccess<NodeStorage>) -> io::Result<()> {
         access.flush().await?;
         access.sync().await

@@ -16,6 +16,7 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 
+use super::barrier::L1Barrier;
 use super::scope::{Role, current};
 use crate::block::node::Node;
 use crate::block::request::{Op, Request};
@@ -28,6 +29,8 @@ pub(super) struct NodeStorage {
     role: Role,
     /// Nothing was written behind this, so zeroes are there.
     written_end: AtomicU64,
+    /// For the node with the image's tables.
+    barrier: Option<Arc<L1Barrier>>,
     helper: CommonStorageHelper,
 }
 
@@ -47,7 +50,16 @@ impl NodeStorage {
             node: Arc::clone(node),
             role,
             written_end: AtomicU64::new(node.length()),
+            barrier: None,
             helper: CommonStorageHelper::default(),
+        }
+    }
+
+    /// The same node, with a barrier before writes to a table.
+    pub(super) fn with_barrier(self, barrier: &Arc<L1Barrier>) -> NodeStorage {
+        NodeStorage {
+            barrier: Some(Arc::clone(barrier)),
+            ..self
         }
     }
 
@@ -111,6 +123,9 @@ impl Storage for NodeStorage {
     }
 
     async unsafe fn pure_writev(&self, vector: IoVector<'_>, offset: u64) -> io::Result<()> {
+        if let Some(barrier) = &self.barrier {
+            barrier.before_write(offset).await?;
+        }
         let below = self.below()?;
         self.note_written(offset, vector.len());
         let mut request = below.request(Op::Write, offset);
