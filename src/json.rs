@@ -23,7 +23,7 @@ mod tests;
 pub use framer::{Framer, ValueLimits};
 
 use error::syntax;
-use writer::write;
+use writer::{write, write_pretty};
 
 use crate::value::Value;
 use crate::{Error, ErrorKind, Result};
@@ -56,5 +56,12 @@ pub fn parse(text: &str) -> Result<Value> {
 pub fn to_string(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
+    text
+}
+
+/// The text of `value` on several lines, with an indentation of four spaces.
+pub fn to_pretty_string(value: &Value) -> String {
+    let mut text = String::new();
+    write_pretty(value, 0, &mut text);
     text
 }

@@ -1,4 +1,4 @@
-//! The QMP server: management over Unix sockets and stdio.
+//! The QMP server: management over sockets and stdio.
 //!
 //! A program creates a [`Monitor`] with its own [`Commands`], opens its sockets, and iterates `qcontext-main`. [`emit`]
 //! sends an event to every client. The wire protocol, command names and error texts are QEMU's, so QEMU's clients work
@@ -37,7 +37,9 @@
 #[cfg(feature = "vhost-user")]
 mod block;
 mod builtin;
+mod chardev;
 mod command;
+mod connector;
 mod event;
 #[cfg(feature = "vhost-user")]
 mod export;
@@ -57,6 +59,7 @@ mod version;
 use std::path::Path;
 use std::rc::Rc;
 
+pub use chardev::{Chardev, ChardevAddress, ChardevBackend};
 pub use command::Commands;
 pub use event::emit;
 #[cfg(feature = "vhost-user")]
@@ -65,26 +68,63 @@ pub use export::emit_export_deleted;
 pub use reply::Reply;
 
 use crate::Result;
-use session::QmpSession;
+use chardev::{Chardevs, SessionStyle};
+use connector::QmpConnector;
 use socket::QmpListener;
 
 /// A QMP server with its sockets and clients. Dropping it closes the connections and removes the sockets.
 #[derive(Debug)]
 pub struct Monitor {
     commands: Rc<Commands>,
+    chardevs: Chardevs,
     listeners: Vec<QmpListener>,
+    connectors: Vec<Rc<QmpConnector>>,
 }
 
 impl Monitor {
     /// Creates a server without sockets. It has the built-in commands and `commands`, which replace built-in ones of the
     /// same name.
     pub fn new(commands: Commands) -> Monitor {
+        let chardevs = Chardevs::default();
         let mut all = builtin::commands();
+        chardev::add(&mut all, &chardevs);
         all.extend(commands);
         Monitor {
             commands: Rc::new(all),
+            chardevs,
             listeners: Vec::new(),
+            connectors: Vec::new(),
         }
+    }
+
+    /// Serves the clients of a character device.
+    ///
+    /// # Errors
+    /// Another process listens at its path; it is there and not a socket; a client cannot be reached; a system call fails.
+    pub fn open(&mut self, chardev: Chardev) -> Result<()> {
+        let backend = chardev.backend.clone();
+        let style = Rc::new(SessionStyle {
+            chardev: chardev.clone(),
+            commands: Rc::clone(&self.commands),
+        });
+        let serving = Rc::clone(&style);
+        let welcome = move |stream| serving.start(stream, None);
+        match backend {
+            ChardevBackend::Stdio => style.start(stdio::stream()?, None),
+            ChardevBackend::Server(ChardevAddress::Unix(path)) => {
+                self.listeners.push(QmpListener::open(&path, welcome)?);
+            }
+            ChardevBackend::Server(ChardevAddress::Inet { host, port }) => {
+                let listener = QmpListener::open_tcp(&host, port, welcome)?;
+                self.listeners.push(listener);
+            }
+            ChardevBackend::Client(address, reconnect) => {
+                let connector = QmpConnector::open(address, reconnect, style)?;
+                self.connectors.push(connector);
+            }
+        }
+        self.chardevs.borrow_mut().push(chardev);
+        Ok(())
     }
 
     /// Listens at the Unix socket `path`, for this user only. Replaces a socket that a dead process left there.
@@ -92,12 +132,8 @@ impl Monitor {
     /// # Errors
     /// Another process listens at `path`, `path` is not a socket, or a system call fails.
     pub fn listen(&mut self, path: &Path) -> Result<()> {
-        let commands = self.commands.clone();
-        let listener = QmpListener::open(path, move |stream| {
-            QmpSession::start(stream, commands.clone());
-        })?;
-        self.listeners.push(listener);
-        Ok(())
+        let address = ChardevAddress::Unix(path.to_owned());
+        self.open_unnamed(ChardevBackend::Server(address))
     }
 
     /// Serves one client on standard input and output.
@@ -105,14 +141,35 @@ impl Monitor {
     /// # Errors
     /// Standard input or output cannot be duplicated.
     pub fn serve_stdio(&mut self) -> Result<()> {
-        QmpSession::start(stdio::stream()?, self.commands.clone());
-        Ok(())
+        self.open_unnamed(ChardevBackend::Stdio)
+    }
+
+    /// Opens a character device under QEMU's name for those of `-qmp`.
+    fn open_unnamed(&mut self, backend: ChardevBackend) -> Result<()> {
+        let number = self.chardevs.borrow().len();
+        self.open(Chardev {
+            id: format!("compat_monitor{number}"),
+            backend,
+            is_pretty: false,
+        })
+    }
+
+    /// Whether a client of the character device is connected.
+    pub fn is_connected(&self, chardev: &str) -> bool {
+        session::is_connected(chardev)
     }
 
     /// Stops accepting clients and reading requests. Queued replies are still sent.
     pub fn shut_down(&mut self) {
-        self.listeners.clear();
+        self.stop_accepting();
         session::all().iter().for_each(|session| session.hang_up());
+    }
+
+    fn stop_accepting(&mut self) {
+        self.listeners.clear();
+        for connector in self.connectors.drain(..) {
+            connector.stop();
+        }
     }
 
     /// Whether the output of every client has been written.
@@ -123,7 +180,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.listeners.clear();
+        self.stop_accepting();
         session::all().iter().for_each(|session| session.close());
     }
 }

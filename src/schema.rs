@@ -1,7 +1,7 @@
 //! The types of QMP: what commands take and return, what events carry, and what `-blockdev` and `--export` describe.
 //!
 //! A command stands beside its [`CommandType`], a block driver beside its members. From these descriptions arguments are
-//! [checked](check()) before a command runs, with QEMU's error texts, and [`describe`] makes the answer of
+//! [checked](check()) before a command runs, with QEMU's error texts, and [`describe()`] makes the answer of
 //! `query-qmp-schema`. So the answer is what the program does.
 //!
 //! * `check`: values against types

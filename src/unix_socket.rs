@@ -57,6 +57,8 @@ pub(crate) enum SocketAccess {
 pub(crate) struct ListeningSocket {
     socket: UnixListener,
     path: PathBuf,
+    /// The same from the root: a process may go to another directory before it removes the socket.
+    absolute: PathBuf,
     /// `None` for a socket that another process has made. It is not ours to remove.
     identity: Option<FileIdentity>,
     linked: AtomicBool,
@@ -78,6 +80,7 @@ impl ListeningSocket {
                 .as_pathname()
                 .map(Path::to_owned)
                 .unwrap_or_default(),
+            absolute: PathBuf::new(),
             identity: None,
             linked: AtomicBool::new(false),
         })
@@ -91,6 +94,7 @@ impl ListeningSocket {
         let name = check_path(path)?;
         let lock = PathLock::take(&beside(path, name, ".lock"))?;
         let _lock = lock.ok_or(ListenError::Starting)?;
+        let absolute = std::path::absolute(path)?;
         // Before anything is made, for the sake of the error.
         examine(path)?;
         let hidden = beside(path, &short(name), ".new");
@@ -102,6 +106,7 @@ impl ListeningSocket {
         Ok(ListeningSocket {
             socket: fd.into(),
             path: path.to_owned(),
+            absolute,
             identity: Some(placed?),
             linked: AtomicBool::new(true),
         })
@@ -127,10 +132,10 @@ impl ListeningSocket {
     /// Removes the socket from its path. It goes on listening; nothing finds it any more.
     pub(crate) fn unlink(&self) {
         let is_ours =
-            || self.identity.is_some() && FileIdentity::at(&self.path).ok() == self.identity;
+            || self.identity.is_some() && FileIdentity::at(&self.absolute).ok() == self.identity;
         if self.linked.swap(false, Ordering::Relaxed) && is_ours() {
             // An error means that the file has been removed meanwhile.
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.absolute);
         }
     }
 }

@@ -24,6 +24,50 @@ pub(super) fn write(value: &Value, out: &mut String) {
     }
 }
 
+/// Appends the text of `value` to `out`, one member or element in a line. `depth` is that of the line in which it begins.
+pub(super) fn write_pretty(value: &Value, depth: usize, out: &mut String) {
+    match value {
+        Value::List(items) if !items.is_empty() => {
+            lines('[', items, ']', depth, out, |item, out| {
+                write_pretty(item, depth + 1, out);
+            });
+        }
+        Value::Dict(entries) if !entries.is_empty() => {
+            lines('{', entries, '}', depth, out, |(key, member), out| {
+                text(key, out);
+                out.push_str(": ");
+                write_pretty(member, depth + 1, out);
+            });
+        }
+        _ => write(value, out),
+    }
+}
+
+fn lines<T>(
+    open: char,
+    items: &[T],
+    close: char,
+    depth: usize,
+    out: &mut String,
+    item: impl Fn(&T, &mut String),
+) {
+    out.push(open);
+    for (index, element) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        begin_line(depth + 1, out);
+        item(element, out);
+    }
+    begin_line(depth, out);
+    out.push(close);
+}
+
+fn begin_line(depth: usize, out: &mut String) {
+    out.push('\n');
+    out.extend(std::iter::repeat_n("    ", depth));
+}
+
 fn sequence<T>(
     open: char,
     items: &[T],

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::main_loop::post;
 use super::{message, session};
-use crate::object::{Dict, Options};
+use crate::object::{Dict, Options, Value};
 use crate::schema::{self, EventType};
 
 /// Sends an event to every client that has negotiated. Any thread may call it.
@@ -27,7 +27,7 @@ pub fn emit(event: &'static EventType, data: Dict) {
     }
 }
 
-fn broadcast(event: &EventType, text: &str) {
+fn broadcast(event: &EventType, text: &Value) {
     session::all()
         .iter()
         .for_each(|session| session.notify(event, text));

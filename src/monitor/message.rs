@@ -12,16 +12,16 @@ const ERROR_TEXT_LIMIT: usize = 2048;
 const ID_LIMIT: usize = 64 << 10;
 
 /// The greeting, a client's first line.
-pub(super) fn greeting() -> String {
+pub(super) fn greeting() -> Value {
     let inner = Value::dict([
         ("version", version()),
         ("capabilities", Value::List(Vec::new())),
     ]);
-    line(&Value::dict([("QMP", inner)]))
+    Value::dict([("QMP", inner)])
 }
 
 /// The answer to a request.
-pub(super) fn answer(id: Option<Value>, outcome: Result<Value>) -> String {
+pub(super) fn answer(id: Option<Value>, outcome: Result<Value>) -> Value {
     let mut members = Dict::new();
     let id = id.map(|id| ("id".to_owned(), id));
     match outcome {
@@ -34,11 +34,11 @@ pub(super) fn answer(id: Option<Value>, outcome: Result<Value>) -> String {
             members.push(("error".to_owned(), error_value(&error)));
         }
     }
-    line(&Value::Dict(members))
+    Value::Dict(members)
 }
 
 /// An event, with the time since the epoch.
-pub(super) fn event(name: &str, data: Dict, since_epoch: std::time::Duration) -> String {
+pub(super) fn event(name: &str, data: Dict, since_epoch: std::time::Duration) -> Value {
     let timestamp = Value::dict([
         ("seconds", since_epoch.as_secs().into()),
         (
@@ -53,11 +53,15 @@ pub(super) fn event(name: &str, data: Dict, since_epoch: std::time::Duration) ->
     if !data.is_empty() {
         members.push(("data".to_owned(), Value::Dict(data)));
     }
-    line(&Value::Dict(members))
+    Value::Dict(members)
 }
 
-fn line(value: &Value) -> String {
-    let mut text = json::to_string(value);
+/// The text of a message.
+pub(super) fn line(value: &Value, is_pretty: bool) -> String {
+    let mut text = match is_pretty {
+        true => json::to_pretty_string(value),
+        false => json::to_string(value),
+    };
     text.push('\n');
     text
 }

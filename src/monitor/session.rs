@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 
 use gio::prelude::*;
@@ -47,6 +48,11 @@ pub(super) fn any_here() -> bool {
     SESSIONS.with_borrow(|sessions| !sessions.is_empty())
 }
 
+/// Whether a client of this character device is connected.
+pub(super) fn is_connected(chardev: &str) -> bool {
+    SESSIONS.with_borrow(|sessions| sessions.iter().any(|known| known.chardev == chardev))
+}
+
 fn find(key: u64) -> Option<Rc<QmpSession>> {
     SESSIONS.with_borrow(|sessions| sessions.iter().find(|known| known.key == key).cloned())
 }
@@ -82,21 +88,34 @@ struct SessionSources {
     again: Option<glib::Source>,
 }
 
+/// Called when a client has left.
+type LeftCallback = Box<dyn Fn()>;
+
 /// One client.
-#[derive(Debug)]
 pub(super) struct QmpSession {
     key: u64,
     stream: Stream,
     commands: Rc<Commands>,
+    /// The character device that it came from.
+    chardev: String,
+    is_pretty: bool,
+    /// Called once, when it is closed.
+    ended: RefCell<Option<LeftCallback>>,
     in_turn: Cell<bool>,
     state: RefCell<SessionState>,
 }
 
 impl QmpSession {
     /// Greets a client and serves it until it leaves.
-    pub(super) fn start(stream: Stream, commands: Rc<Commands>) {
+    pub(super) fn start(
+        stream: Stream,
+        commands: Rc<Commands>,
+        chardev: String,
+        is_pretty: bool,
+        ended: Option<LeftCallback>,
+    ) {
         let mut outbox = Outbox::default();
-        outbox.push(&message::greeting());
+        outbox.push(&message::line(&message::greeting(), is_pretty));
         let state = SessionState {
             phase: SessionPhase::Negotiating,
             input: QmpInput::new(),
@@ -108,6 +127,9 @@ impl QmpSession {
             key: NEXT_KEY.replace(NEXT_KEY.get() + 1),
             stream,
             commands,
+            chardev,
+            is_pretty,
+            ended: RefCell::new(ended),
             in_turn: Cell::new(false),
             state: RefCell::new(state),
         });
@@ -116,7 +138,7 @@ impl QmpSession {
     }
 
     /// Sends an event to the client.
-    pub(super) fn notify(&self, event: &EventType, text: &str) {
+    pub(super) fn notify(&self, event: &EventType, text: &Value) {
         debug_assert!(
             self.commands.has_event(event),
             "{} is not described",
@@ -126,7 +148,7 @@ impl QmpSession {
         if state.phase != SessionPhase::Open {
             return;
         }
-        state.outbox.push(text);
+        state.outbox.push(&message::line(text, self.is_pretty));
         let too_slow = state.outbox.len() > DISCONNECT_LIMIT;
         drop(state);
         if too_slow {
@@ -166,6 +188,8 @@ impl QmpSession {
             // An error means that the peer has closed it already.
             let _ = owner.close(None::<&gio::Cancellable>);
         }
+        let ended = self.ended.take();
+        ended.iter().for_each(|ended| ended());
     }
 
     /// Executes what has arrived, within the bounds of one turn.
@@ -189,7 +213,8 @@ impl QmpSession {
     fn refuse(&self, error: Error) {
         let over = error.kind() == ErrorKind::LimitExceeded;
         let mut state = self.state.borrow_mut();
-        state.outbox.push(&message::answer(None, Err(error)));
+        let answer = message::answer(None, Err(error));
+        state.outbox.push(&message::line(&answer, self.is_pretty));
         if over {
             state.hang_up();
         }
@@ -234,7 +259,7 @@ impl QmpSession {
     }
 
     fn answer(&self, id: Option<Value>, outcome: Result<Value>) {
-        let text = message::answer(id, outcome);
+        let text = message::line(&message::answer(id, outcome), self.is_pretty);
         let mut state = self.state.borrow_mut();
         if state.phase != SessionPhase::Closed {
             state.executing = false;
@@ -273,6 +298,15 @@ impl QmpSession {
         } else {
             self.close();
         }
+    }
+}
+
+impl fmt::Debug for QmpSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QmpSession")
+            .field("key", &self.key)
+            .field("chardev", &self.chardev)
+            .finish_non_exhaustive()
     }
 }
 

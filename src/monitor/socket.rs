@@ -4,7 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,10 +23,11 @@ const CLIENT_LIMIT: usize = 64;
 /// The pause after a failed accept, for example when the process has no fd left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening Unix socket in the file system. Dropping it removes the socket.
+/// A listening socket. Dropping it removes a Unix socket from the file system.
 #[derive(Debug)]
 pub(super) struct QmpListener {
-    _socket: ListeningSocket,
+    /// `None` for TCP.
+    _socket: Option<ListeningSocket>,
     acceptor: Rc<Acceptor>,
 }
 
@@ -36,14 +39,36 @@ impl QmpListener {
         let fd = listening
             .try_clone()
             .map_err(|error| failed(error.into()))?;
+        let name = path.display().to_string();
+        QmpListener::serve(&name, fd, Some(listening), welcome)
+    }
+
+    /// Listens at a TCP port and calls `welcome` with each client.
+    pub(super) fn open_tcp(
+        host: &str,
+        port: u16,
+        welcome: impl Fn(Stream) + 'static,
+    ) -> Result<QmpListener> {
+        let name = format!("{host}:{port}");
+        let listening = TcpListener::bind((host, port))
+            .map_err(|error| Error::os(format!("cannot listen at '{name}'"), error))?;
+        QmpListener::serve(&name, listening.into(), None, welcome)
+    }
+
+    fn serve(
+        name: &str,
+        fd: OwnedFd,
+        listening: Option<ListeningSocket>,
+        welcome: impl Fn(Stream) + 'static,
+    ) -> Result<QmpListener> {
         let socket = gio::Socket::from_fd(fd).map_err(|error| {
-            let message = format!("cannot listen at '{}': {}", path.display(), error.message());
+            let message = format!("cannot listen at '{name}': {}", error.message());
             Error::new(ErrorKind::Os, message)
         })?;
         socket.set_blocking(false);
         let acceptor = Rc::new(Acceptor {
             socket,
-            path: path.to_owned(),
+            name: name.to_owned(),
             welcome: Box::new(welcome),
             source: RefCell::new(None),
             warned: Cell::new(false),
@@ -65,7 +90,8 @@ impl Drop for QmpListener {
 /// The part of a listener that its sources use.
 struct Acceptor {
     socket: gio::Socket,
-    path: PathBuf,
+    /// Where it listens, for messages.
+    name: String,
     welcome: Box<dyn Fn(Stream)>,
     source: RefCell<Option<glib::Source>>,
     /// It was reported that no client is accepted; none has been since.
@@ -100,7 +126,8 @@ impl Acceptor {
         match self.socket.accept(None::<&gio::Cancellable>) {
             Ok(client) if session::all().len() < CLIENT_LIMIT => {
                 self.warned.set(false);
-                if let Some(stream) = stream(&client) {
+                let connection = client.connection_factory_create_connection();
+                if let Some(stream) = Stream::of(connection) {
                     (self.welcome)(stream);
                 }
             }
@@ -127,7 +154,7 @@ impl Acceptor {
         client.set_blocking(false);
         // The socket is new, so it takes a line; a client that has gone needs none.
         let _ = client.send(
-            message::answer(None, Err(error)).as_bytes(),
+            message::line(&message::answer(None, Err(error)), false).as_bytes(),
             None::<&gio::Cancellable>,
         );
     }
@@ -137,8 +164,8 @@ impl Acceptor {
         if self.warned.replace(true) {
             return;
         }
-        let path = self.path.display();
-        let error = describe(format!("monitor: no client is accepted at '{path}'"));
+        let name = &self.name;
+        let error = describe(format!("monitor: no client is accepted at '{name}'"));
         glib::g_warning!("qcontext", "{error}");
     }
 
@@ -169,14 +196,4 @@ impl Acceptor {
             source.destroy();
         }
     }
-}
-
-fn stream(client: &gio::Socket) -> Option<Stream> {
-    let connection = client.connection_factory_create_connection();
-    Some(Stream {
-        input: connection.input_stream().dynamic_cast().ok()?,
-        output: connection.output_stream().dynamic_cast().ok()?,
-        chunk: usize::MAX,
-        owner: Some(connection.upcast()),
-    })
 }

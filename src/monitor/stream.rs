@@ -15,6 +15,16 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// The streams of a socket.
+    pub(super) fn of(connection: gio::SocketConnection) -> Option<Stream> {
+        Some(Stream {
+            input: connection.input_stream().dynamic_cast().ok()?,
+            output: connection.output_stream().dynamic_cast().ok()?,
+            chunk: usize::MAX,
+            owner: Some(connection.upcast()),
+        })
+    }
+
     /// A source that calls `action` while the input is readable.
     pub(super) fn reading_source(
         &self,
