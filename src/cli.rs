@@ -7,6 +7,7 @@
 
 mod client;
 mod commands;
+mod daemon;
 mod demo;
 mod devices;
 mod ending;
@@ -17,6 +18,7 @@ mod help;
 mod job_control;
 mod main_loop;
 mod output;
+mod pidfile;
 mod plan;
 mod qom;
 mod run;

@@ -64,6 +64,15 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which is created after everything else
   -qmp stdio     a QMP monitor on standard input and output
+  -chardev socket,id=ID,path=PATH[,server=on[,wait=off]][,reconnect-ms=N]
+  -chardev socket,id=ID,host=HOST,port=PORT[,server=on[,wait=off]][,reconnect-ms=N]
+  -chardev stdio,id=ID
+                 the other side of a -monitor: a socket that connects or, with 'server=on', listens, or standard input
+                 and output. The program waits for a client of a listening socket unless there is 'wait=off'
+  -monitor [chardev=]ID[,mode=control][,pretty=on|off]
+                 a QMP monitor on a -chardev
+  -pidfile PATH  a file that has the process id while everything is ready
+  -daemonize     the program goes into the background when everything is ready
   -machine microvm
                  a machine on KVM that boots a kernel; the program ends when the guest powers off
   -m SIZE        its memory, in MiB or with a suffix (k, M, G); default: 128

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use qcontext::monitor::ChardevBackend;
 use qcontext::object::Options;
 use qcontext::object::options::{self, Form};
 use qcontext::{Error, ErrorKind, Result};
@@ -10,8 +11,10 @@ use qcontext::{Error, ErrorKind, Result};
 use super::failure::Failure;
 use super::help;
 
+mod chardev;
 mod machine;
 
+use chardev::{ChardevOptions, MonitorPlan};
 pub(super) use machine::{MachinePlan, SerialTarget};
 
 /// What a command line without subcommand does.
@@ -35,6 +38,10 @@ pub(super) struct Plan {
     pub(super) devices: Vec<PlannedObject>,
     pub(super) exports: Vec<PlannedObject>,
     pub(super) monitors: Vec<MonitorPlan>,
+    /// The file that gets the process id when everything is ready.
+    pub(super) pidfile: Option<(String, PathBuf)>,
+    /// The process goes into the background when everything is ready.
+    pub(super) daemonize: bool,
     /// The machine that the devices are in, if there is one.
     pub(super) machine: Option<MachinePlan>,
 }
@@ -47,25 +54,11 @@ pub(super) struct PlannedObject {
     pub(super) options: Options,
 }
 
-/// One `-qmp`.
-#[derive(Debug)]
-pub(super) struct MonitorPlan {
-    /// `-qmp unix:...`, for messages.
-    pub(super) place: String,
-    pub(super) channel: MonitorChannel,
-}
-
-/// Where a monitor is reached.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum MonitorChannel {
-    Stdio,
-    Unix(PathBuf),
-}
-
 /// Parses the command line.
 pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let mut plan = Plan::default();
     let mut machine = machine::MachineOptions::default();
+    let mut chardevs = ChardevOptions::default();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let Some(name) = option_name(argument) else {
@@ -74,7 +67,12 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
         match name {
             "h" | "help" | "?" => return Ok(Invocation::Print(help::text())),
             "V" | "version" => return Ok(Invocation::Print(help::version())),
-            "object" | "drive" | "blockdev" | "device" | "export" | "qmp" => {}
+            "daemonize" => {
+                plan.daemonize = true;
+                continue;
+            }
+            "object" | "drive" | "blockdev" | "device" | "export" | "qmp" | "chardev"
+            | "monitor" | "pidfile" => {}
             name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
@@ -90,19 +88,26 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
                 Err(failure) => return Err(failure),
             }
         }
-        match plan.add(name, value, &place) {
+        let added = match name {
+            "chardev" => chardevs.add(value),
+            "monitor" => chardevs.use_by_monitor(value, &place).map(|()| None),
+            _ => plan.add(name, value, &place),
+        };
+        match added {
             Ok(None) => {}
             Ok(Some(text)) => return Ok(Invocation::Print(text)),
             Err(error) => return Err(Failure::at(place, &error)),
         }
     }
+    plan.monitors.append(&mut chardevs.into_monitors());
     if arguments.is_empty() {
         return Ok(Invocation::Demonstrate);
     }
     let stdio_is_taken = plan
         .monitors
         .iter()
-        .any(|monitor| monitor.channel == MonitorChannel::Stdio);
+        .any(|monitor| monitor.chardev.backend == ChardevBackend::Stdio);
+    plan.check_standard_streams(stdio_is_taken)?;
     plan.machine = machine.finish(stdio_is_taken)?;
     Ok(Invocation::Run(Box::new(plan)))
 }
@@ -116,12 +121,17 @@ fn option_name(argument: &str) -> Option<&str> {
 impl Plan {
     /// Takes in one option. Returns the text to print if the option asks for help.
     fn add(&mut self, name: &str, value: &str, place: &str) -> Result<Option<String>> {
-        if name == "qmp" {
-            self.monitors.push(MonitorPlan {
-                place: place.to_owned(),
-                channel: channel(value)?,
-            });
-            return Ok(None);
+        match name {
+            "qmp" => {
+                let number = self.monitors.len();
+                self.monitors.push(chardev::qmp(value, number, place)?);
+                return Ok(None);
+            }
+            "pidfile" => {
+                self.pidfile = Some((place.to_owned(), value.into()));
+                return Ok(None);
+            }
+            _ => {}
         }
         let options = match name {
             "object" => options::parse(Some("qom-type"), value)?,
@@ -140,6 +150,15 @@ impl Plan {
             options,
         });
         Ok(None)
+    }
+
+    /// Checks that the monitor does not use what is gone in the background.
+    fn check_standard_streams(&self, stdio_is_taken: bool) -> Result<(), Failure> {
+        if self.daemonize && stdio_is_taken {
+            let message = "a monitor on standard input and output cannot go into the background";
+            return Err(Failure::new("-daemonize", message));
+        }
+        Ok(())
     }
 
     fn list(&mut self, name: &str) -> (&mut Vec<PlannedObject>, &'static str) {
@@ -169,33 +188,6 @@ fn check_new_id(list: &[PlannedObject], options: &Options, what: &str) -> Result
         ErrorKind::AlreadyExists,
         format!("Duplicate ID '{id}' for {what}"),
     ))
-}
-
-fn channel(value: &str) -> Result<MonitorChannel> {
-    if value == "stdio" {
-        return Ok(MonitorChannel::Stdio);
-    }
-    let Some(address) = value.strip_prefix("unix:") else {
-        return Err(unsupported(
-            "expects 'stdio' or 'unix:PATH,server=on,wait=off'",
-        ));
-    };
-    let mut options = options::parse(Some("path"), address)?;
-    let path = options.need_str("path")?;
-    let server = options.take_bool("server")?.unwrap_or(false);
-    let wait = options.take_bool("wait")?.unwrap_or(false);
-    options.finish()?;
-    if !server {
-        return Err(unsupported("cannot connect to a client, add 'server=on'"));
-    }
-    if wait {
-        return Err(unsupported("cannot wait for a client, use 'wait=off'"));
-    }
-    Ok(MonitorChannel::Unix(path.into()))
-}
-
-fn unsupported(message: &'static str) -> Error {
-    Error::new(ErrorKind::Unsupported, message)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use qcontext::block::Node;
@@ -12,21 +13,28 @@ use qcontext::monitor::{self, Monitor, emit_export_deleted};
 use qcontext::object::{self, Options};
 use qcontext::{QContext, Result};
 
+use super::daemon::Daemon;
 use super::ending::{Ending, Reason};
 use super::failure::Failure;
 use super::guest::Guest;
 use super::job_control::TerminalJob;
 use super::main_loop::{Flag, iterate_for, iterate_until};
 use super::output::warn;
-use super::plan::{MonitorChannel, Plan, PlannedObject, SerialTarget};
+use super::pidfile::PidFile;
+use super::plan::{Plan, PlannedObject, SerialTarget};
 use super::signal::{self, SignalRequest};
-use super::{commands, devices, fd_limit};
+use super::{commands, daemon, devices, fd_limit};
 
 /// How long clients have to read the last replies, and the reader of the console to read at least one byte.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the plan. Returns after `quit`, a signal or the guest's end, with everything removed.
-pub(super) fn run(plan: Plan) -> Result<(), Failure> {
+pub(super) fn run(mut plan: Plan) -> Result<(), Failure> {
+    // Before there are threads.
+    let daemon = match plan.daemonize {
+        true => Some(daemon::fork().map_err(|error| Failure::at("-daemonize", &error))?),
+        false => None,
+    };
     fd_limit::raise();
     // Signals first: threads inherit that they are blocked.
     let ending = Ending::default();
@@ -38,7 +46,8 @@ pub(super) fn run(plan: Plan) -> Result<(), Failure> {
         SignalRequest::Continued => stopped.resume(),
     });
     let signals = signals.map_err(|error| Failure::at("signals", &error))?;
-    let mut outcome = serve(plan, &ending, &job);
+    let pidfile = plan.pidfile.take();
+    let mut outcome = serve(plan, Ready { daemon, pidfile }, &ending, &job);
     // While clients are connected: they hear of each export's end.
     remove_exports()?;
     if let Ok(service) = &mut outcome {
@@ -72,8 +81,31 @@ fn remove_devices() -> Result<(), Failure> {
     iterate_until(|| gone.is_set())
 }
 
+/// What is done when everything is there.
+struct Ready {
+    daemon: Option<Daemon>,
+    pidfile: Option<(String, PathBuf)>,
+}
+
+impl Ready {
+    /// Writes the file with the process id, which is removed when it is dropped, and goes into the background.
+    fn tell(self) -> Result<Option<PidFile>, Failure> {
+        let write = |(place, path): (String, PathBuf)| {
+            PidFile::write(&path).map_err(|error| Failure::at(place, &error))
+        };
+        let pidfile = self.pidfile.map(write).transpose()?;
+        if let Some(daemon) = self.daemon {
+            let ready = daemon.ready();
+            ready.map_err(|error| Failure::at("-daemonize", &error))?;
+        }
+        Ok(pidfile)
+    }
+}
+
 /// What the program serves.
 struct Service {
+    /// Removed last.
+    _pidfile: Option<PidFile>,
     monitor: Monitor,
     machine: Option<MicroVm>,
     /// How the machine ended, if it ended by itself.
@@ -115,7 +147,7 @@ fn flush_until(is_quiet: impl Fn() -> bool, unsent: impl Fn() -> usize) -> Resul
 }
 
 /// Creates everything in the plan, and runs the loop until the end is requested.
-fn serve(plan: Plan, ending: &Ending, job: &TerminalJob) -> Result<Service, Failure> {
+fn serve(plan: Plan, ready: Ready, ending: &Ending, job: &TerminalJob) -> Result<Service, Failure> {
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     device::on_event(|event| monitor::emit(event.event, event.data));
@@ -136,12 +168,15 @@ fn serve(plan: Plan, ending: &Ending, job: &TerminalJob) -> Result<Service, Fail
     let commands = commands::commands(ending, guest.as_ref().map(Guest::machine));
     let mut monitor = Monitor::new(commands);
     for wanted in plan.monitors {
-        let opened = match &wanted.channel {
-            MonitorChannel::Stdio => monitor.serve_stdio(),
-            MonitorChannel::Unix(path) => monitor.listen(path),
-        };
+        let (id, wait) = (wanted.chardev.id.clone(), wanted.wait);
+        let opened = monitor.open(wanted.chardev);
         opened.map_err(|error| Failure::at(wanted.place, &error))?;
+        if wait {
+            warn(&format!("qctx: waiting for a client of chardev '{id}'"));
+            iterate_until(|| monitor.is_connected(&id) || ending.reason().is_some())?;
+        }
     }
+    let pidfile = ready.tell()?;
     if let Some(guest) = &guest {
         guest.start(ending)?;
     }
@@ -151,6 +186,7 @@ fn serve(plan: Plan, ending: &Ending, job: &TerminalJob) -> Result<Service, Fail
     }
     let ended = guest.as_ref().map_or(Ok(()), Guest::outcome);
     Ok(Service {
+        _pidfile: pidfile,
         monitor,
         machine: guest.map(Guest::into_machine),
         ended,

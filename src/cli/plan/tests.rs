@@ -1,6 +1,8 @@
 //! What the command line is read as, and in which words it is refused.
 #![forbid(unsafe_code)]
 
+use qcontext::monitor::ChardevAddress;
+
 use super::*;
 
 fn plan(arguments: &[&str]) -> Plan {
@@ -43,16 +45,19 @@ fn options_are_sorted_by_what_they_make() {
     assert_eq!(plan.drives[0].options.peek("file"), Some("a,b.raw"));
     assert_eq!(plan.blockdevs[0].options.peek("file.filename"), Some("x"));
     assert_eq!(
-        plan.monitors[0].channel,
-        MonitorChannel::Unix("qmp.sock".into())
+        plan.monitors[0].chardev.backend,
+        ChardevBackend::Server(ChardevAddress::Unix("qmp.sock".into()))
     );
 }
 
 #[test]
 fn old_spellings_of_the_monitor_socket_work() {
     let plan = plan(&["-qmp", "unix:a,,b,server,nowait", "-qmp", "stdio"]);
-    assert_eq!(plan.monitors[0].channel, MonitorChannel::Unix("a,b".into()));
-    assert_eq!(plan.monitors[1].channel, MonitorChannel::Stdio);
+    assert_eq!(
+        plan.monitors[0].chardev.backend,
+        ChardevBackend::Server(ChardevAddress::Unix("a,b".into()))
+    );
+    assert_eq!(plan.monitors[1].chardev.backend, ChardevBackend::Stdio);
 }
 
 #[test]
