@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use support::deadline::deadline;
-use support::loops::{Count, counting_notifier, stream_pair};
+use support::loops::{Count, counting_notifier, probed_handler, stream_pair};
 use support::skip::skip_case;
 
 const SOON_NS: i64 = 20_000_000;
@@ -157,6 +157,22 @@ fn a_handler_that_is_removed_or_moves_while_it_is_put_aside_is_not_lost() {
         assert!(home.iohandlers.remove_fd_handler(fd));
         home.settle();
         assert_eq!(reads.get(), 1);
+    });
+}
+
+#[test]
+fn a_handler_that_is_removed_while_it_is_put_aside_is_dropped_by_the_next_poll() {
+    let name = "a_handler_that_is_removed_while_it_is_put_aside_is_dropped_by_the_next_poll";
+    with_each_poller(name, |home| {
+        let (notifier, handler, drops) = probed_handler();
+        let fd = notifier.as_raw_fd();
+        home.iohandlers.set_fd_handler(fd, handler).unwrap();
+        notifier.signal();
+        home.poll_until_soon();
+        assert!(home.iohandlers.remove_fd_handler(fd));
+        // A drain may last, and another thread may wait for the destructor.
+        home.aio.poll(Wait::NoBlock).unwrap();
+        assert_eq!(drops.threads().len(), 1);
     });
 }
 

@@ -75,13 +75,12 @@ impl Driving<'_> {
         }
     }
 
-    /// As [`Driving::ask_paused`], but leaves those aside that are.
+    /// As [`Driving::ask_paused`], but leaves those aside that are, unless they were removed: their destructors do not wait for an
+    /// iteration.
     fn ask_paused_but_aside(&self) {
         let mut home = self.home();
-        let aside: Vec<_> = home
-            .paused
-            .extract_if(.., |record| record.is_put_aside())
-            .collect();
+        let stays = |record: &mut Arc<FdRecord>| record.is_put_aside() && !record.is_removed();
+        let aside: Vec<_> = home.paused.extract_if(.., stays).collect();
         drop(home);
         self.ask_paused();
         self.home().paused.extend(aside);
