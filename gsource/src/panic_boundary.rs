@@ -1,4 +1,9 @@
 //! The panic boundary: a panic in a callback must neither cross into C nor end other handlers.
+//!
+//! Used wherever code of others is called: fd handlers, bottom halves, timers, GSource functions, jobs, tasks and destroy
+//! notifies. The caller gets a value instead of the panic. It removes what panicked and goes on with the others.
+//!
+//! Unwind safety: a callback that panicked is dropped and never called again, so what it left half done is not used.
 #![forbid(unsafe_code)]
 
 use std::any::Any;

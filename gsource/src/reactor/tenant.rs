@@ -136,7 +136,7 @@ impl Tenant {
         earlier
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) fn attachments(&self) -> usize {
         lock(&self.attachments).len()
     }

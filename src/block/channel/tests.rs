@@ -174,8 +174,8 @@ fn a_parent_that_did_not_ask_to_write_cannot() {
         };
         let node = rig.edge.node();
         let edge = node.attach(Parent::new("test", "reader"), reader).unwrap();
-        let nobody: Weak<TestOwner> = Weak::new();
-        let mut channel = Channel::open(&edge, &rig.aio, nobody);
+        let no_owner: Weak<TestOwner> = Weak::new();
+        let mut channel = Channel::open(&edge, &rig.aio, no_owner);
         for op in [Op::Write, Op::Discard, Op::WriteZeroes { unmap: true }] {
             let mut request = channel.request(op, 0, 0);
             request.set_length(UNIT);

@@ -1,6 +1,8 @@
 //! What nodes are: `query-named-block-nodes` and `query-block`.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use crate::Result;
 use crate::block::{Node, edges};
 use crate::object::{Dict, Options, Value};
@@ -23,6 +25,7 @@ static BLOCK_DEVICE_INFO: ObjectType = ObjectType::new(
         Member::new("ro", ValueType::Bool),
         Member::new("drv", ValueType::Str),
         Member::optional("active", ValueType::Bool),
+        Member::optional("backing_file", ValueType::Str),
         Member::new("backing_file_depth", ValueType::Int),
         Member::new("encrypted", ValueType::Bool),
         Member::new("detect_zeroes", ValueType::Enum(DETECT_ZEROES)),
@@ -60,16 +63,15 @@ static CACHE_INFO: ObjectType = ObjectType::new(
     ],
 );
 
-/// The newest node comes first, as in QEMU. `flat` would leave backing chains out; there are none.
+/// The newest node comes first, as in QEMU. `flat` changes nothing: an image is shown without those behind it.
 pub(super) fn named_nodes(_: Options) -> Result<Value> {
     let nodes = Node::list();
     Ok(nodes.iter().rev().map(|node| info(node)).collect())
 }
 
 fn info(node: &Node) -> Value {
-    let filename = node
-        .filename()
-        .map_or_else(|| format!("{}://", node.driver().name()), str::to_owned);
+    let filename = file_name(node);
+    let chain = backing_chain(node);
     let unlimited = ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"];
     let mut members: Dict = vec![
         ("file".to_owned(), filename.as_str().into()),
@@ -77,15 +79,37 @@ fn info(node: &Node) -> Value {
         ("ro".to_owned(), node.is_read_only().into()),
         ("drv".to_owned(), node.driver().name().into()),
         ("active".to_owned(), true.into()),
-        ("backing_file_depth".to_owned(), Value::Int(0)),
+        ("backing_file_depth".to_owned(), (chain.len() as u64).into()),
         ("encrypted".to_owned(), false.into()),
         ("detect_zeroes".to_owned(), "off".into()),
         ("write_threshold".to_owned(), Value::Int(0)),
         ("image".to_owned(), image(node, filename)),
         ("cache".to_owned(), cache(node)),
     ];
+    if let Some(backing) = chain.first() {
+        members.push(("backing_file".to_owned(), file_name(backing).into()));
+    }
     members.extend(unlimited.map(|name| (name.to_owned(), Value::Int(0))));
     Value::Dict(members)
+}
+
+fn file_name(node: &Node) -> String {
+    let own = node.filename().map(str::to_owned);
+    own.unwrap_or_else(|| format!("{}://", node.driver().name()))
+}
+
+/// The images behind an image, the next one first.
+fn backing_chain(node: &Node) -> Vec<Arc<Node>> {
+    let (nodes, edges) = (Node::list(), edges());
+    let behind = |name: &str| {
+        let edge = edges.iter().find(|edge| {
+            edge.parent.kind() == "node"
+                && edge.parent.name() == name
+                && edge.parent.role() == "backing"
+        })?;
+        nodes.iter().find(|one| one.id() == edge.child).cloned()
+    };
+    std::iter::successors(behind(node.name()), |last| behind(last.name())).collect()
 }
 
 fn image(node: &Node, filename: String) -> Value {

@@ -34,8 +34,8 @@ pub struct ConfigNotice(Arc<Mutex<Weak<dyn Signal>>>);
 
 impl ConfigNotice {
     fn new() -> ConfigNotice {
-        let nobody: Weak<CallFd> = Weak::new();
-        ConfigNotice(Arc::new(Mutex::new(nobody)))
+        let no_signal: Weak<CallFd> = Weak::new();
+        ConfigNotice(Arc::new(Mutex::new(no_signal)))
     }
 
     /// Tells the transport, which tells the guest. Any thread may call it.

@@ -59,8 +59,8 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let aio = AioContext::new().unwrap();
-        let nobody: Weak<NoOwner> = Weak::new();
-        let gate = Gate::new(&aio, nobody);
+        let no_owner: Weak<NoOwner> = Weak::new();
+        let gate = Gate::new(&aio, no_owner);
         let layer = Arc::<TestLayer>::default();
         let way = TaskWay::open(&gate, |_| Arc::<TestLayer>::clone(&layer));
         Bench {
