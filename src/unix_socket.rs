@@ -3,7 +3,7 @@
 //! Used by the monitor and by the vhost-user transport.
 //!
 //! A server binds and listens under a hidden name, `.NAME.new`, and then links the socket to the path that was asked for. So
-//! whoever finds the path can connect. (`ss -xl` and `/proc/net/unix` show the hidden name.)
+//! a program that finds the path can connect. (`ss -xl` and `/proc/net/unix` show the hidden name.)
 //!
 //! What is at the path already is replaced only if it is a socket and a connection to it is refused: its process is gone. A
 //! server that cannot be asked, for whatever reason, counts as alive. The old socket is removed last, when nothing else can

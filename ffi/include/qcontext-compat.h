@@ -849,7 +849,7 @@ static inline AioContext *qemu_get_aio_context(void)
     return g_atomic_int_get(&qcontext_compat_initialized) ? qcontext_compat_main_aio() : NULL;
 }
 
-/* The main one for whoever holds the big lock and has none of its own. */
+/* The main one for a thread that holds the big lock and has none of its own. */
 static inline AioContext *qemu_get_current_aio_context(void)
 {
     AioContext *ctx = qcontext_compat_borrowed(qcontext_aio_get_current());

@@ -104,7 +104,7 @@ impl<M: Model> QueueWorker<M> {
         life.serving().map_or(refused, |serving| serving.broken())
     }
 
-    /// Reports that the queue does not serve the guest: first to those who run the host, so that whoever learns of it from
+    /// Reports that the queue does not serve the guest: first to those who run the host, so that a reader who learns of it from
     /// the guest finds the reason.
     fn report(&self, fault: QueueFault) {
         self.faults.broken(DeviceFault {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::Result;
 
@@ -23,43 +24,79 @@ pub(crate) enum Target {
     Tmpfs,
     /// A raw file on the disk below the build's target folder, past the page cache.
     Direct,
+    /// A qcow2 image on tmpfs, with all clusters allocated.
+    Qcow2,
 }
 
-/// A file that goes with the value.
+/// Files that go with the value.
 #[derive(Debug)]
-pub(crate) struct Image(pub(crate) PathBuf);
+pub(crate) struct Image {
+    /// What a guest reads.
+    pub(crate) content: PathBuf,
+    /// The same in another format, which the servers get instead.
+    formatted: Option<PathBuf>,
+}
+
+impl Image {
+    fn path(&self) -> &Path {
+        self.formatted.as_ref().unwrap_or(&self.content)
+    }
+}
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.content);
+        if let Some(path) = &self.formatted {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Converts the content of an image to qcow2.
+fn convert(image: &mut Image) -> Result<()> {
+    let path = image.content.with_extension("qcow2");
+    image.formatted = Some(path.clone());
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-f", "raw", "-O", "qcow2"]);
+    let status = command.arg(&image.content).arg(path).status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("qemu-img ended with {status}").into()),
     }
 }
 
 impl Target {
-    pub(crate) const ALL: [Target; 3] = [Target::Null, Target::Tmpfs, Target::Direct];
+    pub(crate) const ALL: [Target; 4] =
+        [Target::Null, Target::Tmpfs, Target::Direct, Target::Qcow2];
 
     /// Makes the file, filled with what does not compress: unwritten blocks are read without I/O.
     pub(crate) fn prepare(self) -> Result<Option<Image>> {
         let name = format!("qcontext-bench-{}.raw", std::process::id());
         let path = match self {
             Target::Null => return Ok(None),
-            Target::Tmpfs => Path::new("/dev/shm").join(name),
+            Target::Tmpfs | Target::Qcow2 => Path::new("/dev/shm").join(name),
             Target::Direct => std::env::current_dir()?.join(name),
         };
-        let image = Image(path);
-        let mut file = BufWriter::new(File::create(&image.0)?);
+        let mut image = Image {
+            content: path,
+            formatted: None,
+        };
+        let mut file = BufWriter::new(File::create(&image.content)?);
         let mut state = 1;
         for _ in 0..DISK_SIZE / 8 {
             file.write_all(&random(&mut state).to_ne_bytes())?;
         }
         let file = file.into_inner()?;
         file.sync_all()?;
+        if self == Target::Qcow2 {
+            convert(&mut image)?;
+        }
         Ok(Some(image))
     }
 
     /// The `-blockdev` of both servers, without the node's name.
     pub(crate) fn blockdev(self, image: Option<&Image>) -> String {
-        let file = || image.map_or_else(String::new, |image| image.0.display().to_string());
+        let file = || image.map_or_else(String::new, |image| image.path().display().to_string());
         match self {
             Target::Null => format!("driver=null-co,size={DISK_SIZE},read-zeroes=on"),
             Target::Tmpfs => format!("driver=file,filename={},aio=io_uring", file()),
@@ -69,6 +106,20 @@ impl Target {
                     file()
                 )
             }
+            Target::Qcow2 => {
+                format!(
+                    "driver=qcow2,file.driver=file,file.filename={},file.aio=io_uring",
+                    file()
+                )
+            }
+        }
+    }
+
+    /// The key that says whether the file is locked.
+    pub(crate) fn locking(self) -> &'static str {
+        match self {
+            Target::Qcow2 => "file.locking",
+            Target::Null | Target::Tmpfs | Target::Direct => "locking",
         }
     }
 }
@@ -79,6 +130,7 @@ impl fmt::Display for Target {
             Target::Null => "null",
             Target::Tmpfs => "tmpfs",
             Target::Direct => "direct",
+            Target::Qcow2 => "qcow2",
         })
     }
 }
@@ -96,7 +148,10 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn all(target: Target) -> Vec<Case> {
         let mut all = Vec::new();
-        for (write, polling) in [(false, true), (false, false), (true, false)] {
+        // Two servers must not change one image whose tables both have read.
+        let can_write = target != Target::Qcow2;
+        let kinds = [(false, true), (false, false), (true, false)];
+        for (write, polling) in kinds.into_iter().filter(|kind| can_write || !kind.0) {
             all.extend([1, 32, 128].map(|depth| Case {
                 target,
                 write,

@@ -41,7 +41,7 @@ impl Drop for Directory {
 pub(crate) struct Server {
     child: Child,
     pub(crate) socket: String,
-    /// The file behind the disk.
+    /// What a guest reads.
     pub(crate) image: Option<PathBuf>,
 }
 
@@ -100,7 +100,7 @@ impl Server {
             Kind::Qctx => qctx_command(&blockdev, &socket),
             // Both serve the same file, in turns: only the first may lock it.
             Kind::Peer if image.is_some() => {
-                peer_command(&format!("{blockdev},locking=off"), &socket)
+                peer_command(&format!("{blockdev},{}=off", target.locking()), &socket)
             }
             Kind::Peer => peer_command(&blockdev, &socket),
         };
@@ -111,7 +111,7 @@ impl Server {
         let mut server = Server {
             child,
             socket,
-            image: image.map(|image| image.0.clone()),
+            image: image.map(|image| image.content.clone()),
         };
         let end = Instant::now() + Duration::from_secs(10);
         while !Path::new(&server.socket).exists() {
