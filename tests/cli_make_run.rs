@@ -61,7 +61,7 @@ fn every_target_names_a_set_that_exists() {
         .filter_map(|line| line.split_once("tests/guest/packages "))
         .map(|(_, set)| set)
         .collect();
-    assert_eq!(sets.len(), 8, "{sets:?}");
+    assert_eq!(sets.len(), 9, "{sets:?}");
     for set in sets {
         assert!(list(set).contains(&"gcc".to_owned()), "{set}");
     }
@@ -74,7 +74,7 @@ fn an_unknown_set_is_refused_with_the_known_ones() {
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         complaint,
-        "packages: no set 'everything': expected build, run, test, bench, install, deb or deb-test\n"
+        "packages: no set 'everything': expected build, run, test, bench, iotests, install, deb or deb-test\n"
     );
 }
 
