@@ -54,6 +54,8 @@ mod request;
 mod test_file;
 #[cfg(test)]
 mod test_rig;
+#[cfg(test)]
+mod test_waker;
 mod throttle;
 mod way;
 mod write_order;

@@ -233,7 +233,7 @@ fn invoked_work_is_dropped_although_others_have_the_aio_context() {
         let (probe, drops) = drop_probe();
         context.invoke(move || probe.touch()).unwrap();
         context.stop().unwrap();
-        assert_eq!(drops.threads().len(), 1, "nobody can run it any more");
+        assert_eq!(drops.threads().len(), 1, "no thread can run it any more");
         // It is given back, with its bottom halves.
         let ran = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ran);

@@ -75,6 +75,14 @@ impl Shell {
         Some(shell)
     }
 
+    /// As [`Shell::start`], with the machine in the foreground.
+    fn with_machine() -> Option<Shell> {
+        let mut shell = Shell::start()?;
+        shell.types("dash machine\n");
+        shell.is_in_the_guest();
+        Some(shell)
+    }
+
     fn types(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
@@ -116,7 +124,7 @@ impl Shell {
         assert_eq!(now.output_modes, self.before.output_modes);
     }
 
-    /// A key reaches the guest, which sends it back; in raw mode nobody else does.
+    /// A key reaches the guest, which sends it back; in raw mode the terminal does not.
     #[track_caller]
     fn is_in_the_guest(&mut self) {
         self.wait_for_raw_mode();
@@ -134,11 +142,9 @@ impl Shell {
 
 #[test]
 fn a_machine_that_is_stopped_and_continued_has_raw_mode_again() {
-    let Some(mut shell) = Shell::start() else {
+    let Some(mut shell) = Shell::with_machine() else {
         return;
     };
-    shell.types("dash machine\n");
-    shell.is_in_the_guest();
     for _ in 0..2 {
         shell.types(CTRL_Z);
         shell.expect("Stopped");
@@ -155,11 +161,9 @@ fn a_machine_that_is_stopped_and_continued_has_raw_mode_again() {
 /// What is typed for the shell meanwhile does not stop the machine, which has its terminal open for reading.
 #[test]
 fn a_machine_in_the_background_runs_and_ends_at_once() {
-    let Some(mut shell) = Shell::start() else {
+    let Some(mut shell) = Shell::with_machine() else {
         return;
     };
-    shell.types("dash machine\n");
-    shell.is_in_the_guest();
     shell.types(CTRL_Z);
     shell.expect("Stopped");
     shell.types("stty tostop; bg\n");
@@ -175,11 +179,9 @@ fn a_machine_in_the_background_runs_and_ends_at_once() {
 
 #[test]
 fn a_stopped_machine_that_is_killed_ends() {
-    let Some(mut shell) = Shell::start() else {
+    let Some(mut shell) = Shell::with_machine() else {
         return;
     };
-    shell.types("dash machine\n");
-    shell.is_in_the_guest();
     shell.types(CTRL_Z);
     shell.expect("Stopped");
     shell.answers("kill %1; fg; echo ended-$?", "ended-0");

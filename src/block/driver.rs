@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::common::CommonOptions;
 use super::gate::Gate;
 use super::graph::{Edge, NodeId, Parent};
+use super::node::Node;
 use super::way::Way;
 use crate::Result;
 
@@ -76,17 +77,22 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     fn is_read_only(&self) -> bool;
 
     /// The image's path, if there is one.
-    fn filename(&self) -> Option<&str>;
+    fn filename(&self) -> Option<&str> {
+        self.children().first()?.node().filename()
+    }
 
     /// How many bytes of storage the image takes, if there is one.
     fn allocated(&self) -> Option<u64> {
-        None
+        self.children().first()?.node().allocated()
     }
 
     /// How often the data was made durable so far.
-    fn data_syncs(&self) -> u64;
+    fn data_syncs(&self) -> u64 {
+        let data = self.children().first();
+        data.map_or(0, |data| data.node().data_syncs())
+    }
 
-    /// The nodes below.
+    /// The nodes below. The first one has the data.
     fn children(&self) -> &[Edge] {
         &[]
     }
@@ -101,6 +107,11 @@ pub(super) struct NewNode<'a> {
 }
 
 impl NewNode<'_> {
+    /// Whether nothing can be written to the node, whose data is in `child`.
+    pub(super) fn is_read_only_over(&self, child: &Node) -> bool {
+        self.common.read_only.unwrap_or(false) || child.is_read_only()
+    }
+
     /// The node as the user of a child that it calls `role`.
     pub(super) fn as_parent(&self, role: &'static str) -> Parent {
         Parent::node(self.id, self.name, role)

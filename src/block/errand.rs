@@ -1,7 +1,7 @@
 //! Work on nodes that is no request: to open an image, to write its metadata back before it is closed.
 //!
 //! Used by drivers, on threads that may wait. The work is a future. It runs on an AioContext of its own, which nothing else
-//! uses, so no callback of anybody else runs meanwhile.
+//! uses, so no other callback runs meanwhile.
 //!
 //! # Threads
 //! Any thread but the home of a queue whose requests the work waits for.

@@ -2,8 +2,8 @@
 //!
 //! The listener accepts one connection. A second front end that connects meanwhile waits in the kernel's backlog; it is
 //! accepted when the first one has gone and the device has finished its requests. So a front end that is restarted is served
-//! even if it comes back before the end of its old connection was seen. Whoever waits longer than a moment is reported, once
-//! for each connection that is served. When accepting fails because the process or the machine is out of fds, the listener
+//! even if it comes back before the end of its old connection was seen. A front end that waits longer than a moment is
+//! reported, once for each connection that is served. When accepting fails because the process or the machine is out of fds, the listener
 //! tries again a moment later.
 //!
 //! # Threads

@@ -86,7 +86,7 @@ pub(super) const BLKDEBUG: DriverType = DriverType {
 fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let taken = options::take(keys)?;
     let child = child::take(keys, "image", node)?;
-    let read_only = node.common.read_only.unwrap_or(false) || child.is_read_only();
+    let read_only = node.is_read_only_over(&child);
     Ok(Box::new(BlkdebugDriver {
         block_size: taken.align.max(child.block_size()),
         read_only,
@@ -124,18 +124,6 @@ impl BlockDriver for BlkdebugDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn filename(&self) -> Option<&str> {
-        self.child.node().filename()
-    }
-
-    fn allocated(&self) -> Option<u64> {
-        self.child.node().allocated()
-    }
-
-    fn data_syncs(&self) -> u64 {
-        self.child.node().data_syncs()
     }
 
     fn children(&self) -> &[Edge] {

@@ -77,15 +77,7 @@ impl BlockDriver for NullDriver {
         self.read_only
     }
 
-    fn filename(&self) -> Option<&str> {
-        None
-    }
-
     fn allocated(&self) -> Option<u64> {
         Some(0)
-    }
-
-    fn data_syncs(&self) -> u64 {
-        0
     }
 }

@@ -160,7 +160,7 @@ pub(super) fn open_in_chain(
         let message = format!("Could not open '{name}': {error}");
         Error::new(error.kind(), message)
     };
-    let read_only = node.common.read_only.unwrap_or(false) || file.is_read_only();
+    let read_only = node.is_read_only_over(file);
     let header = read_header(file, read_only).map_err(failed)?;
     let data = data_node(&header, options.data, file, read_only).map_err(failed)?;
     let backing = match options.backing {
@@ -333,24 +333,6 @@ impl BlockDriver for Qcow2Driver {
 
     fn is_read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn filename(&self) -> Option<&str> {
-        self.children
-            .first()
-            .and_then(|file| file.node().filename())
-    }
-
-    fn allocated(&self) -> Option<u64> {
-        self.children
-            .first()
-            .and_then(|file| file.node().allocated())
-    }
-
-    fn data_syncs(&self) -> u64 {
-        self.children
-            .first()
-            .map_or(0, |file| file.node().data_syncs())
     }
 
     fn children(&self) -> &[Edge] {

@@ -42,7 +42,7 @@ pub(in crate::block) fn over(
     child: &Arc<Node>,
     node: &NewNode<'_>,
 ) -> Result<Box<dyn BlockDriver>> {
-    let read_only = node.common.read_only.unwrap_or(false) || child.is_read_only();
+    let read_only = node.is_read_only_over(child);
     // It does nothing by itself; what its parents need and share holds for the child as well.
     let child = child.attach(node.as_parent("file"), Access::NEUTRAL)?;
     Ok(Box::new(RawDriver { child, read_only }))
@@ -71,18 +71,6 @@ impl BlockDriver for RawDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn filename(&self) -> Option<&str> {
-        self.child.node().filename()
-    }
-
-    fn allocated(&self) -> Option<u64> {
-        self.child.node().allocated()
-    }
-
-    fn data_syncs(&self) -> u64 {
-        self.child.node().data_syncs()
     }
 
     fn children(&self) -> &[Edge] {

@@ -68,7 +68,7 @@ pub(in crate::block) fn over(
 ) -> Result<Box<dyn BlockDriver>> {
     Ok(Box::new(ThrottleDriver {
         member: Arc::new(group.join()?),
-        read_only: node.common.read_only.unwrap_or(false) || child.is_read_only(),
+        read_only: node.is_read_only_over(child),
         child: child.attach(node.as_parent("file"), Access::NEUTRAL)?,
     }))
 }
@@ -102,14 +102,6 @@ impl BlockDriver for ThrottleDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn filename(&self) -> Option<&str> {
-        self.child.node().filename()
-    }
-
-    fn data_syncs(&self) -> u64 {
-        self.child.node().data_syncs()
     }
 
     fn children(&self) -> &[Edge] {

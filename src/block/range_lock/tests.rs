@@ -5,87 +5,67 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use super::*;
-
-#[derive(Debug, Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Wakes {
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-fn is_granted(ticket: &mut RangeTicket, wakes: &Arc<Wakes>) -> bool {
-    let waker = Waker::from(Arc::clone(wakes));
-    let mut context = Context::from_waker(&waker);
-    Pin::new(ticket).poll(&mut context).is_ready()
-}
+use crate::block::test_waker::{WakeCount, is_ready};
 
 #[test]
 fn only_ranges_that_overlap_wait_and_they_are_woken_once() {
     let lock = Arc::<RangeLock>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let mut first = lock.ticket(0..10);
     let mut apart = lock.ticket(10..20);
     let mut across = lock.ticket(5..15);
-    let granted = |ticket: &mut RangeTicket| is_granted(ticket, &wakes);
+    let granted = |ticket: &mut RangeTicket| is_ready(ticket, &wakes);
     assert!(granted(&mut first) && granted(&mut apart) && !granted(&mut across));
     drop(first);
     assert!(!granted(&mut across));
-    assert_eq!(wakes.count(), 0);
+    assert_eq!(wakes.get(), 0);
     drop(apart);
-    assert_eq!(wakes.count(), 1);
-    assert!(is_granted(&mut across, &wakes));
+    assert_eq!(wakes.get(), 1);
+    assert!(is_ready(&mut across, &wakes));
 }
 
 #[test]
 fn a_range_waits_for_an_earlier_one_that_waits_itself() {
     let lock = Arc::<RangeLock>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let first = lock.ticket(0..10);
     let mut second = lock.ticket(5..15);
     let mut third = lock.ticket(12..20);
-    assert!(!is_granted(&mut third, &wakes));
+    assert!(!is_ready(&mut third, &wakes));
     drop(first);
-    assert!(is_granted(&mut second, &wakes) && !is_granted(&mut third, &wakes));
+    assert!(is_ready(&mut second, &wakes) && !is_ready(&mut third, &wakes));
     drop(second);
-    assert!(is_granted(&mut third, &wakes));
+    assert!(is_ready(&mut third, &wakes));
 }
 
 #[test]
 fn a_ticket_that_goes_before_it_is_granted_blocks_no_more() {
     let lock = Arc::<RangeLock>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let _first = lock.ticket(0..10);
     let given_up = lock.ticket(0..100);
     let mut last = lock.ticket(50..60);
-    assert!(!is_granted(&mut last, &wakes));
+    assert!(!is_ready(&mut last, &wakes));
     drop(given_up);
-    assert_eq!(wakes.count(), 1);
-    assert!(is_granted(&mut last, &wakes));
+    assert_eq!(wakes.get(), 1);
+    assert!(is_ready(&mut last, &wakes));
 }
 
 #[test]
 fn shared_tickets_go_together_but_not_past_one_that_waits_to_be_alone() {
     let lock = Arc::<RangeLock>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let (mut first, mut second) = (lock.shared_ticket(0..10), lock.shared_ticket(5..15));
-    assert!(is_granted(&mut first, &wakes) && is_granted(&mut second, &wakes));
+    assert!(is_ready(&mut first, &wakes) && is_ready(&mut second, &wakes));
     let mut alone = lock.ticket(8..9);
     let mut late = lock.shared_ticket(0..10);
     drop(first);
-    assert!(!is_granted(&mut alone, &wakes) && !is_granted(&mut late, &wakes));
+    assert!(!is_ready(&mut alone, &wakes) && !is_ready(&mut late, &wakes));
     drop(second);
-    assert!(is_granted(&mut alone, &wakes) && !is_granted(&mut late, &wakes));
+    assert!(is_ready(&mut alone, &wakes) && !is_ready(&mut late, &wakes));
     drop(alone);
-    assert!(is_granted(&mut late, &wakes));
-    assert_eq!(wakes.count(), 2);
+    assert!(is_ready(&mut late, &wakes));
+    assert_eq!(wakes.get(), 2);
 }
 
 #[test]

@@ -6,64 +6,50 @@ use std::task::Wake;
 use std::thread::{self, Thread};
 
 use super::*;
-
-#[derive(Debug, Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn may_begin(turn: &mut WriteTurn, wakes: &Arc<Wakes>) -> bool {
-    let waker = Waker::from(Arc::clone(wakes));
-    let mut context = Context::from_waker(&waker);
-    Pin::new(turn).poll(&mut context).is_ready()
-}
+use crate::block::test_waker::{WakeCount, is_ready};
 
 #[test]
 fn aligned_writes_take_no_lock_while_there_is_no_cycle() {
     let order = Arc::<WriteOrder>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let mut turns = [(); 3].map(|()| order.aligned(0..4096));
     for turn in &mut turns {
-        assert!(matches!(turn, WriteTurn::Straight(_)) && may_begin(turn, &wakes));
+        assert!(matches!(turn, WriteTurn::Straight(_)) && is_ready(turn, &wakes));
     }
 }
 
 #[test]
 fn a_cycle_waits_for_all_straight_writes_and_is_woken_by_the_last() {
     let order = Arc::<WriteOrder>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let near = order.aligned(0..4096);
     let far = order.aligned(40960..45056);
     let mut cycle = order.cycle(0..4096);
-    assert!(!may_begin(&mut cycle, &wakes));
+    assert!(!is_ready(&mut cycle, &wakes));
     drop(near);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    assert_eq!(wakes.get(), 0);
     drop(far);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-    assert!(may_begin(&mut cycle, &wakes));
+    assert_eq!(wakes.get(), 1);
+    assert!(is_ready(&mut cycle, &wakes));
 }
 
 #[test]
 fn an_aligned_write_waits_for_a_cycle_only_where_both_meet() {
     let order = Arc::<WriteOrder>::default();
-    let wakes = Arc::<Wakes>::default();
+    let wakes = Arc::<WakeCount>::default();
     let mut cycle = order.cycle(4096..8192);
-    assert!(may_begin(&mut cycle, &wakes));
+    assert!(is_ready(&mut cycle, &wakes));
     let mut beside = order.aligned(8192..12288);
     let mut over = order.aligned(0..8192);
-    assert!(may_begin(&mut beside, &wakes) && !may_begin(&mut over, &wakes));
+    assert!(is_ready(&mut beside, &wakes) && !is_ready(&mut over, &wakes));
     drop(cycle);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-    assert!(may_begin(&mut over, &wakes));
+    assert_eq!(wakes.get(), 1);
+    assert!(is_ready(&mut over, &wakes));
     // The next cycle waits for it in turn.
     let mut next = order.cycle(0..4096);
-    assert!(!may_begin(&mut next, &wakes));
+    assert!(!is_ready(&mut next, &wakes));
     drop(over);
-    assert!(may_begin(&mut next, &wakes));
+    assert!(is_ready(&mut next, &wakes));
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Requests that wait for their turn, on a loop.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::block::options::blockdev;
 use crate::block::request::Op;
+use crate::block::test_file::TestFile;
 use crate::block::test_rig::Rig;
 use crate::block::throttle::{Limits, ThrottleGroup};
 use crate::object::options::parse_dotted;
@@ -78,8 +81,20 @@ fn node_that_goes_leaves_the_others_their_turn() {
 #[test]
 fn group_must_exist() {
     let text = "driver=throttle,node-name=n,throttle-group=nosuch,file.driver=null-co";
-    let error: Error =
-        crate::block::options::blockdev(parse_dotted("driver", text).unwrap()).unwrap_err();
+    let error: Error = blockdev(parse_dotted("driver", text).unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(error.to_string(), "Throttle group 'nosuch' does not exist");
+}
+
+#[test]
+fn node_shows_the_file_below() {
+    let _group = group("shown", "");
+    let file = TestFile::in_directory(Path::new("/var/tmp"), b"", 1 << 20);
+    let text = format!(
+        "driver=throttle,node-name=shown,throttle-group=shown,file.driver=file,file.filename={}",
+        file.path()
+    );
+    let node = blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
+    assert_eq!(node.filename(), Some(file.path()));
+    assert!(node.allocated().is_some());
 }

@@ -2,28 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
 
 use super::*;
+use crate::block::test_waker::WakeCount;
 use crate::object::options::parse_dotted;
 
 const SECOND_NS: i64 = 1_000_000_000;
-
-#[derive(Default)]
-struct Calls(AtomicUsize);
-
-impl Wake for Calls {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A request that asks until it passes.
 struct TestRequest {
     asked: Asked,
     ticket: Option<u64>,
-    calls: Arc<Calls>,
+    wakes: Arc<WakeCount>,
 }
 
 impl TestRequest {
@@ -37,12 +27,12 @@ impl TestRequest {
         TestRequest {
             asked,
             ticket: None,
-            calls: Arc::default(),
+            wakes: Arc::default(),
         }
     }
 
     fn ask(&mut self, turns: &mut Turns, now_ns: i64) -> Passage {
-        let waker = Arc::clone(&self.calls).into();
+        let waker = Arc::clone(&self.wakes).into();
         let mut woken = Vec::new();
         let answer = turns.ask(&self.asked, &mut self.ticket, &waker, now_ns, &mut woken);
         woken.into_iter().for_each(Waker::wake);
@@ -50,7 +40,7 @@ impl TestRequest {
     }
 
     fn was_woken(&self) -> bool {
-        self.calls.0.swap(0, Ordering::Relaxed) > 0
+        self.wakes.take() > 0
     }
 }
 
