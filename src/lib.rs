@@ -75,6 +75,9 @@ pub mod json;
 pub mod kvm;
 #[cfg(feature = "monitor")]
 pub mod monitor;
+#[cfg(feature = "vhost-user")]
+#[doc(hidden)] // for tests that are a peer
+pub mod nbd;
 pub mod object;
 #[cfg(any(feature = "monitor", feature = "vhost-user"))]
 mod rate_limit;

@@ -24,6 +24,7 @@ const LAYERS: [&[&str]; 8] = [
         "",
         "context",
         "json",
+        "nbd",
         "object",
         "rate_limit",
         "schema",
