@@ -1,7 +1,7 @@
 //! A queue's channel to a node.
 //!
 //! Used by devices. The owner fills requests and submits them; some are finished at once, the others come back from
-//! [`Channel::reap`]. The [`Way`](super::way::Way) that the node's driver opened brings a request to the data. Above it
+//! [`Channel::reap`]. The [`Way`] that the node's driver opened brings a request to the data. Above it
 //! the channel checks requests, counts them, and holds them back while it is drained.
 //!
 //! # Threads

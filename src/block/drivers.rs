@@ -1,7 +1,6 @@
 //! The block drivers.
 //!
-//! Each reads the options that belong to it, opens what is below, and implements
-//! [`BlockDriver`](super::driver::BlockDriver).
+//! Each reads the options that belong to it, opens what is below, and implements [`BlockDriver`].
 //!
 //! # Adding a driver
 //! A format or a filter is a file here with a [`DriverType`], which stands in [`DRIVERS`], and a name in
