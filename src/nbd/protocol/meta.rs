@@ -95,14 +95,14 @@ pub struct Extent {
 
 /// The extents of one context: the payload of a block status chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlockStatus {
+pub struct StatusChunk {
     /// The number of the context.
     pub context: u32,
     /// From the offset of the request on, without gaps.
     pub extents: Vec<Extent>,
 }
 
-impl BlockStatus {
+impl StatusChunk {
     /// The payload of the type `BLOCK_STATUS`. Lengths and flags that do not fit into 32 bits are cut off.
     #[allow(clippy::cast_possible_truncation)] // the caller limits lengths, and no context of 32 bits has other flags
     pub fn encode(&self) -> Vec<u8> {
@@ -131,7 +131,7 @@ impl BlockStatus {
     ///
     /// # Errors
     /// It has no extents, half ones, or empty ones.
-    pub fn decode(payload: &[u8]) -> Result<BlockStatus, Malformed> {
+    pub fn decode(payload: &[u8]) -> Result<StatusChunk, Malformed> {
         let mut fields = MessageFields::of(payload);
         let context = fields.u32()?;
         let mut extents = Vec::new();
@@ -140,14 +140,14 @@ impl BlockStatus {
             let flags = fields.u32()?.into();
             extents.push(Extent { length, flags });
         }
-        BlockStatus { context, extents }.check()
+        StatusChunk { context, extents }.check()
     }
 
     /// Reads the payload of the type `BLOCK_STATUS_EXT`.
     ///
     /// # Errors
     /// It has no extents, half ones, empty ones, or not as many as it says.
-    pub fn decode_extended(payload: &[u8]) -> Result<BlockStatus, Malformed> {
+    pub fn decode_extended(payload: &[u8]) -> Result<StatusChunk, Malformed> {
         let mut fields = MessageFields::of(payload);
         let context = fields.u32()?;
         let count = fields.u32()?;
@@ -161,10 +161,10 @@ impl BlockStatus {
         if count != 0 && usize::try_from(count) != Ok(extents.len()) {
             return Err(Malformed("block status has a wrong number of extents"));
         }
-        BlockStatus { context, extents }.check()
+        StatusChunk { context, extents }.check()
     }
 
-    fn check(self) -> Result<BlockStatus, Malformed> {
+    fn check(self) -> Result<StatusChunk, Malformed> {
         if self.extents.is_empty() {
             return Err(Malformed("block status has no extents"));
         }

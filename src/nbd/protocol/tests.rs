@@ -6,7 +6,7 @@ use super::export::{
     BlockSizeLimits, ExportDetail, ExportQuestion, ExportSize, ListedExport, transmission_flag,
 };
 use super::handshake::{Greeting, OptionHeader, OptionReplyHeader, option, option_reply};
-use super::meta::{BASE_ALLOCATION, BlockStatus, Extent, MetaContext, MetaQueries, allocation};
+use super::meta::{BASE_ALLOCATION, Extent, MetaContext, MetaQueries, StatusChunk, allocation};
 use super::reply::{ChunkHeader, ErrorChunk, HoleChunk, ReplyHeader, SimpleReply, chunk};
 use super::request::{RequestHeader, command, command_flag};
 use super::{MAX_STRING, Malformed};
@@ -203,7 +203,7 @@ fn a_metadata_context() {
 #[test]
 fn block_status() {
     let extent = |length, flags| Extent { length, flags };
-    let status = BlockStatus {
+    let status = StatusChunk {
         context: 1,
         extents: vec![
             extent(0x1_0000, 0),
@@ -214,28 +214,28 @@ fn block_status() {
         \x00\x01\x00\x00\x00\x00\x00\x00\
         \x00\x00\x02\x00\x00\x00\x00\x03";
     assert_eq!(status.encode(), compact);
-    assert_eq!(BlockStatus::decode(compact).as_ref(), Ok(&status));
+    assert_eq!(StatusChunk::decode(compact).as_ref(), Ok(&status));
     let extended = b"\x00\x00\x00\x01\x00\x00\x00\x02\
         \x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
         \x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x03";
     assert_eq!(status.encode_extended(), extended);
-    assert_eq!(BlockStatus::decode_extended(extended).as_ref(), Ok(&status));
+    assert_eq!(StatusChunk::decode_extended(extended).as_ref(), Ok(&status));
     let mut uncounted = *extended;
     uncounted[7] = 0;
-    assert_eq!(BlockStatus::decode_extended(&uncounted), Ok(status));
+    assert_eq!(StatusChunk::decode_extended(&uncounted), Ok(status));
     let mut miscounted = *extended;
     miscounted[7] = 3;
-    assert!(BlockStatus::decode_extended(&miscounted).is_err());
+    assert!(StatusChunk::decode_extended(&miscounted).is_err());
 }
 
 #[test]
 fn block_status_that_says_nothing() {
-    assert!(BlockStatus::decode(b"\x00\x00\x00\x01").is_err());
-    assert!(BlockStatus::decode(b"\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00").is_err());
-    assert!(BlockStatus::decode(b"\x00\x00\x00\x01\x00\x00\x00\x08\x00\x00").is_err());
-    assert!(BlockStatus::decode_extended(&[0; 8]).is_err());
-    assert!(BlockStatus::decode_extended(&[0; 24]).is_err());
-    assert!(BlockStatus::decode_extended(&[1; 25]).is_err());
+    assert!(StatusChunk::decode(b"\x00\x00\x00\x01").is_err());
+    assert!(StatusChunk::decode(b"\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00").is_err());
+    assert!(StatusChunk::decode(b"\x00\x00\x00\x01\x00\x00\x00\x08\x00\x00").is_err());
+    assert!(StatusChunk::decode_extended(&[0; 8]).is_err());
+    assert!(StatusChunk::decode_extended(&[0; 24]).is_err());
+    assert!(StatusChunk::decode_extended(&[1; 25]).is_err());
 }
 
 #[test]
