@@ -79,7 +79,7 @@ pub mod monitor;
 #[doc(hidden)] // for tests that are a peer
 pub mod nbd;
 pub mod object;
-#[cfg(any(feature = "monitor", feature = "vhost-user"))]
+#[cfg(feature = "vhost-user")]
 mod rate_limit;
 pub mod schema;
 #[cfg(any(feature = "monitor", feature = "vhost-user"))]

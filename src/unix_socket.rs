@@ -22,7 +22,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
+#[cfg(feature = "vhost-user")]
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,6 +51,7 @@ pub(crate) enum SocketAccess {
     /// This user.
     Owner,
     /// Whom the umask of the process allows.
+    #[cfg(feature = "vhost-user")]
     Umask,
 }
 
@@ -56,6 +59,7 @@ pub(crate) enum SocketAccess {
 #[derive(Debug)]
 pub(crate) struct ListeningSocket {
     socket: UnixListener,
+    #[cfg(feature = "vhost-user")]
     path: PathBuf,
     /// The same from the root: a process may go to another directory before it removes the socket.
     absolute: PathBuf,
@@ -105,6 +109,7 @@ impl ListeningSocket {
         let _ = fs::remove_file(&hidden);
         Ok(ListeningSocket {
             socket: fd.into(),
+            #[cfg(feature = "vhost-user")]
             path: path.to_owned(),
             absolute,
             identity: Some(placed?),
@@ -113,6 +118,7 @@ impl ListeningSocket {
     }
 
     /// The path at which it listens.
+    #[cfg(feature = "vhost-user")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

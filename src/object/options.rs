@@ -5,6 +5,8 @@
 //! texts are QEMU's and depend on the form, because people search for them.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "vhost-user")] // block drivers alone need it
+mod nested;
 mod number;
 mod text;
 
@@ -79,24 +81,6 @@ impl Options {
         self.entries
     }
 
-    /// Sets an option that is absent.
-    pub(crate) fn set_default(&mut self, name: &str, value: Value) {
-        if !self.entries.iter().any(|(key, _)| key == name) {
-            self.entries.push((name.to_owned(), value));
-        }
-    }
-
-    /// The same options with paths as names instead of nested objects and lists.
-    pub(crate) fn into_dotted(self) -> Options {
-        let mut flat = Dict::new();
-        flatten("", self.entries, &mut flat);
-        Options {
-            entries: flat,
-            dotted: true,
-            ..self
-        }
-    }
-
     /// Whether `help` or `?` is among the options.
     pub fn wants_help(&self) -> bool {
         self.help
@@ -111,12 +95,6 @@ impl Options {
     pub fn peek(&self, name: &str) -> Option<&str> {
         let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
         value.as_str()
-    }
-
-    /// The value of an option of any type. The option stays.
-    pub(crate) fn peek_value(&self, name: &str) -> Option<&Value> {
-        let (_, value) = self.entries.iter().find(|(key, _)| key == name)?;
-        Some(value)
     }
 
     /// Takes an option of any type.
@@ -344,20 +322,6 @@ fn parse_json(text: &str) -> Result<Dict> {
             ErrorKind::InvalidArgument,
             "Expecting a JSON object",
         )),
-    }
-}
-
-fn flatten(prefix: &str, entries: Dict, flat: &mut Dict) {
-    for (key, value) in entries {
-        let key = format!("{prefix}{key}");
-        match value {
-            Value::Dict(inner) => flatten(&format!("{key}."), inner, flat),
-            Value::List(inner) => {
-                let numbers = (0..).map(|index: usize| index.to_string());
-                flatten(&format!("{key}."), numbers.zip(inner).collect(), flat);
-            }
-            value => flat.push((key, value)),
-        }
     }
 }
 
