@@ -14,7 +14,7 @@
 //!
 //! Where things are, from below:
 //!
-//! * `request`, `bounce`: one request and its memory
+//! * `request`, `bounce`: one request and its memory; `transfer`: tasks that wait for requests
 //! * `range_lock`, `write_order`: which requests wait for which: writes where direct I/O is coarser than a sector, and discards
 //!   in images
 //! * `image`: an open file or block device, with its locks and what direct I/O on it demands
@@ -26,6 +26,7 @@
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
+//! * `backend`, `io_buffer`, `status`: what tasks use: exports and jobs
 //!
 //! # Threads
 //! Nodes are shared by all threads, and only their length changes. A channel is used by the thread that drives its
@@ -33,6 +34,7 @@
 //! on the file is coarser than a sector, they also share its order of writes.
 #![deny(unsafe_code)] // children that need it say why
 
+mod backend;
 mod bounce;
 mod budget;
 mod channel;
@@ -45,11 +47,13 @@ mod format;
 mod gate;
 mod graph;
 mod image;
+mod io_buffer;
 mod node;
 mod options;
 mod permission;
 mod range_lock;
 mod request;
+mod status;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
@@ -57,9 +61,11 @@ mod test_rig;
 #[cfg(test)]
 mod test_waker;
 mod throttle;
+mod transfer;
 mod way;
 mod write_order;
 
+pub use backend::BlockBackend;
 pub use channel::Channel;
 pub use driver::Driver;
 // For the monitor's queries and its schema.
@@ -70,9 +76,11 @@ pub use gate::{ChannelOwner, Drained};
 pub use graph::{Edge, Parent};
 #[doc(hidden)]
 pub use graph::{EdgeInfo, NodeId, edges};
+pub use io_buffer::IoBuffer;
 pub use node::Node;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};
+pub use status::BlockStatus;
 
 /// Makes the types of objects known that belong to the block layer: `throttle-group`.
 pub fn register_types() {

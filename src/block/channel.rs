@@ -131,6 +131,11 @@ impl Channel {
         submission
     }
 
+    /// Calls the owner in the next iteration.
+    pub(super) fn call_owner_later(&self) {
+        self.gate.schedule();
+    }
+
     /// Hands over to the engine what was submitted since the last time; once per batch.
     pub fn flush_submissions(&mut self) {
         self.way.flush_submissions();
@@ -193,7 +198,8 @@ impl Channel {
         {
             return Some(-libc::EINVAL);
         }
-        if request.op != Op::Read && !self.may_write {
+        let changes = !matches!(request.op, Op::Read | Op::BlockStatus);
+        if changes && !self.may_write {
             return Some(-libc::EROFS);
         }
         let is_void = request.op == Op::Discard && self.node.ignores_discard();

@@ -20,6 +20,7 @@ use crate::{Error, ErrorKind, Result};
 
 mod device;
 mod direct;
+mod extents;
 mod lock;
 #[cfg(test)]
 mod tests;

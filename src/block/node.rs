@@ -18,6 +18,7 @@ use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
 use super::permission::{Access, Permissions};
 use super::way::Way;
+use super::write_order::WriteOrder;
 use crate::{Error, ErrorKind, Result};
 
 mod names;
@@ -38,6 +39,8 @@ pub struct Node {
     /// Its name is the id of a `-drive`.
     is_drive: AtomicBool,
     length: AtomicU64,
+    /// The order of writes of block backends.
+    byte_order: Arc<WriteOrder>,
 }
 
 impl Node {
@@ -83,6 +86,7 @@ impl Node {
             ignores_discard: common.discard == Some(false) || ignores_below,
             is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
+            byte_order: Arc::default(),
             driver,
         });
         for child in node.driver.children() {
@@ -274,6 +278,11 @@ impl Node {
     /// A number that no other node has.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// Keeps the writes of block backends that are not made of whole blocks away from others.
+    pub(super) fn byte_order(&self) -> &Arc<WriteOrder> {
+        &self.byte_order
     }
 
     pub(super) fn open_way(&self, gate: &Arc<Gate>) -> Way {

@@ -19,6 +19,8 @@ use gsource::IoMemory;
 use vm_memory::VolatileSlice;
 
 use super::bounce::{Bounce, BounceStage};
+use super::io_buffer::IoBuffer;
+use super::status::BlockStatus;
 use super::write_order::WriteTurn;
 
 /// The unit of requests and lengths.
@@ -40,6 +42,8 @@ pub enum Op {
         /// Whether the space may be given back.
         unmap: bool,
     },
+    /// Says what the range is, or how it begins, without reading it; see [`Request::status`].
+    BlockStatus,
 }
 
 /// The way in which the current attempt at a request is made.
@@ -85,6 +89,11 @@ pub struct Request {
     pub(super) bounce: Option<Bounce>,
     /// Its place in the order of writes, where there is one.
     pub(super) turn: Option<WriteTurn>,
+    /// Its place in the node's order of writes that are not made of whole blocks; see [`super::BlockBackend`].
+    pub(super) byte_turn: Option<WriteTurn>,
+    /// Memory that it owns. It is the only segment then.
+    buffer: Option<IoBuffer>,
+    status: BlockStatus,
     segments: Vec<libc::iovec>,
     first: usize,
     tag: u64,
@@ -103,6 +112,9 @@ impl Request {
             method: Method::Plain,
             bounce: None,
             turn: None,
+            byte_turn: None,
+            buffer: None,
+            status: BlockStatus::default(),
             segments: Vec::new(),
             first: 0,
             tag: 0,
@@ -121,6 +133,9 @@ impl Request {
         self.length = 0;
         self.done = 0;
         self.method = Method::Plain;
+        self.byte_turn = None;
+        self.buffer = None;
+        self.status = BlockStatus::default();
         self.segments.clear();
         self.first = 0;
         self.tag = tag;
@@ -172,6 +187,32 @@ impl Request {
             iov_base: start.cast(),
             iov_len: len,
         });
+    }
+
+    /// Makes `buffer` the memory to read into or to write from. It stays with the request.
+    pub(super) fn own(&mut self, mut buffer: IoBuffer) {
+        // SAFETY: the request has the buffer until it has come back and is asked for it.
+        unsafe { self.push_segment(buffer.as_mut_ptr(), buffer.len()) };
+        self.buffer = Some(buffer);
+    }
+
+    /// Gives the memory back that it owns.
+    pub(super) fn take_buffer(&mut self) -> Option<IoBuffer> {
+        let buffer = self.buffer.take();
+        if buffer.is_some() {
+            self.segments.clear();
+        }
+        buffer
+    }
+
+    /// The answer to [`Op::BlockStatus`].
+    pub fn status(&self) -> BlockStatus {
+        self.status
+    }
+
+    /// Answers [`Op::BlockStatus`].
+    pub(super) fn set_status(&mut self, status: BlockStatus) {
+        self.status = status;
     }
 
     /// Makes `memory` the request's only segment, for tests that keep it.

@@ -5,6 +5,7 @@
 //! * [`header`]: reads the header itself and refuses what would be damaged or makes no sense
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
 //! * [`barrier`]: refcounts reach the file before the L1 table refers to what they count
+//! * [`mapping`]: what the tables say about a range
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
 //! The files that an image names are opened by [`super::backing`]. A backing file is a node of its own, of any driver, and read through it.
@@ -38,6 +39,7 @@ mod header;
 mod home;
 mod image;
 mod layer;
+mod mapping;
 mod scope;
 mod storage;
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Layer for ThrottleLayer {
     fn run(self: Arc<Self>, request: Box<Request>) -> Task {
         Box::pin(async move {
             let direction = match request.op {
-                Op::Flush => None,
+                Op::Flush | Op::BlockStatus => None,
                 Op::Read => Some(Direction::Read),
                 Op::Write | Op::Discard | Op::WriteZeroes { .. } => Some(Direction::Write),
             };

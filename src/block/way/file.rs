@@ -14,7 +14,7 @@ use crate::Error;
 use crate::block::budget::Budget;
 use crate::block::gate::Gate;
 use crate::block::image::Image;
-use crate::block::request::{Finished, Request, RequestBatch, Submission};
+use crate::block::request::{Finished, Op, Request, RequestBatch, Submission};
 
 mod admission;
 mod bounced;
@@ -44,8 +44,8 @@ pub(in crate::block) struct FileWay {
     image: Arc<Image>,
     inline: Inline,
     engine: Engine,
-    /// Carries out what the engine does not: writes of direct I/O through the page cache where the file ends within a block, and
-    /// all requests while the kernel gives the home no ring. Made when that first happens.
+    /// Carries out what the engine does not: questions about extents, writes of direct I/O through the page cache where the
+    /// file ends within a block, and all requests while the kernel gives the home no ring. Made when that first happens.
     beside: Option<Threads>,
     gate: Arc<Gate>,
     /// Set for direct I/O.
@@ -96,6 +96,10 @@ impl FileWay {
         if let Some(result) = lost_result(&self.image, &request) {
             return Submission::Done(Finished { request, result });
         }
+        if request.op == Op::BlockStatus {
+            self.start_beside(&mut vec![request]);
+            return Submission::Queued;
+        }
         if let Some(result) = self.inline.try_run(&self.image, &mut request, budget) {
             return Submission::Done(Finished { request, result });
         }
@@ -138,9 +142,15 @@ impl FileWay {
                 "requests of a disk go through the worker pool: {error}"
             );
         }
+        let mut fresh = mem::take(&mut self.fresh);
+        self.start_beside(&mut fresh);
+        self.fresh = fresh;
+    }
+
+    fn start_beside(&mut self, requests: &mut RequestBatch) {
         let (image, gate) = (&self.image, &self.gate);
         let beside = self.beside.get_or_insert_with(|| Threads::new(image, gate));
-        beside.start(&mut self.fresh);
+        beside.start(requests);
     }
 
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
@@ -180,9 +190,7 @@ impl FileWay {
         }
         self.again = again;
         if !through_cache.is_empty() {
-            let (image, gate) = (&self.image, &self.gate);
-            let beside = self.beside.get_or_insert_with(|| Threads::new(image, gate));
-            beside.start(&mut through_cache);
+            self.start_beside(&mut through_cache);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::block::budget::Budget;
 use crate::block::request::{Finished, Op, Request};
+use crate::block::status::BlockStatus;
 
 /// A queue's way to a null disk.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +18,24 @@ impl NullWay {
     /// Carries out any request at once.
     #[inline]
     pub(super) fn run(self, mut request: Box<Request>, budget: &mut Budget) -> Finished {
-        if self.read_zeroes && request.op == Op::Read {
-            request.fill_rest_with_zeroes();
-            budget.charge(request.length);
+        match request.op {
+            Op::Read if self.read_zeroes => {
+                request.fill_rest_with_zeroes();
+                budget.charge(request.length);
+            }
+            Op::BlockStatus => request.set_status(self.status(request.length)),
+            _ => {}
         }
         Finished { request, result: 0 }
+    }
+
+    fn status(self, length: u64) -> BlockStatus {
+        match self.read_zeroes {
+            true => BlockStatus::zeroes(length),
+            false => BlockStatus {
+                length,
+                ..BlockStatus::default()
+            },
+        }
     }
 }

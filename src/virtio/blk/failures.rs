@@ -71,6 +71,7 @@ pub(super) fn describe(
         Op::Read => format!("read of {length} bytes at {offset}"),
         Op::Write => format!("write of {length} bytes at {offset}"),
         Op::Flush => "flush".to_owned(),
+        Op::BlockStatus => format!("block status of {length} bytes at {offset}"),
         Op::Discard => format!("discard of {length} bytes at {offset}"),
         Op::WriteZeroes { .. } => format!("write-zeroes of {length} bytes at {offset}"),
     };

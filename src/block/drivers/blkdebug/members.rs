@@ -18,7 +18,14 @@ const EVENT: EnumType = EnumType::new(
 );
 const IO_TYPE: EnumType = EnumType::new(
     "BlkdebugIOType",
-    &["read", "write", "write-zeroes", "discard", "flush"],
+    &[
+        "read",
+        "write",
+        "write-zeroes",
+        "discard",
+        "flush",
+        "block-status",
+    ],
 );
 pub(super) const PERMISSION: EnumType = EnumType::new(
     "BlockPermission",

@@ -17,12 +17,13 @@ const EVENTS: [(&str, Event); 8] = [
     ("flush_to_disk", Event::FlushToDisk),
 ];
 
-const IO_TYPES: [(&str, IoType); 5] = [
+const IO_TYPES: [(&str, IoType); 6] = [
     ("read", IoType::Read),
     ("write", IoType::Write),
     ("write-zeroes", IoType::WriteZeroes),
     ("discard", IoType::Discard),
     ("flush", IoType::Flush),
+    ("block-status", IoType::BlockStatus),
 ];
 
 const PERMISSIONS: [(&str, Permissions); 4] = [

@@ -29,7 +29,7 @@ impl Event {
             Op::Write => &[Event::WriteAio, Event::Pwritev],
             Op::WriteZeroes { .. } => &[Event::PwritevZero],
             Op::Flush => &[Event::FlushToOs, Event::FlushToDisk],
-            Op::Discard => &[],
+            Op::Discard | Op::BlockStatus => &[],
         }
     }
 }
@@ -42,6 +42,7 @@ pub(super) enum IoType {
     WriteZeroes,
     Discard,
     Flush,
+    BlockStatus,
 }
 
 impl IoType {
@@ -52,6 +53,7 @@ impl IoType {
             Op::WriteZeroes { .. } => IoType::WriteZeroes,
             Op::Discard => IoType::Discard,
             Op::Flush => IoType::Flush,
+            Op::BlockStatus => IoType::BlockStatus,
         }
     }
 }

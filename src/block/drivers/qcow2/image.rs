@@ -14,6 +14,7 @@ use std::task::Poll;
 use imago::FormatAccess;
 use imago::io_buffers::{IoVector, IoVectorMut};
 
+use super::mapping;
 use super::scope::{ImageNodes, Scoped};
 use super::storage::NodeStorage;
 use crate::block::errand;
@@ -63,7 +64,7 @@ impl Qcow2Image {
     }
 
     /// Carries out a request. Returns 0 or a negative errno.
-    pub(super) async fn carry_out(&self, request: &Request) -> i32 {
+    pub(super) async fn carry_out(&self, request: &mut Request) -> i32 {
         let Some(access) = &self.access else {
             return -libc::ENOMEDIUM;
         };
@@ -72,7 +73,7 @@ impl Qcow2Image {
         }
         let work = async {
             let _range = self.lock(request).await;
-            start(access, request).await
+            start(access, &self.nodes, request).await
         };
         let result = self.without_panic(work).await;
         match result {
@@ -91,7 +92,7 @@ impl Qcow2Image {
                 .unwrap_or(end);
         let mut ticket = match request.op {
             Op::Flush => return None,
-            Op::Read | Op::Write => self.ranges.shared_ticket(range),
+            Op::Read | Op::Write | Op::BlockStatus => self.ranges.shared_ticket(range),
             Op::Discard | Op::WriteZeroes { .. } => self.ranges.ticket(range),
         };
         (&mut ticket).await;
@@ -138,7 +139,11 @@ impl Qcow2Image {
     }
 }
 
-async fn start(access: &FormatAccess<NodeStorage>, request: &Request) -> io::Result<()> {
+async fn start(
+    access: &FormatAccess<NodeStorage>,
+    nodes: &ImageNodes,
+    request: &mut Request,
+) -> io::Result<()> {
     let (offset, length) = (request.offset, request.length);
     match request.op {
         Op::Read => {
@@ -150,6 +155,12 @@ async fn start(access: &FormatAccess<NodeStorage>, request: &Request) -> io::Res
             let pieces = request.pieces();
             let (vector, _guard) = IoVector::from_volatile_slice(&pieces);
             access.writev(vector, offset).await
+        }
+        Op::BlockStatus => {
+            let backing = nodes.backing.as_ref();
+            let status = mapping::status(access, backing, offset, length).await?;
+            request.set_status(status);
+            Ok(())
         }
         Op::Flush => Qcow2Image::write_back(access).await,
         Op::Discard => {

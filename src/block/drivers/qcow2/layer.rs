@@ -33,10 +33,10 @@ impl Qcow2Layer {
 }
 
 impl Layer for Qcow2Layer {
-    fn run(self: Arc<Self>, request: Box<Request>) -> Task {
+    fn run(self: Arc<Self>, mut request: Box<Request>) -> Task {
         let image = Arc::clone(&self.image);
         let work = async move {
-            let result = image.carry_out(&request).await;
+            let result = image.carry_out(&mut request).await;
             Finished { request, result }
         };
         let scoped = Scoped::new(Arc::clone(&self.ways), work);

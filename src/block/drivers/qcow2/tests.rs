@@ -91,10 +91,10 @@ pub(super) fn image(fields: &Fields) -> Vec<u8> {
 }
 
 /// A directory that goes with its owner.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Folder {
+    pub(super) fn new() -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("qcontext-{}-qcow2-{number}", std::process::id());
@@ -107,14 +107,14 @@ impl Folder {
         self.0.join(name)
     }
 
-    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
     /// An image over `backing`, which has `format`.
-    fn overlay(&self, name: &str, backing: &str, format: &str) -> PathBuf {
+    pub(super) fn overlay(&self, name: &str, backing: &str, format: &str) -> PathBuf {
         let fields = Fields {
             backing: Some((backing.into(), format.into())),
             ..Fields::default()
@@ -129,7 +129,7 @@ impl Drop for Folder {
     }
 }
 
-fn open(path: &Path, more: &str) -> Result<Arc<Node>> {
+pub(super) fn open(path: &Path, more: &str) -> Result<Arc<Node>> {
     let text = format!(
         "node-name=image,driver=qcow2,file.driver=file,file.filename={}{more}",
         path.display()

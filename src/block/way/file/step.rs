@@ -31,6 +31,7 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
     }
     let offset = request.position();
     match request.op {
+        Op::BlockStatus => unreachable!("`run` answers it"),
         Op::Flush => FileCall::DataSync,
         Op::Discard => punch(image.discard_range(request.offset, request.length)),
         Op::Read => FileCall::Read(request.memory(), offset),
@@ -73,6 +74,10 @@ pub(super) fn lost_result(image: &Image, request: &Request) -> Option<i32> {
 
 /// Carries out a request to its end, on the calling thread; or gives it back if direct I/O does not take the rest as it is.
 pub(super) fn run(image: &Image, mut request: Box<Request>) -> Result<Finished, Box<Request>> {
+    if request.op == Op::BlockStatus {
+        request.set_status(image.block_status(request.offset, request.length));
+        return Ok(Finished { request, result: 0 });
+    }
     loop {
         let file = file_of(image, &request);
         let result = next_step(image, &mut request).run(file, 0);
@@ -112,6 +117,7 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
             }
             ControlFlow::Break(result)
         }
+        Op::BlockStatus => ControlFlow::Break(result),
         Op::Discard => {
             note_refusal(&image.punch_hole, result);
             ControlFlow::Break(0)
