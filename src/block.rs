@@ -19,6 +19,7 @@
 //!   in images
 //! * `image`: an open file or block device, with its locks and what direct I/O on it demands
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
+//! * `drain`: the drain of whole nodes, under which the graph is changed
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `throttle`: I/O limits and the groups that share them
@@ -39,6 +40,7 @@ mod bounce;
 mod budget;
 mod channel;
 mod common;
+mod drain;
 mod driver;
 mod drivers;
 mod errand;
@@ -67,6 +69,7 @@ mod write_order;
 
 pub use backend::BlockBackend;
 pub use channel::Channel;
+pub use drain::{DrainedNodes, Draining, drain};
 pub use driver::Driver;
 // For the monitor's queries and its schema.
 #[doc(hidden)]

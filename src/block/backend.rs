@@ -29,7 +29,7 @@ use gsource::AioContext;
 
 use super::channel::Channel;
 use super::gate::{ChannelOwner, Drained};
-use super::graph::Edge;
+use super::graph::{Edge, EdgeTarget};
 use super::io_buffer::IoBuffer;
 use super::node::Node;
 use super::request::{Finished, Op, Request};
@@ -49,7 +49,7 @@ pub struct BlockBackend(Arc<Handle>);
 struct Handle(Arc<Core>);
 
 struct Core {
-    node: Arc<Node>,
+    target: Arc<EdgeTarget>,
     aio: AioContext,
     state: Mutex<BackendState>,
 }
@@ -69,7 +69,7 @@ impl BlockBackend {
     /// Opens a way to the node of `edge`, for tasks on `aio` and what the edge's permissions allow.
     pub fn open(edge: &Edge, aio: &AioContext) -> BlockBackend {
         let core = Arc::new(Core {
-            node: Arc::clone(edge.node()),
+            target: Arc::clone(edge.target()),
             aio: aio.clone(),
             state: Mutex::default(),
         });
@@ -79,9 +79,9 @@ impl BlockBackend {
         BlockBackend(Arc::new(Handle(core)))
     }
 
-    /// The node.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.core().node
+    /// The node, which may be another one after a drain.
+    pub fn node(&self) -> Arc<Node> {
+        self.core().target.node()
     }
 
     /// The AioContext whose tasks use it.
@@ -300,7 +300,7 @@ impl Drop for Handle {
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core")
-            .field("node", &self.node.name())
+            .field("node", &self.target.node().name())
             .finish_non_exhaustive()
     }
 }

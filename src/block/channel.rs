@@ -15,13 +15,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::{Arc, Weak};
 
 use gsource::AioContext;
 
 use super::budget::Budget;
-use super::gate::{ChannelOwner, Drained, Gate};
-use super::graph::Edge;
+use super::gate::{ChannelOwner, Drained, Gate, Verdict};
+use super::graph::{Edge, EdgeTarget};
 use super::node::Node;
 use super::permission::Permissions;
 use super::request::{Finished, Op, Request, RequestBatch, Submission};
@@ -33,6 +34,8 @@ mod tests;
 /// One queue's way to a node.
 #[derive(Debug)]
 pub struct Channel {
+    target: Arc<EdgeTarget>,
+    /// What the target was when the way was opened.
     node: Arc<Node>,
     may_write: bool,
     /// The unit of requests.
@@ -52,29 +55,36 @@ impl Channel {
     /// Opens a channel to the node of `edge`, for requests in the callbacks of `aio` that the edge's permissions allow. The
     /// channel holds its owner weakly, because the owner usually has the channel.
     pub fn open(edge: &Edge, aio: &AioContext, owner: Weak<dyn ChannelOwner>) -> Channel {
-        Channel::to_node(edge.node(), edge.permissions(), aio, owner)
+        Channel::to_target(edge.target(), edge.permissions(), aio, owner)
     }
 
-    pub(super) fn to_node(
-        node: &Arc<Node>,
+    pub(super) fn to_target(
+        target: &Arc<EdgeTarget>,
         permissions: Permissions,
         aio: &AioContext,
         owner: Weak<dyn ChannelOwner>,
     ) -> Channel {
-        let gate = Gate::new(aio, owner);
-        let way = node.open_way(&gate);
-        Channel {
-            node: Arc::clone(node),
+        let node = target.node();
+        let mut channel = Channel {
+            target: Arc::clone(target),
             may_write: permissions.contains(Permissions::WRITE),
             block_size: node.block_size(),
-            way,
+            node,
+            way: Way::Absent,
             budget: Budget::BATCH,
             below: 0,
-            gate,
+            gate: Gate::new(aio, owner),
             is_held: false,
             held: VecDeque::new(),
             pool: Vec::new(),
-        }
+        };
+        channel.follow_gate();
+        channel
+    }
+
+    /// The node to which requests go.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     /// Refuses requests that are not made of blocks of `size` bytes, a power of two.
@@ -170,7 +180,7 @@ impl Channel {
 
     /// Begins or ends to hold requests back, if drains have begun or ended.
     fn check_gate(&mut self, finished: &mut Vec<Finished>) {
-        self.is_held = self.gate.check(self.below == 0);
+        self.follow_gate();
         if self.is_held || self.held.is_empty() {
             return;
         }
@@ -180,6 +190,26 @@ impl Channel {
             }
         }
         self.flush_submissions();
+    }
+
+    /// Opens or gives up the way, and holds requests back, as drains demand.
+    fn follow_gate(&mut self) {
+        loop {
+            match self.gate.check(self.below == 0) {
+                Verdict::Plug => {
+                    self.node = self.target.node();
+                    self.block_size = self.block_size.max(self.node.block_size());
+                    self.way = self.node.open_way(&self.gate);
+                }
+                Verdict::Unplug => {
+                    self.gate.give_up(mem::replace(&mut self.way, Way::Absent));
+                }
+                verdict => {
+                    self.is_held = verdict == Verdict::Hold;
+                    return;
+                }
+            }
+        }
     }
 
     /// Whether such a request is refused here: it asks for what the node does not have or permit.

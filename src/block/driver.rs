@@ -77,7 +77,7 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     fn is_read_only(&self) -> bool;
 
     /// The image's path, if there is one.
-    fn filename(&self) -> Option<&str> {
+    fn filename(&self) -> Option<String> {
         self.children().first()?.node().filename()
     }
 

@@ -40,7 +40,7 @@ impl Wake for ErrandWake {
 pub(super) fn run<F: Future>(work: impl FnOnce(&mut NewLayer) -> F) -> Result<F::Output> {
     let aio = AioContext::new()?;
     let owner: Weak<NoChannel> = Weak::new();
-    let gate = Gate::new(&aio, owner);
+    let gate = Gate::for_errand(&aio, owner);
     let mut layer = NewLayer::new(&gate);
     let mut work = pin!(work(&mut layer));
     let waker = Waker::from(Arc::new(ErrandWake(Arc::clone(&gate))));

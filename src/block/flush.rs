@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::AioContext;
 
+use super::graph::EdgeTarget;
 use super::{Channel, ChannelOwner, Node, Op, Permissions, Submission};
 use crate::{Error, Result};
 
@@ -32,7 +33,7 @@ pub fn flush(node: &Arc<Node>, aio: &AioContext, done: impl FnOnce(Result<()>) +
     });
     let owner: Arc<dyn ChannelOwner> = Arc::<Flush>::clone(&flush);
     let owner = Arc::downgrade(&owner);
-    let mut channel = Channel::to_node(node, Permissions::NONE, aio, owner);
+    let mut channel = Channel::to_target(&EdgeTarget::new(node), Permissions::NONE, aio, owner);
     let request = channel.request(Op::Flush, 0, 0);
     if let Submission::Done(finished) = channel.submit(request) {
         return done(outcome(finished.result));

@@ -1,20 +1,29 @@
 //! The top of a channel: calls the channel's owner, and holds requests back during a drain.
 //!
 //! Used by a [`Channel`](super::Channel), which checks it in `reap`, and by the ways, which report finished requests here.
-//! During a drain the channel lets no new request pass. When no request is below the gate any more, the drain's callback
-//! runs.
+//! During a drain the channel lets no new request pass. When no request is below the gate any more, the channel is quiet. There
+//! are two kinds of drains:
+//!
+//! * of the channel alone: its callback runs when the channel is quiet.
+//! * of nodes ([`mod@super::drain`]): a channel that is quiet also gives its way up, so that nothing of it is left in the nodes, which
+//!   may then be changed. After the release it opens a new way.
 //!
 //! # Threads
 //! A drain may begin and end on any thread. That changes the state, sets `changed` and schedules the bottom half. There the
 //! home calls the owner, the owner calls [`Channel::reap`](super::Channel::reap), and the channel checks the state. The
-//! callbacks run in that bottom half as well, where the owner's lock is not held.
+//! callbacks run in that bottom half as well, where the owner's lock is not held, and ways that were given up are dropped there:
+//! no callback of theirs is on the stack.
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh};
+
+use super::drain::DrainState;
+use super::way::Way;
 
 /// The owner of a channel, as the channel sees it.
 pub trait ChannelOwner: Send + Sync {
@@ -37,6 +46,10 @@ pub(super) struct Gate {
     is_held: AtomicBool,
     /// The owner wants to rest.
     is_hurried: AtomicBool,
+    /// For an [errand](super::errand): drains of nodes do not concern it.
+    is_errand: bool,
+    /// How many ways were given up: those that nodes know under a lower number are gone.
+    plug: AtomicU64,
     state: Mutex<GateState>,
 }
 
@@ -47,14 +60,52 @@ struct GateState {
     last_number: u64,
     /// The channel is gone.
     is_closed: bool,
+    plugging: Plugging,
+    /// A drained node did not open its part of the way.
+    is_incomplete: bool,
+    /// Ways that were given up, until the bottom half drops them.
+    given_up: Vec<Way>,
+}
+
+/// Whether the channel has a way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Plugging {
+    #[default]
+    Unplugged,
+    /// It has one, or is opening it.
+    Plugged,
+    /// It was given up and is still there.
+    Leaving,
 }
 
 struct Hold {
     number: u64,
-    /// `None` once it was called.
-    callback: Option<QuietCallback>,
+    is_for_nodes: bool,
+    /// `None` once it has happened.
+    quiet: Option<Quiet>,
     /// The channel was quiet during this drain.
     is_due: bool,
+}
+
+/// What happens when the channel is quiet.
+enum Quiet {
+    /// The callback is called.
+    Call(QuietCallback),
+    /// The way is given up, and the drain of nodes counts the channel.
+    Nodes(Arc<DrainState>),
+}
+
+/// What a channel is to do after a look at its gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Requests may pass.
+    Pass,
+    /// Requests are held back.
+    Hold,
+    /// A way is to be opened, then look again.
+    Plug,
+    /// The way is to be given up with [`Gate::give_up`], then look again.
+    Unplug,
 }
 
 /// A drain under way. Requests go on when the last one is dropped.
@@ -66,11 +117,21 @@ pub struct Drained {
 
 impl Gate {
     pub(super) fn new(aio: &AioContext, owner: Weak<dyn ChannelOwner>) -> Arc<Gate> {
+        Gate::build(aio, owner, false)
+    }
+
+    /// A gate that drains of nodes do not hold: for work that belongs to a change of the graph.
+    pub(super) fn for_errand(aio: &AioContext, owner: Weak<dyn ChannelOwner>) -> Arc<Gate> {
+        Gate::build(aio, owner, true)
+    }
+
+    fn build(aio: &AioContext, owner: Weak<dyn ChannelOwner>, is_errand: bool) -> Arc<Gate> {
         Arc::new_cyclic(|gate: &Weak<Gate>| {
             let gate = Weak::clone(gate);
             let run = move || {
                 if let Some(gate) = gate.upgrade() {
                     gate.call_owner();
+                    gate.drop_given_up();
                     gate.call_due();
                 }
             };
@@ -81,6 +142,8 @@ impl Gate {
                 changed: AtomicBool::new(false),
                 is_held: AtomicBool::new(false),
                 is_hurried: AtomicBool::new(false),
+                is_errand,
+                plug: AtomicU64::new(0),
                 state: Mutex::default(),
             }
         })
@@ -123,23 +186,44 @@ impl Gate {
         }
     }
 
+    /// Begins a drain of the channel alone.
     pub(super) fn hold(self: &Arc<Gate>, callback: QuietCallback) -> Drained {
         let mut state = self.state();
-        state.last_number += 1;
-        let number = state.last_number;
         let is_due = state.is_closed;
-        state.holds.push(Hold {
-            number,
-            callback: Some(callback),
-            is_due,
-        });
+        let number = state.add(Quiet::Call(callback), is_due);
         self.is_held.store(true, Ordering::Relaxed);
         drop(state);
+        self.held_as(number)
+    }
+
+    /// Holds the channel for a drain of nodes, which counts it when it is quiet. `None` if the channel is gone.
+    pub(super) fn hold_for(self: &Arc<Gate>, drain: &Arc<DrainState>) -> Option<Drained> {
+        let mut state = self.state();
+        if state.is_closed {
+            return None;
+        }
+        let number = state.add(Quiet::Nodes(Arc::clone(drain)), false);
+        self.is_held.store(true, Ordering::Relaxed);
+        drop(state);
+        Some(self.held_as(number))
+    }
+
+    fn held_as(self: &Arc<Gate>, number: u64) -> Drained {
         self.tell_channel();
         Drained {
             gate: Arc::clone(self),
             number,
         }
+    }
+
+    /// Whether drains of nodes do not concern it.
+    pub(super) fn is_errand(&self) -> bool {
+        self.is_errand
+    }
+
+    /// The number of the way that the channel has or opens.
+    pub(super) fn plug(&self) -> u64 {
+        self.plug.load(Ordering::Acquire)
     }
 
     fn release(&self, number: u64) {
@@ -159,41 +243,93 @@ impl Gate {
         self.bh.schedule();
     }
 
-    /// Tells the channel whether requests are held back. `is_quiet` says that no request is below the gate.
-    pub(super) fn check(&self, is_quiet: bool) -> bool {
+    /// Tells the channel what to do. `is_quiet` says that no request is below the gate. A channel that is to open a way counts
+    /// as having one from here on.
+    pub(super) fn check(&self, is_quiet: bool) -> Verdict {
         self.changed.store(false, Ordering::Relaxed);
         // A thread that set the flag before this line had changed the state earlier, so the change is visible below.
         let mut state = self.state();
-        if is_quiet {
-            self.make_due(&mut state);
+        if state.holds.is_empty() {
+            let before = mem::replace(&mut state.plugging, Plugging::Plugged);
+            let is_incomplete = mem::take(&mut state.is_incomplete);
+            return match before {
+                Plugging::Plugged if !is_incomplete => Verdict::Pass,
+                _ => Verdict::Plug,
+            };
         }
-        !state.holds.is_empty()
+        if !is_quiet {
+            return Verdict::Hold;
+        }
+        self.make_due(&mut state);
+        let is_for_nodes = state.holds.iter().any(|hold| hold.is_for_nodes);
+        match state.plugging == Plugging::Plugged && is_for_nodes {
+            true => Verdict::Unplug,
+            false => Verdict::Hold,
+        }
+    }
+
+    /// A drained node does not open its part of the way. The channel opens another one, even if that drain is over when it looks
+    /// at the gate.
+    pub(super) fn note_incomplete(&self) {
+        self.state().is_incomplete = true;
+    }
+
+    /// Takes the way of a quiet channel, to be dropped in the next iteration.
+    pub(super) fn give_up(&self, way: Way) {
+        let mut state = self.state();
+        state.plugging = Plugging::Leaving;
+        state.is_incomplete = false;
+        state.given_up.push(way);
+        drop(state);
+        self.plug.fetch_add(1, Ordering::AcqRel);
+        self.schedule();
+    }
+
+    fn drop_given_up(&self) {
+        let ways = mem::take(&mut self.state().given_up);
+        if ways.is_empty() {
+            return;
+        }
+        drop(ways);
+        self.has_left(&mut self.state());
+    }
+
+    /// The way that was given up is gone.
+    fn has_left(&self, state: &mut GateState) {
+        if state.plugging == Plugging::Leaving {
+            state.plugging = Plugging::Unplugged;
+            self.make_due(state);
+        }
     }
 
     /// The channel is dropped. It counts as quiet from now on.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
+        state.plugging = Plugging::Unplugged;
+        let ways = mem::take(&mut state.given_up);
         self.make_due(&mut state);
+        // At once, because the home may be gone.
+        let counting = state.take_due(|hold| hold.is_for_nodes);
         drop(state);
+        drop(ways);
+        counting.into_iter().for_each(Quiet::happen);
     }
 
+    /// The channel is quiet.
     fn make_due(&self, state: &mut GateState) {
-        for hold in state.holds.iter_mut().filter(|hold| !hold.is_due) {
+        let is_unplugged = state.plugging == Plugging::Unplugged;
+        let holds = state.holds.iter_mut();
+        for hold in holds.filter(|hold| !hold.is_due && (is_unplugged || !hold.is_for_nodes)) {
             hold.is_due = true;
             self.bh.schedule();
         }
     }
 
-    /// Calls the callbacks of the drains for which the channel was quiet.
+    /// Calls those who wait for the channel to be quiet.
     fn call_due(&self) {
-        let mut state = self.state();
-        let due = state.holds.iter_mut().filter(|hold| hold.is_due);
-        let callbacks: Vec<_> = due.filter_map(|hold| hold.callback.take()).collect();
-        drop(state);
-        for callback in callbacks {
-            callback();
-        }
+        let due = self.state().take_due(|_| true);
+        due.into_iter().for_each(Quiet::happen);
     }
 
     /// The state is consistent after every single operation on it.
@@ -202,11 +338,46 @@ impl Gate {
     }
 }
 
+impl GateState {
+    fn add(&mut self, quiet: Quiet, is_due: bool) -> u64 {
+        self.last_number += 1;
+        self.holds.push(Hold {
+            number: self.last_number,
+            is_for_nodes: matches!(quiet, Quiet::Nodes(_)),
+            quiet: Some(quiet),
+            is_due,
+        });
+        self.last_number
+    }
+
+    fn take_due(&mut self, wanted: fn(&Hold) -> bool) -> Vec<Quiet> {
+        let holds = self.holds.iter_mut();
+        let due = holds.filter(|hold| hold.is_due && wanted(hold));
+        due.filter_map(|hold| hold.quiet.take()).collect()
+    }
+}
+
+impl Quiet {
+    fn happen(self) {
+        match self {
+            Quiet::Call(callback) => callback(),
+            Quiet::Nodes(drain) => drain.count_quiet(),
+        }
+    }
+}
+
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate")
             .field("holds", &self.state().holds.len())
             .finish_non_exhaustive()
+    }
+}
+
+impl Drained {
+    /// Whether it holds the channel of `gate`.
+    pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
+        Arc::ptr_eq(&self.gate, gate)
     }
 }
 

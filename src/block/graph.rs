@@ -143,14 +143,32 @@ struct EdgeRecord {
 #[derive(Debug)]
 pub struct Edge {
     number: u64,
-    node: Arc<Node>,
+    target: Arc<EdgeTarget>,
     access: Access,
 }
 
+/// The node to which an edge leads. It changes while the node is drained.
+#[derive(Debug)]
+pub(super) struct EdgeTarget(Mutex<Arc<Node>>);
+
+impl EdgeTarget {
+    pub(super) fn new(node: &Arc<Node>) -> Arc<EdgeTarget> {
+        Arc::new(EdgeTarget(Mutex::new(Arc::clone(node))))
+    }
+
+    pub(super) fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Edge {
-    /// The node in use.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    /// The node in use, which may be another one after a drain.
+    pub fn node(&self) -> Arc<Node> {
+        self.target.node()
+    }
+
+    pub(super) fn target(&self) -> &Arc<EdgeTarget> {
+        &self.target
     }
 
     /// What the parent may do.
@@ -175,7 +193,7 @@ impl Drop for Edge {
         let index = edges.iter().position(|edge| edge.number == self.number);
         let gone = index.map(|index| edges.remove(index));
         // No permission was added, so there is no new conflict.
-        let settled = settle(&mut edges, self.node.id());
+        let settled = settle(&mut edges, self.target.node().id());
         debug_assert!(settled.is_ok(), "permissions that were given back conflict");
         drop(edges);
         // Outside of the lock: its callback is foreign code.
@@ -215,7 +233,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
     drop(before);
     Ok(Edge {
         number,
-        node: Arc::clone(node),
+        target: EdgeTarget::new(node),
         access,
     })
 }

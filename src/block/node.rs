@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::common::CommonOptions;
+use super::drain::Crossing;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
@@ -41,6 +42,7 @@ pub struct Node {
     length: AtomicU64,
     /// The order of writes of block backends.
     byte_order: Arc<WriteOrder>,
+    crossing: Crossing,
 }
 
 impl Node {
@@ -87,6 +89,7 @@ impl Node {
             is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
             byte_order: Arc::default(),
+            crossing: Crossing::default(),
             driver,
         });
         for child in node.driver.children() {
@@ -251,7 +254,7 @@ impl Node {
     }
 
     /// The image's path, if it has one.
-    pub fn filename(&self) -> Option<&str> {
+    pub fn filename(&self) -> Option<String> {
         self.driver.filename()
     }
 
@@ -285,8 +288,17 @@ impl Node {
         &self.byte_order
     }
 
+    /// Opens the way of a channel to the data; none while the node is drained.
     pub(super) fn open_way(&self, gate: &Arc<Gate>) -> Way {
-        self.driver.open_way(gate)
+        match self.crossing.enter(gate) {
+            true => self.driver.open_way(gate),
+            false => Way::Absent,
+        }
+    }
+
+    /// The channels that pass through the node.
+    pub(super) fn crossing(&self) -> &Crossing {
+        &self.crossing
     }
 }
 

@@ -22,6 +22,8 @@ use task::TaskWay;
 /// A queue's way to the data of a node, open.
 #[derive(Debug)]
 pub(super) enum Way {
+    /// There is none, while nodes are drained. No request comes here.
+    Absent,
     Null(NullWay),
     File(Box<FileWay>),
     Tasks(Box<TaskWay>),
@@ -32,6 +34,10 @@ impl Way {
     #[inline]
     pub(super) fn submit(&mut self, request: Box<Request>, budget: &mut Budget) -> Submission {
         match self {
+            Way::Absent => Submission::Done(Finished {
+                request,
+                result: -libc::ENOMEDIUM,
+            }),
             Way::Null(null) => Submission::Done(null.run(request, budget)),
             Way::File(file) => file.submit(request, budget),
             Way::Tasks(tasks) => tasks.submit(request, budget),
@@ -42,7 +48,7 @@ impl Way {
     #[inline]
     pub(super) fn flush_submissions(&mut self) {
         match self {
-            Way::Null(_) => {}
+            Way::Absent | Way::Null(_) => {}
             Way::File(file) => file.flush_submissions(),
             Way::Tasks(tasks) => tasks.flush_submissions(),
         }
@@ -51,7 +57,7 @@ impl Way {
     /// Appends the requests that have finished, and goes on with those that need more.
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         match self {
-            Way::Null(_) => {}
+            Way::Absent | Way::Null(_) => {}
             Way::File(file) => file.reap(budget, finished),
             Way::Tasks(tasks) => tasks.reap(budget, finished),
         }

@@ -110,7 +110,7 @@ impl Blk {
     }
 
     /// The node on offer.
-    pub fn node(&self) -> &Arc<Node> {
+    pub fn node(&self) -> Arc<Node> {
         self.model().node()
     }
 
@@ -134,7 +134,7 @@ impl Blk {
 }
 
 impl BlkModel {
-    fn node(&self) -> &Arc<Node> {
+    fn node(&self) -> Arc<Node> {
         self.edge.node()
     }
 
@@ -170,7 +170,7 @@ impl Model for BlkModel {
     }
 
     fn read_config(&self, limits: DeviceLimits, offset: usize, data: &mut [u8]) {
-        let space = config::space(self.node(), limits, self.sizes);
+        let space = config::space(&self.node(), limits, self.sizes);
         for (at, byte) in data.iter_mut().enumerate() {
             let at = offset.checked_add(at);
             *byte = at.and_then(|at| space.get(at)).copied().unwrap_or(0);
@@ -190,7 +190,7 @@ impl Model for BlkModel {
     }
 
     fn finish(&self, control: &AioContext, done: FinishCallback) {
-        pluggable::finish(self.node(), control, done);
+        pluggable::finish(&self.node(), control, done);
     }
 
     fn open_queue(&self, index: u16, aio: &AioContext, handle: QueueHandle) -> Result<BlkQueue> {

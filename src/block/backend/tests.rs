@@ -63,7 +63,7 @@ fn what_is_written_is_read_on_every_store() {
 #[test]
 fn a_write_with_fua_syncs_the_file_before_it_ends() {
     let (_, rig) = keepers().next().unwrap();
-    let (backend, node) = (rig.backend(), Arc::clone(rig.edge.node()));
+    let (backend, node) = (rig.backend(), rig.edge.node());
     let before = node.data_syncs();
     rig.run(async move {
         let (result, _) = backend.write(0, IoBuffer::zeroed(512), true).await;

@@ -31,8 +31,10 @@ type FileId = (u64, u64);
 impl BackingChain {
     /// The chain that begins with `file`.
     pub(super) fn new(file: &Arc<Node>) -> Result<BackingChain> {
-        let path = file.filename().map(Path::new);
-        let id = path.map(id).transpose()?;
+        let id = file
+            .filename()
+            .map(|path| id(Path::new(&path)))
+            .transpose()?;
         Ok(BackingChain(id.into_iter().collect()))
     }
 
@@ -84,7 +86,7 @@ impl BackingChain {
 /// Opens a file that the image in `file` names as it is.
 pub(super) fn open_file(name: &str, file: &Arc<Node>, read_only: bool) -> Result<Arc<Node>> {
     let path = resolve(name, file)?;
-    if Some(id(&path)?) == file.filename().map(|own| id(Path::new(own))).transpose()? {
+    if Some(id(&path)?) == file.filename().map(|own| id(Path::new(&own))).transpose()? {
         return Err(invalid(format!(
             "the data file '{name}' is the image itself"
         )));
@@ -108,8 +110,8 @@ fn resolve(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
         }
         _ => name,
     };
-    let image = file.filename().map(Path::new);
-    match image.and_then(Path::parent) {
+    let image = file.filename();
+    match image.as_deref().map(Path::new).and_then(Path::parent) {
         Some(folder) => Ok(folder.join(path)),
         None if Path::new(path).is_absolute() => Ok(path.into()),
         None => Err(unsupported(format!("the image has no folder for '{name}'"))),

@@ -146,8 +146,8 @@ impl BlockDriver for FileDriver {
         self.image.read_only
     }
 
-    fn filename(&self) -> Option<&str> {
-        Some(&self.path)
+    fn filename(&self) -> Option<String> {
+        Some(self.path.clone())
     }
 
     fn allocated(&self) -> Option<u64> {

@@ -157,7 +157,7 @@ pub(super) fn open_in_chain(
     node: &NewNode<'_>,
     chain: &BackingChain,
 ) -> Result<Box<dyn BlockDriver>> {
-    let name = file.filename().unwrap_or(file.name());
+    let name = file.filename().unwrap_or_else(|| file.name().into());
     let failed = |error: Error| {
         let message = format!("Could not open '{name}': {error}");
         Error::new(error.kind(), message)

@@ -47,7 +47,7 @@ fn the_talks_drive_opens() {
         ("d0", Driver::Raw, 8192)
     );
     assert!(!node.is_read_only());
-    assert_eq!(node.filename(), Some(image.path()));
+    assert_eq!(node.filename().as_deref(), Some(image.path()));
 }
 
 #[test]

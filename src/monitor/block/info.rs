@@ -94,8 +94,8 @@ fn info(node: &Node) -> Value {
 }
 
 fn file_name(node: &Node) -> String {
-    let own = node.filename().map(str::to_owned);
-    own.unwrap_or_else(|| format!("{}://", node.driver().name()))
+    node.filename()
+        .unwrap_or_else(|| format!("{}://", node.driver().name()))
 }
 
 /// The images behind an image, the next one first.

@@ -18,7 +18,7 @@ use super::request::{
     Frame, ID_LEN, RequestKind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
 };
 use super::stats::Totals;
-use crate::block::{Channel, ChannelOwner, Finished, Node, Op, Request, Submission};
+use crate::block::{Channel, ChannelOwner, Finished, Op, Request, Submission};
 use crate::virtio::memory::GuestSlice;
 use crate::virtio::queue::{Broken, Chain};
 use crate::virtio::worker::{Answers, QueueHandle, QueueModel, Tag};
@@ -32,7 +32,6 @@ pub struct BlkQueue {
     /// Reused from batch to batch.
     finished: Vec<Finished>,
     failures: Arc<FailureCounts>,
-    node: Arc<Node>,
     /// The channel knows it weakly.
     owner: Arc<QueueOwner>,
 }
@@ -73,7 +72,6 @@ impl BlkQueue {
             totals,
             finished: Vec::new(),
             failures: Arc::clone(&model.failures),
-            node: Arc::clone(model.node()),
             owner,
         }
     }
@@ -126,7 +124,7 @@ impl BlkQueue {
         let is_guests = self.channel.refuses(request);
         self.owner
             .0
-            .request_failed(|| failures::describe(&self.node, request, errno, is_guests));
+            .request_failed(|| failures::describe(self.channel.node(), request, errno, is_guests));
     }
 
     /// Counts a request that makes no sense to the disk; returns the answer for the guest.

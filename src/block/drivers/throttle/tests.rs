@@ -95,6 +95,6 @@ fn node_shows_the_file_below() {
         file.path()
     );
     let node = blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
-    assert_eq!(node.filename(), Some(file.path()));
+    assert_eq!(node.filename().as_deref(), Some(file.path()));
     assert!(node.allocated().is_some());
 }
