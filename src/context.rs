@@ -3,7 +3,8 @@
 //! * `builder`: how a context is made
 //! * `registry`: the names
 //! * `core`: what the handles, the thread and the registry share; `end`: how a context ends
-//! * `run`: the thread and its loop; `glib_side`: when and how the loop asks GLib
+//! * `thread`: how the kernel runs the thread, with `affinity`
+//! * `run`: the thread's loop; `glib_side`: when and how the loop asks GLib
 //! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
 //! * `invoke`: running closures on a context; `claim`: use by a device; `clock_step`: the virtual clock in tests
 //!
@@ -28,6 +29,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub(crate) mod affinity;
 mod builder;
 mod claim;
 mod clock_step;
@@ -41,6 +43,7 @@ mod raw;
 mod registry;
 mod run;
 mod sources;
+mod thread;
 
 pub(crate) use self::core::ContextCore;
 use crate::{AioContext, Error, ErrorKind, Result, Wait};
@@ -54,6 +57,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) use thread::AFFINITY;
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
 pub(crate) const MAIN: &str = "qcontext-main";

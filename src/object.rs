@@ -8,6 +8,7 @@
 //! Any thread may call these functions. No lock of this module is held while an object's code runs.
 #![forbid(unsafe_code)]
 
+mod cpus;
 pub mod options;
 mod property;
 mod qcontext;
@@ -16,6 +17,8 @@ pub mod tree;
 #[doc(hidden)]
 pub mod types;
 
+#[cfg(feature = "kvm")]
+pub(crate) use self::cpus::{AFFINITY, AFFINITY_TYPE, cpu_list, cpus_of};
 pub use crate::value::{Dict, Value};
 pub use options::Options;
 pub use property::{Object, Property, expected, not_found, not_writable};

@@ -47,6 +47,26 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "bad thread-pool-min/thread-pool-max values",
         ),
         (
+            "qcontext,id=a,threaded=on,cpu-affinity=0,cpu-affinity=4095",
+            "cpu-affinity of context 'a': not all of the CPUs [0, 4095] are there for this process",
+        ),
+        (
+            "iothread,id=a,cpu-affinity=x",
+            "Parameter 'cpu-affinity' expects a uint64 value or range",
+        ),
+        (
+            "iothread,id=a,cpu-affinity=0,cpu-affinity=3-2",
+            "Parameter 'cpu-affinity' expects a uint64 value or range",
+        ),
+        (
+            "qcontext,id=a,cpu-affinity=0",
+            "cpu-affinity of context 'a' expects a thread of the context's own (threaded=on)",
+        ),
+        (
+            r#"{"qom-type":"iothread","id":"a","cpu-affinity":[]}"#,
+            "cpu-affinity of context 'a': a list of CPUs must not be empty",
+        ),
+        (
             "qcontext,id=qcontext-main",
             "attempt to add duplicate property 'qcontext-main' to object (type 'container')",
         ),

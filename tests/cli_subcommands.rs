@@ -34,7 +34,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &server,
         &["qom-list", "/objects/ctx1"],
-        "id\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
+        "cpu-affinity\nid\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&server, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));
@@ -49,6 +49,7 @@ fn subcommands_set_and_walk() {
     prints(&server, &["qom-set", "/objects/a.b.poll-max-ns", "0"], "");
     prints(&server, &["qom-get", "/objects/a.b.poll-max-ns"], "0\n");
     prints(&server, &["qom-get", "/objects/a.b.threaded"], "false\n");
+    prints(&server, &["qom-get", "/objects/a.b.cpu-affinity"], "[]\n");
     let negative = ask(&server, &["qom-set", "/objects/a.b.poll-max-ns", "-1"]);
     let range = "qctx: qom-set: poll-max-ns value must be in range [0, 9223372036854775807]\n";
     assert_eq!(negative, (Some(1), String::new(), range.to_owned()));
@@ -64,7 +65,7 @@ fn subcommands_set_and_walk() {
         "{tree}"
     );
     assert!(
-        tree.contains("\n/objects/a.b\n  id: a.b (string)\n"),
+        tree.contains("\n/objects/a.b\n  cpu-affinity: [] (int[])\n  id: a.b (string)\n"),
         "{tree}"
     );
     prints(

@@ -28,7 +28,7 @@ fn object_tree_is_listed_read_and_changed() {
         )
     };
     let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
-    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poller", "type": "string"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}, {"name": "thread-pool-min", "type": "int"}, {"name": "thread-pool-max", "type": "int"}]"#;
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poller", "type": "string"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}, {"name": "thread-pool-min", "type": "int"}, {"name": "thread-pool-max", "type": "int"}, {"name": "cpu-affinity", "type": "int[]"}]"#;
     let transcript = [
         (
             list("/"),
@@ -206,6 +206,88 @@ fn the_worker_pool_is_read_and_changed() {
             returns("{}"),
         ),
         (get("d", "min"), returns("65")),
+    ];
+    for (request, reply) in transcript {
+        assert_eq!(client.ask(&request), reply, "{request}");
+    }
+}
+
+#[test]
+fn the_cpus_of_a_thread_are_read_and_changed() {
+    let server = Server::start_alone(&TWO_CONTEXTS);
+    let mut client = server.client();
+    let get = |id: &str| {
+        format!(
+            r#"{{"execute":"qom-get","arguments":{{"path":"{id}","property":"cpu-affinity"}}}}"#
+        )
+    };
+    let set = |id: &str, value: &str| {
+        format!(
+            r#"{{"execute":"qom-set","arguments":{{"path":"{id}","property":"cpu-affinity","value":{value}}}}}"#
+        )
+    };
+    let add = |of: &str, cpus: &str| {
+        let more = match of {
+            "qcontext" => r#""threaded":true,"#,
+            _ => "",
+        };
+        format!(
+            r#"{{"execute":"object-add","arguments":{{"qom-type":"{of}","id":"d",{more}"cpu-affinity":{cpus}}}}}"#
+        )
+    };
+    let del = r#"{"execute":"object-del","arguments":{"id":"d"}}"#.to_owned();
+    let all = client.ask(get("iot0"));
+    let first: String = all
+        .chars()
+        .skip_while(|c| *c != '[')
+        .skip(1)
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let (one, none) = (
+        format!("[{first}]"),
+        "not all of the CPUs [4095] are there for this process",
+    );
+    let array = "Invalid parameter type for 'cpu-affinity', expected: array";
+    let transcript = [
+        (set("iot0", &one), returns("{}")),
+        (get("iot0"), returns(&one)),
+        (
+            set("iot0", "[4095]"),
+            generic(&format!("cpu-affinity of context 'iot0': {none}")),
+        ),
+        (
+            set("iot0", "[]"),
+            generic("cpu-affinity of context 'iot0': a list of CPUs must not be empty"),
+        ),
+        (
+            set("iot0", r#""0""#),
+            generic(&format!("{array} of CPU numbers")),
+        ),
+        (get("iot0"), returns(&one)),
+        (get("qcontext-main"), all),
+        (get("slow"), returns("[]")),
+        (
+            set("slow", &one),
+            generic(
+                "cpu-affinity of context 'slow' expects a thread of the context's own (threaded=on)",
+            ),
+        ),
+        (add("qcontext", &one), returns("{}")),
+        (get("d"), returns(&one)),
+        (del.clone(), returns("{}")),
+        (add("iothread", &one), returns("{}")),
+        (get("d"), returns(&one)),
+        (del, returns("{}")),
+        (
+            add("iothread", "[4095]"),
+            generic(&format!("cpu-affinity of context 'd': {none}")),
+        ),
+        (add("iothread", r#""0""#), generic(array)),
+        (
+            add("iothread", "[-1]"),
+            generic("Parameter 'cpu-affinity[0]' expects uint64"),
+        ),
+        (get("d"), of_class("DeviceNotFound", "Device 'd' not found")),
     ];
     for (request, reply) in transcript {
         assert_eq!(client.ask(&request), reply, "{request}");

@@ -1360,7 +1360,7 @@ GVariant *qcontext_get_property(QContext *context, const char *name, GError **er
  * qcontext_set_property:
  * @context: a context
  * @name: a property, such as "poll-max-ns"
- * @value: a boolean, a number or a string; consumed if floating
+ * @value: a boolean, a number, a string or an array of these, such as "[0, 1]" for "cpu-affinity"; consumed if floating
  * @error: NOT_FOUND, INVALID_ARGUMENT for one that cannot be written or a value that does not fit
  *
  * Returns: FALSE on failure; nothing has changed then.

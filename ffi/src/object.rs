@@ -136,7 +136,7 @@ pub unsafe extern "C" fn qcontext_get_property(
 /// qcontext_set_property:
 /// @context: a context
 /// @name: a property, such as "poll-max-ns"
-/// @value: a boolean, a number or a string; consumed if floating
+/// @value: a boolean, a number, a string or an array of these, such as "[0, 1]" for "cpu-affinity"; consumed if floating
 /// @error: NOT_FOUND, INVALID_ARGUMENT for one that cannot be written or a value that does not fit
 ///
 /// Returns: FALSE on failure; nothing has changed then.
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn qcontext_set_property(
         error,
         |value: Variant, context: Context, name: &str| {
             let wanted: Value = from_variant(&value)
-                .ok_or_else(|| object::expected(name, "boolean, number or string"))?;
+                .ok_or_else(|| object::expected(name, "boolean, number, string or array"))?;
             context.set(name, wanted)?;
             Ok(1)
         }

@@ -1,8 +1,8 @@
 //! Property values as GVariants and as text.
 #![forbid(unsafe_code)]
 
-use glib::Variant;
 use glib::variant::ToVariant;
+use glib::{Variant, VariantTy};
 use qcontext::object::Value;
 
 /// Converts a value. Null becomes an empty `maybe`, a list `av`, an object `a{sv}`.
@@ -29,13 +29,29 @@ pub(crate) fn to_variant(value: &Value) -> Variant {
     }
 }
 
-/// Converts a boolean, a number or a string; `None` for other types.
+/// Converts a boolean, a number, a string or an array of these; `None` for other types.
 pub(crate) fn from_variant(value: &Variant) -> Option<Value> {
+    let of = value.type_();
+    if of.is_subtype_of(VariantTy::ARRAY) && !of.is_subtype_of(VariantTy::DICTIONARY) {
+        return value.iter().map(|item| scalar(&unboxed(item))).collect();
+    }
+    scalar(value)
+}
+
+/// What a variant in a variant has in it.
+fn unboxed(value: Variant) -> Variant {
+    let is_box = value.is_type(VariantTy::VARIANT);
+    let inside = is_box.then(|| value.as_variant()).flatten();
+    inside.unwrap_or(value)
+}
+
+fn scalar(value: &Variant) -> Option<Value> {
     None.or_else(|| value.get::<bool>().map(Value::from))
         .or_else(|| value.get::<i64>().map(Value::from))
         .or_else(|| value.get::<u64>().map(Value::from))
         .or_else(|| value.get::<i32>().map(|small| Value::Int(small.into())))
         .or_else(|| value.get::<u32>().map(|small| Value::Int(small.into())))
+        .or_else(|| value.get::<u16>().map(|small| Value::Int(small.into())))
         .or_else(|| value.get::<f64>().map(Value::Double))
         .or_else(|| value.get::<String>().map(Value::from))
 }
@@ -76,7 +92,27 @@ mod tests {
         ] {
             assert_eq!(from_variant(&to_variant(&value)), Some(value));
         }
-        assert_eq!(from_variant(&to_variant(&Value::List(Vec::new()))), None);
+        assert_eq!(from_variant(&to_variant(&Value::Null)), None);
+        assert_eq!(from_variant(&to_variant(&Value::empty())), None);
+    }
+
+    #[test]
+    fn arrays_of_scalars_become_lists() {
+        let numbers = Value::List(vec![Value::Int(0), Value::Int(5)]);
+        assert_eq!(from_variant(&to_variant(&numbers)), Some(numbers.clone()));
+        for array in [
+            [0u16, 5].to_variant(),
+            [0i32, 5].to_variant(),
+            [0u32, 5].to_variant(),
+            [0i64, 5].to_variant(),
+            [0u64, 5].to_variant(),
+        ] {
+            assert_eq!(from_variant(&array), Some(numbers.clone()), "{array}");
+        }
+        let none = Value::List(Vec::new());
+        assert_eq!(from_variant(&to_variant(&none)), Some(none));
+        let nested = Value::List(vec![numbers]);
+        assert_eq!(from_variant(&to_variant(&nested)), None);
     }
 
     #[test]

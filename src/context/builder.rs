@@ -5,6 +5,7 @@
 //! another thread cannot take the GMainContext before the context's own thread does.
 #![forbid(unsafe_code)]
 
+use super::thread::ThreadSettings;
 use super::{ContextCore, QContext, id, registry};
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, Result};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub struct QContextBuilder {
     pub(super) poller: Poller,
     pub(super) poll_params: PollParams,
     pub(super) pool_limits: PoolLimits,
+    thread: ThreadSettings,
     kept: bool,
     /// `None` for a GMainContext of its own.
     around: Option<glib::MainContext>,
@@ -46,6 +48,7 @@ impl QContextBuilder {
             poller: Poller::default(),
             poll_params: DEFAULT_POLLING,
             pool_limits: PoolLimits::default(),
+            thread: ThreadSettings::default(),
             kept: false,
             around: None,
         }
@@ -81,6 +84,13 @@ impl QContextBuilder {
         self
     }
 
+    /// The host's CPUs that the context's thread may run on; see [`QContext::set_cpu_affinity`]. Default: those of the thread
+    /// that makes the context.
+    pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> QContextBuilder {
+        self.thread.cpus = Some(cpus.into_iter().collect());
+        self
+    }
+
     /// Whether the context lasts until [`QContext::delete`], also without a handle, as those of `-object` do. Otherwise it
     /// stops when its last handle is dropped. Default: false.
     pub fn kept(mut self, kept: bool) -> QContextBuilder {
@@ -91,7 +101,8 @@ impl QContextBuilder {
     /// Makes the context. A threaded one runs when this returns.
     ///
     /// # Errors
-    /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range; `Os` when fds or threads have run out.
+    /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range, and for CPUs that the process may not use or
+    /// that a context without a thread is given; `Os` when fds or threads have run out.
     /// Other threads have not seen the context then.
     pub fn build(self) -> Result<QContext> {
         let name = format!("context '{}'", self.id.as_deref().unwrap_or(""));
@@ -100,9 +111,11 @@ impl QContextBuilder {
 
     fn make(self) -> Result<QContext> {
         let context = QContext::wrap(self.make_core()?);
+        self.thread.check(context.core())?;
         registry::reserve(&context)?;
         if self.threaded {
             context.core().start()?;
+            self.thread.apply(&context)?;
         }
         if self.kept {
             registry::keep(&context);

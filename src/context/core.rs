@@ -29,6 +29,8 @@ pub(crate) struct ContextCore {
     /// The names of the devices that hold a claim. `None` once the context was deleted.
     pub(super) devices: Mutex<Option<Vec<String>>>,
     pub(super) thread_id: AtomicI64,
+    /// See `thread`, invariant 1.
+    pub(super) leaving: Mutex<()>,
     pub(super) stopping: AtomicBool,
     /// GSources that are not ours may be attached, so GLib is asked before each wait.
     pub(super) foreign: AtomicBool,
@@ -107,6 +109,7 @@ impl ContextCore {
             sources: Mutex::default(),
             devices: Mutex::new(Some(Vec::new())),
             thread_id: AtomicI64::new(-1),
+            leaving: Mutex::default(),
             stopping: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             glib_side: Mutex::new(Some(glib_side)),
@@ -132,6 +135,13 @@ impl ContextCore {
             .as_ref()
             .map(|own| own.handlers.clone())
             .ok_or_else(|| self.closed())
+    }
+
+    pub(super) fn of_parent(&self) -> Error {
+        let id = &self.id;
+        let message =
+            format!("context '{id}' was made before fork() and belongs to the parent process");
+        Error::new(ErrorKind::WrongThread, message)
     }
 
     pub(super) fn closed(&self) -> Error {

@@ -62,10 +62,7 @@ impl QContext {
 /// `WouldDeadlock` when `target` waits for the caller's context already; `WrongThread` when its thread is in the parent process.
 pub(super) fn wait_for(target: &Arc<ContextCore>) -> Result<Option<WaitGuard>> {
     if target.reactor.is_of_parent() {
-        let id = &target.id;
-        let message =
-            format!("context '{id}' was made before fork() and belongs to the parent process");
-        return Err(Error::new(ErrorKind::WrongThread, message));
+        return Err(target.of_parent());
     }
     let Some(current) = run::current() else {
         return Ok(None);

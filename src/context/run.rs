@@ -131,7 +131,7 @@ impl ContextCore {
                 let running = Running::new(self);
                 let _ = started.send(());
                 self.iterate_until_stopped();
-                self.thread_id.store(-1, Ordering::Release);
+                self.forget_thread();
                 self.tear_down();
                 driving.release_thread();
                 drop(running);
@@ -161,7 +161,7 @@ fn make_timers_exact() {
 }
 
 /// The kernel's id of the calling thread.
-fn thread_id() -> i64 {
+pub(super) fn thread_id() -> i64 {
     // SAFETY: no arguments.
     i64::from(unsafe { libc::gettid() })
 }

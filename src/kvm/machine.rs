@@ -24,6 +24,7 @@ use super::irq::IrqLine;
 use super::ram::Ram;
 use super::vcpu::{self, MachineEnd, PrepareVcpu, VcpuInfo, VcpuSet};
 use super::{failed, uninterrupted};
+use crate::context::affinity::{affinity, set_affinity};
 use crate::{Error, ErrorKind, QContext, Result};
 use virtio::{MmioLocation, MmioSlots};
 
@@ -282,7 +283,7 @@ impl Machine {
     /// # Errors
     /// `NotFound` if there is no such vcpu or its thread has ended.
     pub fn affinity(&self, vcpu: usize) -> Result<Vec<usize>> {
-        vcpu::affinity(self.thread_id(vcpu)?)
+        affinity(self.thread_id(vcpu)?)
     }
 
     /// Restricts a vcpu's thread to these CPUs of the host.
@@ -290,7 +291,7 @@ impl Machine {
     /// # Errors
     /// As for [`Machine::affinity`]; `InvalidArgument` if the list is empty, or the process may not use one of them.
     pub(crate) fn set_affinity(&self, vcpu: usize, cpus: &[usize]) -> Result<()> {
-        vcpu::set_affinity(self.thread_id(vcpu)?, cpus)
+        set_affinity(self.thread_id(vcpu)?, cpus)
     }
 
     fn thread_id(&self, vcpu: usize) -> Result<i64> {

@@ -6,7 +6,6 @@
 //!
 //! * `run`: the vcpu's thread
 //! * `kick`: the signal
-//! * `affinity`: the host's CPUs that a vcpu's thread may use
 //! * `real_mode`: the registers of a vcpu that starts in real mode
 //!
 //! # Threads
@@ -30,12 +29,10 @@ use kvm_ioctls::VcpuFd;
 use super::bus::Bus;
 use crate::{Error, ErrorKind, QContext, Resource, Result};
 
-mod affinity;
 mod kick;
 mod real_mode;
 mod run;
 
-pub(super) use affinity::{affinity, set_affinity};
 pub use real_mode::RealMode;
 
 /// Why a machine ended by itself.

@@ -83,6 +83,7 @@ fn members(of: &Type) -> Vec<Member> {
             "int" => ValueType::Int,
             "bool" => ValueType::Bool,
             "string" => ValueType::Str,
+            "int[]" => ValueType::Array(&ValueType::Int),
             other => match objects.iter().find(|object| object.name == other) {
                 Some(object) => ValueType::Object(object),
                 None => ValueType::Enum(EnumType::joined(other)),

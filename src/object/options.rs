@@ -5,6 +5,7 @@
 //! texts are QEMU's and depend on the form, because people search for them.
 #![forbid(unsafe_code)]
 
+mod list;
 #[cfg(feature = "vhost-user")] // block drivers alone need it
 mod nested;
 mod number;
@@ -37,6 +38,8 @@ pub struct Options {
     entries: Dict,
     /// The names are paths: `file.driver` is the member `driver` of the member `file`.
     dotted: bool,
+    /// Values of a repeated name, except the last: `cpu-affinity=0,cpu-affinity=4`.
+    repeated: Dict,
     help: bool,
     warnings: Vec<String>,
 }
@@ -53,6 +56,7 @@ impl Options {
             prefix: String::new(),
             entries,
             dotted: form == Form::Keyval,
+            repeated: Dict::new(),
             help: false,
             warnings: Vec::new(),
         }
@@ -60,6 +64,7 @@ impl Options {
 
     fn of_text(form: Form, parsed: text::Parsed) -> Options {
         Options {
+            repeated: parsed.repeated,
             help: parsed.help,
             warnings: parsed.warnings,
             ..Options::new(form, parsed.entries)

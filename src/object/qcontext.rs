@@ -1,6 +1,7 @@
 //! The context as an object.
 #![forbid(unsafe_code)]
 
+use super::cpus::{AFFINITY, AFFINITY_TYPE, cpu_list, cpus_of};
 use super::{Object, Options, Property, Value, expected, not_found, not_writable, options};
 use crate::context::DEFAULT_POLLING;
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
@@ -12,7 +13,7 @@ pub(super) const TYPE: &str = "qcontext";
 /// The type that has a thread always.
 pub(super) const IOTHREAD: &str = "iothread";
 
-/// The properties that `qom-set` changes, in listing order.
+/// The numbers that `qom-set` changes, in listing order.
 const TUNING: [&str; 5] = [
     "poll-max-ns",
     "poll-grow",
@@ -22,7 +23,8 @@ const TUNING: [&str; 5] = [
 ];
 
 /// The options of `-object qcontext` besides `id`.
-pub(super) const OPTIONS: [(&str, &str); 7] = [
+pub(super) const OPTIONS: [(&str, &str); 8] = [
+    (AFFINITY, AFFINITY_TYPE),
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
@@ -32,9 +34,10 @@ pub(super) const OPTIONS: [(&str, &str); 7] = [
     ("threaded", "bool"),
 ];
 
-/// The options of `-object iothread` besides `id`. They are QEMU's.
-pub(super) const IOTHREAD_OPTIONS: [(&str, &str); 6] = [
+/// The options of `-object iothread` besides `id`: QEMU's, and the CPUs.
+pub(super) const IOTHREAD_OPTIONS: [(&str, &str); 7] = [
     ("aio-max-batch", "int"),
+    (AFFINITY, AFFINITY_TYPE),
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
@@ -53,6 +56,7 @@ pub(super) fn properties() -> Vec<Property> {
     ];
     let tuning = TUNING.map(|name| (name, "int"));
     let all = fixed.into_iter().chain(tuning);
+    let all = all.chain([(AFFINITY, AFFINITY_TYPE)]);
     all.map(|(name, type_name)| Property::new(name, type_name))
         .collect()
 }
@@ -116,14 +120,19 @@ fn make(id: &str, threaded: bool, mut options: Options) -> Result<QContext> {
             *tuning.parameter(name) = value;
         }
     }
+    let cpus = options.take_numbers(AFFINITY)?;
+    let cpu = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     options.finish()?;
-    QContext::builder(id)
+    let builder = QContext::builder(id)
         .threaded(threaded)
         .poller(poller)
         .poll_params(tuning.polling)
         .pool_limits(tuning.pool)
-        .kept(true)
-        .build()
+        .kept(true);
+    match cpus {
+        Some(cpus) => builder.cpu_affinity(cpus.into_iter().map(cpu)).build(),
+        None => builder.build(),
+    }
 }
 
 /// The poller that the options name. `auto` is the default one.
@@ -183,12 +192,16 @@ impl Object for QContext {
             "threaded" => self.is_threaded().into(),
             "thread_id" | "thread-id" => self.thread_id().into(),
             "poller" => self.poller().name().into(),
+            AFFINITY => cpu_list(self.cpu_affinity()?),
             _ if TUNING.contains(&name) => (*Tuning::of(self).parameter(name)).into(),
             _ => return Err(not_found(TYPE, name)),
         })
     }
 
     fn set(&self, name: &str, value: Value) -> Result<()> {
+        if name == AFFINITY {
+            return self.set_cpu_affinity(&cpus_of(&value)?);
+        }
         if !TUNING.contains(&name) {
             self.get(name)?;
             return Err(not_writable(TYPE, name));

@@ -9,12 +9,11 @@ use super::{MicroVm, MicroVmCore};
 use crate::kvm::vcpu::{VcpuInfo, VcpuState};
 use crate::object::tree::{self, CPUS};
 use crate::object::types::{self, Type};
-use crate::object::{Object, Property, Value, expected, not_found, not_writable};
+use crate::object::{AFFINITY, AFFINITY_TYPE, cpu_list, cpus_of};
+use crate::object::{Object, Property, Value, not_found, not_writable};
 use crate::{Error, ErrorKind, Result};
 
 const TYPE: &str = "vcpu";
-
-const AFFINITY: &str = "cpu-affinity";
 
 /// The properties with their types, in listing order. `thread_id` can be read too.
 const PROPERTIES: [(&str, &str); 6] = [
@@ -23,7 +22,7 @@ const PROPERTIES: [(&str, &str); 6] = [
     ("thread-id", "int"),
     ("thread-name", "string"),
     ("state", "string"),
-    (AFFINITY, "int[]"),
+    (AFFINITY, AFFINITY_TYPE),
 ];
 
 /// What `query-cpus-fast` answers for a processor.
@@ -172,8 +171,7 @@ impl Object for CpuObject {
             "state" => self.machine()?.vcpu(self.index).state.name().into(),
             AFFINITY => {
                 let cpus = self.machine()?.affinity(self.index)?;
-                let number = |cpu: usize| Value::from(i64::try_from(cpu).unwrap_or(i64::MAX));
-                cpus.into_iter().map(number).collect()
+                cpu_list(cpus)
             }
             _ => return Err(not_found(TYPE, name)),
         })
@@ -186,7 +184,7 @@ impl Object for CpuObject {
                 false => Err(not_found(TYPE, name)),
             };
         }
-        let set = self.machine()?.set_affinity(self.index, numbers(value)?);
+        let set = self.machine()?.set_affinity(self.index, cpus_of(&value)?);
         set.map_err(|error| {
             let path = path(self.index);
             Error::new(
@@ -195,17 +193,4 @@ impl Object for CpuObject {
             )
         })
     }
-}
-
-/// Reads a list of CPU numbers.
-fn numbers(value: Value) -> Result<Vec<usize>> {
-    let wrong = || expected(AFFINITY, "array of CPU numbers");
-    let Value::List(items) = value else {
-        return Err(wrong());
-    };
-    let number = |item: &Value| match item {
-        Value::Int(number) => usize::try_from(*number).map_err(|_| wrong()),
-        _ => Err(wrong()),
-    };
-    items.iter().map(number).collect()
 }

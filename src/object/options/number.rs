@@ -11,7 +11,7 @@ pub(super) fn integer(text: &str) -> Option<i64> {
     i64::try_from(if negative { -magnitude } else { magnitude }).ok()
 }
 
-fn unsigned(digits: &str) -> Option<u64> {
+pub(super) fn unsigned(digits: &str) -> Option<u64> {
     let (digits, radix) = match digits.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&digits[2..], 16),
         [b'0', _, ..] => (&digits[1..], 8),

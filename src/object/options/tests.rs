@@ -259,3 +259,63 @@ fn random_option_strings_never_panic() {
         let _ = parse_dotted("driver", &text);
     }
 }
+
+#[test]
+fn lists_of_numbers_are_read_in_each_form() {
+    let flags = |text: &str| opts(&format!("t,{text}")).take_numbers("n");
+    let dotted = |text: &str| {
+        parse_dotted("t", &format!("t,{text}"))
+            .unwrap()
+            .take_numbers("n")
+    };
+    let typed = |text: &str| opts(text).take_numbers("n");
+    for (read, numbers) in [
+        (flags("n=3"), vec![3]),
+        (flags("n=0-2,x=1,n=0x10,n=5-5"), vec![0, 1, 2, 16, 5]),
+        (flags("n.1=7,n.0=9"), vec![9, 7]),
+        (dotted("n.0=9,n.1=7-8"), vec![9, 7, 8]),
+        (
+            typed(r#"{"n":[4,18446744073709551615]}"#),
+            vec![4, u64::MAX],
+        ),
+        (typed(r#"{"n":[]}"#), vec![]),
+    ] {
+        assert_eq!(read.unwrap(), Some(numbers));
+    }
+    for absent in [flags("x=1"), dotted("x=1"), typed("{}")] {
+        assert_eq!(absent.unwrap(), None);
+    }
+}
+
+#[test]
+fn what_is_no_list_of_numbers_is_refused() {
+    let flags = |text: &str| opts(&format!("t,{text}")).take_numbers("n");
+    for text in ["", "-1", "1-", "-", "2-1", "1-2-3", "0-65536", "x", "1,,2"] {
+        let error = message(flags(&format!("n={text}")));
+        assert_eq!(
+            error, "Parameter 'n' expects a uint64 value or range",
+            "{text}"
+        );
+    }
+    let many = ["n=0-65535"; 3].join(",");
+    assert!(flags(&many).is_err(), "a list has an end");
+    assert_eq!(message(flags("n.0=1,n.2=2")), "Parameter 'n.1' is missing");
+    let plain = parse_dotted("t", "t,n=1").unwrap().take_numbers("n");
+    assert_eq!(
+        message(plain),
+        "Invalid parameter type for 'n', expected: array"
+    );
+    for (text, error) in [
+        (
+            r#"{"n":"0-1"}"#,
+            "Invalid parameter type for 'n', expected: array",
+        ),
+        (
+            r#"{"n":["0"]}"#,
+            "Invalid parameter type for 'n[0]', expected: integer",
+        ),
+        (r#"{"n":[0,-1]}"#, "Parameter 'n[1]' expects uint64"),
+    ] {
+        assert_eq!(message(opts(text).take_numbers("n")), error);
+    }
+}

@@ -1,7 +1,7 @@
 //! The two option string syntaxes.
 //!
 //! In both, a value ends at a single comma, `,,` in a value stands for a comma, and a value may contain `=`. The last value of a
-//! repeated key counts, but in the form with flags the first `id`.
+//! repeated key counts, but in the form with flags the first `id`, and all of a list.
 #![forbid(unsafe_code)]
 
 use crate::value::{Dict, Value};
@@ -20,6 +20,8 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) entries: Dict,
+    /// Earlier values of repeated keys, in the form with flags.
+    pub(super) repeated: Dict,
     /// It has the word `help` or `?`.
     pub(super) help: bool,
     /// Deprecated spellings in it, one message each.
@@ -36,14 +38,14 @@ pub(super) fn parse_opts(implied: Option<&str>, text: &str) -> Parsed {
             (Some((name, after)), _) => {
                 let (value, after) = value(after);
                 rest = after;
-                add_opt(&mut options.entries, name, value);
+                add_opt(&mut options, name, value);
             }
             (None, Some(name)) => {
                 let (word, after) = value(rest);
                 rest = after;
                 match word.as_str() {
                     "help" | "?" => options.help = true,
-                    _ => add_opt(&mut options.entries, name, word),
+                    _ => add_opt(&mut options, name, word),
                 }
             }
             (None, None) => {
@@ -71,20 +73,27 @@ fn flag(options: &mut Parsed, word: &str) {
     options.warnings.push(format!(
         "short-form boolean option '{word}' deprecated\nPlease use {name}={value} instead"
     ));
-    add_opt(&mut options.entries, name, value.to_owned());
+    add_opt(options, name, value.to_owned());
 }
 
-fn add_opt(entries: &mut Dict, name: &str, value: String) {
-    if name == "id" && entries.iter().any(|(key, _)| key == "id") {
+fn add_opt(options: &mut Parsed, name: &str, value: String) {
+    if name == "id" && options.entries.iter().any(|(key, _)| key == "id") {
         return;
     }
-    put(entries, name, value);
+    if let Some(old) = put(&mut options.entries, name, value) {
+        options.repeated.push((name.to_owned(), old));
+    }
 }
 
-fn put(entries: &mut Dict, name: &str, value: String) {
+/// Returns the value that the key had.
+fn put(entries: &mut Dict, name: &str, value: String) -> Option<Value> {
+    let new = Value::Str(value);
     match entries.iter_mut().find(|(key, _)| key == name) {
-        Some((_, old)) => *old = Value::Str(value),
-        None => entries.push((name.to_owned(), Value::Str(value))),
+        Some((_, old)) => Some(std::mem::replace(old, new)),
+        None => {
+            entries.push((name.to_owned(), new));
+            None
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The host's CPUs that a vcpu's thread may run on, by sched_setaffinity(2).
+//! The host's CPUs that a thread may run on, by sched_setaffinity(2). For the threads of contexts and of vcpus.
 #![allow(unsafe_code)] // sched_setaffinity(2) and sched_getaffinity(2)
 
 use std::io;
@@ -13,7 +13,7 @@ type Mask = Vec<libc::c_ulong>;
 const BITS: usize = libc::c_ulong::BITS as usize;
 
 /// The CPUs that the thread may run on, in ascending order.
-pub(in crate::kvm) fn affinity(thread_id: i64) -> Result<Vec<usize>> {
+pub(crate) fn affinity(thread_id: i64) -> Result<Vec<usize>> {
     let mask = get(thread_id).map_err(|error| Error::os("cannot read the affinity", error))?;
     Ok((0..CPUS_MAX).filter(|cpu| contains(&mask, *cpu)).collect())
 }
@@ -22,7 +22,7 @@ pub(in crate::kvm) fn affinity(thread_id: i64) -> Result<Vec<usize>> {
 ///
 /// # Errors
 /// `InvalidArgument` if the list is empty, or the process may not use one of them. Nothing has changed then.
-pub(in crate::kvm) fn set_affinity(thread_id: i64, cpus: &[usize]) -> Result<()> {
+pub(crate) fn set_affinity(thread_id: i64, cpus: &[usize]) -> Result<()> {
     let wanted = mask(cpus)?;
     let before = get(thread_id).map_err(|error| Error::os("cannot read the affinity", error))?;
     let set = set(thread_id, &wanted);
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn this_thread() -> i64 {
-        super::super::kick::thread_id()
+        super::super::run::thread_id()
     }
 
     #[test]

@@ -1,0 +1,179 @@
+//! How the kernel runs a context's thread: what is set is what the kernel has, and a refusal changes nothing.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use qcontext::object::{Object, Value, options};
+use qcontext::{ErrorKind, QContext};
+use std::fs;
+use support::deadline::deadline;
+
+/// The CPUs of the calling thread, as the kernel lists them.
+fn own_cpus() -> String {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap().trim().to_owned()
+}
+
+/// The CPUs that this process may use.
+fn usable() -> Vec<usize> {
+    QContext::new("usable", true)
+        .unwrap()
+        .cpu_affinity()
+        .unwrap()
+}
+
+const NONE: [usize; 0] = [];
+
+/// A number that no kernel gives to a CPU.
+const NOWHERE: usize = 60_000;
+
+fn refused(place: &str) -> String {
+    format!(
+        "cpu-affinity of context '{place}': not all of the CPUs [{NOWHERE}] are there for this process"
+    )
+}
+
+#[test]
+fn a_context_runs_on_the_cpus_of_its_builder_from_the_start() {
+    let _deadline = deadline("a_context_runs_on_the_cpus_of_its_builder_from_the_start");
+    for cpu in usable() {
+        let builder = QContext::builder("pinned")
+            .threaded(true)
+            .cpu_affinity([cpu]);
+        let context = builder.build().unwrap();
+        assert_eq!(context.cpu_affinity().unwrap(), [cpu]);
+        assert_eq!(context.invoke_sync(own_cpus).unwrap(), cpu.to_string());
+    }
+}
+
+#[test]
+fn cpus_change_while_the_context_runs_and_a_refusal_changes_nothing() {
+    let _deadline = deadline("cpus_change_while_the_context_runs_and_a_refusal_changes_nothing");
+    let context = QContext::new("moved", true).unwrap();
+    let all = context.cpu_affinity().unwrap();
+    let last = *all.last().unwrap();
+    context.set_cpu_affinity(&[last, last]).unwrap();
+    assert_eq!(context.invoke_sync(own_cpus).unwrap(), last.to_string());
+    for wrong in [&[][..], &[NOWHERE], &[last, NOWHERE], &[usize::MAX]] {
+        let error = context.set_cpu_affinity(wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("cpu-affinity of context 'moved': "),
+            "{error}"
+        );
+        assert_eq!(context.cpu_affinity().unwrap(), [last], "after {wrong:?}");
+    }
+    assert_eq!(
+        context
+            .set_cpu_affinity(&[NOWHERE])
+            .unwrap_err()
+            .to_string(),
+        refused("moved")
+    );
+    context.set_cpu_affinity(&all).unwrap();
+    assert_eq!(context.cpu_affinity().unwrap(), all);
+}
+
+#[test]
+fn a_refused_setting_leaves_neither_name_nor_thread() {
+    let _deadline = deadline("a_refused_setting_leaves_neither_name_nor_thread");
+    let wrong = || QContext::builder("nowhere").threaded(true).kept(true);
+    let error = wrong().cpu_affinity([NOWHERE]).build().unwrap_err();
+    assert_eq!(error.to_string(), refused("nowhere"));
+    let empty = wrong().cpu_affinity([]).build().unwrap_err();
+    assert_eq!(empty.kind(), ErrorKind::InvalidArgument);
+    assert!(QContext::find("nowhere").is_err());
+    QContext::new("nowhere", true).unwrap();
+}
+
+#[test]
+fn a_context_without_a_running_thread_of_its_own_has_none_to_set() {
+    let needs = |id: &str| {
+        format!(
+            "cpu-affinity of context '{id}' expects a thread of the context's own (threaded=on)"
+        )
+    };
+    let unmade = QContext::builder("idle")
+        .cpu_affinity([0])
+        .build()
+        .unwrap_err();
+    assert_eq!(
+        (unmade.kind(), unmade.to_string()),
+        (ErrorKind::InvalidArgument, needs("idle"))
+    );
+    let idle = QContext::new("idle", false).unwrap();
+    assert_eq!(idle.cpu_affinity().unwrap(), NONE);
+    let main = QContext::main();
+    assert!(
+        !main.cpu_affinity().unwrap().is_empty(),
+        "that of the main thread"
+    );
+    for context in [idle, main] {
+        let error = context.set_cpu_affinity(&[0]).unwrap_err();
+        assert_eq!(error.to_string(), needs(context.id()));
+    }
+    let ended = QContext::new("ended", true).unwrap();
+    ended.stop().unwrap();
+    assert_eq!(ended.cpu_affinity().unwrap(), NONE);
+    assert_eq!(
+        ended.set_cpu_affinity(&[0]).unwrap_err().kind(),
+        ErrorKind::Closed
+    );
+}
+
+#[test]
+fn workers_run_on_the_cpus_of_the_context_that_starts_them() {
+    let _deadline = deadline("workers_run_on_the_cpus_of_the_context_that_starts_them");
+    let cpu = *usable().last().unwrap();
+    let context = QContext::builder("employer")
+        .threaded(true)
+        .cpu_affinity([cpu])
+        .build()
+        .unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let aio = context.aio().unwrap();
+    context
+        .invoke(move || {
+            aio.submit(own_cpus, move |cpus| sender.send(cpus).unwrap());
+        })
+        .unwrap();
+    assert_eq!(receiver.recv().unwrap().unwrap(), cpu.to_string());
+}
+
+#[test]
+fn options_and_properties_have_the_same_cpus() {
+    let _deadline = deadline("options_and_properties_have_the_same_cpus");
+    let all = usable();
+    let repeated: String = all
+        .iter()
+        .map(|cpu| format!(",cpu-affinity={cpu}"))
+        .collect();
+    let text = format!("qcontext,id=listed,threaded=on{repeated}");
+    let context = QContext::from_options(options::parse(Some("qom-type"), &text).unwrap()).unwrap();
+    let value = |cpus: &[usize]| {
+        Value::List(
+            cpus.iter()
+                .map(|cpu| Value::Int(i64::try_from(*cpu).unwrap()))
+                .collect(),
+        )
+    };
+    assert_eq!(context.get("cpu-affinity").unwrap(), value(&all));
+    context.set("cpu-affinity", value(&all[..1])).unwrap();
+    assert_eq!(context.cpu_affinity().unwrap(), all[..1]);
+    for wrong in [
+        Value::Int(0),
+        "0-1".into(),
+        Value::List(vec!["0".into()]),
+        Value::List(vec![Value::Int(-1)]),
+    ] {
+        let error = context.set("cpu-affinity", wrong).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Invalid parameter type for 'cpu-affinity', expected: array of CPU numbers"
+        );
+    }
+    QContext::delete("listed").unwrap();
+}
