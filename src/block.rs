@@ -23,7 +23,7 @@
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `throttle`: I/O limits and the groups that share them
-//! * `drivers`: `raw`, `qcow2`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
+//! * `drivers`: `raw`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use

@@ -306,10 +306,10 @@ fn values_that_make_no_sense() {
 fn images_that_cannot_be_served() {
     let native = "-drive if=none,id=d0,file=disk0.raw,format=raw,aio=native";
     refused(&[native], "aio=native is not supported: use aio=io_uring");
-    let format = "-drive if=none,id=d0,file=disk0.raw,format=vmdk";
+    let format = "-drive if=none,id=d0,file=disk0.raw,format=qed";
     refused(
         &[format],
-        "Unknown driver 'vmdk': the drivers are blkdebug, file, host_device, null-co, qcow2, raw, throttle",
+        "Unknown driver 'qed': the drivers are blkdebug, file, host_device, null-co, qcow2, raw, throttle, vdi, vhdx, vmdk",
     );
     let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
     refused(

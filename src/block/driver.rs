@@ -33,6 +33,12 @@ pub enum Driver {
     Blkdebug,
     /// `throttle`: another node, with requests that wait as a throttle group's limits say.
     Throttle,
+    /// `vdi`: an image of VirtualBox.
+    Vdi,
+    /// `vhdx`: an image of Hyper-V.
+    Vhdx,
+    /// `vmdk`: an image of VMware.
+    Vmdk,
 }
 
 impl Driver {
@@ -46,6 +52,9 @@ impl Driver {
             Driver::NullCo => "null-co",
             Driver::Blkdebug => "blkdebug",
             Driver::Throttle => "throttle",
+            Driver::Vdi => "vdi",
+            Driver::Vhdx => "vhdx",
+            Driver::Vmdk => "vmdk",
         }
     }
 }

@@ -18,10 +18,14 @@ mod backing;
 mod blkdebug;
 mod child;
 pub(super) mod file;
+mod mapped;
 pub(super) mod null;
 pub(super) mod qcow2;
 pub(super) mod raw;
 pub(super) mod throttle;
+pub(super) mod vdi;
+pub(super) mod vhdx;
+pub(super) mod vmdk;
 
 /// A driver, as options name it.
 pub(super) struct DriverType {
@@ -33,7 +37,7 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 7] = [
+const DRIVERS: [&DriverType; 10] = [
     &blkdebug::BLKDEBUG,
     &file::FILE,
     &file::HOST_DEVICE,
@@ -41,6 +45,9 @@ const DRIVERS: [&DriverType; 7] = [
     &qcow2::QCOW2,
     &raw::RAW,
     &throttle::THROTTLE,
+    &vdi::VDI,
+    &vhdx::VHDX,
+    &vmdk::VMDK,
 ];
 
 /// What `-blockdev` and `blockdev-add` describe.

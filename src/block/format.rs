@@ -1,7 +1,8 @@
 //! Recognises image formats by their first bytes.
 //!
-//! Only raw images are served. An image of another format whose `format` was not given is refused, because serving
-//! its bytes as a disk would show the guest garbage and let it rewrite the header.
+//! An image of another format than raw whose `format` was not given is refused, because serving its bytes as a disk would show the
+//! guest garbage and let it rewrite the header. It is not opened as what it looks like either: a guest could have written a header
+//! into a raw disk.
 #![forbid(unsafe_code)]
 
 /// How much of the image [`probe`] wants to see.

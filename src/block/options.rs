@@ -11,7 +11,7 @@ use super::common::{CommonOptions, check_name, duplicate_node};
 use super::driver::{Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
 use super::drivers::qcow2::Qcow2Options;
-use super::drivers::{self, BLOCKDEV_OPTIONS, null, qcow2, raw, throttle};
+use super::drivers::{self, BLOCKDEV_OPTIONS, null, qcow2, raw, throttle, vdi, vhdx, vmdk};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// Opens what a `-drive` describes: a null disk, or a raw or qcow2 image in a file.
+/// Opens what a `-drive` describes: a null disk, or an image in a file.
 pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
     match keys.take_str("if")?.as_deref() {
         None | Some("none") => {}
@@ -65,7 +65,11 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
         Some(format) => Some(format),
         None => keys.take_str("driver")?,
     };
-    let common = CommonOptions::take(&mut keys)?;
+    let mut common = CommonOptions::take(&mut keys)?;
+    if matches!(format.as_deref(), Some("vdi" | "vhdx" | "vmdk")) {
+        // These are only read.
+        common.read_only.get_or_insert(true);
+    }
     let open = |node: &NewNode<'_>| match format.as_deref() {
         Some("null-co") => {
             let null = null::open(&mut keys, node)?;
@@ -80,6 +84,9 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
             let file = file_of_drive(&mut keys, node, false)?;
             qcow2::over(&file, Qcow2Options::plain(), node)
         }
+        Some("vdi") => vdi::over(&file_of_drive(&mut keys, node, false)?, node),
+        Some("vhdx") => vhdx::over(&file_of_drive(&mut keys, node, false)?, node),
+        Some("vmdk") => vmdk::over(&file_of_drive(&mut keys, node, false)?, node),
         Some(other) => Err(drivers::unknown(other)),
     };
     let Some(throttling) = limits else {
@@ -163,6 +170,9 @@ fn refuse_formats(path: &str) -> Result<()> {
     };
     let advice = match format {
         "qcow2" => "give format=qcow2",
+        "vdi" => "give format=vdi",
+        "vhdx" => "give format=vhdx",
+        "vmdk" => "give format=vmdk",
         _ => "which is not supported: convert it to raw",
     };
     let message = format!(

@@ -338,6 +338,28 @@ impl Request {
         at
     }
 
+    /// Appends the memory of the next `count` bytes to transfer to the segments of `other`.
+    ///
+    /// # Safety
+    /// This request stays until `other` has come back finished or was dropped.
+    pub(super) unsafe fn lend(&self, count: usize, other: &mut Request) {
+        for part in self.parts(count) {
+            // SAFETY: the memory stays as long as this request (invariant 1), which stays long enough.
+            unsafe { other.push_segment(part.iov_base.cast(), part.iov_len) };
+        }
+    }
+
+    /// Fills the memory of the next `count` bytes to transfer with zeroes, and notes that they are done.
+    pub(super) fn fill_with_zeroes(&mut self, count: u64) {
+        let mut left = count.min(self.remaining());
+        while left > 0 {
+            let len = left.min(ZEROES.0.len() as u64);
+            self.scatter(&ZEROES.0[..usize::try_from(len).unwrap_or(0)]);
+            self.advance(len);
+            left -= len;
+        }
+    }
+
     /// The memory not yet transferred, as pieces that are not empty.
     pub(super) fn pieces(&self) -> Vec<VolatileSlice<'_>> {
         self.slices(usize::MAX)
@@ -347,15 +369,25 @@ impl Request {
 
     /// The memory of the next bytes to transfer, `limit` at most.
     fn slices(&self, limit: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        self.parts(limit).map(|part| {
+            // SAFETY: the segment is valid while the request is there (invariant 1).
+            unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) }
+        })
+    }
+
+    /// The segments of the next bytes to transfer, `limit` at most.
+    fn parts(&self, limit: usize) -> impl Iterator<Item = libc::iovec> {
         let mut left = limit;
         self.segments[self.first..]
             .iter()
             .map_while(move |segment| {
-                let count = segment.iov_len.min(left);
+                let iov_len = segment.iov_len.min(left);
                 let is_wanted = left > 0;
-                left -= count;
-                // SAFETY: the segment is valid while the request is there (invariant 1).
-                is_wanted.then(|| unsafe { VolatileSlice::new(segment.iov_base.cast(), count) })
+                left -= iov_len;
+                is_wanted.then_some(libc::iovec {
+                    iov_base: segment.iov_base,
+                    iov_len,
+                })
             })
     }
 

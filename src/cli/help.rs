@@ -35,21 +35,22 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -object throttle-group,id=ID[,limits.LIMIT=N...]
                  limits per second, shared by the nodes that name the group: iops-total, iops-read, iops-write,
                  bps-total, bps-read, bps-write, each also with -max and -max-length for a burst, and iops-size
-  -drive if=none,id=ID,file=PATH,format=raw|qcow2[,aio=io_uring|threads][,cache=writeback|none|writethrough|directsync]
-        [,cache.direct=on|off][,read-only=on|off][,discard=unmap|ignore][,locking=auto|on|off]
-        [,throttling.LIMIT=N...][,throttling.group=ID]
+  -drive if=none,id=ID,file=PATH,format=raw|qcow2|vdi|vhdx|vmdk[,aio=io_uring|threads]
+        [,cache=writeback|none|writethrough|directsync][,cache.direct=on|off][,read-only=on|off]
+        [,discard=unmap|ignore][,locking=auto|on|off][,throttling.LIMIT=N...][,throttling.group=ID]
                  a disk image
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
         [,locking=...][,auto-read-only=on|off][,force-share=on|off]
   -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
   -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
   -blockdev driver=qcow2,node-name=NAME,file=NAME[,backing=NAME][,data-file=NAME][,read-only=on|off]
+  -blockdev driver=vdi|vhdx|vmdk,node-name=NAME,file=NAME,read-only=on
   -blockdev driver=blkdebug,node-name=NAME,image=NAME[,inject-error.N.event=EVENT[,inject-error.N.errno=N]...][,align=N]
         [,set-state.N...][,x-inject-delay.N.event=EVENT,x-inject-delay.N.ns=N...][,take-child-perms.N=PERMISSION]
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
-                 a block device node: a file, a raw or qcow2 image in another node, no data at all, for measuring, or
-                 another node whose requests fail or wait, for tests, or wait for a throttle group. The other node may
-                 be described in place: 'file.driver=file,file.filename=PATH'
+                 a block device node: a file, an image in another node, no data at all, for measuring, or another node
+                 whose requests fail or wait, for tests, or wait for a throttle group. The other node may be described
+                 in place: 'file.driver=file,file.filename=PATH'
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
         [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off][,logical_block_size=SIZE][,physical_block_size=SIZE]
         [,min_io_size=SIZE][,opt_io_size=SIZE][,discard_granularity=SIZE]

@@ -1,4 +1,4 @@
-//! The files that an image names: its backing file, and the backing file's own.
+//! The files that an image names: its backing file, and the backing file's own; its data file; its extents.
 //!
 //! The names come from the image, so they are trusted as little as the image. Only regular files are opened, for reading, with
 //! the format that the image records. The format is never guessed: a guest could have written a header into a raw disk. A
@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::FileOptions;
 use super::qcow2::{Qcow2Options, open_in_chain};
-use super::raw;
+use super::{raw, vdi, vhdx, vmdk};
 use crate::block::common::{CommonOptions, duplicate_node};
 use crate::block::driver::Driver;
 use crate::block::node::Node;
@@ -58,6 +58,9 @@ impl BackingChain {
         let image = Node::child(None, reader(), |node| match format {
             "raw" | "file" => raw::over(&below, node),
             "qcow2" => open_in_chain(&below, Qcow2Options::plain(), node, &chain),
+            "vdi" => vdi::over(&below, node),
+            "vhdx" => vhdx::over(&below, node),
+            "vmdk" => vmdk::over(&below, node),
             other => Err(unsupported(format!(
                 "the format '{other}' of the backing file '{name}' is not supported"
             ))),
@@ -92,6 +95,40 @@ pub(super) fn open_file(name: &str, file: &Arc<Node>, read_only: bool) -> Result
         )));
     }
     open_path(&path, read_only, file)
+}
+
+/// Opens a part of the image in `file`, for reading: a file in the image's folder or below it.
+pub(super) fn open_part(name: &str, file: &Arc<Node>) -> Result<Arc<Node>> {
+    let is_below = |part| matches!(part, Component::Normal(_));
+    let outside = || {
+        invalid(format!(
+            "the extent '{name}' is outside of the image's folder"
+        ))
+    };
+    if !Path::new(name).components().all(is_below) {
+        return Err(outside());
+    }
+    let image = file.filename();
+    let folder = image.as_deref().map(Path::new).and_then(Path::parent);
+    let folder =
+        folder.ok_or_else(|| unsupported(format!("the image has no folder for '{name}'")))?;
+    // A link may lead elsewhere.
+    let path = real_path(&folder.join(name))?;
+    match path.starts_with(real_path(folder)?) {
+        true => open_path(&path, true, file),
+        false => Err(outside()),
+    }
+}
+
+/// A path without links. An empty one is the current folder.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    fs::canonicalize(path)
+        .map_err(|error| Error::os(format!("Could not open '{}'", path.display()), error))
 }
 
 /// The path of a file that the image in `file` names: relative to the image.

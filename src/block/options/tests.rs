@@ -72,8 +72,8 @@ fn drive_mistakes_have_clear_texts() {
             "The 'file' block driver requires a file name",
         ),
         (
-            "if=none,id=d0,file=x,format=vmdk".to_owned(),
-            "Unknown driver 'vmdk': the drivers are blkdebug, file, host_device, null-co, qcow2, raw, throttle",
+            "if=none,id=d0,file=x,format=qed".to_owned(),
+            "Unknown driver 'qed': the drivers are blkdebug, file, host_device, null-co, qcow2, raw, throttle, vdi, vhdx, vmdk",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (

@@ -7,6 +7,7 @@
 //! The home of the queue. The lock is there for tasks that are `Send`, and is never contended.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -65,6 +66,19 @@ impl Below {
         Transfer::new(self, request)
     }
 
+    /// Carries out a request whose memory is lent, and takes it back into the pool. If the future is dropped before its end,
+    /// the process aborts, because the kernel may still have the memory.
+    pub(in crate::block) async fn finish(&self, request: Box<Request>) -> io::Result<()> {
+        let guard = MustFinish;
+        let finished = self.submit(request).await;
+        mem::forget(guard);
+        self.recycle(finished.request);
+        match finished.result {
+            0 => Ok(()),
+            result => Err(io::Error::from_raw_os_error(-result)),
+        }
+    }
+
     pub(in crate::block) fn flush_submissions(&self) {
         self.state().way.flush_submissions();
     }
@@ -106,5 +120,15 @@ impl Carrier for &Below {
 
     fn abandon(&self, index: usize) {
         self.state().slots.abandon(index);
+    }
+}
+
+/// Ends the process if a request is dropped while the kernel may have its memory.
+struct MustFinish;
+
+impl Drop for MustFinish {
+    fn drop(&mut self) {
+        glib::g_critical!("qcontext", "a request to an image was dropped in flight");
+        std::process::abort();
     }
 }

@@ -34,16 +34,6 @@ pub(super) struct NodeStorage {
     helper: CommonStorageHelper,
 }
 
-/// Ends the process if a request is dropped while the kernel may have its memory (invariant 1).
-struct MustFinish;
-
-impl Drop for MustFinish {
-    fn drop(&mut self) {
-        glib::g_critical!("qcontext", "a request to an image was dropped in flight");
-        std::process::abort();
-    }
-}
-
 impl NodeStorage {
     pub(super) fn new(node: &Arc<Node>, role: Role) -> NodeStorage {
         NodeStorage {
@@ -72,23 +62,12 @@ impl NodeStorage {
         let below = self.below()?;
         let mut request = below.request(op, offset);
         request.set_length(length);
-        finish(&below, request).await
+        below.finish(request).await
     }
 
     fn note_written(&self, offset: u64, length: u64) {
         let end = offset.saturating_add(length);
         self.written_end.fetch_max(end, Ordering::Relaxed);
-    }
-}
-
-async fn finish(below: &Below, request: Box<Request>) -> io::Result<()> {
-    let guard = MustFinish;
-    let finished = below.submit(request).await;
-    std::mem::forget(guard);
-    below.recycle(finished.request);
-    match finished.result {
-        0 => Ok(()),
-        result => Err(io::Error::from_raw_os_error(-result)),
     }
 }
 
@@ -117,9 +96,9 @@ impl Storage for NodeStorage {
         let mut request = below.request(Op::Read, offset);
         // SAFETY: the vector stays to the end of this function, which awaits the request.
         let vectors = unsafe { vector.as_iovec() };
-        // SAFETY: as above; `finish` ends the process rather than leaving early (invariant 1).
+        // SAFETY: as above; `Below::finish` ends the process rather than leaving early (invariant 1).
         unsafe { lend(&mut request, vectors) };
-        finish(&below, request).await
+        below.finish(request).await
     }
 
     async unsafe fn pure_writev(&self, vector: IoVector<'_>, offset: u64) -> io::Result<()> {
@@ -131,9 +110,9 @@ impl Storage for NodeStorage {
         let mut request = below.request(Op::Write, offset);
         // SAFETY: the vector stays to the end of this function, which awaits the request.
         let vectors = unsafe { vector.as_iovec() };
-        // SAFETY: as above; `finish` ends the process rather than leaving early (invariant 1).
+        // SAFETY: as above; `Below::finish` ends the process rather than leaving early (invariant 1).
         unsafe { lend(&mut request, vectors) };
-        finish(&below, request).await
+        below.finish(request).await
     }
 
     async unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {

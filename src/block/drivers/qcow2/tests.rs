@@ -205,7 +205,7 @@ fn backing_files_that_could_do_harm_are_refused() {
             "is an image above it",
         ),
         ("probe.qcow2", "plain.raw", "", "does not record the format"),
-        ("format.qcow2", "plain.raw", "vmdk", "the format 'vmdk'"),
+        ("format.qcow2", "plain.raw", "qed", "the format 'qed'"),
         (
             "net.qcow2",
             "nbd://host/disk",
