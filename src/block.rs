@@ -71,6 +71,7 @@ pub use backend::BlockBackend;
 pub use channel::Channel;
 pub use drain::{DrainedNodes, Draining, drain};
 pub use driver::Driver;
+pub use drivers::backing::allow_image_folder;
 // For the monitor's queries and its schema.
 #[doc(hidden)]
 pub use drivers::BLOCKDEV_OPTIONS;

@@ -1,9 +1,11 @@
-//! What QMP says of a qcow2 image and of those behind it.
+//! What QMP says of a qcow2 image and of those behind it, and which files an image may name.
 //!
 //! Needs `qemu-img`; the test says SKIP where that is not installed.
 #![forbid(unsafe_code)]
 #![cfg(feature = "monitor")]
 #![allow(clippy::unwrap_used)] // also in what tests call
+
+use std::os::unix::fs::symlink;
 
 use support::directory::TestDir;
 use support::qemu_img::{missing, qemu_img};
@@ -50,6 +52,73 @@ fn image_is_shown_with_the_length_of_its_backing_chain() {
     assert_eq!((depth(2), depth(1)), (1, 1), "{nodes}");
     assert_eq!(nodes.matches("\"backing_file\"").count(), 2, "{nodes}");
     assert!(nodes.contains("one.qcow2"), "{nodes}");
+    drop(client);
+    server.stop();
+}
+
+#[test]
+fn images_name_files_in_allowed_folders_only() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    for folder in ["images", "other", "secret"] {
+        std::fs::create_dir(directory.file(folder)).unwrap();
+        std::fs::write(directory.file(folder).join("base.raw"), [1; 4096]).unwrap();
+    }
+    let link = directory.file("images").join("link.raw");
+    symlink(directory.file("secret").join("base.raw"), link).unwrap();
+    let images = directory.file("images");
+    let overlay = |name: &str, base: &str| {
+        let base = ["-b", base, "-F", "raw", name, "4096"];
+        qemu_img(
+            &images,
+            &[["create", "-u", "-f", "qcow2"].as_slice(), &base].concat(),
+        );
+    };
+    overlay("good.qcow2", "base.raw");
+    overlay("good-other.qcow2", "../other/base.raw");
+    overlay("up.qcow2", "../secret/base.raw");
+    overlay("link.qcow2", "link.raw");
+    let data = "data_file=../secret/data.raw";
+    qemu_img(
+        &images,
+        &["create", "-f", "qcow2", "-o", data, "data.qcow2", "4096"],
+    );
+    let flat = "# Disk DescriptorFile\ncreateType=\"monolithicFlat\"\nRW 8 FLAT \"base.raw\" 0\n";
+    std::fs::write(directory.file("secret").join("flat.vmdk"), flat).unwrap();
+
+    let folders = ["-image-folder", "images", "-image-folder", "other"];
+    let mut server = Server::start(&directory, &folders);
+    let mut client = server.client();
+    let mut add = |driver: &str, path: &str, more: &str| {
+        let file = format!(r#""file":{{"driver":"file","filename":"{path}","read-only":true}}"#);
+        let name = path.replace(['/', '.'], "-");
+        let arguments = format!(
+            r#"{{"driver":"{driver}","node-name":"{name}","read-only":true,{file}{more}}}"#
+        );
+        client.ask(format!(
+            r#"{{"execute":"blockdev-add","arguments":{arguments}}}"#
+        ))
+    };
+    for good in ["images/good.qcow2", "images/good-other.qcow2"] {
+        assert_eq!(add("qcow2", good, ""), "{\"return\": {}}", "{good}");
+    }
+    for bad in ["images/up.qcow2", "images/link.qcow2", "images/data.qcow2"] {
+        let answer = add("qcow2", bad, "");
+        assert!(
+            answer.contains("outside of the folders that -image-folder allows"),
+            "{answer}"
+        );
+    }
+    let answer = add("vmdk", "secret/flat.vmdk", "");
+    assert!(
+        answer.contains("outside of the folders that -image-folder allows"),
+        "{answer}"
+    );
+    // What the user says himself is not limited.
+    let backing = r#","backing":{"driver":"file","filename":"secret/base.raw"}"#;
+    assert_eq!(add("qcow2", "images/up.qcow2", backing), "{\"return\": {}}");
     drop(client);
     server.stop();
 }

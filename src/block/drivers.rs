@@ -14,7 +14,7 @@ use crate::object::Options;
 use crate::schema::{AlternateType, Case, Member, ObjectType, ValueType, Variants};
 use crate::{Error, ErrorKind, Result};
 
-mod backing;
+pub(super) mod backing;
 mod blkdebug;
 mod child;
 pub(super) mod file;

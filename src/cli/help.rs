@@ -51,6 +51,9 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  a block device node: a file, an image in another node, no data at all, for measuring, or another node
                  whose requests fail or wait, for tests, or wait for a throttle group. The other node may be described
                  in place: 'file.driver=file,file.filename=PATH'
+  -image-folder PATH
+                 the files that images name (backing files, data files, extents) are opened only below this folder, or
+                 below another one that is given so
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
         [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off][,logical_block_size=SIZE][,physical_block_size=SIZE]
         [,min_io_size=SIZE][,opt_io_size=SIZE][,discard_granularity=SIZE]

@@ -32,6 +32,8 @@ pub(super) enum Invocation {
 /// the monitors come last.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
+    /// The only folders with files that images may name, if there are any.
+    pub(super) image_folders: Vec<PlannedFolder>,
     pub(super) objects: Vec<PlannedObject>,
     pub(super) blockdevs: Vec<PlannedObject>,
     pub(super) drives: Vec<PlannedObject>,
@@ -54,6 +56,14 @@ pub(super) struct PlannedObject {
     pub(super) options: Options,
 }
 
+/// One `-image-folder`.
+#[derive(Debug)]
+pub(super) struct PlannedFolder {
+    /// For messages.
+    pub(super) place: String,
+    pub(super) path: PathBuf,
+}
+
 /// Parses the command line.
 pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
     let mut plan = Plan::default();
@@ -72,7 +82,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
                 continue;
             }
             "object" | "drive" | "blockdev" | "device" | "export" | "qmp" | "chardev"
-            | "monitor" | "pidfile" => {}
+            | "monitor" | "pidfile" | "image-folder" => {}
             name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
@@ -125,6 +135,13 @@ impl Plan {
             "qmp" => {
                 let number = self.monitors.len();
                 self.monitors.push(chardev::qmp(value, number, place)?);
+                return Ok(None);
+            }
+            "image-folder" => {
+                self.image_folders.push(PlannedFolder {
+                    place: place.to_owned(),
+                    path: value.into(),
+                });
                 return Ok(None);
             }
             "pidfile" => {

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qcontext::block::Node;
+use qcontext::block::{Node, allow_image_folder};
 use qcontext::device::{self, Device};
 use qcontext::export;
 use qcontext::kvm::microvm::MicroVm;
@@ -151,6 +151,9 @@ fn serve(plan: Plan, ready: Ready, ending: &Ending, job: &TerminalJob) -> Result
     // The main context takes the default GMainContext before anything attaches to it.
     QContext::main();
     device::on_event(|event| monitor::emit(event.event, event.data));
+    for folder in plan.image_folders {
+        allow_image_folder(&folder.path).map_err(|error| Failure::at(folder.place, &error))?;
+    }
     make(plan.objects, |options| {
         object::object_add(options).map(drop)
     })?;

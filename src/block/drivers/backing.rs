@@ -2,7 +2,8 @@
 //!
 //! The names come from the image, so they are trusted as little as the image. Only regular files are opened, for reading, with
 //! the format that the image records. The format is never guessed: a guest could have written a header into a raw disk. A
-//! chain that comes back to one of its files, or is too long, is refused.
+//! chain that comes back to one of its files, or is too long, is refused. If the command line allows folders, only files below these are
+//! opened.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -18,6 +19,11 @@ use crate::block::driver::Driver;
 use crate::block::node::Node;
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
+
+mod folders;
+
+pub use folders::allow_image_folder;
+use folders::real_path;
 
 /// The most images over each other that name each other.
 const DEPTH_MAX: usize = 200;
@@ -113,26 +119,20 @@ pub(super) fn open_part(name: &str, file: &Arc<Node>) -> Result<Arc<Node>> {
     let folder =
         folder.ok_or_else(|| unsupported(format!("the image has no folder for '{name}'")))?;
     // A link may lead elsewhere.
-    let path = real_path(&folder.join(name))?;
+    let path = folders::check(real_path(&folder.join(name))?, name)?;
     match path.starts_with(real_path(folder)?) {
         true => open_path(&path, true, file),
         false => Err(outside()),
     }
 }
 
-/// A path without links. An empty one is the current folder.
-fn real_path(path: &Path) -> Result<PathBuf> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    fs::canonicalize(path)
-        .map_err(|error| Error::os(format!("Could not open '{}'", path.display()), error))
+/// The path of a file that the image in `file` names, in an allowed folder.
+fn resolve(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
+    folders::check(named_path(name, file)?, name)
 }
 
 /// The path of a file that the image in `file` names: relative to the image.
-fn resolve(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
+fn named_path(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
     let is_protocol = |prefix: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         !prefix.is_empty() && prefix.chars().all(plain)

@@ -32,6 +32,8 @@ pub(super) struct Fields {
     pub(super) header_len: u32,
     /// The name of a backing file, and its format unless that is empty.
     pub(super) backing: Option<(String, String)>,
+    /// The name of a data file, of an image without a backing file.
+    pub(super) data_file: Option<String>,
 }
 
 impl Default for Fields {
@@ -51,6 +53,7 @@ impl Default for Fields {
             refcount_order: 4,
             header_len: 104,
             backing: None,
+            data_file: None,
         }
     }
 }
@@ -81,6 +84,12 @@ pub(super) fn image(fields: &Fields) -> Vec<u8> {
         put(8, &1024_u64.to_be_bytes());
         put(16, &u32::try_from(name.len()).unwrap().to_be_bytes());
         put(1024, name.as_bytes());
+    }
+    if let Some(name) = &fields.data_file {
+        put(72, &header::DATA_FILE.to_be_bytes());
+        put(104, &0x4441_5441_u32.to_be_bytes());
+        put(108, &u32::try_from(name.len()).unwrap().to_be_bytes());
+        put(112, name.as_bytes());
     }
     put(4096, &fields.refcount_blocks[0].to_be_bytes());
     put(4104, &fields.refcount_blocks[1].to_be_bytes());
@@ -179,22 +188,51 @@ fn explicit_backing_wins_over_the_named_one() {
     assert_eq!(first_byte(&node), 0);
 }
 
+/// What is no regular file.
+fn add_special_files(folder: &Folder) {
+    for (name, kind) in [
+        ("fifo", rustix::fs::FileType::Fifo),
+        ("socket", rustix::fs::FileType::Socket),
+    ] {
+        let path = folder.path(name);
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, 0o600.into(), 0).unwrap();
+    }
+}
+
+#[test]
+fn data_files_that_could_do_harm_are_refused() {
+    let folder = Folder::new();
+    add_special_files(&folder);
+    let cases = [
+        ("fifo", "is not a regular file"),
+        ("socket", "is not a regular file"),
+        ("/dev/null", "is not a regular file"),
+        ("image.qcow2", "is the image itself"),
+        ("nbd://host/disk", "only files are opened"),
+        ("missing.raw", "No such file"),
+    ];
+    for (name, expected) in cases {
+        let fields = Fields {
+            data_file: Some(name.into()),
+            ..Fields::default()
+        };
+        let path = folder.put("image.qcow2", &image(&fields));
+        let error = open(&path, "").unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
+
 #[test]
 fn backing_files_that_could_do_harm_are_refused() {
     let folder = Folder::new();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        folder.path("fifo"),
-        rustix::fs::FileType::Fifo,
-        0o600.into(),
-        0,
-    )
-    .unwrap();
+    add_special_files(&folder);
     folder.put("plain.raw", &[0; 4096]);
     symlink(folder.path("loop.qcow2"), folder.path("link.qcow2")).unwrap();
     folder.overlay("second.qcow2", "first.qcow2", "qcow2");
     let cases = [
         ("fifo.qcow2", "fifo", "raw", "is not a regular file"),
+        ("self.qcow2", "self.qcow2", "qcow2", "is an image above it"),
+        ("socket.qcow2", "socket", "raw", "is not a regular file"),
         ("null.qcow2", "/dev/null", "raw", "is not a regular file"),
         ("folder.qcow2", ".", "raw", "is not a regular file"),
         ("loop.qcow2", "link.qcow2", "qcow2", "is an image above it"),
@@ -227,10 +265,11 @@ fn backing_files_that_could_do_harm_are_refused() {
 fn a_long_chain_is_refused() {
     let folder = Folder::new();
     folder.put("0", &image(&Fields::default()));
-    for number in 1..=250 {
+    // Of the longer chain, those that are never reached are missing.
+    for number in (1..=20).chain(9_700..=10_000) {
         folder.overlay(&number.to_string(), &(number - 1).to_string(), "qcow2");
     }
-    let error = open(&folder.path("250"), "").unwrap_err().to_string();
+    let error = open(&folder.path("10000"), "").unwrap_err().to_string();
     assert!(error.contains("more than 200 backing files"), "{error}");
     assert!(open(&folder.path("20"), "").is_ok());
 }
