@@ -42,11 +42,11 @@ mod tests;
 
 /// A node, as tasks use it; see the head of this file. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct BlockBackend(Arc<Handle>);
+pub struct BlockBackend(Arc<LastHandle>);
 
 /// What ends the core when it goes.
 #[derive(Debug)]
-struct Handle(Arc<Core>);
+struct LastHandle(Arc<Core>);
 
 struct Core {
     target: Arc<EdgeTarget>,
@@ -76,7 +76,7 @@ impl BlockBackend {
         let owner: Arc<dyn ChannelOwner> = Arc::<Core>::clone(&core);
         let owner: Weak<dyn ChannelOwner> = Arc::downgrade(&owner);
         core.state().channel = Some(Channel::open(edge, aio, owner));
-        BlockBackend(Arc::new(Handle(core)))
+        BlockBackend(Arc::new(LastHandle(core)))
     }
 
     /// The node, which may be another one after a drain.
@@ -282,7 +282,7 @@ impl ChannelOwner for Core {
     }
 }
 
-impl Drop for Handle {
+impl Drop for LastHandle {
     fn drop(&mut self) {
         let mut state = self.0.state();
         let channel = match state.is_idle() {
