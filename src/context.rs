@@ -3,7 +3,7 @@
 //! * `builder`: how a context is made
 //! * `registry`: the names
 //! * `core`: what the handles, the thread and the registry share; `end`: how a context ends
-//! * `thread`: how the kernel runs the thread, with `affinity`
+//! * `thread`: how the kernel runs the thread, with `affinity` and `sched`
 //! * `run`: the thread's loop; `glib_side`: when and how the loop asks GLib
 //! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
 //! * `invoke`: running closures on a context; `claim`: use by a device; `clock_step`: the virtual clock in tests
@@ -42,6 +42,7 @@ mod invoke;
 mod raw;
 mod registry;
 mod run;
+mod sched;
 mod sources;
 mod thread;
 
@@ -53,11 +54,12 @@ pub use claim::ContextClaim;
 pub use clock_step::step_virtual_clock;
 use gsource::{PollParams, Poller, PoolLimits};
 pub use id::check_id;
+pub use sched::SchedPolicy;
 use std::ffi::CStr;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-pub(crate) use thread::AFFINITY;
+pub(crate) use thread::{AFFINITY, NICE, SCHED_POLICY};
 
 /// The id of the context that drives the program's main loop, the default GMainContext.
 pub(crate) const MAIN: &str = "qcontext-main";

@@ -90,7 +90,7 @@ pub mod vhost_user;
 #[cfg(feature = "vhost-user")]
 pub mod virtio;
 
-pub use context::{ContextClaim, QContext, QContextBuilder, step_virtual_clock};
+pub use context::{ContextClaim, QContext, QContextBuilder, SchedPolicy, step_virtual_clock};
 #[doc(hidden)] // for the C ABI
 pub use gsource::Tie;
 pub use gsource::{

@@ -51,6 +51,18 @@ fn mistakes_in_objects_are_told_in_the_known_words() {
             "cpu-affinity of context 'a': not all of the CPUs [0, 4095] are there for this process",
         ),
         (
+            "iothread,id=a,nice=20",
+            "nice of context 'a': a nice value is from -20 to 19, not 20",
+        ),
+        (
+            "iothread,id=a,sched-policy=fifo",
+            "sched-policy of context 'a': a policy is 'other', 'batch', 'idle', 'fifo:N' or 'rr:N' with N from 1 to 99, not 'fifo'",
+        ),
+        (
+            "qcontext,id=a,sched-policy=idle",
+            "sched-policy of context 'a' expects a thread of the context's own (threaded=on)",
+        ),
+        (
             "iothread,id=a,cpu-affinity=x",
             "Parameter 'cpu-affinity' expects a uint64 value or range",
         ),

@@ -34,7 +34,7 @@ fn subcommands_show_what_the_talk_shows() {
     prints(
         &server,
         &["qom-list", "/objects/ctx1"],
-        "cpu-affinity\nid\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
+        "cpu-affinity\nid\nnice\npoll-grow\npoll-max-ns\npoll-shrink\npoller\nsched-policy\nthread-pool-max\nthread-pool-min\nthread_id\nthreaded\ntype\n",
     );
     let (status, thread, _) = ask(&server, &["qom-get", "/objects/ctx1.thread_id"]);
     assert_eq!(status, Some(0));

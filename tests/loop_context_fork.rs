@@ -38,6 +38,7 @@ fn a_child_cannot_use_the_contexts_of_its_parent_and_makes_its_own() {
             iterated.stop().unwrap_err(),
             QContext::delete("parents").unwrap_err(),
             threaded.set_cpu_affinity(&[0]).unwrap_err(),
+            threaded.set_nice(1).unwrap_err(),
             iterated.iterate(Wait::NoBlock).unwrap_err(),
         ];
         for error in refused {

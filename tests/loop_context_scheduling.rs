@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use qcontext::object::{Object, Value, options};
-use qcontext::{ErrorKind, QContext};
+use qcontext::{ErrorKind, QContext, SchedPolicy};
 use std::fs;
+use support::capability::without_sys_nice;
 use support::deadline::deadline;
+use support::skip::skip;
 
 /// The CPUs of the calling thread, as the kernel lists them.
 fn own_cpus() -> String {
@@ -176,4 +178,90 @@ fn options_and_properties_have_the_same_cpus() {
         );
     }
     QContext::delete("listed").unwrap();
+}
+
+/// What the kernel says of the context's thread: its nice value, real-time priority and policy (proc(5), stat).
+fn scheduling(context: &QContext) -> [String; 3] {
+    let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", context.thread_id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    [fields[16], fields[37], fields[38]].map(str::to_owned)
+}
+
+#[test]
+fn a_context_may_be_made_less_important_without_privileges() {
+    let _deadline = deadline("a_context_may_be_made_less_important_without_privileges");
+    without_sys_nice(|| {
+        let builder = QContext::builder("humble").threaded(true).nice(3);
+        let context = builder.sched_policy(SchedPolicy::Batch).build().unwrap();
+        assert_eq!(scheduling(&context), ["3", "0", "3"]);
+        assert_eq!(
+            (context.nice().unwrap(), context.sched_policy().unwrap()),
+            (3, SchedPolicy::Batch)
+        );
+        context.set("nice", Value::Int(5)).unwrap();
+        context.set("sched-policy", "idle".into()).unwrap();
+        assert_eq!(scheduling(&context), ["5", "0", "5"]);
+        assert_eq!(context.get("nice").unwrap(), Value::Int(5));
+        assert_eq!(context.get("sched-policy").unwrap(), "idle".into());
+    });
+}
+
+#[test]
+fn a_refusal_names_the_privilege_and_changes_nothing() {
+    let _deadline = deadline("a_refusal_names_the_privilege_and_changes_nothing");
+    without_sys_nice(|| {
+        let context = QContext::new("ambitious", true).unwrap();
+        let before = scheduling(&context);
+        let refused = (
+            context.set_nice(-5),
+            context.set_sched_policy(SchedPolicy::Fifo(7)),
+        );
+        let (Err(nice), Err(fifo)) = refused else {
+            return skip("the limits of this process allow it");
+        };
+        for (error, begin) in [
+            (
+                nice,
+                "nice of context 'ambitious': -5 needs the capability CAP_SYS_NICE, or the limit RLIMIT_NICE at 25, which is ",
+            ),
+            (
+                fifo,
+                "sched-policy of context 'ambitious': fifo:7 needs the capability CAP_SYS_NICE, or the limit RLIMIT_RTPRIO at 7, which is ",
+            ),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Os);
+            assert!(error.to_string().starts_with(begin), "{error}");
+        }
+        assert_eq!(scheduling(&context), before);
+        let unmade = QContext::builder("unmade").threaded(true).nice(-5).build();
+        assert!(unmade.is_err() && QContext::find("unmade").is_err());
+    });
+}
+
+#[test]
+fn a_privileged_process_makes_a_context_real_time() {
+    let _deadline = deadline("a_privileged_process_makes_a_context_real_time");
+    let builder = QContext::builder("urgent").threaded(true).nice(-1);
+    let context = match builder.build() {
+        Ok(context) => context,
+        Err(error) => return skip(error),
+    };
+    assert_eq!(scheduling(&context), ["-1", "0", "0"]);
+    for policy in [SchedPolicy::Fifo(2), SchedPolicy::Rr(1)] {
+        if let Err(error) = context.set_sched_policy(policy) {
+            return skip(error);
+        }
+        assert_eq!(context.sched_policy().unwrap(), policy);
+    }
+    assert_eq!(scheduling(&context), ["-1", "1", "2"]);
+    context.set_sched_policy(SchedPolicy::Other).unwrap();
+    assert_eq!(scheduling(&context)[1..], ["0", "0"]);
+    for wrong in [SchedPolicy::Fifo(0), SchedPolicy::Rr(100)] {
+        let error = context.set_sched_policy(wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+    assert_eq!(
+        context.set_nice(20).unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
 }

@@ -28,7 +28,7 @@ fn object_tree_is_listed_read_and_changed() {
         )
     };
     let list = |path: &str| format!(r#"{{"execute":"qom-list","arguments":{{"path":"{path}"}}}}"#);
-    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poller", "type": "string"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}, {"name": "thread-pool-min", "type": "int"}, {"name": "thread-pool-max", "type": "int"}, {"name": "cpu-affinity", "type": "int[]"}]"#;
+    let context = r#"[{"name": "type", "type": "string"}, {"name": "id", "type": "string"}, {"name": "threaded", "type": "bool"}, {"name": "thread_id", "type": "int"}, {"name": "poller", "type": "string"}, {"name": "poll-max-ns", "type": "int"}, {"name": "poll-grow", "type": "int"}, {"name": "poll-shrink", "type": "int"}, {"name": "thread-pool-min", "type": "int"}, {"name": "thread-pool-max", "type": "int"}, {"name": "cpu-affinity", "type": "int[]"}, {"name": "nice", "type": "int"}, {"name": "sched-policy", "type": "string"}]"#;
     let transcript = [
         (
             list("/"),

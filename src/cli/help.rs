@@ -26,11 +26,13 @@ Query a running qctx:
 Options (one or two dashes, in any order; objects are created first, monitors last):
   -object qcontext,id=ID[,threaded=on|off][,poll-max-ns=N][,poll-grow=N][,poll-shrink=N]
           [,thread-pool-min=N][,thread-pool-max=N][,poller=auto|epoll|io_uring|poll][,cpu-affinity=N|N-M]...
+          [,nice=N][,sched-policy=other|batch|idle|fifo:N|rr:N]
                  a named event loop, by default without a thread of its own. It waits with 'poller'; if the kernel
                  does not offer that, with epoll. Its thread, and the workers that it starts, run on the CPUs of
-                 'cpu-affinity', which may be repeated. 'qcontext-main' always exists
+                 'cpu-affinity', which may be repeated, with that nice value and policy (sched(7)).
+                 'qcontext-main' always exists
   -object iothread,id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N][,thread-pool-min=N][,thread-pool-max=N]
-          [,cpu-affinity=N|N-M]...
+          [,cpu-affinity=N|N-M]...[,nice=N][,sched-policy=POLICY]
                  the same with a thread of its own
   -object throttle-group,id=ID[,limits.LIMIT=N...]
                  limits per second, shared by the nodes that name the group: iops-total, iops-read, iops-write,

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::thread::ThreadSettings;
-use super::{ContextCore, QContext, id, registry};
+use super::{ContextCore, QContext, SchedPolicy, id, registry};
 use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, Result};
 use std::sync::Arc;
 
@@ -91,6 +91,19 @@ impl QContextBuilder {
         self
     }
 
+    /// The nice value of the context's thread; see [`QContext::set_nice`]. Default: that of the thread that makes the context.
+    pub fn nice(mut self, nice: i64) -> QContextBuilder {
+        self.thread.nice = Some(nice);
+        self
+    }
+
+    /// The scheduling policy of the context's thread; see [`QContext::set_sched_policy`]. Default: that of the thread that
+    /// makes the context.
+    pub fn sched_policy(mut self, policy: SchedPolicy) -> QContextBuilder {
+        self.thread.policy = Some(policy);
+        self
+    }
+
     /// Whether the context lasts until [`QContext::delete`], also without a handle, as those of `-object` do. Otherwise it
     /// stops when its last handle is dropped. Default: false.
     pub fn kept(mut self, kept: bool) -> QContextBuilder {
@@ -101,8 +114,8 @@ impl QContextBuilder {
     /// Makes the context. A threaded one runs when this returns.
     ///
     /// # Errors
-    /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range, and for CPUs that the process may not use or
-    /// that a context without a thread is given; `Os` when fds or threads have run out.
+    /// `InvalidId`, `AlreadyExists`; `InvalidArgument` for a number out of range, for CPUs that the process may not use, and for settings
+    /// of a thread that the context has not; `Os` without the privilege that a setting needs, and when fds or threads have run out.
     /// Other threads have not seen the context then.
     pub fn build(self) -> Result<QContext> {
         let name = format!("context '{}'", self.id.as_deref().unwrap_or(""));

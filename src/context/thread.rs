@@ -1,4 +1,4 @@
-//! How the kernel runs a context's thread: on which CPUs.
+//! How the kernel runs a context's thread: on which CPUs, how nice it is, and by which policy.
 //!
 //! The builder holds what is wanted, and applies it when the thread runs. Later changes go the same way, from any thread. What
 //! is read is what the kernel has. Threads that the context's thread starts, such as the workers of its pool, inherit it.
@@ -8,33 +8,46 @@
 //!    belongs to no other thread.
 #![forbid(unsafe_code)]
 
-use super::{ContextCore, QContext, affinity, lock};
+use super::{ContextCore, QContext, SchedPolicy, affinity, lock, sched};
 use crate::{Error, ErrorKind, Result};
 use std::sync::atomic::Ordering;
 
-/// The name of the property.
+/// The name of a property, as are the next ones.
 pub(crate) const AFFINITY: &str = "cpu-affinity";
+pub(crate) const NICE: &str = "nice";
+pub(crate) const SCHED_POLICY: &str = "sched-policy";
 
 /// What the builder was given for the thread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ThreadSettings {
     pub(super) cpus: Option<Vec<usize>>,
+    pub(super) nice: Option<i64>,
+    pub(super) policy: Option<SchedPolicy>,
 }
 
 impl ThreadSettings {
     /// # Errors
     /// `InvalidArgument` for a setting that needs a thread, if the context has none of its own.
     pub(super) fn check(&self, core: &ContextCore) -> Result<()> {
-        match self.cpus {
-            Some(_) => core.need_thread(AFFINITY),
-            None => Ok(()),
-        }
+        let given = [
+            (AFFINITY, self.cpus.is_some()),
+            (NICE, self.nice.is_some()),
+            (SCHED_POLICY, self.policy.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.try_for_each(|(what, _)| core.need_thread(what))
     }
 
     /// Applies the settings to the context's thread, which runs.
     pub(super) fn apply(&self, context: &QContext) -> Result<()> {
-        match &self.cpus {
-            Some(cpus) => context.set_cpu_affinity(cpus),
+        if let Some(cpus) = &self.cpus {
+            context.set_cpu_affinity(cpus)?;
+        }
+        if let Some(nice) = self.nice {
+            context.set_nice(nice)?;
+        }
+        match self.policy {
+            Some(policy) => context.set_sched_policy(policy),
             None => Ok(()),
         }
     }
@@ -71,6 +84,47 @@ impl QContext {
     pub fn set_cpu_affinity(&self, cpus: &[usize]) -> Result<()> {
         let set = |thread| affinity::set_affinity(thread, cpus);
         self.core().change_thread(AFFINITY, set)
+    }
+
+    /// The nice value of the context's thread, -20 to 19, as the kernel has it. 0 while no thread runs the context.
+    ///
+    /// # Errors
+    /// `Os` if the kernel does not say.
+    pub fn nice(&self) -> Result<i64> {
+        let core = self.core();
+        let shown = core.with_thread(sched::nice);
+        let shown = shown.map_err(|error| core.about(NICE, error))?;
+        Ok(shown.unwrap_or_default())
+    }
+
+    /// Changes the nice value of the context's thread at any time. Threads that it starts later inherit it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is out of range, and for a context without a thread of its own; `Os` if the process lacks a
+    /// privilege, which the message names; `Closed` after a stop. Nothing has changed then.
+    pub fn set_nice(&self, nice: i64) -> Result<()> {
+        let set = |thread| sched::set_nice(thread, nice);
+        self.core().change_thread(NICE, set)
+    }
+
+    /// The scheduling policy of the context's thread, as the kernel has it. [`SchedPolicy::Other`] while no thread runs it.
+    ///
+    /// # Errors
+    /// `Os` if the kernel does not say; `Unsupported` for another policy, which somebody else gave to the thread.
+    pub fn sched_policy(&self) -> Result<SchedPolicy> {
+        let core = self.core();
+        let shown = core.with_thread(sched::policy);
+        let shown = shown.map_err(|error| core.about(SCHED_POLICY, error))?;
+        Ok(shown.unwrap_or(SchedPolicy::Other))
+    }
+
+    /// Changes the scheduling policy of the context's thread at any time. Threads that it starts later inherit it.
+    ///
+    /// # Errors
+    /// As for [`QContext::set_nice`].
+    pub fn set_sched_policy(&self, policy: SchedPolicy) -> Result<()> {
+        let set = |thread| sched::set_policy(thread, policy);
+        self.core().change_thread(SCHED_POLICY, set)
     }
 }
 

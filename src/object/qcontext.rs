@@ -3,8 +3,11 @@
 
 use super::cpus::{AFFINITY, AFFINITY_TYPE, cpu_list, cpus_of};
 use super::{Object, Options, Property, Value, expected, not_found, not_writable, options};
-use crate::context::DEFAULT_POLLING;
-use crate::{Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, Result};
+use crate::context::{DEFAULT_POLLING, NICE, SCHED_POLICY};
+use crate::{
+    Error, ErrorKind, PollParams, Poller, PoolLimits, QContext, QContextBuilder, Result,
+    SchedPolicy,
+};
 use std::sync::Arc;
 
 /// The type's name.
@@ -23,24 +26,28 @@ const TUNING: [&str; 5] = [
 ];
 
 /// The options of `-object qcontext` besides `id`.
-pub(super) const OPTIONS: [(&str, &str); 8] = [
+pub(super) const OPTIONS: [(&str, &str); 10] = [
     (AFFINITY, AFFINITY_TYPE),
+    (NICE, "int"),
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
     ("poller", "auto|epoll|io_uring|poll"),
+    (SCHED_POLICY, "string"),
     ("thread-pool-max", "int"),
     ("thread-pool-min", "int"),
     ("threaded", "bool"),
 ];
 
-/// The options of `-object iothread` besides `id`: QEMU's, and the CPUs.
-pub(super) const IOTHREAD_OPTIONS: [(&str, &str); 7] = [
+/// The options of `-object iothread` besides `id`: QEMU's, and how the kernel runs the thread.
+pub(super) const IOTHREAD_OPTIONS: [(&str, &str); 9] = [
     ("aio-max-batch", "int"),
     (AFFINITY, AFFINITY_TYPE),
+    (NICE, "int"),
     ("poll-grow", "int"),
     ("poll-max-ns", "int"),
     ("poll-shrink", "int"),
+    (SCHED_POLICY, "string"),
     ("thread-pool-max", "int"),
     ("thread-pool-min", "int"),
 ];
@@ -56,7 +63,11 @@ pub(super) fn properties() -> Vec<Property> {
     ];
     let tuning = TUNING.map(|name| (name, "int"));
     let all = fixed.into_iter().chain(tuning);
-    let all = all.chain([(AFFINITY, AFFINITY_TYPE)]);
+    let all = all.chain([
+        (AFFINITY, AFFINITY_TYPE),
+        (NICE, "int"),
+        (SCHED_POLICY, "string"),
+    ]);
     all.map(|(name, type_name)| Property::new(name, type_name))
         .collect()
 }
@@ -120,19 +131,39 @@ fn make(id: &str, threaded: bool, mut options: Options) -> Result<QContext> {
             *tuning.parameter(name) = value;
         }
     }
-    let cpus = options.take_numbers(AFFINITY)?;
-    let cpu = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let builder = take_thread(id, &mut options)?;
     options.finish()?;
-    let builder = QContext::builder(id)
+    builder
         .threaded(threaded)
         .poller(poller)
         .poll_params(tuning.polling)
         .pool_limits(tuning.pool)
-        .kept(true);
-    match cpus {
-        Some(cpus) => builder.cpu_affinity(cpus.into_iter().map(cpu)).build(),
-        None => builder.build(),
+        .kept(true)
+        .build()
+}
+
+/// Settings of a context with what the options say of its thread.
+fn take_thread(id: &str, options: &mut Options) -> Result<QContextBuilder> {
+    let mut builder = QContext::builder(id);
+    if let Some(cpus) = options.take_numbers(AFFINITY)? {
+        let cpu = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        builder = builder.cpu_affinity(cpus.into_iter().map(cpu));
     }
+    if let Some(nice) = options.take_int(NICE)? {
+        builder = builder.nice(nice);
+    }
+    match options.take_str(SCHED_POLICY)? {
+        Some(text) => Ok(builder.sched_policy(policy(id, &text)?)),
+        None => Ok(builder),
+    }
+}
+
+/// The scheduling policy of that name.
+fn policy(id: &str, text: &str) -> Result<SchedPolicy> {
+    text.parse().map_err(|error: Error| {
+        let message = format!("{SCHED_POLICY} of context '{id}': {error}");
+        Error::new(error.kind(), message)
+    })
 }
 
 /// The poller that the options name. `auto` is the default one.
@@ -193,14 +224,23 @@ impl Object for QContext {
             "thread_id" | "thread-id" => self.thread_id().into(),
             "poller" => self.poller().name().into(),
             AFFINITY => cpu_list(self.cpu_affinity()?),
+            NICE => self.nice()?.into(),
+            SCHED_POLICY => self.sched_policy()?.to_string().into(),
             _ if TUNING.contains(&name) => (*Tuning::of(self).parameter(name)).into(),
             _ => return Err(not_found(TYPE, name)),
         })
     }
 
     fn set(&self, name: &str, value: Value) -> Result<()> {
-        if name == AFFINITY {
-            return self.set_cpu_affinity(&cpus_of(&value)?);
+        match (name, &value) {
+            (AFFINITY, _) => return self.set_cpu_affinity(&cpus_of(&value)?),
+            (NICE, Value::Int(nice)) => return self.set_nice(*nice),
+            (NICE, _) => return Err(expected(name, "integer")),
+            (SCHED_POLICY, Value::Str(text)) => {
+                return self.set_sched_policy(policy(self.id(), text)?);
+            }
+            (SCHED_POLICY, _) => return Err(expected(name, "string")),
+            _ => {}
         }
         if !TUNING.contains(&name) {
             self.get(name)?;

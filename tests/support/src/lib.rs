@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 
 #[cfg(feature = "devices")]
+pub mod capability;
 pub mod context;
 pub mod cpu;
 pub mod deadline;
