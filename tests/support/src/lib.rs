@@ -1,6 +1,6 @@
 //! What the tests share. Each file is named for what it gives:
 //!
-//! * everywhere: [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
+//! * everywhere: [`capability`], [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`], [`fd_source`]
 //! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
@@ -13,8 +13,8 @@
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 
-#[cfg(feature = "devices")]
 pub mod capability;
+#[cfg(feature = "devices")]
 pub mod context;
 pub mod cpu;
 pub mod deadline;
