@@ -82,6 +82,8 @@ pub mod object;
 #[cfg(feature = "vhost-user")]
 mod rate_limit;
 pub mod schema;
+#[cfg(feature = "vhost-user")]
+mod socket_address;
 #[cfg(any(feature = "monitor", feature = "vhost-user"))]
 mod unix_socket;
 mod value;

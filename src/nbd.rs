@@ -1,9 +1,10 @@
-//! What the NBD client and the NBD server have in common: the protocol.
+//! What the NBD client and the NBD server have in common: the protocol and the stream.
 //!
 //! The block driver `nbd` is the client; the server is an export.
 //!
 //! # Threads
-//! Values only, for every thread.
+//! See the parts.
 #![forbid(unsafe_code)]
 
 pub mod protocol;
+pub(crate) mod stream;

@@ -45,6 +45,17 @@ const NAME_LIMIT: usize = 64;
 /// How often a server tries to put its socket where another program puts dead ones.
 const ATTEMPTS: u32 = 8;
 
+/// Connects to the socket at `path`, without blocking.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` if the server has others to accept first.
+#[cfg(feature = "vhost-user")]
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = address::stream_socket()?;
+    address::connect(socket.as_fd(), path)?;
+    Ok(socket.into())
+}
+
 /// Who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketAccess {

@@ -29,6 +29,8 @@ pub enum Driver {
     HostDevice,
     /// `null-co`: a disk without anything behind it.
     NullCo,
+    /// `nbd`: the export of an NBD server.
+    Nbd,
     /// `blkdebug`: another node, with requests that fail or wait as rules say.
     Blkdebug,
     /// `throttle`: another node, with requests that wait as a throttle group's limits say.
@@ -50,6 +52,7 @@ impl Driver {
             Driver::File => "file",
             Driver::HostDevice => "host_device",
             Driver::NullCo => "null-co",
+            Driver::Nbd => "nbd",
             Driver::Blkdebug => "blkdebug",
             Driver::Throttle => "throttle",
             Driver::Vdi => "vdi",

@@ -19,6 +19,7 @@ mod blkdebug;
 mod child;
 pub(super) mod file;
 mod mapped;
+pub(super) mod nbd;
 pub(super) mod null;
 pub(super) mod qcow2;
 pub(super) mod raw;
@@ -37,10 +38,11 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 10] = [
+const DRIVERS: [&DriverType; 11] = [
     &blkdebug::BLKDEBUG,
     &file::FILE,
     &file::HOST_DEVICE,
+    &nbd::NBD,
     &null::NULL_CO,
     &qcow2::QCOW2,
     &raw::RAW,

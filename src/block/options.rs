@@ -11,11 +11,14 @@ use super::common::{CommonOptions, check_name, duplicate_node};
 use super::driver::{Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
 use super::drivers::qcow2::Qcow2Options;
-use super::drivers::{self, BLOCKDEV_OPTIONS, null, qcow2, raw, throttle, vdi, vhdx, vmdk};
+use super::drivers::{
+    self, BLOCKDEV_OPTIONS, nbd, null, qcow2, raw, throttle, vdi, vhdx, vmdk,
+};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
 use super::throttle::{Limits, ThrottleGroup};
+use super::way::nbd::server::ServerOptions;
 use crate::object::Options;
 use crate::schema;
 use crate::{Error, ErrorKind, Result};
@@ -127,6 +130,9 @@ fn take_throttling(keys: &mut Options, name: &str) -> Result<Option<Throttling>>
 /// The file of a `-drive`. If it `may_be_other`, an image of another format than raw is refused.
 fn file_of_drive(keys: &mut Options, node: &NewNode<'_>, may_be_other: bool) -> Result<Arc<Node>> {
     let path = required(keys, "file", NO_FILE_NAME)?;
+    if let Some(server) = nbd::parse_file_name(&path)? {
+        return server_of_drive(keys, node, server, may_be_other);
+    }
     let mut file = FileOptions::take(keys, node.common, path)?;
     if let Some(mode) = keys.take_str("cache")? {
         file.set_cache_mode(&mode)?;
@@ -140,6 +146,28 @@ fn file_of_drive(keys: &mut Options, node: &NewNode<'_>, may_be_other: bool) -> 
     }
     let common = CommonOptions::default();
     let child = Node::child(None, common, |_| file.open(Driver::File))?;
+    child.enter(duplicate_node)?;
+    Ok(child)
+}
+
+/// The export that the `file` of a `-drive` names.
+fn server_of_drive(
+    keys: &mut Options,
+    node: &NewNode<'_>,
+    server: ServerOptions,
+    may_be_other: bool,
+) -> Result<Arc<Node>> {
+    if may_be_other {
+        let message = "an NBD export needs format=raw or format=qcow2";
+        return Err(Error::new(ErrorKind::MissingArgument, message));
+    }
+    let mut common = node.common.clone();
+    if let Some(read_only) = keys.take_bool("readonly")? {
+        common.read_only = Some(read_only);
+    }
+    keys.finish()?;
+    let passed_on = common.clone();
+    let child = Node::child(None, common, |_| nbd::connect(server, &passed_on))?;
     child.enter(duplicate_node)?;
     Ok(child)
 }

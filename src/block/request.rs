@@ -296,8 +296,14 @@ impl Request {
 
     /// Fills what is left with zeroes and ends the transfer: the file ends here.
     pub(super) fn fill_rest_with_zeroes(&mut self) {
+        self.fill_with_zeroes(0, usize::MAX);
+        self.advance(self.remaining());
+    }
+
+    /// Fills `count` of the next bytes to transfer with zeroes, after the first `skip`.
+    pub(super) fn fill_with_zeroes(&self, skip: usize, count: usize) {
         let zeroes = &ZEROES.0[..4096];
-        for slice in self.slices(usize::MAX) {
+        for slice in self.slices_from(skip, count) {
             let mut at = 0;
             while let Ok(rest) = slice.offset(at)
                 && !rest.is_empty()
@@ -306,23 +312,27 @@ impl Request {
                 at += zeroes.len().min(rest.len());
             }
         }
-        self.advance(self.remaining());
     }
 
     /// Fills `buffer` with the next bytes to write.
     pub(super) fn copy_out(&self, buffer: &mut [u8]) {
+        self.copy_out_from(0, buffer);
+    }
+
+    /// The same without the first `skip` bytes.
+    pub(super) fn copy_out_from(&self, skip: usize, buffer: &mut [u8]) {
         match self.op {
             Op::Write => {
-                self.gather(buffer);
+                self.gather(skip, buffer);
             }
             _ => buffer.fill(0),
         }
     }
 
-    /// Copies the next bytes to transfer into `buffer`; returns how many.
-    fn gather(&self, buffer: &mut [u8]) -> usize {
+    /// Copies the next bytes to transfer without the first `skip` into `buffer`; returns how many.
+    fn gather(&self, skip: usize, buffer: &mut [u8]) -> usize {
         let mut at = 0;
-        for slice in self.slices(buffer.len()) {
+        for slice in self.slices_from(skip, buffer.len()) {
             at += slice.copy_to(&mut buffer[at..at + slice.len()]);
         }
         at
@@ -330,8 +340,13 @@ impl Request {
 
     /// Copies `buffer` to the next bytes to transfer; returns how many fitted.
     pub(super) fn scatter(&self, buffer: &[u8]) -> usize {
+        self.scatter_from(0, buffer)
+    }
+
+    /// The same without the first `skip` bytes.
+    pub(super) fn scatter_from(&self, skip: usize, buffer: &[u8]) -> usize {
         let mut at = 0;
-        for slice in self.slices(buffer.len()) {
+        for slice in self.slices_from(skip, buffer.len()) {
             slice.copy_from(&buffer[at..at + slice.len()]);
             at += slice.len();
         }
@@ -343,7 +358,7 @@ impl Request {
     /// # Safety
     /// This request stays until `other` has come back finished or was dropped.
     pub(super) unsafe fn lend(&self, count: usize, other: &mut Request) {
-        for part in self.parts(count) {
+        for part in self.parts(0, count) {
             // SAFETY: the memory stays as long as this request (invariant 1), which stays long enough.
             unsafe { other.push_segment(part.iov_base.cast(), part.iov_len) };
         }
@@ -369,23 +384,30 @@ impl Request {
 
     /// The memory of the next bytes to transfer, `limit` at most.
     fn slices(&self, limit: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
-        self.parts(limit).map(|part| {
+        self.slices_from(0, limit)
+    }
+
+    /// The same without the first `skip` bytes.
+    fn slices_from(&self, skip: usize, limit: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        self.parts(skip, limit).map(|part| {
             // SAFETY: the segment is valid while the request is there (invariant 1).
             unsafe { VolatileSlice::new(part.iov_base.cast(), part.iov_len) }
         })
     }
 
-    /// The segments of the next bytes to transfer, `limit` at most.
-    fn parts(&self, limit: usize) -> impl Iterator<Item = libc::iovec> {
-        let mut left = limit;
+    /// The segments of the next bytes to transfer without the first `skip`, `limit` at most.
+    fn parts(&self, skip: usize, limit: usize) -> impl Iterator<Item = libc::iovec> {
+        let (mut skip, mut left) = (skip, limit);
         self.segments[self.first..]
             .iter()
             .map_while(move |segment| {
-                let iov_len = segment.iov_len.min(left);
+                let skipped = segment.iov_len.min(skip);
+                let iov_len = (segment.iov_len - skipped).min(left);
                 let is_wanted = left > 0;
+                skip -= skipped;
                 left -= iov_len;
                 is_wanted.then_some(libc::iovec {
-                    iov_base: segment.iov_base,
+                    iov_base: segment.iov_base.wrapping_byte_add(skipped),
                     iov_len,
                 })
             })
@@ -457,7 +479,7 @@ mod tests {
         let mut request = request(&mut buffers);
         request.advance(1);
         let mut copy = [0; 4];
-        assert_eq!(request.gather(&mut copy), 4);
+        assert_eq!(request.gather(0, &mut copy), 4);
         assert_eq!(copy, [1, 1, 2, 2]);
         assert_eq!(request.scatter(&[9; 100][..5]), 5);
         request.advance(5);

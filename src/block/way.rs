@@ -12,10 +12,12 @@ use super::request::{Finished, Request, Submission};
 
 pub(super) mod below;
 pub(super) mod file;
+pub(super) mod nbd;
 pub(super) mod null;
 pub(super) mod task;
 
 use file::FileWay;
+use nbd::NbdWay;
 use null::NullWay;
 use task::TaskWay;
 
@@ -26,6 +28,7 @@ pub(super) enum Way {
     Absent,
     Null(NullWay),
     File(Box<FileWay>),
+    Nbd(Box<NbdWay>),
     Tasks(Box<TaskWay>),
 }
 
@@ -40,6 +43,7 @@ impl Way {
             }),
             Way::Null(null) => Submission::Done(null.run(request, budget)),
             Way::File(file) => file.submit(request, budget),
+            Way::Nbd(nbd) => nbd.submit(request),
             Way::Tasks(tasks) => tasks.submit(request, budget),
         }
     }
@@ -50,6 +54,7 @@ impl Way {
         match self {
             Way::Absent | Way::Null(_) => {}
             Way::File(file) => file.flush_submissions(),
+            Way::Nbd(nbd) => nbd.flush_submissions(),
             Way::Tasks(tasks) => tasks.flush_submissions(),
         }
     }
@@ -59,6 +64,7 @@ impl Way {
         match self {
             Way::Absent | Way::Null(_) => {}
             Way::File(file) => file.reap(budget, finished),
+            Way::Nbd(nbd) => nbd.reap(finished),
             Way::Tasks(tasks) => tasks.reap(budget, finished),
         }
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::kind::{EndedCallback, ExportType, Exported, NewExport};
 use crate::device::{Device, DeviceOptions};
 use crate::object::Options;
-use crate::schema::{Case, Member, ObjectType, ValueType, Variants};
+use crate::schema::{Member, ValueType};
+use crate::socket_address::SOCKET_ADDRESS;
 use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
 use crate::virtio::blk::{BlkOptions, BlockSizes};
 use crate::{Error, ErrorKind, Result};
@@ -33,36 +34,6 @@ static MEMBERS: [Member; 3] = [
     Member::optional("logical-block-size", ValueType::Size),
     Member::optional("num-queues", ValueType::Uint(16)),
 ];
-
-/// Where front ends connect. The other address types of QEMU are known, so that their error can say what is possible.
-static SOCKET_ADDRESS: ObjectType = ObjectType::tagged(
-    "SocketAddress",
-    &[],
-    Variants {
-        tag: "type",
-        tag_type: "SocketAddressType",
-        cases: || {
-            vec![
-                Case::new(
-                    "inet",
-                    &[
-                        Member::new("host", ValueType::Str),
-                        Member::new("port", ValueType::Str),
-                    ],
-                ),
-                Case::new("unix", &[Member::new("path", ValueType::Str)]),
-                Case::new(
-                    "vsock",
-                    &[
-                        Member::new("cid", ValueType::Str),
-                        Member::new("port", ValueType::Str),
-                    ],
-                ),
-                Case::new("fd", &[Member::new("str", ValueType::Str)]),
-            ]
-        },
-    },
-);
 
 /// A disk on offer.
 struct VhostUserBlk(Arc<Device>);

@@ -28,6 +28,7 @@ const LAYERS: [&[&str]; 8] = [
         "object",
         "rate_limit",
         "schema",
+        "socket_address",
         "unix_socket",
         "value",
     ],

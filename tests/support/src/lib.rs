@@ -38,6 +38,7 @@ pub mod in_process;
 pub mod linux_guest;
 pub mod loops;
 pub mod mock_driver;
+pub mod nbd_server;
 pub mod process;
 pub mod qemu_img;
 pub mod qmp;

@@ -1,0 +1,129 @@
+//! The NBD server of a node: where it is, what the user wants of it, and what it says of the export.
+//!
+//! # Threads
+//! Shared by all connections of the node. Only the size changes: a server that comes back may have another one.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::nbd::protocol::MAX_PAYLOAD;
+use crate::nbd::protocol::export::{BlockSizeLimits, transmission_flag};
+use crate::socket_address::SocketAddress;
+
+/// What options say of a server.
+#[derive(Debug)]
+pub(in crate::block) struct ServerOptions {
+    pub(in crate::block) address: SocketAddress,
+    /// The name of the export.
+    pub(in crate::block) export: String,
+    /// How long requests wait for a connection after one was lost.
+    pub(in crate::block) reconnect_delay_ns: i64,
+    /// For how long opening tries again.
+    pub(in crate::block) open_timeout_ns: i64,
+}
+
+/// How requests and replies look on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::block) enum HeaderStyle {
+    Simple,
+    Structured,
+    Extended,
+}
+
+/// What the server says of the export on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::block) struct ExportFacts {
+    pub(in crate::block) size: u64,
+    /// See [`transmission_flag`].
+    pub(in crate::block) flags: u16,
+    pub(in crate::block) limits: BlockSizeLimits,
+    pub(in crate::block) style: HeaderStyle,
+    /// The number of the context `base:allocation`, if there is one.
+    pub(in crate::block) allocation: Option<u32>,
+}
+
+impl ExportFacts {
+    /// Sizes of a server that does not say.
+    pub(super) const DEFAULT_LIMITS: BlockSizeLimits = BlockSizeLimits {
+        minimum: 1,
+        preferred: 4096,
+        maximum: MAX_PAYLOAD,
+    };
+
+    /// Whether a flag is set.
+    pub(in crate::block) fn has(&self, flag: u16) -> bool {
+        self.flags & flag == flag
+    }
+
+    /// Whether nothing can be written.
+    pub(in crate::block) fn is_read_only(&self) -> bool {
+        self.has(transmission_flag::READ_ONLY)
+    }
+
+    /// The most bytes that a request or a reply may carry.
+    pub(super) fn payload_max(&self) -> u64 {
+        let limit = self.limits.maximum.min(MAX_PAYLOAD);
+        (limit - limit % self.limits.minimum).into()
+    }
+}
+
+/// The server of a node.
+#[derive(Debug)]
+pub(in crate::block) struct NbdServer {
+    pub(in crate::block) options: ServerOptions,
+    /// What the server said first.
+    pub(in crate::block) facts: ExportFacts,
+    size: AtomicU64,
+    /// Connections besides the main one.
+    own_links: AtomicUsize,
+}
+
+/// The most connections besides the main one.
+const OWN_LINKS_MAX: usize = 15;
+
+impl NbdServer {
+    pub(super) fn new(options: ServerOptions, facts: ExportFacts) -> NbdServer {
+        NbdServer {
+            options,
+            facts,
+            size: AtomicU64::new(facts.size),
+            own_links: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether several connections see the same data.
+    pub(super) fn allows_several(&self) -> bool {
+        self.facts.has(transmission_flag::CAN_MULTI_CONN)
+    }
+
+    /// Counts another connection; false if there are enough.
+    pub(super) fn take_place(&self) -> bool {
+        let more = |count| (count < OWN_LINKS_MAX).then_some(count + 1);
+        let counted = self
+            .own_links
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.is_ok()
+    }
+
+    /// A connection besides the main one has gone.
+    pub(super) fn give_place(&self) {
+        self.own_links.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The size of the export in bytes.
+    pub(in crate::block) fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Whether the facts of a new connection fit to what users of the node know. Notes the size.
+    pub(super) fn accepts(&self, facts: &ExportFacts) -> bool {
+        let needed = transmission_flag::SEND_FLUSH | transmission_flag::SEND_WRITE_ZEROES;
+        let keeps_promises = facts.has(self.facts.flags & needed)
+            && (self.facts.is_read_only() || !facts.is_read_only())
+            && facts.limits.minimum <= self.facts.limits.minimum.max(512);
+        if keeps_promises {
+            self.size.store(facts.size, Ordering::Relaxed);
+        }
+        keeps_promises
+    }
+}
