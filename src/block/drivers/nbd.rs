@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::DriverType;
 use crate::block::common::CommonOptions;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::errand;
 use crate::block::gate::Gate;
 use crate::block::request::SECTOR;
 use crate::block::way::Way;
@@ -77,7 +78,7 @@ pub(in crate::block) fn connect(
     common: &CommonOptions,
 ) -> Result<Box<dyn BlockDriver>> {
     let file_name = file_name::file_name(&options.address, &options.export);
-    let export = NbdExport::open(options)?;
+    let export = errand::run(|layer| NbdExport::open(layer.queue().aio().clone(), options))??;
     let mut read_only = common.read_only.unwrap_or(false);
     if export.server.facts.is_read_only() && !read_only {
         if common.auto_read_only != Some(true) {
@@ -125,7 +126,7 @@ impl BlockDriver for NbdDriver {
         self.read_only
     }
 
-    fn filename(&self) -> Option<&str> {
-        Some(&self.file_name)
+    fn filename(&self) -> Option<String> {
+        Some(self.file_name.clone())
     }
 }

@@ -7,7 +7,7 @@
 //! * [`server`]: where the server is, what it says of the export
 //! * [`handshake`], [`attempt`]: how a connection begins
 //! * [`link`]: a connection that comes again; [`session`]: while it is there
-//! * [`flight`]: requests on their way; [`sender`], [`receiver`]: how they get there and back
+//! * [`flight`]: requests on their way; [`sender`], [`receiver`], [`chunks`]: how they get there and back
 //! * [`user`]: a queue as connections know it
 //!
 //! # Threads
@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gsource::{AioContext, Clock};
 
-use crate::block::errand;
 use crate::block::gate::Gate;
 use crate::block::request::{Finished, Op, Request, Submission};
 use crate::{ErrorKind, Result};
 
 mod attempt;
+mod chunks;
 mod flight;
 mod handshake;
 mod link;
@@ -52,16 +52,15 @@ pub(in crate::block) struct NbdExport {
 }
 
 impl NbdExport {
-    /// Connects to the server. It blocks the thread for as long as `open-timeout` says, or for one attempt.
+    /// Connects to the server. It tries again for as long as `open-timeout` says.
     ///
     /// # Errors
-    /// The last one.
-    pub(in crate::block) fn open(options: ServerOptions) -> Result<NbdExport> {
-        let opened = errand::run(|layer| {
-            let aio = layer.queue().aio().clone();
-            let options = &options;
-            async move { open_in_time(&aio, options).await }
-        })??;
+    /// That of the last attempt.
+    pub(in crate::block) async fn open(
+        aio: AioContext,
+        options: ServerOptions,
+    ) -> Result<NbdExport> {
+        let opened = open_in_time(&aio, &options).await?;
         let server = Arc::new(NbdServer::new(options, opened.1));
         let main = NbdLink::main(&server, opened);
         Ok(NbdExport { server, main })

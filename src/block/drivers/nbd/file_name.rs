@@ -58,10 +58,10 @@ fn parse_uri(scheme: &str, rest: &str) -> Option<AddressAndExport> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let export = decode(path)?.into_owned();
     if scheme == "nbd+unix" {
-        let path = query.strip_prefix("socket=")?;
-        let is_alone = authority.is_empty() && !path.is_empty() && !path.contains('&');
-        let path = decode(path)?.into_owned();
-        return is_alone.then(|| (SocketAddress::Unix(path.into()), export));
+        let socket = query.strip_prefix("socket=")?;
+        let is_alone = authority.is_empty() && !socket.is_empty() && !socket.contains('&');
+        let socket = decode(socket)?.into_owned();
+        return is_alone.then(|| (SocketAddress::Unix(socket.into()), export));
     }
     let default = PORT.to_string();
     let (host, port) = match authority.rsplit_once(':') {
@@ -178,10 +178,12 @@ mod tests {
 
     #[test]
     fn names_of_nodes() {
-        let (address, export) = unix("/run/s", "x").unwrap();
-        assert_eq!(file_name(&address, &export), "nbd+unix:///x?socket=/run/s");
-        assert_eq!(file_name(&address, ""), "nbd+unix://?socket=/run/s");
-        let (address, export) = tcp("host", "1", "x").unwrap();
-        assert_eq!(file_name(&address, &export), "nbd://host:1/x");
+        let name = |parts: Option<AddressAndExport>| {
+            let (address, export) = parts.unwrap();
+            file_name(&address, &export)
+        };
+        assert_eq!(name(unix("/run/s", "x")), "nbd+unix:///x?socket=/run/s");
+        assert_eq!(name(unix("/run/s", "")), "nbd+unix://?socket=/run/s");
+        assert_eq!(name(tcp("host", "1", "x")), "nbd://host:1/x");
     }
 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::mem;
 
 use crate::block::request::{Finished, Op, Request};
+use crate::block::status::BlockStatus;
 use crate::nbd::protocol::export::transmission_flag;
 use crate::nbd::protocol::request::{RequestHeader, command, command_flag};
 
@@ -28,7 +29,7 @@ pub(super) struct Flight {
     pub(super) command: u16,
     /// How many bytes the round is about.
     pub(super) length: u64,
-    /// How many bytes of data have come.
+    /// How many bytes have come, or are known.
     pub(super) received: u64,
     /// The errno of the first error chunk.
     pub(super) errno: i32,
@@ -139,7 +140,7 @@ impl FlightTable {
     pub(super) fn land(&mut self, index: u32) -> Option<Landed> {
         let flight = self.get(index)?;
         let request = &mut flight.request;
-        if matches!(request.op, Op::Flush) {
+        if matches!(request.op, Op::Flush | Op::BlockStatus) {
             return self.end(index, 0);
         }
         request.advance(flight.length);
@@ -235,6 +236,20 @@ fn plan(request: &mut Request, facts: &ExportFacts) -> Round {
             offset: 0,
             length: 0,
         }),
+        Op::BlockStatus => match (facts.size.saturating_sub(offset), facts.allocation) {
+            (0, _) => {
+                request.set_status(BlockStatus::zeroes(left));
+                Round::Over(0)
+            }
+            (_, None) => {
+                request.set_status(BlockStatus::data(left));
+                Round::Over(0)
+            }
+            (there, Some(_)) => {
+                let length = left.min(there).min(RANGE_MAX);
+                ask(command::BLOCK_STATUS, command_flag::REQ_ONE, length)
+            }
+        },
         Op::Discard | Op::Flush => Round::Over(0),
     }
 }

@@ -158,6 +158,7 @@ impl NbdLink {
             return Err(request);
         }
         state.flights.submit(id, request);
+        drop(state);
         Ok(())
     }
 
@@ -208,6 +209,16 @@ impl NbdLink {
         }
     }
 
+    /// A callback of the loop, which does not keep the link.
+    fn calling<F: Fn(&NbdLink) + Send + 'static>(&self, act: F) -> impl Fn() + Send + use<F> {
+        let this = Weak::clone(&self.this);
+        move || {
+            if let Some(link) = this.upgrade() {
+                act(&link);
+            }
+        }
+    }
+
     /// The first user is the home from now on.
     fn arrive(&self, state: &mut LinkState) {
         match &state.phase {
@@ -223,20 +234,11 @@ impl NbdLink {
         else {
             return;
         };
-        let (this, id) = (Weak::clone(&self.this), home.id);
-        let receive = move || {
-            if let Some(link) = this.upgrade() {
-                link.receive(id);
-            }
-        };
+        let id = home.id;
+        let receive = self.calling(move |link| link.receive(id));
         let mut handler = FdHandler::new().on_read(receive);
         if is_full {
-            let this = Weak::clone(&self.this);
-            handler = handler.on_write(move || {
-                if let Some(link) = this.upgrade() {
-                    link.flush();
-                }
-            });
+            handler = handler.on_write(self.calling(NbdLink::flush));
         }
         let watched = home.aio().set_fd_handler(session.fd(), handler);
         state.watches_writes = is_full;

@@ -10,13 +10,12 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 
+use super::chunks::{is_short, take_payload};
 use super::flight::{Flight, FlightStage, FlightTable, Landed};
-use super::server::HeaderStyle;
+use super::server::{ExportFacts, HeaderStyle};
 use crate::Error;
 use crate::nbd::protocol::errno::to_errno;
-use crate::nbd::protocol::reply::{
-    ChunkHeader, ErrorChunk, HoleChunk, ReplyHeader, SimpleReply, chunk,
-};
+use crate::nbd::protocol::reply::{ChunkHeader, ReplyHeader, SimpleReply, chunk};
 use crate::nbd::protocol::request::command;
 use crate::nbd::protocol::{MAX_STRING, Malformed};
 use crate::nbd::stream::NbdStream;
@@ -27,8 +26,6 @@ const ROOM: usize = 128 << 10;
 const READS_MAX: usize = 8;
 /// The longest payload that is looked at as a whole: an error with its text.
 const PAYLOAD_MAX: u64 = MAX_STRING as u64 + 64;
-/// How many errors one reply may have.
-const ERROR_CHUNKS_MAX: u32 = 16;
 
 /// Why a connection is over.
 #[derive(Debug)]
@@ -70,6 +67,8 @@ pub(super) struct Receiver {
     end: usize,
     stage: ReplyStage,
     style: HeaderStyle,
+    /// The number of the context `base:allocation`.
+    allocation: Option<u32>,
     /// Grows with what the server does.
     pub(super) progress: u64,
 }
@@ -101,13 +100,14 @@ struct ChunkPlace {
 }
 
 impl Receiver {
-    pub(super) fn new(style: HeaderStyle) -> Receiver {
+    pub(super) fn new(facts: &ExportFacts) -> Receiver {
         Receiver {
             bytes: vec![0; ROOM].into(),
             start: 0,
             end: 0,
             stage: ReplyStage::Header,
-            style,
+            style: facts.style,
+            allocation: facts.allocation,
             progress: 0,
         }
     }
@@ -157,7 +157,8 @@ impl Receiver {
                     return Ok(ControlFlow::Break(()));
                 };
                 let payload = &self.bytes[self.start..self.start + len];
-                take_payload(flight(flights, place.index)?, kind, payload)?;
+                let asked = flight(flights, place.index)?;
+                take_payload(asked, kind, payload, self.allocation)?;
                 self.start += len;
                 self.end_chunk(flights, landed, place)?;
                 Ok(ControlFlow::Continue(()))
@@ -249,7 +250,7 @@ impl Receiver {
                 asked.expect_data(place.left)?;
                 self.stage = ReplyStage::DataOffset(place);
             }
-            kind if is_short(kind, is_read) && header.length <= PAYLOAD_MAX => {
+            kind if is_short(kind, asked.command) && header.length <= PAYLOAD_MAX => {
                 self.stage = ReplyStage::Payload { place, kind };
             }
             _ => return Err(Malformed("chunk does not fit to the request")),
@@ -327,57 +328,13 @@ impl Receiver {
             landed.extend(flights.end(index, result));
             return Ok(());
         }
-        if asked.command == command::READ && asked.received < asked.length {
-            return Err(Malformed("reply to a read lacks data"));
+        let is_told = matches!(asked.command, command::READ | command::BLOCK_STATUS);
+        if is_told && asked.received < asked.length {
+            return Err(Malformed("reply lacks what was asked for"));
         }
         landed.extend(flights.land(index));
         Ok(())
     }
-}
-
-impl Flight {
-    /// Notes that so many bytes of data come.
-    fn expect_data(&mut self, count: u64) -> Result<(), Malformed> {
-        self.received = self.received.saturating_add(count);
-        let fits = self.received <= self.length;
-        fits.then_some(())
-            .ok_or(Malformed("reply to a read has too much data"))
-    }
-
-    /// Where a range of the export is in the round.
-    fn place_of(&self, offset: u64, length: u64) -> Result<u64, Malformed> {
-        let at = offset.checked_sub(self.request.position());
-        let at = at.filter(|at| at.checked_add(length).is_some_and(|end| end <= self.length));
-        at.ok_or(Malformed("chunk is outside of the request"))
-    }
-}
-
-/// Whether chunks of this kind are taken as a whole.
-fn is_short(kind: u16, is_read: bool) -> bool {
-    chunk::is_error(kind) || (kind == chunk::OFFSET_HOLE && is_read)
-}
-
-fn take_payload(asked: &mut Flight, kind: u16, payload: &[u8]) -> Result<(), Malformed> {
-    if chunk::is_error(kind) {
-        let error = ErrorChunk::decode(kind, payload)?;
-        if asked.errno == 0 {
-            asked.errno = to_errno(error.error);
-        }
-        asked.error_chunks += 1;
-        let is_bounded = asked.error_chunks <= ERROR_CHUNKS_MAX;
-        return is_bounded
-            .then_some(())
-            .ok_or(Malformed("reply has too many errors"));
-    }
-    let hole = HoleChunk::decode(payload)?;
-    let length = hole.length.into();
-    asked.expect_data(length)?;
-    let at = asked.place_of(hole.offset, length)?;
-    let (at, length) = (usize::try_from(at), usize::try_from(length));
-    if let (Ok(at), Ok(length)) = (at, length) {
-        asked.request.fill_with_zeroes(at, length);
-    }
-    Ok(())
 }
 
 fn find(flights: &FlightTable, cookie: u64) -> Result<u32, Malformed> {

@@ -25,7 +25,7 @@ impl NbdSession {
             stream,
             facts,
             sender: Sender::default(),
-            receiver: Receiver::new(facts.style),
+            receiver: Receiver::new(&facts),
         }
     }
 

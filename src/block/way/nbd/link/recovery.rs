@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
-use std::sync::Weak;
 use std::task::Poll;
 
 use gsource::{AioContext, Clock, Timer};
@@ -146,16 +145,6 @@ impl NbdLink {
             let timer = aio.timer(Clock::Realtime, self.calling(NbdLink::end_wait));
             timer.arm_at_ns(until);
             recovery.end_of_wait = Some(timer);
-        }
-    }
-
-    /// A callback of the loop.
-    fn calling(&self, act: fn(&NbdLink)) -> impl Fn() + Send + 'static {
-        let this = Weak::clone(&self.this);
-        move || {
-            if let Some(link) = this.upgrade() {
-                act(&link);
-            }
         }
     }
 
