@@ -296,12 +296,12 @@ impl Request {
 
     /// Fills what is left with zeroes and ends the transfer: the file ends here.
     pub(super) fn fill_rest_with_zeroes(&mut self) {
-        self.fill_with_zeroes(0, usize::MAX);
+        self.zero_from(0, usize::MAX);
         self.advance(self.remaining());
     }
 
     /// Fills `count` of the next bytes to transfer with zeroes, after the first `skip`.
-    pub(super) fn fill_with_zeroes(&self, skip: usize, count: usize) {
+    pub(super) fn zero_from(&self, skip: usize, count: usize) {
         let zeroes = &ZEROES.0[..4096];
         for slice in self.slices_from(skip, count) {
             let mut at = 0;

@@ -73,7 +73,7 @@ fn take_hole(asked: &mut Flight, hole: HoleChunk) -> Result<(), Malformed> {
     let at = asked.place_of(hole.offset, length)?;
     let (at, length) = (usize::try_from(at), usize::try_from(length));
     if let (Ok(at), Ok(length)) = (at, length) {
-        asked.request.fill_with_zeroes(at, length);
+        asked.request.zero_from(at, length);
     }
     Ok(())
 }
