@@ -50,11 +50,12 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -blockdev driver=blkdebug,node-name=NAME,image=NAME[,inject-error.N.event=EVENT[,inject-error.N.errno=N]...][,align=N]
         [,set-state.N...][,x-inject-delay.N.event=EVENT,x-inject-delay.N.ns=N...][,take-child-perms.N=PERMISSION]
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
-  -blockdev driver=nbd,node-name=NAME,server.type=unix|inet,server.path=PATH|server.host=HOST,server.port=PORT
-        [,export=NAME][,reconnect-delay=SECONDS][,open-timeout=SECONDS][,read-only=on|off][,auto-read-only=on|off]
-                 a block device node: a file, an image in another node, no data at all, for measuring, another node whose
-                 requests fail or wait, for tests, or wait for a throttle group, or the export of an NBD server. The
-                 other node may be described in place: 'file.driver=file,file.filename=PATH'
+  -blockdev driver=nbd,node-name=NAME,server.type=unix,server.path=PATH[,export=NAME]
+  -blockdev driver=nbd,node-name=NAME,server.type=inet,server.host=HOST,server.port=PORT[,export=NAME]
+        [,reconnect-delay=SECONDS][,open-timeout=SECONDS][,read-only=on|off][,auto-read-only=on|off]
+                 a block device node: a file, an image in another node, no data at all, for measuring, another node
+                 whose requests fail or wait, for tests, or wait for a throttle group, or the export of an NBD server.
+                 The other node may be described in place: 'file.driver=file,file.filename=PATH'
   -image-folder PATH
                  the files that images name (backing files, data files, extents) are opened only below this folder, or
                  below another one that is given so
