@@ -11,9 +11,7 @@ use super::common::{CommonOptions, check_name, duplicate_node};
 use super::driver::{Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
 use super::drivers::qcow2::Qcow2Options;
-use super::drivers::{
-    self, BLOCKDEV_OPTIONS, nbd, null, qcow2, raw, throttle, vdi, vhdx, vmdk,
-};
+use super::drivers::{self, BLOCKDEV_OPTIONS, nbd, null, qcow2, raw, throttle, vdi, vhdx, vmdk};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
