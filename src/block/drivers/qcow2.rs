@@ -4,7 +4,7 @@
 //!
 //! * [`header`]: reads the header itself and refuses what would be damaged or makes no sense
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
-//! * [`barrier`]: refcounts reach the file before the L1 table refers to what they count
+//! * [`order`]: tables reach the storage in an order that survives a crash; [`places`]: where they are
 //! * [`mapping`]: what the tables say about a range
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
@@ -34,21 +34,23 @@ use crate::object::{Options, Value};
 use crate::schema::{Member, ValueType};
 use crate::{Error, ErrorKind, Result};
 
-mod barrier;
 mod header;
 mod home;
 mod image;
 mod layer;
 mod mapping;
+mod order;
+mod places;
 mod scope;
 mod storage;
 #[cfg(test)]
 mod tests;
 
-use barrier::L1Barrier;
 use header::{FIXED_LEN, Qcow2Header, unsupported};
 use image::Qcow2Image;
 use layer::Qcow2Layer;
+use order::TableOrder;
+use places::TablePlaces;
 use scope::{ImageNodes, Role, Scoped};
 use storage::NodeStorage;
 
@@ -176,12 +178,16 @@ pub(super) fn open_in_chain(
         backing,
     };
     let children = attach(&nodes, node, read_only)?;
-    let barrier = Arc::new(L1Barrier::new(header.l1_table()));
-    let access = open_image(&nodes, &barrier, read_only).map_err(failed)?;
+    let places = match read_only {
+        true => TablePlaces::new(&header, &[], &[]),
+        false => read_places(&header, file).map_err(failed)?,
+    };
+    let order = Arc::new(TableOrder::new(places));
+    let access = open_image(&nodes, &order, read_only).map_err(failed)?;
     let block_size = file.block_size();
     let image = Qcow2Image::new(access, nodes, header.cluster_size(), read_only);
     let image = Arc::new(image);
-    barrier.set_image(Arc::downgrade(&image));
+    order.set_image(Arc::downgrade(&image));
     Ok(Box::new(Qcow2Driver {
         image,
         children,
@@ -223,11 +229,18 @@ fn read_header(file: &Arc<Node>, read_only: bool) -> Result<Qcow2Header> {
     header.check_tables(length)?;
     let cluster_len = usize::try_from(header.cluster_size()).unwrap_or(0);
     header.parse_names(&read(file, 0, cluster_len)?)?;
-    if !read_only {
-        let (offset, len) = header.refcount_table();
-        header.check_refcount_blocks(&read(file, offset, len)?, length)?;
-    }
     Ok(header)
+}
+
+/// Reads and checks where the tables of an image are that is written.
+fn read_places(header: &Qcow2Header, file: &Arc<Node>) -> Result<TablePlaces> {
+    let (offset, len) = header.refcount_table();
+    let refcount_table = read(file, offset, len)?;
+    header.check_refcount_blocks(&refcount_table, file.length())?;
+    let l1 = header.l1_table();
+    let l1_len = usize::try_from(l1.end - l1.start).unwrap_or(0);
+    let l1 = read(file, l1.start, l1_len)?;
+    Ok(TablePlaces::new(header, &l1, &refcount_table))
 }
 
 /// Reads bytes of a node. What is behind its end is zero.
@@ -285,10 +298,10 @@ fn data_node(
 /// Lets imago open the image, whose header has been checked.
 fn open_image(
     nodes: &ImageNodes,
-    barrier: &Arc<L1Barrier>,
+    order: &Arc<TableOrder>,
     read_only: bool,
 ) -> Result<FormatAccess<NodeStorage>> {
-    let metadata = NodeStorage::new(&nodes.file, Role::File).with_barrier(barrier);
+    let metadata = NodeStorage::new(&nodes.file, Role::File).with_order(order);
     let storage_of =
         |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
     let data = storage_of(&nodes.data, Role::Data);

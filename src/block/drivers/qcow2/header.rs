@@ -13,6 +13,8 @@ mod checks;
 #[cfg(test)]
 mod tests;
 
+pub(super) use checks::REFCOUNT_TABLE_BYTES_MAX;
+
 /// The bytes of all fields that are used.
 pub(super) const FIXED_LEN: usize = 104;
 

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,8 +17,11 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 
-use super::barrier::L1Barrier;
+use super::header::REFCOUNT_TABLE_BYTES_MAX;
+use super::order::TableOrder;
+use super::places::TableKind;
 use super::scope::{Role, current};
+use crate::block::io_buffer::IoBuffer;
 use crate::block::node::Node;
 use crate::block::request::{Op, Request};
 use crate::block::way::below::Below;
@@ -30,7 +34,7 @@ pub(super) struct NodeStorage {
     /// Nothing was written behind this, so zeroes are there.
     written_end: AtomicU64,
     /// For the node with the image's tables.
-    barrier: Option<Arc<L1Barrier>>,
+    order: Option<Arc<TableOrder>>,
     helper: CommonStorageHelper,
 }
 
@@ -40,15 +44,15 @@ impl NodeStorage {
             node: Arc::clone(node),
             role,
             written_end: AtomicU64::new(node.length()),
-            barrier: None,
+            order: None,
             helper: CommonStorageHelper::default(),
         }
     }
 
-    /// The same node, with a barrier before writes to a table.
-    pub(super) fn with_barrier(self, barrier: &Arc<L1Barrier>) -> NodeStorage {
+    /// The same node, with an order of the writes to tables.
+    pub(super) fn with_order(self, order: &Arc<TableOrder>) -> NodeStorage {
         NodeStorage {
-            barrier: Some(Arc::clone(barrier)),
+            order: Some(Arc::clone(order)),
             ..self
         }
     }
@@ -62,6 +66,63 @@ impl NodeStorage {
         let below = self.below()?;
         let mut request = below.request(op, offset);
         request.set_length(length);
+        below.finish(request).await
+    }
+
+    async fn flush_below(&self) -> io::Result<()> {
+        self.change(Op::Flush, 0, 0).await
+    }
+
+    /// If a write changes a table whose order matters: which one, and its bytes if they are of interest.
+    fn table_write(
+        &self,
+        vector: &IoVector<'_>,
+        offset: u64,
+    ) -> Option<(&TableOrder, TableKind, Vec<u8>)> {
+        let order = self.order.as_deref()?;
+        let copy = || {
+            let mut bytes = vec![0; usize::try_from(vector.len()).unwrap_or(0)];
+            vector.copy_into_slice(&mut bytes);
+            bytes
+        };
+        let start = if offset == 0 { copy() } else { Vec::new() };
+        let table = order.table_at(offset, &start)?;
+        let bytes = match table {
+            TableKind::L1 | TableKind::RefcountTable => copy(),
+            _ => start,
+        };
+        Some((order, table, bytes))
+    }
+
+    async fn read_refcount_table(&self, order: &TableOrder, place: Range<u64>) -> io::Result<()> {
+        let below = self.below()?;
+        let mut request = below.request(Op::Read, place.start);
+        let len = place.end - place.start;
+        if len > REFCOUNT_TABLE_BYTES_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        request.own(IoBuffer::zeroed(len));
+        let finished = below.submit(request).await;
+        let (mut back, result) = (finished.request, finished.result);
+        if let Some(table) = back.take_buffer().filter(|_| result == 0) {
+            order.learn_refcount_blocks(&table);
+        }
+        below.recycle(back);
+        match result {
+            0 => Ok(()),
+            result => Err(io::Error::from_raw_os_error(-result)),
+        }
+    }
+
+    async fn write(&self, vector: &IoVector<'_>, offset: u64) -> io::Result<()> {
+        let below = self.below()?;
+        self.note_written(offset, vector.len());
+        let mut request = below.request(Op::Write, offset);
+        // SAFETY: the caller keeps the vector to the end of this function, which awaits the request.
+        let vectors = unsafe { vector.as_iovec() };
+        // SAFETY: as above; `Below::finish` ends the process rather than leaving early (invariant 1).
+        unsafe { lend(&mut request, vectors) };
         below.finish(request).await
     }
 
@@ -102,17 +163,15 @@ impl Storage for NodeStorage {
     }
 
     async unsafe fn pure_writev(&self, vector: IoVector<'_>, offset: u64) -> io::Result<()> {
-        if let Some(barrier) = &self.barrier {
-            barrier.before_write(offset).await?;
+        let Some((order, table, bytes)) = self.table_write(&vector, offset) else {
+            return self.write(&vector, offset).await;
+        };
+        order.before_write(table, || self.flush_below()).await?;
+        self.write(&vector, offset).await?;
+        match order.after_write(table, offset, &bytes) {
+            Some(place) => self.read_refcount_table(order, place).await,
+            None => Ok(()),
         }
-        let below = self.below()?;
-        self.note_written(offset, vector.len());
-        let mut request = below.request(Op::Write, offset);
-        // SAFETY: the vector stays to the end of this function, which awaits the request.
-        let vectors = unsafe { vector.as_iovec() };
-        // SAFETY: as above; `Below::finish` ends the process rather than leaving early (invariant 1).
-        unsafe { lend(&mut request, vectors) };
-        below.finish(request).await
     }
 
     async unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -140,7 +199,12 @@ impl Storage for NodeStorage {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.change(Op::Flush, 0, 0).await
+        let before = self.order.as_ref().map(|order| order.before_sync());
+        self.flush_below().await?;
+        if let (Some(order), Some(before)) = (&self.order, before) {
+            order.after_sync(before);
+        }
+        Ok(())
     }
 
     /// Each write is awaited to its end, so there is none left.

@@ -11,7 +11,7 @@ use crate::Result;
 
 /// QEMU's limits.
 const L1_BYTES_MAX: u64 = 32 << 20;
-const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+pub(in crate::block::drivers::qcow2) const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
 
 impl Qcow2Header {
     /// Checks the fields against each other.
