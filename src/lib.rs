@@ -69,6 +69,9 @@ pub mod device;
 #[cfg(feature = "vhost-user")]
 #[doc(hidden)] // for qctx and the monitor
 pub mod export;
+#[cfg(feature = "vhost-user")]
+#[doc(hidden)] // for qctx and the monitor
+pub mod job;
 #[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
 pub mod json;
 #[cfg(feature = "kvm")]

@@ -44,6 +44,8 @@ mod event;
 #[cfg(feature = "vhost-user")]
 mod export;
 mod input;
+#[cfg(feature = "vhost-user")]
+mod job;
 mod main_loop;
 mod message;
 mod outbox;

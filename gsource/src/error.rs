@@ -41,6 +41,8 @@ pub enum ErrorKind {
     CommandNotFound,
     /// The monitor knows no such device or object path.
     DeviceNotFound,
+    /// The monitor knows no such block job.
+    DeviceNotActive,
     /// A system call failed; see [`Error::raw_os_error`].
     Os,
     /// It was taken back before it was done.
@@ -124,7 +126,9 @@ impl Error {
         self.raw_os_error()
             .filter(|&errno| errno != 0)
             .unwrap_or(match self.kind {
-                ErrorKind::NotFound | ErrorKind::DeviceNotFound => libc::ENOENT,
+                ErrorKind::NotFound | ErrorKind::DeviceNotFound | ErrorKind::DeviceNotActive => {
+                    libc::ENOENT
+                }
                 ErrorKind::AlreadyExists => libc::EEXIST,
                 ErrorKind::Busy => libc::EBUSY,
                 ErrorKind::WrongThread => libc::EPERM,

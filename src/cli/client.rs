@@ -80,6 +80,7 @@ fn refusal(error: &Value) -> Error {
     let text = |name| error.member(name).and_then(Value::as_str);
     let kind = match text("class") {
         Some("DeviceNotFound") => ErrorKind::DeviceNotFound,
+        Some("DeviceNotActive") => ErrorKind::DeviceNotActive,
         Some("CommandNotFound") => ErrorKind::CommandNotFound,
         _ => ErrorKind::InvalidArgument,
     };

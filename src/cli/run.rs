@@ -8,6 +8,7 @@ use std::time::Duration;
 use qcontext::block::{Node, allow_image_folder};
 use qcontext::device::{self, Device};
 use qcontext::export;
+use qcontext::job;
 use qcontext::kvm::microvm::MicroVm;
 use qcontext::monitor::{self, Monitor, emit_export_deleted};
 use qcontext::object::{self, Options};
@@ -48,8 +49,9 @@ pub(super) fn run(mut plan: Plan) -> Result<(), Failure> {
     let signals = signals.map_err(|error| Failure::at("signals", &error))?;
     let pidfile = plan.pidfile.take();
     let mut outcome = serve(plan, Ready { daemon, pidfile }, &ending, &job);
-    // While clients are connected: they hear of each export's end.
+    // While clients are connected: they hear of the end of each export and job.
     remove_exports()?;
+    end_jobs()?;
     if let Ok(service) = &mut outcome {
         service.stop();
     }
@@ -65,6 +67,13 @@ fn remove_exports() -> Result<(), Failure> {
     let gone = Flag::default();
     let last = gone.clone();
     export::shutdown_all(emit_export_deleted, move || last.set());
+    iterate_until(|| gone.is_set())
+}
+
+fn end_jobs() -> Result<(), Failure> {
+    let gone = Flag::default();
+    let last = gone.clone();
+    job::cancel_all(move || last.set());
     iterate_until(|| gone.is_set())
 }
 

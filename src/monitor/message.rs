@@ -70,6 +70,7 @@ fn error_value(error: &Error) -> Value {
     let class = match error.kind() {
         ErrorKind::CommandNotFound => "CommandNotFound",
         ErrorKind::DeviceNotFound => "DeviceNotFound",
+        ErrorKind::DeviceNotActive => "DeviceNotActive",
         _ => "GenericError",
     };
     let mut desc = error.to_string();
