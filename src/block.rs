@@ -25,6 +25,7 @@
 //! * `throttle`: I/O limits and the groups that share them
 //! * `drivers`: `raw`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
+//! * `create`: the job that makes images
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
 //! * `backend`, `io_buffer`, `status`: what tasks use: exports and jobs
@@ -40,6 +41,7 @@ mod bounce;
 mod budget;
 mod channel;
 mod common;
+mod create;
 mod drain;
 mod driver;
 mod drivers;
@@ -69,6 +71,9 @@ mod write_order;
 
 pub use backend::BlockBackend;
 pub use channel::Channel;
+// For the monitor.
+#[doc(hidden)]
+pub use create::{BLOCKDEV_CREATE_OPTIONS, create};
 pub use drain::{DrainedNodes, Draining, drain};
 pub use driver::Driver;
 pub use drivers::backing::allow_image_folder;

@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub(super) mod backing;
 mod blkdebug;
-mod child;
+pub(super) mod child;
 pub(super) mod file;
 mod mapped;
 pub(super) mod nbd;
@@ -82,6 +82,11 @@ pub(super) static BLOCKDEV_REF_OR_NULL: AlternateType = AlternateType {
     ],
 };
 
+/// The names of all drivers.
+pub(super) fn names() -> Vec<&'static str> {
+    DRIVERS.iter().map(|driver| driver.name).collect()
+}
+
 /// Opens the driver that `driver=` names, with the options that belong to it.
 pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let name = keys.need_str("driver")?;
@@ -91,10 +96,9 @@ pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn Blo
 }
 
 pub(super) fn unknown(driver: &str) -> Error {
-    let names: Vec<_> = DRIVERS.iter().map(|known| known.name).collect();
     let message = format!(
         "Unknown driver '{driver}': the drivers are {}",
-        names.join(", ")
+        names().join(", ")
     );
     Error::new(ErrorKind::InvalidArgument, message)
 }

@@ -258,6 +258,24 @@ impl Image {
     }
 }
 
+/// Locks a file that is going to be made an image.
+///
+/// # Errors
+/// `Busy` if another program uses it.
+pub(super) fn lock_for_writing(file: &File, path: &str) -> Result<()> {
+    lock::take(file, Locks::Writer, path)
+}
+
+/// Takes storage for a range, which stays zero.
+pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let [offset, length] = [offset, length].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    // SAFETY: the fd is open.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), offset, length) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// The first bytes, for the recognition of formats; fewer if the image is shorter.
 pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
     let failed = |error| Error::os(format!("Could not open '{path}'"), error);

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::command::Commands;
-use crate::block::{BLOCKDEV_OPTIONS, Node};
+use crate::block::{self, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_OPTIONS, Node};
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
@@ -17,6 +17,7 @@ mod stats;
 
 pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_ADD, blockdev_add);
+    commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_DEL, blockdev_del);
     commands.add(&BLOCK_RESIZE, resize);
     commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
@@ -29,6 +30,13 @@ static BLOCKDEV_ADD: CommandType = CommandType::new("blockdev-add", &BLOCKDEV_OP
 
 fn blockdev_add(arguments: Options) -> Result<Value> {
     Node::open_blockdev(arguments)?;
+    Ok(Value::empty())
+}
+
+static BLOCKDEV_CREATE: CommandType = CommandType::new("blockdev-create", &BLOCKDEV_CREATE_OPTIONS);
+
+fn blockdev_create(arguments: Options) -> Result<Value> {
+    block::create(arguments)?;
     Ok(Value::empty())
 }
 

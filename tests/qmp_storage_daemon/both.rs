@@ -19,7 +19,7 @@ const STORAGE_DAEMON: &str = "qemu-storage-daemon";
 pub(crate) struct Daemon {
     pub(crate) client: Client,
     _process: Process,
-    _directory: TestDir,
+    pub(crate) directory: TestDir,
 }
 
 impl Daemon {
@@ -38,7 +38,7 @@ impl Daemon {
         Daemon {
             client,
             _process: process,
-            _directory: directory,
+            directory,
         }
     }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod both;
+mod jobs;
 mod schema;
 
 use both::{Both, plain, with};
@@ -219,6 +220,45 @@ fn objects_and_unknown_commands_have_the_storage_daemons_texts() {
         with("qom-list-properties", r#""typename":"nosuch""#),
         with("object-del", r#""id":"a""#),
         with("object-del", r#""id":"a""#),
+    ] {
+        both.alike(&request);
+    }
+}
+
+#[test]
+fn jobs_that_do_not_exist_have_the_storage_daemons_texts() {
+    let Some(mut both) = Both::start(&[]) else {
+        return;
+    };
+    let id = r#""id":"nosuch""#;
+    let device = r#""device":"nosuch""#;
+    let verbs = [
+        "cancel", "complete", "dismiss", "finalize", "pause", "resume",
+    ];
+    for verb in verbs {
+        both.alike(&with(&format!("job-{verb}"), id));
+        both.alike(&with(&format!("job-{verb}"), ""));
+        let name = if matches!(verb, "dismiss" | "finalize") {
+            id
+        } else {
+            device
+        };
+        both.alike(&with(&format!("block-job-{verb}"), name));
+    }
+    for request in [
+        plain("query-jobs"),
+        plain("query-block-jobs"),
+        with("block-job-cancel", r#""device":"nosuch","force":true"#),
+        with("block-job-cancel", r#""device":"nosuch","force":1"#),
+        with("block-job-set-speed", r#""device":"nosuch","speed":1"#),
+        with("block-job-set-speed", r#""device":"nosuch""#),
+        with(
+            "block-job-change",
+            r#""id":"nosuch","type":"mirror","copy-mode":"background""#,
+        ),
+        with("block-job-change", r#""id":"nosuch","type":"mirror""#),
+        with("block-job-change", r#""id":"nosuch","type":"stream""#),
+        with("block-job-change", r#""id":"nosuch","type":"nosuch""#),
     ] {
         both.alike(&request);
     }

@@ -16,7 +16,7 @@ pub(super) fn take(keys: &mut Options, key: &str, parent: &NewNode<'_>) -> Resul
 }
 
 /// The same, with other options to take over.
-pub(super) fn take_with(
+pub(in crate::block) fn take_with(
     keys: &mut Options,
     key: &str,
     passed_on: &CommonOptions,

@@ -1,0 +1,287 @@
+//! Jobs: what clients hear of them, in which order, and what `blockdev-create` makes, as `qemu-img` sees it.
+#![forbid(unsafe_code)]
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use qcontext::json;
+use qcontext::object::Value;
+
+use super::both::{Both, Daemon, difference, plain, with};
+
+/// `blockdev-create` with these options, as the job `j`.
+fn create(options: &str) -> String {
+    with(
+        "blockdev-create",
+        &format!(r#""job-id":"j","options":{{{options}}}"#),
+    )
+}
+
+/// What became of a job.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Refused(String),
+    /// The events, and the job's error.
+    Concluded(Vec<String>, Option<String>),
+}
+
+impl Daemon {
+    /// Starts the job `j`, waits until it is concluded, and dismisses it.
+    fn create(&mut self, options: &str) -> Outcome {
+        let mut heard = Vec::new();
+        self.client.send(create(options).as_bytes());
+        let mut is_answered = false;
+        while !is_answered || heard.last().is_none_or(|last| last != "concluded") {
+            let value = json::parse(&self.client.line()).unwrap();
+            if let Some(error) = value.member("error") {
+                return Outcome::Refused(
+                    error.member("desc").unwrap().as_str().unwrap().to_owned(),
+                );
+            }
+            match value.member("event").and_then(Value::as_str) {
+                None => is_answered = true,
+                Some("JOB_STATUS_CHANGE") => {
+                    let status = value.member("data").unwrap().member("status").unwrap();
+                    heard.push(status.as_str().unwrap().to_owned());
+                }
+                Some(other) => heard.push(other.to_owned()),
+            }
+        }
+        let jobs = self.ask(&plain("query-jobs"));
+        let Some(Value::List(jobs)) = jobs.member("return") else {
+            panic!("{jobs:?}");
+        };
+        assert_eq!(jobs.len(), 1);
+        let error = jobs[0].member("error").and_then(Value::as_str);
+        let error = error.map(str::to_owned);
+        self.ask(&with("job-dismiss", r#""id":"j""#));
+        Outcome::Concluded(heard, error)
+    }
+
+    /// What `qemu-img` prints about an image, in JSON.
+    fn image(&self, arguments: &[&str], name: &str) -> Value {
+        let mut command = Command::new("qemu-img");
+        command.args(arguments).args(["--output=json", "-U", name]);
+        let output = command.current_dir(self.directory.path()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let problems = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{arguments:?} {name} {text} {problems}"
+        );
+        json::parse(&text).unwrap()
+    }
+}
+
+impl Both {
+    /// Both make the same of it. True if there is an image now.
+    #[track_caller]
+    fn create(&mut self, options: &str) -> bool {
+        let (theirs, ours) = (self.theirs.create(options), self.ours.create(options));
+        match (&theirs, &ours) {
+            (Outcome::Concluded(heard, Some(error)), Outcome::Concluded(ours, Some(our_error))) => {
+                assert_eq!(heard, ours, "{options}");
+                assert!(
+                    our_error.starts_with(error),
+                    "{options}\n{error}\n{our_error}"
+                );
+                false
+            }
+            (Outcome::Refused(error), Outcome::Refused(our_error)) => {
+                assert!(
+                    our_error.starts_with(error),
+                    "{options}\n{error}\n{our_error}"
+                );
+                false
+            }
+            _ => {
+                assert_eq!(theirs, ours, "{options}");
+                true
+            }
+        }
+    }
+
+    /// Both make an image that is good and of the same shape.
+    #[track_caller]
+    fn same_image(&mut self, options: &str, name: &str) {
+        assert!(self.create(options), "{options}");
+        let (theirs, ours) = (self.shape(name, true), self.shape(name, false));
+        assert_eq!(difference("", &theirs, &ours), None, "{options}");
+    }
+
+    fn shape(&self, name: &str, of_theirs: bool) -> Value {
+        let daemon = if of_theirs { &self.theirs } else { &self.ours };
+        let [check, info] = ["check", "info"].map(|command| daemon.image(&[command], name));
+        let member = |key| (key, info.member(key).cloned().unwrap_or(Value::Null));
+        Value::dict([
+            member("virtual-size"),
+            member("format"),
+            member("cluster-size"),
+            member("backing-filename"),
+            member("backing-filename-format"),
+            // Not in what is compared elsewhere.
+            ("features", member("format-specific").1),
+            (
+                "clusters",
+                check
+                    .member("total-clusters")
+                    .cloned()
+                    .unwrap_or(Value::Null),
+            ),
+            (
+                "allocated",
+                check
+                    .member("allocated-clusters")
+                    .cloned()
+                    .unwrap_or(Value::Null),
+            ),
+        ])
+    }
+}
+
+#[test]
+fn files_are_created_as_by_the_storage_daemon() {
+    let Some(mut both) = Both::start(&[]) else {
+        return;
+    };
+    for options in [
+        r#""driver":"file","filename":"new","size":1048576"#,
+        r#""driver":"file","filename":"new","size":1000000"#,
+        r#""driver":"file","filename":"new","size":0"#,
+        r#""driver":"file","filename":"/nosuch/new","size":512"#,
+        r#""driver":"file","filename":"new","size":1048576,"preallocation":"off","nocow":true"#,
+        r#""driver":"file","filename":"new","size":1048576,"preallocation":"metadata""#,
+        r#""driver":"file","filename":"new","size":3145728,"preallocation":"falloc""#,
+        r#""driver":"file","filename":"new","size":3145728,"preallocation":"full""#,
+        r#""driver":"file","filename":"new","size":1048576,"preallocation":"nosuch""#,
+        r#""driver":"file","filename":"new""#,
+        r#""driver":"file","size":512"#,
+        r#""driver":"file","filename":"new","size":512,"bogus":1"#,
+        r#""driver":"null-co""#,
+        r#""driver":"raw""#,
+        r#""driver":"nosuch""#,
+    ] {
+        if both.create(options) {
+            // QEMU writes the first block of each file.
+            let is_reserved = options.contains("falloc") || options.contains("full");
+            let sizes = [&both.theirs, &both.ours].map(|daemon| {
+                let made = daemon.directory.file("new").metadata().unwrap();
+                (made.len(), is_reserved.then(|| made.blocks()))
+            });
+            assert_eq!(sizes[0], sizes[1], "{options}");
+        }
+    }
+    both.alike(&with(
+        "blockdev-create",
+        r#""options":{"driver":"file","filename":"new","size":0}"#,
+    ));
+    both.alike(&with(
+        "blockdev-create",
+        r#""job-id":"1x","options":{"driver":"file","filename":"new","size":0}"#,
+    ));
+}
+
+const FILES: [&str; 4] = [
+    "--blockdev",
+    "file,node-name=f,filename=a.img",
+    "--blockdev",
+    "file,node-name=d,filename=b.img",
+];
+
+fn qcow2(more: &str) -> String {
+    format!(r#""driver":"qcow2","file":"f","size":67108864{more}"#)
+}
+
+#[test]
+fn qcow2_images_are_created_as_by_the_storage_daemon() {
+    let Some(mut both) = Both::start(&FILES) else {
+        return;
+    };
+    for more in [
+        "",
+        r#","version":"v2""#,
+        r#","version":"v3","cluster-size":2097152"#,
+        r#","cluster-size":512,"refcount-bits":1"#,
+        r#","refcount-bits":64,"lazy-refcounts":true"#,
+        r#","extended-l2":true,"compression-type":"zstd""#,
+        r#","preallocation":"metadata""#,
+        r#","preallocation":"metadata","cluster-size":4096,"refcount-bits":8"#,
+        r#","preallocation":"falloc""#,
+        r#","preallocation":"full""#,
+        r#","preallocation":"metadata","extended-l2":true"#,
+        r#","data-file":"d""#,
+        r#","data-file":"d","data-file-raw":true"#,
+        r#","data-file":"d","preallocation":"metadata""#,
+    ] {
+        both.same_image(&qcow2(more), "a.img");
+    }
+    let backed = r#","backing-file":"base.img","backing-fmt":"raw""#;
+    for daemon in [&both.theirs, &both.ours] {
+        daemon.directory.image("base.img", 1);
+    }
+    both.same_image(&qcow2(backed), "a.img");
+    let allocated = format!(r#"{backed},"extended-l2":true,"preallocation":"metadata""#);
+    both.same_image(&qcow2(&allocated), "a.img");
+}
+
+#[test]
+fn wrong_options_of_a_new_qcow2_image_have_the_storage_daemons_texts() {
+    let Some(mut both) = Both::start(&FILES) else {
+        return;
+    };
+    for more in [
+        r#","cluster-size":1000"#,
+        r#","cluster-size":256"#,
+        r#","cluster-size":4194304"#,
+        r#","refcount-bits":3"#,
+        r#","refcount-bits":-1"#,
+        r#","version":"v2","refcount-bits":1"#,
+        r#","version":"v2","lazy-refcounts":true"#,
+        r#","version":"v2","extended-l2":true"#,
+        r#","version":"v2","compression-type":"zstd""#,
+        r#","version":"v2","data-file":"d""#,
+        r#","version":"v4""#,
+        r#","extended-l2":true,"cluster-size":4096"#,
+        r#","data-file-raw":true"#,
+        r#","backing-fmt":"raw""#,
+        r#","backing-file":"b","preallocation":"metadata""#,
+        r#","backing-file":"b","preallocation":"full""#,
+        r#","backing-file":"b","data-file":"d","data-file-raw":true"#,
+        r#","bogus":1"#,
+    ] {
+        assert!(!both.create(&qcow2(more)), "{more}");
+    }
+    for options in [
+        r#""driver":"qcow2","file":"nosuch","size":67108864"#,
+        r#""driver":"qcow2","file":"f","size":1000"#,
+        r#""driver":"qcow2","file":"f""#,
+        r#""driver":"qcow2","size":512"#,
+        r#""driver":"qcow2","file":{"driver":"file","filename":"nosuch"},"size":67108864"#,
+    ] {
+        assert!(!both.create(options), "{options}");
+    }
+}
+
+#[test]
+fn an_image_in_use_is_not_made_anew() {
+    let Some(mut both) = Both::start(&FILES) else {
+        return;
+    };
+    both.same_image(&qcow2(""), "a.img");
+    both.alike(&with(
+        "blockdev-add",
+        r#""driver":"qcow2","node-name":"q","file":"f""#,
+    ));
+    for daemon in [&mut both.theirs, &mut both.ours] {
+        let Outcome::Concluded(_, Some(error)) = daemon.create(&qcow2("")) else {
+            panic!("an image was made of one that is in use");
+        };
+        let conflict =
+            "Permission conflict on node 'f': permissions 'write, resize' are both required by ";
+        assert!(error.starts_with(conflict), "{error}");
+    }
+    let locked = r#""driver":"file","filename":"a.img","size":512"#;
+    assert!(!both.create(locked));
+    both.alike(&with("blockdev-del", r#""node-name":"q""#));
+    assert!(both.create(&qcow2("")));
+}
