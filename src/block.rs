@@ -18,6 +18,7 @@
 //! * `range_lock`, `write_order`: which requests wait for which: writes where direct I/O is coarser than a sector, and discards
 //!   in images
 //! * `image`: an open file or block device, with its locks and what direct I/O on it demands
+//! * `own_mount`: files that this process serves itself
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `drain`: the drain of whole nodes, under which the graph is changed
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
@@ -54,6 +55,7 @@ mod image;
 mod io_buffer;
 mod node;
 mod options;
+mod own_mount;
 mod permission;
 mod range_lock;
 mod request;
@@ -87,6 +89,7 @@ pub use graph::{Edge, Parent};
 pub use graph::{EdgeInfo, NodeId, edges};
 pub use io_buffer::IoBuffer;
 pub use node::Node;
+pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};
 pub use status::BlockStatus;

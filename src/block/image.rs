@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
+use super::own_mount;
 use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
 
@@ -297,6 +298,7 @@ impl AsFd for Image {
 /// Makes sure that `path` names an image before it is opened: opening a FIFO waits for its other end, and some devices do
 /// things when they are opened.
 fn check_kind(path: &str) -> Result<()> {
+    own_mount::refuse(path)?;
     let failed = |error| Error::os(format!("Could not open '{path}'"), error);
     let kind = std::fs::metadata(path).map_err(failed)?.file_type();
     if kind.is_file() || kind.is_block_device() {
