@@ -6,6 +6,7 @@
 //! * `options`: what `--export` and `block-export-add` take
 //! * `kind`: what a type of export is
 //! * `vhost_user_blk`: a virtio disk for virtual machines; the same device as `-device virtio-blk,vhost-user=`
+//! * `fuse`: a file, which is mounted
 //! * `registry`: the exports by id
 //!
 //! # Adding a type
@@ -13,8 +14,9 @@
 //!
 //! # Threads
 //! Any thread may add, list and end exports. What is called at the end of one runs on the thread of its context.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // children that need it say why
 
+mod fuse;
 mod kind;
 mod options;
 mod registry;

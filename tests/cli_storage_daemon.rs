@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -149,15 +149,16 @@ fn a_monitor_with_wait_is_ready_when_its_client_is_there() {
     process.ends_well();
 }
 
-/// The options in the README's table, in the order of its lines.
-fn options_of_the_readme() -> String {
+/// The options in the README's table, in the order of its lines, without the file if none can be mounted.
+fn options_of_the_readme(has_fuse: bool) -> String {
     let (_, section) = README
         .split_once("### Instead of qemu-storage-daemon")
         .unwrap();
     let (section, _) = section.split_once("###").unwrap();
     let lines = section.lines().filter(|line| line.contains("| `--"));
-    let options: Vec<_> = lines.map(|line| line.split('`').nth(1).unwrap()).collect();
-    assert_eq!(options.len(), 10, "{options:?}");
+    let mut options: Vec<_> = lines.map(|line| line.split('`').nth(1).unwrap()).collect();
+    assert_eq!(options.len(), 11, "{options:?}");
+    options.retain(|option| has_fuse || !option.starts_with("--export fuse"));
     options.join(" ")
 }
 
@@ -168,13 +169,19 @@ fn the_lines_of_the_readme_work_with_one_word_changed() {
         .arg("--version")
         .output()
         .is_ok();
+    let fuse = File::options().write(true).open("/dev/fuse");
+    if let Err(error) = &fuse {
+        skip(format!("/dev/fuse: {error}"));
+    }
     let theirs = has_theirs.then(|| OsStr::new(STORAGE_DAEMON).to_owned());
     for program in theirs.into_iter().chain([qctx()]) {
         let directory = TestDir::new();
         directory.image("disk0.raw", 1);
         directory.image("disk1.raw", 1);
+        let mountpoint = directory.file("disk0.fuse");
+        fs::write(&mountpoint, "").unwrap();
         let listener = UnixListener::bind(directory.socket("client.sock")).unwrap();
-        let script = format!(r#"exec "$0" {}"#, options_of_the_readme());
+        let script = format!(r#"exec "$0" {}"#, options_of_the_readme(fuse.is_ok()));
         let mut shell = Command::new("timeout");
         shell.args(["60", "sh", "-c", &script]).arg(&program);
         let output = shell.current_dir(directory.path()).output().unwrap();
@@ -183,6 +190,9 @@ fn the_lines_of_the_readme_work_with_one_word_changed() {
             let connected = UnixStream::connect(directory.socket(socket));
             assert!(connected.is_ok(), "{program:?} {socket} {connected:?}");
         }
+        if fuse.is_ok() {
+            assert_eq!(fs::metadata(&mountpoint).unwrap().len(), 1 << 20);
+        }
         let pidfile = directory.path().join("storage.pid");
         assert!(pidfile.exists(), "{program:?}");
         if program != qctx() {
@@ -190,6 +200,10 @@ fn the_lines_of_the_readme_work_with_one_word_changed() {
             let pid = fs::read_to_string(&pidfile).unwrap();
             let kill = Command::new("kill").args(["-KILL", pid.trim()]).status();
             assert!(kill.unwrap().success());
+            if fuse.is_ok() {
+                let umount = Command::new("umount").arg("-l").arg(&mountpoint).status();
+                assert!(umount.unwrap().success());
+            }
             continue;
         }
         listener.set_nonblocking(true).unwrap();

@@ -102,6 +102,14 @@ impl BlockBackend {
         state.channel.as_mut().map(|channel| channel.drain(quiet))
     }
 
+    /// Lets the requests in flight, and those that follow, come back without waits that are not for the data; see
+    /// [`Channel::set_hurried`].
+    pub fn hurry(&self) {
+        if let Some(channel) = &mut self.core().state().channel {
+            channel.set_hurried(true);
+        }
+    }
+
     /// Reads as many bytes as the buffer is long. Gives the buffer back.
     pub async fn read(&self, offset: u64, buffer: IoBuffer) -> (io::Result<()>, IoBuffer) {
         bytes::read(self, offset, buffer).await

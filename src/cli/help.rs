@@ -72,6 +72,10 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  a node as a disk for virtual machines that connect to the Unix socket PATH, or to a listening socket
                  that the program inherits. It is read-only unless there is 'writable=on'. 'iothread' is the id of a
                  context
+  -export [type=]fuse,id=ID,node-name=NAME,mountpoint=FILE[,writable=on|off][,growable=on|off]
+        [,allow-other=on|off|auto][,iothread=ID]
+                 a node as a file, which is mounted over the regular file FILE. With 'growable=on' writes beyond its end
+                 make the node longer. With 'allow-other=on' other users may open it, with 'auto' if that is possible
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which is created after everything else
   -qmp stdio     a QMP monitor on standard input and output
