@@ -2,7 +2,7 @@
 //!
 //! * `builder`: how a context is made
 //! * `registry`: the names
-//! * `core`: what the handles, the thread and the registry share; `end`: how a context ends
+//! * `core`: what the handles, the thread and the registry share; `end`: how a context ends; `remains`: what is kept after
 //! * `thread`: how the kernel runs the thread, with `affinity` and `sched`
 //! * `run`: the thread's loop; `glib_side`: when and how the loop asks GLib
 //! * `sources`: attached AioContexts and GSources; `handlers`: fd handlers
@@ -41,6 +41,7 @@ mod id;
 mod invoke;
 mod raw;
 mod registry;
+mod remains;
 mod run;
 mod sched;
 mod sources;
@@ -290,6 +291,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         registry::forget(self);
         self.0.request_stop_unattended();
+        self.0.release_remains();
     }
 }
 

@@ -623,7 +623,9 @@ gboolean qcontext_aio_set_poll_params(QContextAio *aio,
  * @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives; or when
  * @aio ends
  *
- * Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(), also after the end of @aio.
+ * Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(). The end of @aio frees one
+ * that was not deleted, and it must not be used any more. If a stop of a context ends @aio, it may be used and deleted until the
+ * last reference to that context is given back.
  *
  * Any thread, any locks held.
  */

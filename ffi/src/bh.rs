@@ -5,7 +5,7 @@ use crate::argument::{FromC, Given, Pointee, entry, give};
 use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::handle::QContextAio;
-use crate::leftover::HandleTie;
+use crate::leftover::{HandleTie, LeftHandle};
 use crate::user::{Registration, UserData, register, send_to_aio};
 use glib_sys::{GDestroyNotify, GError, gboolean, gpointer};
 use qcontext::{AioContext, Bh};
@@ -26,6 +26,20 @@ impl Pointee for QContextBh {}
 impl std::fmt::Debug for QContextBh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.bh.fmt(f)
+    }
+}
+
+/// A bottom half that C has, and does not delete.
+struct LeftBh(*mut QContextBh);
+
+// SAFETY: any thread may delete a bottom half.
+unsafe impl Send for LeftBh {}
+
+impl LeftBh {
+    /// Its AioContext has ended, so C does not use it any more.
+    fn free(self) {
+        // SAFETY: `leftover`, invariant 2: it was not deleted, and this is the one call.
+        drop(unsafe { Box::from_raw(self.0) });
     }
 }
 
@@ -56,7 +70,9 @@ impl FromC for Interned {
 /// @destroy: (nullable): runs when the bottom half was deleted and its last call has returned, on the thread that drives; or when
 /// @aio ends
 ///
-/// Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(), also after the end of @aio.
+/// Returns: (transfer full) (nullable): the bottom half, not scheduled; free with qcontext_bh_delete(). The end of @aio frees one
+/// that was not deleted, and it must not be used any more. If a stop of a context ends @aio, it may be used and deleted until the
+/// last reference to that context is given back.
 ///
 /// Any thread, any locks held.
 #[unsafe(no_mangle)]
@@ -98,7 +114,9 @@ fn give_bh(
     });
     // SAFETY: C does not have it yet.
     let bh = unsafe { &*given };
-    let _ = bh.tie.set(HandleTie::new(aio, given.addr(), data));
+    let left = LeftBh(given);
+    let left = LeftHandle::ToFree(Box::new(move || left.free()));
+    let _ = bh.tie.set(HandleTie::new(aio, data, left));
     given
 }
 

@@ -4,6 +4,7 @@
 use super::builder::QContextBuilder;
 use super::end::ContextEnd;
 use super::glib_side::{self, GlibSide};
+use super::remains::LastWork;
 use super::sources::AttachedSources;
 use super::{Handle, MAIN, QContext, lock, registry};
 use crate::{AioContext, Error, ErrorKind, IoHandlers, Result};
@@ -38,6 +39,7 @@ pub(crate) struct ContextCore {
     pub(super) glib_side: Mutex<Option<GlibSide>>,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
     pub(super) end: ContextEnd,
+    pub(super) remains: Mutex<Vec<LastWork>>,
 }
 
 /// The sources that every context has.
@@ -115,6 +117,7 @@ impl ContextCore {
             glib_side: Mutex::new(Some(glib_side)),
             thread: Mutex::new(None),
             end: ContextEnd::default(),
+            remains: Mutex::default(),
         }))
     }
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::invoke::{WaitGuard, wait_for};
+use super::run::Running;
 use super::{ContextCore, MAIN, QContext, lock};
 use crate::{AioContext, Error, ErrorKind, Result};
 use gsource::Driving;
@@ -137,21 +138,21 @@ impl ContextCore {
     }
 
     /// Waits until an unthreaded context has been torn down.
-    fn wait_until_over(&self) {
+    fn wait_until_over(self: &Arc<Self>) {
         while !self.end_here() && !self.end.wait() {}
     }
 
     /// Tears an unthreaded context down, if no other thread iterates it and no callback of it runs. True when that is done.
-    fn end_here(&self) -> bool {
+    fn end_here(self: &Arc<Self>) -> bool {
         self.end_with_rights(|driving| !driving.is_nested())
     }
 
     /// As [`ContextCore::end_here`], on the thread that drives, between two turns.
-    fn end_between_turns(&self) -> bool {
+    fn end_between_turns(self: &Arc<Self>) -> bool {
         self.end_with_rights(|_| true)
     }
 
-    fn end_with_rights(&self, may_end: impl FnOnce(&Driving<'_>) -> bool) -> bool {
+    fn end_with_rights(self: &Arc<Self>, may_end: impl FnOnce(&Driving<'_>) -> bool) -> bool {
         if self.end.is_over() {
             return true;
         }
@@ -166,7 +167,9 @@ impl ContextCore {
             if !may_end(&driving) {
                 return false;
             }
+            let running = Running::new(self);
             self.tear_down();
+            drop(running);
         }
         true
     }

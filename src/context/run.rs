@@ -25,13 +25,13 @@ thread_local! {
 }
 
 /// The calling thread runs a context, until this is dropped.
-struct Running<'a> {
+pub(super) struct Running<'a> {
     outer: *const ContextCore,
     context: PhantomData<&'a Arc<ContextCore>>,
 }
 
 impl<'a> Running<'a> {
-    fn new(context: &'a Arc<ContextCore>) -> Running<'a> {
+    pub(super) fn new(context: &'a Arc<ContextCore>) -> Running<'a> {
         Running {
             outer: CURRENT.replace(Arc::as_ptr(context)),
             context: PhantomData,

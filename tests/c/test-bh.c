@@ -1,6 +1,7 @@
 /* Bottom halves of AioContexts: once, again, deleted, left behind, from other threads, and run alone. */
 #include "support.h"
 #include <errno.h>
+#include <malloc.h>
 
 typedef struct {
     QContextBh *bh;
@@ -93,10 +94,91 @@ static void test_bh_left_behind(void)
     qcontext_aio_unref(aio);
     g_assert_cmpint(oneshot.calls, ==, 0);
     g_assert_cmpint(oneshot.destroyed, ==, 1);
-    qcontext_bh_schedule(test.bh);
-    qcontext_bh_delete(test.bh);
+    /* Nor is it deleted: it is gone. */
     g_assert_cmpint(test.probe.calls, ==, 0);
     g_assert_cmpint(test.probe.destroyed, ==, 1);
+}
+
+/* Bytes that the program has allocated. */
+static size_t in_use(void)
+{
+    return mallinfo2().uordblks;
+}
+
+enum { LEFT = 1000 };
+
+static void leave_some(QContextAio *aio)
+{
+    for (int i = 0; i < LEFT; i++) {
+        QContextBh *bh = qcontext_bh_new(aio, "left", nothing, NULL, NULL);
+
+        if (i % 2) {
+            qcontext_bh_schedule(bh);
+        }
+    }
+    qcontext_aio_unref(aio);
+}
+
+static void leave_to_the_aio(void)
+{
+    leave_some(qcontext_aio_new(NULL));
+}
+
+static void leave_to_a_stop(gboolean threaded, gboolean attached)
+{
+    QContext *ctx = qcontext_new("bh-left", threaded, NULL);
+    QContextAio *aio = attached ? qcontext_aio_new(NULL) : qcontext_get_aio(ctx, NULL);
+
+    if (attached) {
+        g_assert_true(qcontext_aio_attach(aio, ctx, NULL, NULL));
+    }
+    leave_some(aio);
+    g_assert_true(qcontext_stop(ctx, NULL));
+    qcontext_unref(ctx);
+}
+
+static void leave_everywhere(void)
+{
+    leave_to_the_aio();
+    for (int i = 0; i < 4; i++) {
+        leave_to_a_stop(i & 1, i >> 1);
+    }
+}
+
+/* Memory of bottom halves that nobody deletes does not grow. The tools for memory, which have an allocator of their own, look for
+ * what is lost. */
+static void test_bh_left_behind_is_freed(void)
+{
+    leave_everywhere();
+    size_t before = in_use();
+
+    for (int i = 0; i < 4; i++) {
+        leave_everywhere();
+    }
+    g_assert_cmpuint(in_use(), <, before + LEFT * sizeof(void *));
+}
+
+/* A context that stops inside a callback of another. */
+static void stop_other(gpointer data)
+{
+    g_assert_true(qcontext_stop(data, NULL));
+}
+
+static void test_bh_left_behind_is_there_until_the_context_goes(void)
+{
+    QContext *outer = qcontext_new("bh-outer", FALSE, NULL), *ctx = qcontext_new("bh-inner", FALSE, NULL);
+    QContextAio *aio = qcontext_get_aio(ctx, NULL);
+    QContextBh *deleted = qcontext_bh_new(aio, "deleted", nothing, NULL, NULL);
+
+    g_assert_nonnull(qcontext_bh_new(aio, "left", nothing, NULL, NULL));
+    qcontext_aio_unref(aio);
+    g_assert_true(qcontext_invoke(outer, stop_other, ctx, NULL, NULL));
+    while (qcontext_iterate(outer, FALSE, NULL)) {
+    }
+    qcontext_bh_schedule(deleted);
+    qcontext_bh_delete(deleted);
+    qcontext_unref(ctx);
+    qcontext_unref(outer);
 }
 
 static void linger(gpointer data)
@@ -238,6 +320,8 @@ int main(int argc, char **argv)
     g_test_add_func("/aio/bh", test_bh);
     g_test_add_func("/aio/bh-delete-inside", test_bh_delete_inside);
     g_test_add_func("/aio/bh-left-behind", test_bh_left_behind);
+    g_test_add_func("/aio/bh-left-behind-is-freed", test_bh_left_behind_is_freed);
+    g_test_add_func("/aio/bh-left-behind-is-there-until-the-context-goes", test_bh_left_behind_is_there_until_the_context_goes);
     g_test_add_func("/aio/bh-delete-sync-waits", test_bh_delete_sync_waits);
     g_test_add_func("/aio/bh-from-threads", test_bh_from_threads);
     g_test_add_func("/aio/bh-poll", test_bh_poll);

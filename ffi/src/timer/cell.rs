@@ -12,7 +12,7 @@ use crate::boundary::Fault;
 use crate::callback::QContextFunc;
 use crate::clock;
 use crate::handle::{Borrowed, QContextAio};
-use crate::leftover::HandleTie;
+use crate::leftover::{HandleTie, LeftHandle};
 use crate::user::{Registration, UserData, register, send_to_aio};
 use glib_sys::{GDestroyNotify, gpointer};
 use qcontext::{AioContext, Error, Timer};
@@ -61,7 +61,8 @@ impl Node {
 
     /// Ties the timer on the heap at `address` to its AioContext.
     pub(super) fn tie(&self, aio: &AioContext, address: usize) {
-        let tie = HandleTie::new(aio, address, Weak::clone(&self.user));
+        let left = LeftHandle::Kept(address);
+        let tie = HandleTie::new(aio, Weak::clone(&self.user), left);
         let _ = self.tie.set(tie);
     }
 
