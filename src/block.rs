@@ -21,6 +21,7 @@
 //! * `own_mount`: files that this process serves itself
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `drain`: the drain of whole nodes, under which the graph is changed
+//! * `change`: nodes are opened anew and edges moved, all or nothing
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `throttle`: I/O limits and the groups that share them
@@ -40,6 +41,7 @@
 mod backend;
 mod bounce;
 mod budget;
+mod change;
 mod channel;
 mod common;
 mod create;
@@ -72,6 +74,7 @@ mod way;
 mod write_order;
 
 pub use backend::BlockBackend;
+pub use change::GraphChange;
 pub use channel::Channel;
 // For the monitor.
 #[doc(hidden)]

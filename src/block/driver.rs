@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::common::CommonOptions;
 use super::gate::Gate;
 use super::graph::{Edge, NodeId, Parent};
+use super::image::Image;
 use super::node::Node;
 use super::way::Way;
 use crate::Result;
@@ -104,6 +105,25 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
         data.map_or(0, |data| data.node().data_syncs())
     }
 
+    /// The image is going to be opened anew while it is open here: what this has in memory must be in the nodes below.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn write_back(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The node has a new driver. This one leaves the image alone from now on.
+    fn superseded(&self) {}
+
+    /// The driver that was opened beside this one does not take its place.
+    fn restored(&self) {}
+
+    /// The open file, if the driver is of a file.
+    fn image(&self) -> Option<&Arc<Image>> {
+        None
+    }
+
     /// The nodes below. The first one has the data.
     fn children(&self) -> &[Edge] {
         &[]
@@ -116,6 +136,8 @@ pub(super) struct NewNode<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
     pub(super) common: &'a CommonOptions,
+    /// The driver that the new one is to replace.
+    pub(super) old: Option<&'a dyn BlockDriver>,
 }
 
 impl NewNode<'_> {
@@ -126,7 +148,11 @@ impl NewNode<'_> {
 
     /// The node as the user of a child that it calls `role`.
     pub(super) fn as_parent(&self, role: &'static str) -> Parent {
-        Parent::node(self.id, self.name, role)
+        let parent = Parent::node(self.id, self.name, role);
+        match self.old {
+            Some(_) => parent.renewed(),
+            None => parent,
+        }
     }
 
     /// The same for a node that uses the child in its own way, whatever its own users do.

@@ -95,6 +95,32 @@ pub(super) fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn Blo
     (driver.open)(keys, node)
 }
 
+/// What the driver calls its children.
+pub(super) fn child_roles(driver: &str) -> Vec<&'static str> {
+    let known = DRIVERS.iter().find(|known| known.name == driver);
+    let members = known.map_or(&[][..], |known| known.members).iter();
+    let is_child = |member: &&Member| match member.value {
+        ValueType::Alternate(of) => {
+            of.name == BLOCKDEV_REF.name || of.name == BLOCKDEV_REF_OR_NULL.name
+        }
+        _ => false,
+    };
+    members.filter(is_child).map(|member| member.name).collect()
+}
+
+/// Whether an option of an open node may change.
+pub(super) fn may_change(driver: &str, option: &str) -> bool {
+    const OF_ALL: [&str; 6] = [
+        "read-only",
+        "auto-read-only",
+        "cache.direct",
+        "cache.no-flush",
+        "discard",
+        "detect-zeroes",
+    ];
+    OF_ALL.contains(&option) || (driver, option) == ("throttle", "throttle-group")
+}
+
 pub(super) fn unknown(driver: &str) -> Error {
     let message = format!(
         "Unknown driver '{driver}': the drivers are {}",

@@ -13,12 +13,13 @@
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::node::Node;
 use super::permission::{Access, Permissions};
 use crate::{Error, ErrorKind, Result};
 
+pub(super) mod rewire;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +62,8 @@ pub struct Parent {
     node: Option<NodeId>,
     /// What the node's own parents need and share ends there. Otherwise they use the child through it.
     is_separate: bool,
+    /// The node is being opened anew: its edges count with the whole change.
+    is_new: bool,
 }
 
 impl Parent {
@@ -72,6 +75,7 @@ impl Parent {
             role: "root",
             node: None,
             is_separate: false,
+            is_new: false,
         }
     }
 
@@ -83,6 +87,7 @@ impl Parent {
             role,
             node: Some(id),
             is_separate: false,
+            is_new: false,
         }
     }
 
@@ -91,6 +96,15 @@ impl Parent {
     pub(super) fn separate(self) -> Parent {
         Parent {
             is_separate: true,
+            ..self
+        }
+    }
+
+    /// The same parent, whose edges count when the change of the graph is made.
+    #[must_use]
+    pub(super) fn renewed(self) -> Parent {
+        Parent {
+            is_new: true,
             ..self
         }
     }
@@ -137,6 +151,14 @@ struct EdgeRecord {
     /// What the parent and those who use the child through it do.
     total: Access,
     on_resize: Option<ResizeCallback>,
+    target: Weak<EdgeTarget>,
+}
+
+impl EdgeRecord {
+    /// Whether the edge is a part of the graph already.
+    fn counts(&self) -> bool {
+        !self.parent.is_new
+    }
 }
 
 /// A parent's use of a node. It ends when this is dropped.
@@ -158,6 +180,12 @@ impl EdgeTarget {
 
     pub(super) fn node(&self) -> Arc<Node> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the node before.
+    fn set(&self, node: Arc<Node>) -> Arc<Node> {
+        let mut target = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::replace(&mut *target, node)
     }
 }
 
@@ -192,9 +220,11 @@ impl Drop for Edge {
         let mut edges = lock();
         let index = edges.iter().position(|edge| edge.number == self.number);
         let gone = index.map(|index| edges.remove(index));
-        // No permission was added, so there is no new conflict.
-        let settled = settle(&mut edges, self.target.node().id());
-        debug_assert!(settled.is_ok(), "permissions that were given back conflict");
+        if let Some(gone) = &gone {
+            // No permission was added, so there is no new conflict.
+            let settled = settle(&mut edges, gone.child);
+            debug_assert!(settled.is_ok(), "permissions that were given back conflict");
+        }
         drop(edges);
         // Outside of the lock: its callback is foreign code.
         drop(gone);
@@ -214,6 +244,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
             "Block node is read-only",
         ));
     }
+    let target = EdgeTarget::new(node);
     let record = EdgeRecord {
         number: fresh_number(),
         parent,
@@ -222,18 +253,22 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
         own: access,
         total: access,
         on_resize: None,
+        target: Arc::downgrade(&target),
     };
     let number = record.number;
+    let counts = record.counts();
     let mut edges = lock();
     let mut changed = edges.clone();
     changed.push(record);
-    settle(&mut changed, node.id())?;
+    if counts {
+        settle(&mut changed, node.id())?;
+    }
     let before = mem::replace(&mut *edges, changed);
     drop(edges);
     drop(before);
     Ok(Edge {
         number,
-        target: EdgeTarget::new(node),
+        target,
         access,
     })
 }
@@ -260,7 +295,11 @@ pub fn edges() -> Vec<EdgeInfo> {
         child: edge.child,
         access: edge.total,
     };
-    edges.iter().map(info).collect()
+    edges
+        .iter()
+        .filter(|edge| edge.counts())
+        .map(info)
+        .collect()
 }
 
 /// Who uses the node.
@@ -298,7 +337,7 @@ pub(super) fn tell_resized(node: NodeId) {
 /// A copy of the edges to the node.
 fn edges_to(node: NodeId) -> Vec<EdgeRecord> {
     let edges = lock();
-    let to_node = |edge: &&EdgeRecord| edge.child == node;
+    let to_node = |edge: &&EdgeRecord| edge.child == node && edge.counts();
     edges.iter().filter(to_node).cloned().collect()
 }
 
@@ -306,17 +345,20 @@ fn edges_to(node: NodeId) -> Vec<EdgeRecord> {
 fn settle(edges: &mut [EdgeRecord], node: NodeId) -> Result<()> {
     let mut sum = Access::NEUTRAL;
     for (index, edge) in edges.iter().enumerate() {
-        if edge.child != node {
+        if edge.child != node || !edge.counts() {
             continue;
         }
-        let others = edges[..index].iter().filter(|other| other.child == node);
+        let others = edges[..index].iter();
+        let others = others.filter(|other| other.child == node && other.counts());
         for other in others {
             check_pair(edge, other)?;
             check_pair(other, edge)?;
         }
         sum = sum.and(edge.total);
     }
-    let below = |edge: &EdgeRecord| edge.parent.node == Some(node) && !edge.parent.is_separate;
+    let below = |edge: &EdgeRecord| {
+        edge.parent.node == Some(node) && !edge.parent.is_separate && edge.counts()
+    };
     for index in 0..edges.len() {
         if below(&edges[index]) {
             edges[index].total = edges[index].own.and(sum);

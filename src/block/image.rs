@@ -68,6 +68,8 @@ pub(super) struct Image {
     data_syncs: AtomicU64,
     /// The errno of a failed fdatasync, 0 if none has failed.
     lost: AtomicI32,
+    /// `None` without locking.
+    locks: Option<Locks>,
     /// It was reported that its requests do without a ring.
     warned: AtomicBool,
 }
@@ -91,21 +93,23 @@ impl Capability {
 }
 
 impl OpenImage {
-    /// Opens and locks the image.
+    /// Opens and locks the image, which may be open as `old` already.
     ///
     /// # Errors
     /// `Os` if it cannot be opened, `Busy` if another program uses it, `InvalidArgument` if it is neither a regular
     /// file nor a block device, or direct I/O is not possible on it.
-    pub(super) fn open(&self) -> Result<Image> {
+    pub(super) fn open(&self, old: Option<&Image>) -> Result<Image> {
         check_kind(&self.path)?;
         let (file, read_only) = self.open_file()?;
-        if self.locking {
-            let locks = match (read_only, self.force_share) {
-                (true, true) => Locks::Sharer,
-                (true, false) => Locks::Reader,
-                (false, _) => Locks::Writer,
-            };
-            lock::take(&file, locks, &self.path)?;
+        let locks = self.locking.then_some(match (read_only, self.force_share) {
+            (true, true) => Locks::Sharer,
+            (true, false) => Locks::Reader,
+            (false, _) => Locks::Writer,
+        });
+        match (locks, old.and_then(|old| Some((&old.file, old.locks?)))) {
+            (Some(locks), Some(old)) => lock::take_over(old, &file, locks, &self.path)?,
+            (Some(locks), None) => lock::take(&file, locks, &self.path)?,
+            (None, _) => {}
         }
         let in_memory = is_tmpfs(&file);
         let direct = match self.direct {
@@ -122,8 +126,9 @@ impl OpenImage {
             nowait: Capability::new(),
             zero_range: Capability::new(),
             punch_hole: Capability::new(),
-            data_syncs: AtomicU64::new(0),
-            lost: AtomicI32::new(0),
+            data_syncs: AtomicU64::new(old.map_or(0, Image::data_syncs)),
+            lost: AtomicI32::new(old.and_then(Image::lost).unwrap_or(0)),
+            locks,
             warned: AtomicBool::new(false),
         };
         image.measure().map_err(|error| self.os(error))?;
@@ -223,6 +228,13 @@ impl Image {
         let unit = self.discard_unit;
         let start = offset.next_multiple_of(unit);
         start..(offset + length) / unit * unit
+    }
+
+    /// It was to be opened anew, and stays as it is.
+    pub(super) fn restore_locks(&self) {
+        if let Some(locks) = self.locks {
+            lock::restore(&self.file, locks);
+        }
     }
 
     /// How many bytes of storage the file takes.

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::common::CommonOptions;
 use super::drain::Crossing;
@@ -20,9 +20,11 @@ use super::graph::{self, Edge, NodeId, Parent};
 use super::permission::{Access, Permissions};
 use super::way::Way;
 use super::write_order::WriteOrder;
+use crate::object::Dict;
 use crate::{Error, ErrorKind, Result};
 
 mod names;
+pub(super) mod renewal;
 #[cfg(test)]
 mod tests;
 
@@ -31,18 +33,23 @@ mod tests;
 pub struct Node {
     id: NodeId,
     name: String,
-    driver: Box<dyn BlockDriver>,
-    block_size: u64,
-    read_only: bool,
-    direct: bool,
-    /// Discards end here.
-    ignores_discard: bool,
+    state: Mutex<Arc<NodeState>>,
+    block_size: AtomicU64,
+    /// Those that it was opened with, without what it got from its parent. Empty if it was not opened by a `-blockdev`.
+    options: Mutex<Dict>,
     /// Its name is the id of a `-drive`.
     is_drive: AtomicBool,
     length: AtomicU64,
     /// The order of writes of block backends.
     byte_order: Arc<WriteOrder>,
     crossing: Crossing,
+}
+
+/// What becomes another one when the node is opened anew.
+#[derive(Debug)]
+pub(super) struct NodeState {
+    driver: Box<dyn BlockDriver>,
+    common: CommonOptions,
 }
 
 impl Node {
@@ -76,27 +83,35 @@ impl Node {
             id,
             name: &name,
             common,
+            old: None,
         })?;
-        let below = driver.children().iter();
-        let ignores_below = below.clone().any(|child| child.node().ignores_discard);
         let node = Arc::new(Node {
             id,
             name,
-            block_size: driver.block_size(),
-            read_only: driver.is_read_only(),
-            direct: common.direct.unwrap_or(false),
-            ignores_discard: common.discard == Some(false) || ignores_below,
+            block_size: AtomicU64::new(driver.block_size()),
+            options: Mutex::default(),
             is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
             byte_order: Arc::default(),
             crossing: Crossing::default(),
-            driver,
+            state: Mutex::new(Arc::new(NodeState {
+                driver,
+                common: common.clone(),
+            })),
         });
-        for child in node.driver.children() {
-            let this = Arc::downgrade(&node);
+        node.follow_children();
+        Ok(node)
+    }
+
+    fn follow_children(self: &Arc<Node>) {
+        for child in self.state().driver.children() {
+            let this = Arc::downgrade(self);
             child.on_resize(move || child_resized(&this));
         }
-        Ok(node)
+    }
+
+    pub(super) fn state(&self) -> Arc<NodeState> {
+        Arc::clone(&lock(&self.state))
     }
 
     /// Lets the node be found by its name for as long as it has users.
@@ -185,7 +200,7 @@ impl Node {
 
     /// Its driver.
     pub fn driver(&self) -> Driver {
-        self.driver.driver()
+        self.state().driver.driver()
     }
 
     /// Its size in bytes, a multiple of the block size.
@@ -200,8 +215,8 @@ impl Node {
     /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
     /// a multiple of the block size; `Os` or `Unsupported` if the host cannot do it.
     pub fn set_length(&self, length: u64) -> Result<()> {
-        let (name, unit) = (&self.name, self.block_size);
-        if self.read_only {
+        let (name, unit) = (&self.name, self.block_size());
+        if self.is_read_only() {
             let message = "Image is read-only";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
@@ -210,7 +225,7 @@ impl Node {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         graph::check_shared(self, Permissions::RESIZE)?;
-        self.driver.set_length(length)?;
+        self.state().driver.set_length(length)?;
         self.update_length()
     }
 
@@ -219,14 +234,14 @@ impl Node {
     /// # Errors
     /// `Os` if the host does not say how long it is.
     pub fn refresh_length(&self) -> Result<()> {
-        for child in self.driver.children() {
+        for child in self.state().driver.children() {
             child.node().refresh_length()?;
         }
         self.update_length()
     }
 
     fn update_length(&self) -> Result<()> {
-        let length = self.driver.length()?;
+        let length = self.state().driver.length()?;
         if self.length.swap(length, Ordering::Relaxed) != length {
             graph::tell_resized(self.id);
         }
@@ -236,7 +251,7 @@ impl Node {
     /// The unit of requests: 512, unless the driver demands more.
     #[inline]
     pub fn block_size(&self) -> u64 {
-        self.block_size
+        self.block_size.load(Ordering::Relaxed)
     }
 
     /// Whether its name is the id of a `-drive` and not a node-name.
@@ -250,32 +265,34 @@ impl Node {
 
     /// Whether writing is refused.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.state().driver.is_read_only()
     }
 
     /// The image's path, if it has one.
     pub fn filename(&self) -> Option<String> {
-        self.driver.filename()
+        self.state().driver.filename()
     }
 
     /// How many bytes of storage the image takes, if it has one.
     pub fn allocated(&self) -> Option<u64> {
-        self.driver.allocated()
+        self.state().driver.allocated()
     }
 
     /// Whether the options ask for I/O past the page cache.
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.state().common.direct.unwrap_or(false)
     }
 
     /// Whether discards do nothing.
     pub(super) fn ignores_discard(&self) -> bool {
-        self.ignores_discard
+        let state = self.state();
+        let mut below = state.driver.children().iter();
+        state.common.discard == Some(false) || below.any(|child| child.node().ignores_discard())
     }
 
     /// How often the image was made durable so far.
     pub fn data_syncs(&self) -> u64 {
-        self.driver.data_syncs()
+        self.state().driver.data_syncs()
     }
 
     /// A number that no other node has.
@@ -291,7 +308,7 @@ impl Node {
     /// Opens the way of a channel to the data; none while the node is drained.
     pub(super) fn open_way(&self, gate: &Arc<Gate>) -> Way {
         match self.crossing.enter(gate) {
-            true => self.driver.open_way(gate),
+            true => self.state().driver.open_way(gate),
             false => Way::Absent,
         }
     }
@@ -300,6 +317,11 @@ impl Node {
     pub(super) fn crossing(&self) -> &Crossing {
         &self.crossing
     }
+}
+
+/// What is behind it is consistent after every single operation.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes a node's length follow that of its child. On an error the node keeps its length.

@@ -143,7 +143,7 @@ fn file_of_drive(keys: &mut Options, node: &NewNode<'_>, may_be_other: bool) -> 
         refuse_formats(&file.image.path)?;
     }
     let common = CommonOptions::default();
-    let child = Node::child(None, common, |_| file.open(Driver::File))?;
+    let child = Node::child(None, common, |new| file.open(Driver::File, new))?;
     child.enter(duplicate_node)?;
     Ok(child)
 }
@@ -173,6 +173,7 @@ fn server_of_drive(
 /// Opens what a `-blockdev` describes.
 pub(super) fn blockdev(options: Options) -> Result<Arc<Node>> {
     let mut keys = schema::check(&BLOCKDEV_OPTIONS, options)?.into_dotted();
+    let own = keys.clone().into_entries();
     let name = required(
         &mut keys,
         "node-name",
@@ -181,11 +182,13 @@ pub(super) fn blockdev(options: Options) -> Result<Arc<Node>> {
     check_name(&name)?;
     Node::check_unused(&name, duplicate_node)?;
     let common = CommonOptions::take(&mut keys)?;
-    Node::named(name, common, |node| {
+    let node = Node::named(name, common, |node| {
         let opened = drivers::open(&mut keys, node)?;
         keys.finish()?;
         Ok(opened)
-    })
+    })?;
+    node.set_options(own);
+    Ok(node)
 }
 
 /// Refuses an image that has another format than raw, when none was given.

@@ -2,6 +2,7 @@
 //!
 //! * `info`: what `query-block` and `query-named-block-nodes` say about a node
 //! * `stats`: `query-blockstats`
+//! * `reopen`: `blockdev-reopen`
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
 
@@ -13,12 +14,14 @@ use crate::{Error, ErrorKind, Result};
 
 mod graph;
 mod info;
+mod reopen;
 mod stats;
 
 pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_ADD, blockdev_add);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_DEL, blockdev_del);
+    commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add(&BLOCK_RESIZE, resize);
     commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
     commands.add(&info::QUERY_BLOCK, info::devices);

@@ -105,6 +105,65 @@ fn wrong_options_of_nodes_have_the_storage_daemons_texts() {
     }
 }
 
+/// `blockdev-reopen` of these nodes.
+fn reopen(nodes: &str) -> String {
+    with("blockdev-reopen", &format!(r#""options":[{nodes}]"#))
+}
+
+#[test]
+fn nodes_are_opened_anew_as_in_the_storage_daemon() {
+    let Some(mut both) = Both::start(&NODES) else {
+        return;
+    };
+    for request in [
+        with("object-add", r#""qom-type":"throttle-group","id":"tg0""#),
+        with("object-add", r#""qom-type":"throttle-group","id":"tg1""#),
+        add(r#""driver":"file","node-name":"f1","filename":"b.img""#),
+        add(r#""driver":"raw","node-name":"r0","file":"f0""#),
+        add(
+            r#""driver":"raw","node-name":"r1","file":{"driver":"null-co","node-name":"n1","size":512}"#,
+        ),
+        reopen(r#"{"driver":"raw","file":"f0"}"#),
+        reopen(r#"{"driver":"raw","node-name":"nosuch","file":"f0"}"#),
+        reopen(r#"{"driver":"raw","node-name":"r0","file":"f0"}"#),
+        reopen(r#"{"driver":"raw","node-name":"r0","file":"f0","read-only":true}"#),
+        plain("query-named-block-nodes"),
+        reopen(r#"{"driver":"raw","node-name":"r0"}"#),
+        reopen(r#"{"driver":"file","node-name":"r0","filename":"a.img"}"#),
+        reopen(r#"{"driver":"raw","node-name":"r0","file":"f1"}"#),
+        reopen(r#"{"driver":"raw","node-name":"r0","file":"r0"}"#),
+        reopen(r#"{"driver":"raw","node-name":"r0","file":"nosuch"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img","read-only":true}"#),
+        plain("query-named-block-nodes"),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"b.img"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img","aio":"threads"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img","locking":"off"}"#),
+        reopen(
+            r#"{"driver":"file","node-name":"f0","filename":"a.img","force-share":true,"read-only":true}"#,
+        ),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img","discard":"unmap"}"#),
+        reopen(r#"{"driver":"file","node-name":"f0","filename":"a.img","discard":"x"}"#),
+        add(r#""driver":"throttle","node-name":"t0","throttle-group":"tg0","file":"n0""#),
+        reopen(r#"{"driver":"throttle","node-name":"t0","throttle-group":"tg1","file":"n0"}"#),
+        reopen(r#"{"driver":"throttle","node-name":"t0","throttle-group":"nosuch","file":"n0"}"#),
+        reopen(r#"{"driver":"throttle","node-name":"t0","file":"n0"}"#),
+        with("object-del", r#""id":"tg0""#),
+        reopen(r#"{"driver":"null-co","node-name":"n0","size":2097152}"#),
+        reopen(r#"{"driver":"null-co","node-name":"n0"}"#),
+        reopen(r#"{"driver":"null-co","node-name":"n0","size":1048576}"#),
+        reopen(r#"{"driver":"raw","node-name":"r1","file":{"driver":"null-co","size":512}}"#),
+        reopen(r#"{"driver":"raw","node-name":"r1","file":"n1","read-only":true}"#),
+        reopen(r#"{"driver":"raw","node-name":"r1","file":{"driver":"null-co","size":1024}}"#),
+        reopen(
+            r#"{"driver":"raw","node-name":"r0","file":"f0"},{"driver":"raw","node-name":"nosuch","file":"f0"}"#,
+        ),
+    ] {
+        both.alike(&request);
+    }
+}
+
 /// `block-export-add` of a disk with these arguments.
 fn disk(arguments: &str) -> String {
     with(

@@ -169,7 +169,7 @@ fn open_path(path: &Path, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node
         ..CommonOptions::default()
     };
     let options = FileOptions::take(&mut Options::from_dict(vec![]), &common, text.into())?;
-    let node = Node::child(None, common, |_| options.open(Driver::File))?;
+    let node = Node::child(None, common, |node| options.open(Driver::File, node))?;
     node.enter(duplicate_node)?;
     Ok(node)
 }

@@ -37,6 +37,7 @@ use rules::{Event, Rules};
 #[derive(Debug)]
 struct BlkdebugDriver {
     child: Edge,
+    /// By its options.
     read_only: bool,
     block_size: u64,
     rules: Arc<Mutex<Rules>>,
@@ -86,7 +87,7 @@ pub(super) const BLKDEBUG: DriverType = DriverType {
 fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let taken = options::take(keys)?;
     let child = child::take(keys, "image", node)?;
-    let read_only = node.is_read_only_over(&child);
+    let read_only = node.common.read_only.unwrap_or(false);
     Ok(Box::new(BlkdebugDriver {
         block_size: taken.align.max(child.block_size()),
         read_only,
@@ -123,7 +124,7 @@ impl BlockDriver for BlkdebugDriver {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only || self.child.node().is_read_only()
     }
 
     fn children(&self) -> &[Edge] {

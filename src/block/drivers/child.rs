@@ -29,6 +29,7 @@ pub(in crate::block) fn take_with(
         let message = format!("A block device must be specified for \"{key}\"");
         return Err(Error::new(ErrorKind::MissingArgument, message));
     }
+    let own = inner.clone().into_entries();
     passed_on.pass_on(&mut inner);
     let name = inner.take_str("node-name")?;
     if let Some(name) = &name {
@@ -37,6 +38,7 @@ pub(in crate::block) fn take_with(
     let common = CommonOptions::take(&mut inner)?;
     let child = Node::child(name, common, |child| super::open(&mut inner, child))?;
     inner.finish()?;
+    child.set_options(own);
     child.enter(duplicate_node)?;
     Ok(child)
 }

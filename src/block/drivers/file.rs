@@ -63,7 +63,7 @@ pub(super) const HOST_DEVICE: DriverType = DriverType {
 fn open(keys: &mut Options, node: &NewNode<'_>, driver: Driver) -> Result<Box<dyn BlockDriver>> {
     let path = keys.take_str("filename")?;
     let path = path.ok_or_else(|| Error::new(ErrorKind::MissingArgument, NO_FILE_NAME))?;
-    FileOptions::take(keys, node.common, path)?.open(driver)
+    FileOptions::take(keys, node.common, path)?.open(driver, node)
 }
 
 impl FileOptions {
@@ -103,11 +103,16 @@ impl FileOptions {
         Ok(())
     }
 
-    /// Opens and locks the file.
-    pub(in crate::block) fn open(self, driver: Driver) -> Result<Box<dyn BlockDriver>> {
+    /// Opens and locks the file, for the node.
+    pub(in crate::block) fn open(
+        self,
+        driver: Driver,
+        node: &NewNode<'_>,
+    ) -> Result<Box<dyn BlockDriver>> {
+        let old = node.old.and_then(BlockDriver::image);
         Ok(Box::new(FileDriver {
             driver,
-            image: Arc::new(self.image.open()?),
+            image: Arc::new(self.image.open(old.map(|old| &**old))?),
             aio: self.aio,
             path: self.image.path,
         }))
@@ -156,6 +161,14 @@ impl BlockDriver for FileDriver {
 
     fn data_syncs(&self) -> u64 {
         self.image.data_syncs()
+    }
+
+    fn restored(&self) {
+        self.image.restore_locks();
+    }
+
+    fn image(&self) -> Option<&Arc<Image>> {
+        Some(&self.image)
     }
 }
 

@@ -350,6 +350,15 @@ impl BlockDriver for Qcow2Driver {
         self.read_only
     }
 
+    fn write_back(&self) -> Result<()> {
+        let written = self.image.write_back_now()?;
+        written.map_err(|error| Error::os("Could not flush the image", error))
+    }
+
+    fn superseded(&self) {
+        self.image.leave_alone();
+    }
+
     fn children(&self) -> &[Edge] {
         &self.children
     }

@@ -28,6 +28,7 @@ pub(super) const RAW: DriverType = DriverType {
 #[derive(Debug)]
 struct RawDriver {
     child: Edge,
+    /// By its options.
     read_only: bool,
 }
 
@@ -42,7 +43,7 @@ pub(in crate::block) fn over(
     child: &Arc<Node>,
     node: &NewNode<'_>,
 ) -> Result<Box<dyn BlockDriver>> {
-    let read_only = node.is_read_only_over(child);
+    let read_only = node.common.read_only.unwrap_or(false);
     // It does nothing by itself; what its parents need and share holds for the child as well.
     let child = child.attach(node.as_parent("file"), Access::NEUTRAL)?;
     Ok(Box::new(RawDriver { child, read_only }))
@@ -70,7 +71,7 @@ impl BlockDriver for RawDriver {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only || self.child.node().is_read_only()
     }
 
     fn children(&self) -> &[Edge] {

@@ -31,6 +31,7 @@ mod tests;
 struct ThrottleDriver {
     child: Edge,
     member: Arc<ThrottleMember>,
+    /// By its options.
     read_only: bool,
 }
 
@@ -68,7 +69,7 @@ pub(in crate::block) fn over(
 ) -> Result<Box<dyn BlockDriver>> {
     Ok(Box::new(ThrottleDriver {
         member: Arc::new(group.join()?),
-        read_only: node.is_read_only_over(child),
+        read_only: node.common.read_only.unwrap_or(false),
         child: child.attach(node.as_parent("file"), Access::NEUTRAL)?,
     }))
 }
@@ -101,7 +102,7 @@ impl BlockDriver for ThrottleDriver {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only || self.child.node().is_read_only()
     }
 
     fn children(&self) -> &[Edge] {

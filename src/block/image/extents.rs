@@ -58,7 +58,7 @@ mod tests {
             path: file.path().to_owned(),
             ..OpenImage::default()
         };
-        let image = open.open().unwrap();
+        let image = open.open(None).unwrap();
         image.file.write_at(&[1; 4096], 64 << 10).unwrap();
         let status = |offset: u64| image.block_status(offset, (1 << 20) - offset);
         let cases = [
@@ -80,7 +80,7 @@ mod tests {
             path: file.path().to_owned(),
             ..OpenImage::default()
         };
-        let image = open.open().unwrap();
+        let image = open.open(None).unwrap();
         assert_eq!(image.block_status(0, 1024), BlockStatus::data(1024));
         assert_eq!(image.block_status(512, 512), BlockStatus::data(512));
     }

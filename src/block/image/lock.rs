@@ -36,17 +36,10 @@ pub(super) enum Locks {
 /// # Errors
 /// `Busy` if another program has locks that contradict, `Os` if locking fails.
 pub(super) fn take(file: &File, locks: Locks, path: &str) -> Result<()> {
-    let does: &[i64] = match locks {
-        Locks::Reader | Locks::Sharer => &[READ],
-        Locks::Writer => &[READ, WRITE],
-    };
-    let tolerates_not: &[i64] = match locks {
-        Locks::Reader | Locks::Writer => &[WRITE, RESIZE],
-        Locks::Sharer => &[],
-    };
+    let (does, tolerates_not) = locks.parts();
     let os = |error| Error::os(format!("cannot lock '{path}'"), error);
     for byte in bytes(does, tolerates_not) {
-        if let Err(error) = set(file, byte) {
+        if let Err(error) = set(file, libc::F_RDLCK, byte) {
             return ignore_unsupported(error).map_err(os);
         }
     }
@@ -56,6 +49,51 @@ pub(super) fn take(file: &File, locks: Locks, path: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes the locks for `new`, which this program has open as `old` as well. Until that is closed or [`restore`]d, it has the locks
+/// of both.
+///
+/// # Errors
+/// As for [`take`]. Then `old` has its own locks again.
+pub(super) fn take_over(old: (&File, Locks), new: &File, locks: Locks, path: &str) -> Result<()> {
+    // Locks of `old` do not contradict themselves; those of `new` would.
+    if let Err(error) = take(old.0, locks, path) {
+        restore(old.0, old.1);
+        return Err(error);
+    }
+    let (does, tolerates_not) = locks.parts();
+    let taken = bytes(does, tolerates_not).try_for_each(|byte| set(new, libc::F_RDLCK, byte));
+    match taken.map_or_else(ignore_unsupported, Ok) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            restore(old.0, old.1);
+            Err(Error::os(format!("cannot lock '{path}'"), error))
+        }
+    }
+}
+
+/// Gives back what does not belong to `locks`.
+pub(super) fn restore(file: &File, locks: Locks) {
+    let (does, tolerates_not) = locks.parts();
+    let all = [READ, WRITE, RESIZE];
+    for byte in bytes(&all, &all) {
+        if !bytes(does, tolerates_not).any(|kept| kept == byte) {
+            // To give a lock back cannot fail where taking it did not.
+            let _ = set(file, libc::F_UNLCK, byte);
+        }
+    }
+}
+
+impl Locks {
+    /// What the program does, and what it does not tolerate.
+    fn parts(self) -> (&'static [i64], &'static [i64]) {
+        match self {
+            Locks::Reader => (&[READ], &[WRITE, RESIZE]),
+            Locks::Writer => (&[READ, WRITE], &[WRITE, RESIZE]),
+            Locks::Sharer => (&[READ], &[]),
+        }
+    }
 }
 
 /// The bytes to lock for what a program does and what it does not tolerate.
@@ -93,8 +131,8 @@ fn flock(kind: i32, byte: i64) -> libc::flock {
     }
 }
 
-fn set(file: &File, byte: i64) -> io::Result<()> {
-    let lock = flock(libc::F_RDLCK, byte);
+fn set(file: &File, kind: i32, byte: i64) -> io::Result<()> {
+    let lock = flock(kind, byte);
     // SAFETY: a valid flock for an open file.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if result == 0 {

@@ -132,6 +132,29 @@ impl Qcow2Image {
         }
     }
 
+    /// Writes everything back, durably, and blocks the thread.
+    pub(super) fn write_back_now(self: &Arc<Self>) -> crate::Result<io::Result<()>> {
+        if self.read_only || self.is_broken.load(Ordering::Relaxed) {
+            return Ok(Ok(()));
+        }
+        let image = Arc::clone(self);
+        errand::run(|new| {
+            let ways = self.nodes.open(new);
+            let work = async move {
+                match &image.access {
+                    Some(access) => Qcow2Image::write_back(access).await,
+                    None => Ok(()),
+                }
+            };
+            Scoped::new(ways, work)
+        })
+    }
+
+    /// Nothing is written any more: the image was written back, and opened by another driver.
+    pub(super) fn leave_alone(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+    }
+
     /// Writes everything back, durably.
     async fn write_back(access: &FormatAccess<NodeStorage>) -> io::Result<()> {
         access.flush().await?;

@@ -207,7 +207,7 @@ mod tests {
             direct,
             ..OpenImage::default()
         };
-        open.open().unwrap()
+        open.open(None).unwrap()
     }
 
     fn request(op: Op, memory: &mut [u8]) -> Request {
