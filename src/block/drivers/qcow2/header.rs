@@ -107,11 +107,12 @@ impl Qcow2Header {
         if self.backing_offset != 0 {
             self.backing_file = Some(self.read_backing_name(cluster)?);
         }
-        if self.version < 3 {
-            return Ok(());
-        }
+        // Extensions end where the name of the backing file begins, if not before.
+        let name_start = usize::try_from(self.backing_offset).ok();
+        let limit = name_start.filter(|&start| start != 0 && start < cluster.len());
+        let cluster = &cluster[..limit.unwrap_or(cluster.len())];
         let mut at = self.header_len as usize;
-        loop {
+        while at < cluster.len() {
             let kind = get_u32(cluster, at)?;
             let len = get_u32(cluster, at + 4)? as usize;
             at += 8;
@@ -126,6 +127,7 @@ impl Qcow2Header {
             }
             at += len.next_multiple_of(8);
         }
+        Ok(())
     }
 
     fn read_backing_name(&self, cluster: &[u8]) -> Result<String> {
