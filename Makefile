@@ -40,6 +40,7 @@ soak:
 	tests/guest/packages test
 	tests/guest/fetch
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
+	QCOW2_KILLS=200 $(CARGO) test --locked --test disk_qcow2_kill
 	RUSTFLAGS="--cfg loom" SOAK_SECONDS=$(MODEL_SECONDS) $(CARGO) test --locked --release --target-dir target/loom \
 	    -p gsource --lib loom_
 	RUSTFLAGS="--cfg shuttle -C debug-assertions" SOAK_SECONDS=$(MODEL_SECONDS) $(CARGO) test --locked --release \

@@ -1,5 +1,7 @@
-//! `qctx` is killed while a guest allocates, zeroes and discards clusters of a qcow2 image: the image is good afterwards, and what
-//! was flushed is there.
+//! `qctx` is killed while a guest allocates, zeroes and discards clusters of a qcow2 image, and while the image is resized: it is good
+//! afterwards, and what was flushed is there.
+//!
+//! QCOW2_KILLS says how often (10).
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "vhost-user"))]
 #![allow(clippy::unwrap_used)] // also in what tests call
@@ -13,8 +15,9 @@ use support::random::Random;
 use support::server::Server;
 use support::skip::skip;
 
-const ROUNDS: u64 = 10;
 const SIZE: usize = 16 << 20;
+/// What an image is resized to.
+const LONGER: usize = 24 << 20;
 const BLOCK: usize = 16 << 10;
 const BLOCKS: usize = SIZE / BLOCK;
 const DEPTH: usize = 32;
@@ -122,7 +125,9 @@ fn an_image_survives_a_kill_and_has_what_was_flushed() {
     if let Some(reason) = missing() {
         return skip(reason);
     }
-    for round in 0..ROUNDS {
+    let rounds = std::env::var("QCOW2_KILLS");
+    let rounds = rounds.map_or(10, |text| text.parse().unwrap());
+    for round in 0..rounds {
         let directory = TestDir::new();
         let folder = directory.path();
         let mut base = vec![0; SIZE];
@@ -148,15 +153,28 @@ fn an_image_survives_a_kill_and_has_what_was_flushed() {
         let socket = directory.socket("disk0.sock");
         let guest = Guest::connect(&socket, 1, 256, true, DEPTH * BLOCK).unwrap();
         let mut changes = Changes::new(guest, round, base);
-        for _ in 0..1 + round / 2 {
+        for _ in 0..1 + round % 10 / 2 {
             changes.write_and_flush();
         }
+        let mut client = server.client();
+        let resizes = [round % 3 != 2, round % 3 == 1];
+        // Longer, and in other rounds back again; the last one is not waited for.
+        for (is_done, length) in resizes.into_iter().zip([LONGER, SIZE]) {
+            if is_done {
+                let command =
+                    "{\"execute\":\"block_resize\",\"arguments\":{\"node-name\":\"d0\",\"size\":";
+                client.send(format!("{command}{length}}}}}").as_bytes());
+            }
+        }
         let changed = changes.change_some(round % 4 < 2);
+        drop(client);
         drop(server);
         wait_unlocked(folder, "disk.qcow2");
 
         check(folder, "disk.qcow2", true);
         let found = content(folder, "disk.qcow2");
+        assert!([SIZE, LONGER].contains(&found.len()), "round {round}");
+        assert!(found[SIZE..].iter().all(|&byte| byte == 0), "round {round}");
         for block in (0..BLOCKS).filter(|block| !changed.contains(block)) {
             let range = block * BLOCK..(block + 1) * BLOCK;
             let is_there = found[range.clone()] == changes.expected[range];

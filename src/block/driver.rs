@@ -77,7 +77,7 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     /// `Os` if the host does not say.
     fn length(&self) -> Result<u64>;
 
-    /// Makes the data longer, with zeroes, or shorter.
+    /// Makes the data longer, with zeroes, or shorter. May wait for requests.
     ///
     /// # Errors
     /// `Os` if the host refuses.

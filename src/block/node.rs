@@ -209,7 +209,8 @@ impl Node {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`].
+    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`]. For a
+    /// qcow2 image this waits for its requests, so the thread may not be the home of a queue.
     ///
     /// # Errors
     /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
@@ -225,6 +226,12 @@ impl Node {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         graph::check_shared(self, Permissions::RESIZE)?;
+        self.state().driver.set_length(length)?;
+        self.update_length()
+    }
+
+    /// The same for a parent with the permission to resize it, which no parent may do at the same time.
+    pub(super) fn set_length_for_parent(&self, length: u64) -> Result<()> {
         self.state().driver.set_length(length)?;
         self.update_length()
     }

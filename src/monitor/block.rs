@@ -6,7 +6,11 @@
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+use std::thread;
+
 use super::command::Commands;
+use super::reply::Reply;
 use crate::block::{self, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_OPTIONS, Node};
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
@@ -22,7 +26,7 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
-    commands.add(&BLOCK_RESIZE, resize);
+    commands.add_later(&BLOCK_RESIZE, resize);
     commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
     commands.add(&info::QUERY_BLOCK, info::devices);
     commands.add(&stats::QUERY_BLOCKSTATS, stats::blockstats);
@@ -68,8 +72,20 @@ static BLOCK_RESIZE: CommandType = CommandType::new(
     ),
 );
 
-/// A length between two blocks is rounded up, as the length of an image is.
-fn resize(mut arguments: Options) -> Result<Value> {
+/// Resizes on a thread of its own, because an image waits for its requests, which the monitor's thread may have to serve.
+fn resize(arguments: Options, reply: Reply) {
+    let (node, length) = match resize_target(arguments) {
+        Ok(target) => target,
+        Err(error) => return reply.complete(Err(error)),
+    };
+    let thread = thread::Builder::new().name("block_resize".to_owned());
+    let started = thread.spawn(move || reply.done(node.set_length(length)));
+    // Without the thread, the dropped reply becomes an error.
+    drop(started);
+}
+
+/// The node and its new length. A length between two blocks is rounded up, as the length of an image is.
+fn resize_target(mut arguments: Options) -> Result<(Arc<Node>, u64)> {
     let device = arguments.take_str("device")?.unwrap_or_default();
     let name = arguments.take_str("node-name")?.unwrap_or_default();
     let found = [&name, &device]
@@ -83,6 +99,5 @@ fn resize(mut arguments: Options) -> Result<Value> {
     let size = u64::try_from(size).map_err(|_| arguments.bad("size", "a >0 size"))?;
     let length = size.checked_next_multiple_of(node.block_size());
     let length = length.ok_or_else(|| arguments.bad("size", "a smaller size"))?;
-    node.set_length(length)?;
-    Ok(Value::empty())
+    Ok((node, length))
 }

@@ -6,6 +6,7 @@
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
 //! * [`order`]: tables reach the storage in an order that survives a crash; [`places`]: where they are
 //! * [`mapping`]: what the tables say about a range
+//! * [`resize`]: the image becomes longer or shorter
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
 //! The files that an image names are opened by [`super::backing`]. A backing file is a node of its own, of any driver, and read through it.
@@ -41,6 +42,7 @@ mod layer;
 mod mapping;
 mod order;
 mod places;
+mod resize;
 mod scope;
 mod storage;
 #[cfg(test)]
@@ -185,7 +187,7 @@ pub(super) fn open_in_chain(
     let order = Arc::new(TableOrder::new(places));
     let access = open_image(&nodes, &order, read_only).map_err(failed)?;
     let block_size = file.block_size();
-    let image = Qcow2Image::new(access, nodes, header.cluster_size(), read_only);
+    let image = Qcow2Image::new(access, nodes, &order, (header.cluster_size(), read_only));
     let image = Arc::new(image);
     order.set_image(Arc::downgrade(&image));
     Ok(Box::new(Qcow2Driver {
@@ -301,26 +303,32 @@ fn open_image(
     order: &Arc<TableOrder>,
     read_only: bool,
 ) -> Result<FormatAccess<NodeStorage>> {
-    let metadata = NodeStorage::new(&nodes.file, Role::File).with_order(order);
-    let storage_of =
-        |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
-    let data = storage_of(&nodes.data, Role::Data);
-    let backing = storage_of(&nodes.backing, Role::Backing);
     let opened = errand::run(|new| {
-        let work = async move {
-            let mut image = Qcow2::<NodeStorage>::open_image(metadata, !read_only).await?;
-            image.set_data_file(data);
-            let backing = match backing {
-                Some(storage) => Some(FormatAccess::new(Raw::open_image(storage, false).await?)),
-                None => None,
-            };
-            image.set_backing(backing);
-            Ok(FormatAccess::new(image))
-        };
+        let (own, order) = (nodes.clone(), Arc::clone(order));
+        let work = async move { open_access(&own, &order, read_only).await };
         Scoped::new(nodes.open(new), work)
     })?;
     opened
         .map_err(|error: std::io::Error| Error::new(ErrorKind::InvalidArgument, error.to_string()))
+}
+
+/// The same as a future, in the scope of the nodes.
+async fn open_access(
+    nodes: &ImageNodes,
+    order: &Arc<TableOrder>,
+    read_only: bool,
+) -> std::io::Result<FormatAccess<NodeStorage>> {
+    let metadata = NodeStorage::new(&nodes.file, Role::File).with_order(order);
+    let storage_of =
+        |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
+    let mut image = Qcow2::<NodeStorage>::open_image(metadata, !read_only).await?;
+    image.set_data_file(storage_of(&nodes.data, Role::Data));
+    let backing = match storage_of(&nodes.backing, Role::Backing) {
+        Some(storage) => Some(FormatAccess::new(Raw::open_image(storage, false).await?)),
+        None => None,
+    };
+    image.set_backing(backing);
+    Ok(FormatAccess::new(image))
 }
 
 impl BlockDriver for Qcow2Driver {
@@ -336,10 +344,8 @@ impl BlockDriver for Qcow2Driver {
         Ok(self.image.length() / self.block_size * self.block_size)
     }
 
-    fn set_length(&self, _length: u64) -> Result<()> {
-        Err(unsupported(
-            "a qcow2 image cannot be resized while it is open: use 'qemu-img resize'",
-        ))
+    fn set_length(&self, length: u64) -> Result<()> {
+        self.image.set_length(length)
     }
 
     fn block_size(&self) -> u64 {

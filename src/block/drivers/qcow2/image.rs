@@ -1,20 +1,23 @@
 //! An open qcow2 image: requests to it, and what happens when it is closed.
 //!
 //! # Threads
-//! All queues share it. imago locks its tables; a range lock keeps discards away from reads and writes of the same clusters.
+//! All queues share it. imago locks its tables; a range lock keeps discards away from reads and writes of the same clusters, and a
+//! resize away from everything.
 #![allow(unsafe_code)] // discards, which must not meet requests that use the same clusters
 
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 
 use imago::FormatAccess;
 use imago::io_buffers::{IoVector, IoVectorMut};
 
 use super::mapping;
+use super::order::TableOrder;
 use super::scope::{ImageNodes, Scoped};
 use super::storage::NodeStorage;
 use crate::block::errand;
@@ -24,10 +27,16 @@ use crate::block::request::{Op, Request};
 /// Zeroes for images that cannot mark a cluster as zero (version 2).
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// What a flush locks: no data is there.
+const FLUSH: Range<u64> = u64::MAX - 1..u64::MAX;
+
 /// An open image.
 #[derive(Debug)]
 pub(super) struct Qcow2Image {
-    access: Option<FormatAccess<NodeStorage>>,
+    /// Absent while the image is opened anew.
+    access: RwLock<Option<Arc<FormatAccess<NodeStorage>>>>,
+    length: AtomicU64,
+    order: Arc<TableOrder>,
     nodes: ImageNodes,
     cluster_size: u64,
     read_only: bool,
@@ -41,11 +50,13 @@ impl Qcow2Image {
     pub(super) fn new(
         access: FormatAccess<NodeStorage>,
         nodes: ImageNodes,
-        cluster_size: u64,
-        read_only: bool,
+        order: &Arc<TableOrder>,
+        (cluster_size, read_only): (u64, bool),
     ) -> Qcow2Image {
         Qcow2Image {
-            access: Some(access),
+            length: AtomicU64::new(access.size()),
+            access: RwLock::new(Some(Arc::new(access))),
+            order: Arc::clone(order),
             nodes,
             cluster_size,
             read_only,
@@ -59,21 +70,52 @@ impl Qcow2Image {
         &self.nodes
     }
 
+    pub(super) fn order(&self) -> &Arc<TableOrder> {
+        &self.order
+    }
+
+    pub(super) fn ranges(&self) -> &Arc<RangeLock> {
+        &self.ranges
+    }
+
+    pub(super) fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
     pub(super) fn length(&self) -> u64 {
-        self.access.as_ref().map_or(0, FormatAccess::size)
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the image has been resized.
+    pub(super) fn note_length(&self, length: u64) {
+        self.length.store(length, Ordering::Relaxed);
+    }
+
+    /// What imago has opened.
+    pub(super) fn access(&self) -> io::Result<Arc<FormatAccess<NodeStorage>>> {
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        access
+            .clone()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEDIUM))
+    }
+
+    /// Replaces what imago has opened. The caller has the whole range lock.
+    pub(super) fn replace_access(&self, new: Option<Arc<FormatAccess<NodeStorage>>>) {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *access, new);
+        drop(access);
+        drop(old);
     }
 
     /// Carries out a request. Returns 0 or a negative errno.
     pub(super) async fn carry_out(&self, request: &mut Request) -> i32 {
-        let Some(access) = &self.access else {
-            return -libc::ENOMEDIUM;
-        };
         if self.is_broken.load(Ordering::Relaxed) {
             return -libc::EIO;
         }
         let work = async {
             let _range = self.lock(request).await;
-            start(access, &self.nodes, request).await
+            let access = self.access()?;
+            start(&access, &self.nodes, request).await
         };
         let result = self.without_panic(work).await;
         match result {
@@ -83,7 +125,7 @@ impl Qcow2Image {
     }
 
     /// Keeps requests that free clusters away from those that use them.
-    async fn lock(&self, request: &Request) -> Option<RangeTicket> {
+    async fn lock(&self, request: &Request) -> RangeTicket {
         let start = request.offset / self.cluster_size * self.cluster_size;
         let end = request.offset.saturating_add(request.length);
         let range = start
@@ -91,16 +133,20 @@ impl Qcow2Image {
                 .checked_next_multiple_of(self.cluster_size)
                 .unwrap_or(end);
         let mut ticket = match request.op {
-            Op::Flush => return None,
+            // It waits for a resize only.
+            Op::Flush => self.ranges.shared_ticket(FLUSH),
             Op::Read | Op::Write | Op::BlockStatus => self.ranges.shared_ticket(range),
             Op::Discard | Op::WriteZeroes { .. } => self.ranges.ticket(range),
         };
         (&mut ticket).await;
-        Some(ticket)
+        ticket
     }
 
     /// A panic in imago ends the image and not the process.
-    async fn without_panic(&self, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    pub(super) async fn without_panic(
+        &self,
+        work: impl Future<Output = io::Result<()>>,
+    ) -> io::Result<()> {
         let mut work = pin!(work);
         std::future::poll_fn(|context| {
             let poll = || work.as_mut().poll(context);
@@ -126,10 +172,7 @@ impl Qcow2Image {
 
     /// Writes the tables to the node below, refcounts before what they count.
     pub(super) async fn write_tables_back(&self) -> io::Result<()> {
-        match &self.access {
-            Some(access) => access.flush().await,
-            None => Ok(()),
-        }
+        self.access()?.flush().await
     }
 
     /// Writes everything back, durably, and blocks the thread.
@@ -141,10 +184,8 @@ impl Qcow2Image {
         errand::run(|new| {
             let ways = self.nodes.open(new);
             let work = async move {
-                match &image.access {
-                    Some(access) => Qcow2Image::write_back(access).await,
-                    None => Ok(()),
-                }
+                let access = image.access()?;
+                Qcow2Image::write_back(&access).await
             };
             Scoped::new(ways, work)
         })
@@ -156,7 +197,7 @@ impl Qcow2Image {
     }
 
     /// Writes everything back, durably.
-    async fn write_back(access: &FormatAccess<NodeStorage>) -> io::Result<()> {
+    pub(super) async fn write_back(access: &FormatAccess<NodeStorage>) -> io::Result<()> {
         access.flush().await?;
         access.sync().await
     }
@@ -212,7 +253,8 @@ async fn start(
     }
 }
 
-async fn write_zeroes_as_data(
+/// Writes zeroes to a range.
+pub(super) async fn write_zeroes_as_data(
     access: &FormatAccess<NodeStorage>,
     mut offset: u64,
     length: u64,
@@ -240,9 +282,10 @@ pub(super) fn errno(error: &io::Error) -> i32 {
 impl Drop for Qcow2Image {
     /// Writes the tables back. A device flushes its node before it goes, so little is left.
     fn drop(&mut self) {
-        let Some(access) = self.access.take() else {
+        let Ok(access) = self.access() else {
             return;
         };
+        self.replace_access(None);
         if self.read_only || self.is_broken.load(Ordering::Relaxed) {
             return;
         }

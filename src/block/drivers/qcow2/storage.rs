@@ -69,7 +69,7 @@ impl NodeStorage {
         below.finish(request).await
     }
 
-    async fn flush_below(&self) -> io::Result<()> {
+    pub(super) async fn flush_below(&self) -> io::Result<()> {
         self.change(Op::Flush, 0, 0).await
     }
 
@@ -115,7 +115,7 @@ impl NodeStorage {
         }
     }
 
-    async fn write(&self, vector: &IoVector<'_>, offset: u64) -> io::Result<()> {
+    async fn write_below(&self, vector: &IoVector<'_>, offset: u64) -> io::Result<()> {
         let below = self.below()?;
         self.note_written(offset, vector.len());
         let mut request = below.request(Op::Write, offset);
@@ -164,10 +164,10 @@ impl Storage for NodeStorage {
 
     async unsafe fn pure_writev(&self, vector: IoVector<'_>, offset: u64) -> io::Result<()> {
         let Some((order, table, bytes)) = self.table_write(&vector, offset) else {
-            return self.write(&vector, offset).await;
+            return self.write_below(&vector, offset).await;
         };
         order.before_write(table, || self.flush_below()).await?;
-        self.write(&vector, offset).await?;
+        self.write_below(&vector, offset).await?;
         match order.after_write(table, offset, &bytes) {
             Some(place) => self.read_refcount_table(order, place).await,
             None => Ok(()),
@@ -225,7 +225,7 @@ impl Storage for NodeStorage {
             return Err(io::ErrorKind::Unsupported.into());
         }
         self.node
-            .set_length(length)
+            .set_length_for_parent(length)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 }
