@@ -147,7 +147,8 @@ impl Device {
             .map(|_| AioContext::new())
             .collect::<Result<Vec<_>>>()?;
         let model = options.model.build(&options.id, queues.clone())?;
-        let faults = FaultLog::new(&options.id, path_of(&options.id), &control);
+        let path = reservation.as_ref().map(|_| path_of(&options.id));
+        let faults = FaultLog::new(&options.id, path, &control);
         let watcher: Arc<dyn FaultWatcher> = Arc::<FaultLog>::clone(&faults);
         model.watch_faults(Arc::downgrade(&watcher));
         let transport = connect(&TransportSetup {

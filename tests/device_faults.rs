@@ -115,6 +115,40 @@ fn descriptor_into_memory_that_is_not_shared_is_seen_on_the_host() {
     assert_eq!(scene.lines(), [format!("device 'disk0': {fault}")]);
 }
 
+/// An export is no object, so it has no path.
+#[test]
+fn an_export_is_named_as_one() {
+    let mut scene = Scene::new(&[
+        "-blockdev",
+        "driver=null-co,node-name=n0,size=1M",
+        "-blockdev",
+        "driver=blkdebug,node-name=b0,image=n0,inject-error.0.event=read_aio,inject-error.0.errno=61",
+        "-export",
+        "vhost-user-blk,id=out,node-name=b0,addr.type=unix,addr.path=disk0.sock",
+    ]);
+    let mut guest = scene.guest();
+    let read = Io {
+        write: false,
+        ..write(4096)
+    };
+    assert_ne!(guest.run(0, &read), 0);
+    let failed = concat!(
+        r#""event": "BLOCK_IO_ERROR", "data": {"qom-path": "", "device": "", "node-name": "b0", "#,
+        r#""operation": "read", "action": "report", "nospace": false, "reason": "No data available"}}"#
+    );
+    assert_eq!(scene.event(), failed);
+    drop(guest);
+    let front_end = FrontEnd::connect(&scene.directory.socket("disk0.sock"));
+    front_end.send(&Raw::new(raw_front_end::SET_VRING_NUM, pair(7, 64), None));
+    assert!(!front_end.is_served());
+    let reason = "vhost-user: ended the connection: SetVringNum names queue 7, the device has 1";
+    let fault =
+        format!(r#""event": "DEVICE_FAULT", "data": {{"export": "out", "reason": "{reason}"}}}}"#);
+    assert_eq!(scene.event(), fault);
+    let log = fs::read_to_string(scene.directory.file(LOG)).unwrap();
+    assert!(log.contains(&format!("export 'out': {reason}")), "{log}");
+}
+
 #[test]
 fn refused_message_is_seen_on_the_host() {
     let mut scene = Scene::new(&NULL);

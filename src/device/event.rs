@@ -23,8 +23,10 @@ pub static DEVICE_FAULT: EventType = EventType::new(
     &ObjectType::new(
         "q_obj_DEVICE_FAULT-arg",
         &[
-            Member::new("device", ValueType::Str),
-            Member::new("path", ValueType::Str),
+            // A device has an id and a path, an export an id.
+            Member::optional("device", ValueType::Str),
+            Member::optional("path", ValueType::Str),
+            Member::optional("export", ValueType::Str),
             Member::optional("queue", ValueType::Int),
             Member::new("reason", ValueType::Str),
         ],

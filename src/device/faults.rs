@@ -31,7 +31,8 @@ const WAITING_MAX: usize = 64;
 /// The failures of one device.
 pub(super) struct FaultLog {
     id: String,
-    path: String,
+    /// Its path in the object tree. `None` for one that an export keeps.
+    path: Option<String>,
     state: Mutex<FaultState>,
     show: Bh,
     /// Fires when something that was held back may be shown.
@@ -54,8 +55,8 @@ struct Report {
 }
 
 impl FaultLog {
-    /// The log of the device `id`, which is at `path` in the object tree.
-    pub(super) fn new(id: &str, path: String, control: &AioContext) -> Arc<FaultLog> {
+    /// The log of the device `id`, which is at `path` in the object tree, or of the export of that id.
+    pub(super) fn new(id: &str, path: Option<String>, control: &AioContext) -> Arc<FaultLog> {
         Arc::new_cyclic(|this: &Weak<FaultLog>| {
             let [shown, released] = [(); 2].map(|()| Weak::clone(this));
             FaultLog {
@@ -103,7 +104,8 @@ impl FaultLog {
     fn show(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         for report in waiting {
-            glib::g_message!("qcontext", "device '{}': {}", self.id, report.text);
+            let kind = self.kind();
+            glib::g_message!("qcontext", "{kind} '{}': {}", self.id, report.text);
             report.event.into_iter().for_each(event::emit);
         }
     }
@@ -129,6 +131,14 @@ impl FaultLog {
         self.show.schedule();
     }
 
+    /// What it is, in lines and events.
+    fn kind(&self) -> &'static str {
+        match self.path {
+            Some(_) => "device",
+            None => "export",
+        }
+    }
+
     fn arm(&self, state: &FaultState) {
         let ends = [state.faults.held_until(), state.failures.held_until()];
         if let Some(end) = ends.into_iter().flatten().min() {
@@ -149,10 +159,9 @@ impl FaultWatcher for FaultLog {
             Some(queue) => format!("queue {queue} is broken: {}", fault.reason),
             None => fault.reason.clone(),
         };
-        let mut data: Dict = vec![
-            ("device".to_owned(), self.id.as_str().into()),
-            ("path".to_owned(), self.path.as_str().into()),
-        ];
+        let mut data: Dict = vec![(self.kind().to_owned(), self.id.as_str().into())];
+        let path = self.path.as_deref();
+        data.extend(path.map(|path| ("path".to_owned(), path.into())));
         data.extend(
             fault
                 .queue
@@ -174,7 +183,8 @@ impl FaultWatcher for FaultLog {
 
     fn request_failed(&self, failure: RequestFailure) {
         let with_path = |(event, data)| {
-            let mut all: Dict = vec![("qom-path".to_owned(), self.path.as_str().into())];
+            let path = self.path.as_deref().unwrap_or_default();
+            let mut all: Dict = vec![("qom-path".to_owned(), path.into())];
             all.extend::<Dict>(data);
             DeviceEvent { event, data: all }
         };
