@@ -86,6 +86,8 @@ pub struct Request {
     pub(super) length: u64,
     pub(super) done: u64,
     pub(super) method: Method,
+    /// How often the kernel had no result for it, at that moment.
+    pub(super) delays: u16,
     pub(super) bounce: Option<Bounce>,
     /// Its place in the order of writes, where there is one.
     pub(super) turn: Option<WriteTurn>,
@@ -110,6 +112,7 @@ impl Request {
             length: 0,
             done: 0,
             method: Method::Plain,
+            delays: 0,
             bounce: None,
             turn: None,
             byte_turn: None,
@@ -133,6 +136,7 @@ impl Request {
         self.length = 0;
         self.done = 0;
         self.method = Method::Plain;
+        self.delays = 0;
         self.byte_turn = None;
         self.buffer = None;
         self.status = BlockStatus::default();

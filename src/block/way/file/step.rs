@@ -21,6 +21,10 @@ use crate::block::request::{Finished, Method, Op, Request};
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
+/// How often a request is repeated because of EAGAIN. Some drivers and io_uring answer so for a moment; a file system in user
+/// space could do so for ever.
+const DELAYS_MAX: u16 = 1000;
+
 /// Decides the next call.
 #[inline]
 pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall<'a> {
@@ -176,10 +180,13 @@ fn transferred(image: &Image, request: &mut Request, result: i32) -> ControlFlow
 }
 
 /// Breaks with the error, unless another try may be better.
-fn failed(image: &Image, request: &Request, result: i32) -> ControlFlow<i32> {
+fn failed(image: &Image, request: &mut Request, result: i32) -> ControlFlow<i32> {
     let is_misaligned = |direct: &Direct| !is_admitted(direct, request) || direct.raise();
     let go_on = match -result {
-        libc::EAGAIN => true,
+        libc::EAGAIN => {
+            request.delays += 1;
+            request.delays < DELAYS_MAX
+        }
         libc::EINVAL => image.direct.as_ref().is_some_and(is_misaligned),
         _ => false,
     };
@@ -248,6 +255,20 @@ mod tests {
                 .iter()
                 .map(|&result| take_result(&file, &mut request, result));
             assert_eq!(last.last(), Some(expected), "{op:?} {results:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_never_ready_fails_the_request() {
+        let file = file();
+        let mut memory = [1; 512];
+        for _ in 0..2 {
+            let mut request = request(Op::Read, &mut memory);
+            let mut results =
+                (0..DELAYS_MAX).map(|_| take_result(&file, &mut request, -libc::EAGAIN));
+            let last = results.by_ref().find(ControlFlow::is_break);
+            assert_eq!(last, Some(ControlFlow::Break(-libc::EAGAIN)));
+            assert_eq!(results.next(), None, "not before the last try");
         }
     }
 
