@@ -9,6 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Duration;
+use support::aio_load::put_under_load;
 use support::context::{home_of, idle_source};
 use support::deadline::deadline;
 
@@ -385,25 +386,7 @@ fn busy_aio_context_moves_between_running_contexts() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let (send, receive) = channel();
-                let (from_bh, from_timer) = (send.clone(), send.clone());
-                let bh = aio.bh("test", move || from_bh.send(()).unwrap());
-                let timer = aio.timer(Clock::Realtime, move || from_timer.send(()).unwrap());
-                let notifier = Arc::new(EventNotifier::new().unwrap());
-                let taken = Arc::clone(&notifier);
-                let handler = FdHandler::new().on_read(move || {
-                    if taken.take() {
-                        send.send(()).unwrap();
-                    }
-                });
-                aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-                for _ in 0..500 {
-                    bh.schedule();
-                    timer.arm_in_ns(2000);
-                    notifier.signal();
-                    (0..3).for_each(|_| receive.recv().unwrap());
-                }
-                aio.remove_fd_handler(notifier.as_raw_fd());
+                put_under_load(&aio, 500);
                 over.fetch_add(1, Ordering::SeqCst);
             });
         }

@@ -5,7 +5,7 @@
 use gsource::{AioContext, Clock, EventNotifier, FdHandler, Reactor, Wait};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use support::aio_load::put_under_load;
 use support::deadline::deadline;
 use support::loops::{Count, Journal, Slot, counting_notifier, probed_handler, watched_notifier};
 
@@ -149,25 +149,7 @@ fn nothing_is_lost_while_a_context_moves_under_load() {
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let (send, receive) = channel();
-                let (bh_send, timer_send) = (send.clone(), send.clone());
-                let bh = aio.bh("test", move || bh_send.send(()).unwrap());
-                let timer = aio.timer(Clock::Realtime, move || timer_send.send(()).unwrap());
-                let notifier = Arc::new(EventNotifier::new().unwrap());
-                let taken = Arc::clone(&notifier);
-                let handler = FdHandler::new().on_read(move || {
-                    if taken.take() {
-                        send.send(()).unwrap();
-                    }
-                });
-                aio.set_fd_handler(notifier.as_raw_fd(), handler).unwrap();
-                for _ in 0..300 {
-                    bh.schedule();
-                    timer.arm_in_ns(1000);
-                    notifier.signal();
-                    (0..3).for_each(|_| receive.recv().unwrap());
-                }
-                aio.remove_fd_handler(notifier.as_raw_fd());
+                put_under_load(&aio, 300);
                 over.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             });
         }

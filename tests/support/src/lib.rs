@@ -1,7 +1,7 @@
 //! What the tests share. Each file is named for what it gives:
 //!
 //! * everywhere: [`capability`], [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
-//! * the loop: [`loops`], [`fd_source`]
+//! * the loop: [`loops`], [`fd_source`], [`aio_load`]
 //! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * images: [`qemu_img`]
@@ -13,6 +13,7 @@
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
 #![allow(clippy::unwrap_used)] // a failed call is a failed test
 
+pub mod aio_load;
 pub mod capability;
 #[cfg(feature = "devices")]
 pub mod context;
