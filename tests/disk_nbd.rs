@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use qcontext::block::Node;
 use qcontext::object::options;
@@ -136,4 +137,49 @@ fn data_survives_one_queue_of_a_context_that_waits_in_the_ring() {
 #[test]
 fn data_survives_four_queues_of_a_context_that_waits_in_the_ring() {
     verify(Poller::IoUring, 4);
+}
+
+/// Kills the server and starts it again, until the guest has done its work.
+#[test]
+fn nothing_is_lost_when_the_server_is_killed_and_comes_back() {
+    if let Some(reason) = missing("qemu-nbd") {
+        return skip(reason);
+    }
+    let context = QContext::builder(&unique("ctx")).threaded(true);
+    let context = context.build().unwrap();
+    for peer in &PEERS[..2] {
+        let dir = TestDir::new();
+        let image = dir.file("disk.raw");
+        std::fs::write(&image, vec![0; SIZE]).unwrap();
+        let server = start(peer, &dir, &image);
+        let node = open(&server.socket, ",reconnect-delay=60");
+        let socket = server.socket.clone();
+        let disk = Disk::serve(dir, image.clone(), node, 4, &context);
+        let mut guest = Guest::connect(&disk.socket, 4, 256, true, Shadow::MEMORY).unwrap();
+        let mut shadow = Shadow::new(vec![0; SIZE / 2], 5);
+        let (is_done, kills) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let _server = std::thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                let mut server = server;
+                while !is_done.load(Ordering::Relaxed) {
+                    server.kill();
+                    server = NbdServer::qemu_nbd(&socket, peer.arguments, &image);
+                    kills.fetch_add(1, Ordering::Relaxed);
+                }
+                server
+            });
+            while kills.load(Ordering::Relaxed) < 5 {
+                shadow.run(&mut guest, 40);
+            }
+            is_done.store(true, Ordering::Relaxed);
+            let last = killer.join().unwrap();
+            shadow.run(&mut guest, 40);
+            last
+        });
+        drop(guest);
+        assert_eq!(disk.stats().errors, 0, "{}", peer.name);
+        let _dir = disk.close();
+        let found = std::fs::read(&image).unwrap();
+        assert!(found[..SIZE / 2] == *shadow.bytes(), "{}", peer.name);
+    }
 }

@@ -17,7 +17,11 @@ use crate::schema::{Member, ValueType};
 use crate::socket_address::{SOCKET_ADDRESS, SocketAddress};
 use crate::{Error, ErrorKind, Result};
 
+#[cfg(test)]
+mod fake;
 mod file_name;
+#[cfg(test)]
+mod tests;
 
 pub(in crate::block) use file_name::parse_file_name;
 

@@ -21,7 +21,11 @@ use crate::block::way::nbd::session::NbdSession;
 /// The first and the longest pause between attempts to connect.
 const PAUSES_NS: [i64; 2] = [50_000_000, 5_000_000_000];
 /// For how long a server may do nothing while a queue wants to rest.
-const SILENCE_NS: i64 = 10_000_000_000;
+const SILENCE_NS: i64 = if cfg!(test) {
+    100_000_000
+} else {
+    10_000_000_000
+};
 /// So many bytes count as something, and so does a finished request.
 const PROGRESS_MIN: u64 = 64 << 10;
 
