@@ -1,4 +1,4 @@
-//! Everything that strangers send, mangled: JSON, options, vhost-user messages, rings and requests in a guest's memory.
+//! Everything that strangers send, mangled: JSON, options, vhost-user messages, rings and requests in a guest's memory, images.
 //! Nothing panics, hangs or stays broken. The changes are random but reproducible.
 //!
 //! FUZZ_ROUNDS says how many inputs each target gets (2000), FUZZ_SECONDS gives each so much time instead, FUZZ_SEED which.
@@ -7,6 +7,7 @@
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub)] // a test program
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod image;
 mod mangle;
 mod peer;
 mod ring;
@@ -65,4 +66,14 @@ fn vhost_user_peer_can_say_what_it_likes() {
 fn guest_can_put_what_it_likes_into_its_ring() {
     let mut target = ring::Target::new();
     fuzz("ring", |mangler| target.offer(mangler));
+}
+
+#[test]
+fn image_can_have_what_it_likes_in_its_metadata() {
+    if let Some(reason) = support::qemu_img::missing() {
+        return support::skip::skip(reason);
+    }
+    let mut target = image::Target::new();
+    fuzz("image", |mangler| target.damage(mangler));
+    target.check();
 }
