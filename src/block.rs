@@ -65,6 +65,8 @@ mod status;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
+mod test_filter;
+#[cfg(test)]
 mod test_rig;
 #[cfg(test)]
 mod test_waker;

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 /// See the head of this file.

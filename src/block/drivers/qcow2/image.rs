@@ -24,6 +24,9 @@ use crate::block::errand;
 use crate::block::range_lock::{RangeLock, RangeTicket};
 use crate::block::request::{Op, Request};
 
+#[cfg(test)]
+mod tests;
+
 /// Zeroes for images that cannot mark a cluster as zero (version 2).
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 

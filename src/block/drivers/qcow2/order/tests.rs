@@ -2,24 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
-use std::slice;
 use std::sync::{Arc, Mutex};
 
-use crate::Result;
 use crate::block::common::CommonOptions;
-use crate::block::driver::{BlockDriver, Driver};
 use crate::block::drivers::qcow2::tests::Folder;
 use crate::block::drivers::qcow2::{Qcow2Options, over};
-use crate::block::gate::Gate;
-use crate::block::graph::Edge;
 use crate::block::node::Node;
 use crate::block::options::blockdev;
-use crate::block::permission::Access;
 use crate::block::request::{Op, Request};
+use crate::block::test_filter::filter;
 use crate::block::test_rig::Rig;
-use crate::block::way::Way;
 use crate::block::way::below::Below;
-use crate::block::way::task::{Layer, Task, TaskWay};
+use crate::block::way::task::{Layer, Task};
 use crate::object::options::parse_dotted;
 
 const CLUSTER: usize = 512;
@@ -44,52 +38,11 @@ struct Log {
     count: usize,
 }
 
-/// Another node, whose writes and flushes are recorded.
-#[derive(Debug)]
-struct Recorder {
-    child: Edge,
-    log: Arc<Mutex<Log>>,
-}
-
+/// Records the writes and flushes of another node.
 #[derive(Debug)]
 struct RecorderLayer {
     below: Arc<Below>,
     log: Arc<Mutex<Log>>,
-}
-
-impl BlockDriver for Recorder {
-    fn driver(&self) -> Driver {
-        Driver::Raw
-    }
-
-    fn open_way(&self, gate: &Arc<Gate>) -> Way {
-        TaskWay::open(gate, |new| {
-            Arc::new(RecorderLayer {
-                below: new.open(|same| self.child.node().open_way(same)),
-                log: Arc::clone(&self.log),
-            })
-        })
-    }
-
-    fn length(&self) -> Result<u64> {
-        Ok(self.child.node().length())
-    }
-
-    fn set_length(&self, length: u64) -> Result<()> {
-        self.child.node().set_length(length)
-    }
-
-    fn block_size(&self) -> u64 {
-        self.child.node().block_size()
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
-    }
-
-    fn children(&self) -> &[Edge] {
-        slice::from_ref(&self.child)
-    }
 }
 
 impl Layer for RecorderLayer {
@@ -152,7 +105,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> usize {
 }
 
 /// Whether each cluster that the tables refer to is counted.
-fn check(disk: &[u8]) -> std::result::Result<(), String> {
+fn check(disk: &[u8]) -> Result<(), String> {
     let (l1, entries, refcounts) = (
         number(disk, 40, 8),
         number(disk, 36, 4),
@@ -282,13 +235,13 @@ fn image_is_good_whatever_a_power_failure_leaves_of_it() {
     // Without discards below: what these leave is not known.
     let text = format!("node-name=recorded,driver=file,discard=ignore,filename={name}");
     let file = blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
-    let recorder = Node::child(None, CommonOptions::default(), |node| {
-        Ok(Box::new(Recorder {
-            child: file.attach(node.as_parent("file"), Access::NEUTRAL)?,
-            log: Arc::clone(&log),
-        }))
+    let recorded = Arc::clone(&log);
+    let recorder = filter(&file, move |below| {
+        Arc::new(RecorderLayer {
+            below,
+            log: Arc::clone(&recorded),
+        })
     });
-    let recorder = recorder.unwrap();
     let open = Node::child(None, CommonOptions::default(), |node| {
         over(&recorder, Qcow2Options::plain(), node)
     });
