@@ -24,6 +24,7 @@
 //! * `change`: nodes are opened anew and edges moved, all or nothing
 //! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
+//! * `watch`: zeroes in writes, and the write threshold
 //! * `throttle`: I/O limits and the groups that share them
 //! * `drivers`: `raw`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
@@ -72,12 +73,14 @@ mod test_rig;
 mod test_waker;
 mod throttle;
 mod transfer;
+mod watch;
 mod way;
 mod write_order;
 
 pub use backend::BlockBackend;
 pub use change::GraphChange;
 pub use channel::Channel;
+pub use common::DetectZeroes;
 // For the monitor.
 #[doc(hidden)]
 pub use create::{BLOCKDEV_CREATE_OPTIONS, create};

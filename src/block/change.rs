@@ -12,7 +12,7 @@
 //! requests are in flight.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::common::CommonOptions;
 use super::drain::DrainedNodes;
@@ -26,16 +26,19 @@ use crate::{Error, ErrorKind, Result};
 #[cfg(test)]
 mod tests;
 
+/// Held by the change that is being made.
+static ONE_CHANGE: Mutex<()> = Mutex::new(());
+
 /// What is to change; see the head of this file.
 #[derive(Debug, Default)]
 pub struct GraphChange {
-    openings: Vec<Opening>,
+    openings: Vec<NodeOpening>,
     moved: Vec<(Arc<Node>, Arc<Node>)>,
 }
 
 /// A node that is to be opened anew.
 #[derive(Debug)]
-struct Opening {
+struct NodeOpening {
     node: Arc<Node>,
     /// The options, with children by their names.
     keys: Dict,
@@ -138,6 +141,8 @@ impl GraphChange {
             let message = "a node that is to change is not drained";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
+        // Nodes may be drained for several changes at the same time.
+        let only = ONE_CHANGE.lock().unwrap_or_else(PoisonError::into_inner);
         self.sort();
         let mut renewals = Vec::new();
         let made = self.open_all(&mut renewals).and_then(|()| {
@@ -151,6 +156,7 @@ impl GraphChange {
         match made {
             Ok(rewiring) => {
                 renewals.into_iter().for_each(Renewal::keep);
+                drop(only);
                 rewiring.tell_lengths();
                 Ok(())
             }
@@ -173,7 +179,7 @@ impl GraphChange {
     fn sort(&mut self) {
         let mut left = std::mem::take(&mut self.openings);
         while !left.is_empty() {
-            let is_lowest = |one: &Opening| {
+            let is_lowest = |one: &NodeOpening| {
                 let mut others = left.iter().filter(|other| other.node.id() != one.node.id());
                 !others.any(|other| one.is_above(&other.node))
             };
@@ -186,7 +192,7 @@ impl GraphChange {
     fn push(&mut self, node: &Arc<Node>, keys: Dict, options: Dict) {
         self.openings.retain(|known| known.node.id() != node.id());
         let not_options = |(key, _): &(String, Value)| key != "node-name";
-        self.openings.push(Opening {
+        self.openings.push(NodeOpening {
             node: Arc::clone(node),
             keys: keys.into_iter().filter(not_options).collect(),
             options,
@@ -289,7 +295,7 @@ fn check_backing(node: &Node, role: &str, keys: &Dict) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
-impl Opening {
+impl NodeOpening {
     /// Whether the node is above `other`, now or after the change.
     fn is_above(&self, other: &Arc<Node>) -> bool {
         let named = |(_, value): &(String, Value)| value.as_str() == Some(other.name());

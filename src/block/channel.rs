@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use gsource::AioContext;
 
 use super::budget::Budget;
-use super::gate::{ChannelOwner, Drained, Gate, Verdict};
+use super::gate::{ChannelOwner, Drained, Gate, GateVerdict};
 use super::graph::{Edge, EdgeTarget};
 use super::node::Node;
 use super::permission::Permissions;
@@ -196,16 +196,16 @@ impl Channel {
     fn follow_gate(&mut self) {
         loop {
             match self.gate.check(self.below == 0) {
-                Verdict::Plug => {
+                GateVerdict::Plug => {
                     self.node = self.target.node();
                     self.block_size = self.block_size.max(self.node.block_size());
                     self.way = self.node.open_way(&self.gate);
                 }
-                Verdict::Unplug => {
+                GateVerdict::Unplug => {
                     self.gate.give_up(mem::replace(&mut self.way, Way::Absent));
                 }
                 verdict => {
-                    self.is_held = verdict == Verdict::Hold;
+                    self.is_held = verdict == GateVerdict::Hold;
                     return;
                 }
             }

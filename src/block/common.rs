@@ -41,6 +41,43 @@ pub(super) struct CommonOptions {
     /// False for `discard=ignore`.
     pub(super) discard: Option<bool>,
     pub(super) force_share: Option<bool>,
+    pub(super) detect_zeroes: DetectZeroes,
+}
+
+/// What becomes of writes that are all zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// They are writes as all others.
+    #[default]
+    Off,
+    /// They are written as zeroes.
+    On,
+    /// They are written as zeroes and may become holes.
+    Unmap,
+}
+
+impl DetectZeroes {
+    fn take(keys: &mut Options) -> Result<DetectZeroes> {
+        let mode = keys.take_str("detect-zeroes")?;
+        let modes = [DetectZeroes::Off, DetectZeroes::On, DetectZeroes::Unmap];
+        let Some(mode) = mode else {
+            return Ok(DetectZeroes::Off);
+        };
+        let named = modes.into_iter().find(|known| known.name() == mode);
+        named.ok_or_else(|| {
+            let message = format!("Invalid parameter '{mode}'");
+            Error::new(ErrorKind::InvalidArgument, message)
+        })
+    }
+
+    /// The name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            DetectZeroes::Off => "off",
+            DetectZeroes::On => "on",
+            DetectZeroes::Unmap => "unmap",
+        }
+    }
 }
 
 impl CommonOptions {
@@ -52,10 +89,7 @@ impl CommonOptions {
         if keys.take_bool("cache.no-flush")?.unwrap_or(false) {
             return Err(unsafe_cache("cache.no-flush=on"));
         }
-        if let Some(mode) = keys.take_str("detect-zeroes")?.filter(|mode| mode != "off") {
-            let message = format!("detect-zeroes={mode} is not supported");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        let detect_zeroes = DetectZeroes::take(keys)?;
         let discard = match keys.take_str("discard")?.as_deref() {
             None => None,
             Some("unmap" | "on") => Some(true),
@@ -68,7 +102,13 @@ impl CommonOptions {
             direct: keys.take_bool("cache.direct")?,
             discard,
             force_share: keys.take_bool("force-share")?,
+            detect_zeroes,
         };
+        if detect_zeroes == DetectZeroes::Unmap && discard != Some(true) {
+            return Err(invalid(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
+        }
         if common.force_share == Some(true) && common.read_only != Some(true) {
             return Err(invalid(
                 "force-share=on can only be used with read-only images",

@@ -24,7 +24,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::gate::{Drained, Gate};
+use super::gate::{CountQuiet, Drained, Gate};
 use super::node::Node;
 
 #[cfg(test)]
@@ -125,23 +125,10 @@ impl DrainState {
         if waiting.holds.iter().any(|hold| hold.is_of(gate)) {
             return;
         }
-        if let Some(hold) = gate.hold_for(self) {
+        let counting: Arc<dyn CountQuiet> = Arc::<DrainState>::clone(self);
+        if let Some(hold) = gate.hold_for(&counting) {
             waiting.waited_for += 1;
             waiting.holds.push(hold);
-        }
-    }
-
-    /// One channel more is quiet.
-    pub(super) fn count_quiet(&self) {
-        let mut waiting = self.lock();
-        waiting.waited_for -= 1;
-        let waker = match waiting.waited_for {
-            0 => waiting.waker.take(),
-            _ => None,
-        };
-        drop(waiting);
-        if let Some(waker) = waker {
-            waker.wake();
         }
     }
 
@@ -160,6 +147,21 @@ impl DrainState {
     /// The state is consistent after every single operation on it.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CountQuiet for DrainState {
+    fn count_quiet(&self) {
+        let mut waiting = self.lock();
+        waiting.waited_for -= 1;
+        let waker = match waiting.waited_for {
+            0 => waiting.waker.take(),
+            _ => None,
+        };
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

@@ -118,7 +118,11 @@ pub(super) fn may_change(driver: &str, option: &str) -> bool {
         "discard",
         "detect-zeroes",
     ];
-    OF_ALL.contains(&option) || (driver, option) == ("throttle", "throttle-group")
+    OF_ALL.contains(&option)
+        || matches!(
+            (driver, option),
+            ("throttle", "throttle-group") | ("raw", "offset" | "size")
+        )
 }
 
 pub(super) fn unknown(driver: &str) -> Error {

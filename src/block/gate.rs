@@ -22,14 +22,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh};
 
-use super::drain::DrainState;
-use super::way::Way;
-
 /// The owner of a channel, as the channel sees it.
 pub trait ChannelOwner: Send + Sync {
     /// There is something to [`reap`](super::Channel::reap). Called on the home thread of the channel's AioContext, once
     /// for many requests, with no lock held.
     fn ready(&self);
+}
+
+/// A drain of nodes, which counts the channels that are quiet.
+pub(super) trait CountQuiet: Send + Sync {
+    /// One channel more is quiet. Called once for each hold, with no lock of the gate held.
+    fn count_quiet(&self);
 }
 
 /// Called when a drained channel is quiet.
@@ -64,7 +67,7 @@ struct GateState {
     /// A drained node did not open its part of the way.
     is_incomplete: bool,
     /// Ways that were given up, until the bottom half drops them.
-    given_up: Vec<Way>,
+    given_up: Vec<Box<dyn Send>>,
 }
 
 /// Whether the channel has a way.
@@ -92,12 +95,12 @@ enum Quiet {
     /// The callback is called.
     Call(QuietCallback),
     /// The way is given up, and the drain of nodes counts the channel.
-    Nodes(Arc<DrainState>),
+    Nodes(Arc<dyn CountQuiet>),
 }
 
 /// What a channel is to do after a look at its gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum GateVerdict {
     /// Requests may pass.
     Pass,
     /// Requests are held back.
@@ -197,7 +200,7 @@ impl Gate {
     }
 
     /// Holds the channel for a drain of nodes, which counts it when it is quiet. `None` if the channel is gone.
-    pub(super) fn hold_for(self: &Arc<Gate>, drain: &Arc<DrainState>) -> Option<Drained> {
+    pub(super) fn hold_for(self: &Arc<Gate>, drain: &Arc<dyn CountQuiet>) -> Option<Drained> {
         let mut state = self.state();
         if state.is_closed {
             return None;
@@ -245,7 +248,7 @@ impl Gate {
 
     /// Tells the channel what to do. `is_quiet` says that no request is below the gate. A channel that is to open a way counts
     /// as having one from here on.
-    pub(super) fn check(&self, is_quiet: bool) -> Verdict {
+    pub(super) fn check(&self, is_quiet: bool) -> GateVerdict {
         self.changed.store(false, Ordering::Relaxed);
         // A thread that set the flag before this line had changed the state earlier, so the change is visible below.
         let mut state = self.state();
@@ -253,18 +256,18 @@ impl Gate {
             let before = mem::replace(&mut state.plugging, Plugging::Plugged);
             let is_incomplete = mem::take(&mut state.is_incomplete);
             return match before {
-                Plugging::Plugged if !is_incomplete => Verdict::Pass,
-                _ => Verdict::Plug,
+                Plugging::Plugged if !is_incomplete => GateVerdict::Pass,
+                _ => GateVerdict::Plug,
             };
         }
         if !is_quiet {
-            return Verdict::Hold;
+            return GateVerdict::Hold;
         }
         self.make_due(&mut state);
         let is_for_nodes = state.holds.iter().any(|hold| hold.is_for_nodes);
         match state.plugging == Plugging::Plugged && is_for_nodes {
-            true => Verdict::Unplug,
-            false => Verdict::Hold,
+            true => GateVerdict::Unplug,
+            false => GateVerdict::Hold,
         }
     }
 
@@ -275,11 +278,11 @@ impl Gate {
     }
 
     /// Takes the way of a quiet channel, to be dropped in the next iteration.
-    pub(super) fn give_up(&self, way: Way) {
+    pub(super) fn give_up(&self, way: impl Send + 'static) {
         let mut state = self.state();
         state.plugging = Plugging::Leaving;
         state.is_incomplete = false;
-        state.given_up.push(way);
+        state.given_up.push(Box::new(way));
         drop(state);
         self.plug.fetch_add(1, Ordering::AcqRel);
         self.schedule();

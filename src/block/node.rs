@@ -12,12 +12,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::common::CommonOptions;
+use super::common::{CommonOptions, DetectZeroes};
 use super::drain::Crossing;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
 use super::permission::{Access, Permissions};
+use super::watch::{self, WriteThreshold};
 use super::way::Way;
 use super::write_order::WriteOrder;
 use crate::object::Dict;
@@ -43,6 +44,7 @@ pub struct Node {
     /// The order of writes of block backends.
     byte_order: Arc<WriteOrder>,
     crossing: Crossing,
+    write_threshold: Arc<WriteThreshold>,
 }
 
 /// What becomes another one when the node is opened anew.
@@ -94,6 +96,7 @@ impl Node {
             length: AtomicU64::new(driver.length()?),
             byte_order: Arc::default(),
             crossing: Crossing::default(),
+            write_threshold: Arc::default(),
             state: Mutex::new(Arc::new(NodeState {
                 driver,
                 common: common.clone(),
@@ -247,7 +250,7 @@ impl Node {
         self.update_length()
     }
 
-    fn update_length(&self) -> Result<()> {
+    pub(super) fn update_length(&self) -> Result<()> {
         let length = self.state().driver.length()?;
         if self.length.swap(length, Ordering::Relaxed) != length {
             graph::tell_resized(self.id);
@@ -315,9 +318,41 @@ impl Node {
     /// Opens the way of a channel to the data; none while the node is drained.
     pub(super) fn open_way(&self, gate: &Arc<Gate>) -> Way {
         match self.crossing.enter(gate) {
-            true => self.state().driver.open_way(gate),
+            true => {
+                let state = self.state();
+                let detect_zeroes = state.common.detect_zeroes;
+                watch::open_way(detect_zeroes, &self.write_threshold, gate, |same| {
+                    state.driver.open_way(same)
+                })
+            }
             false => Way::Absent,
         }
+    }
+
+    /// Calls `exceeded` when a write first goes beyond `offset`, with the number of bytes beyond and the offset. 0 stands for never. The
+    /// node is drained, so that queues look at writes from now on.
+    pub fn set_write_threshold(
+        &self,
+        offset: u64,
+        exceeded: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) {
+        self.write_threshold.set(offset, Arc::new(exceeded));
+    }
+
+    /// Its write threshold.
+    #[doc(hidden)] // for the monitor
+    pub fn write_threshold_offset(&self) -> u64 {
+        self.write_threshold.get()
+    }
+
+    #[cfg(test)]
+    pub(super) fn write_threshold(&self) -> &WriteThreshold {
+        &self.write_threshold
+    }
+
+    /// What it does with writes that are all zeroes.
+    pub fn detect_zeroes(&self) -> DetectZeroes {
+        self.state().common.detect_zeroes
     }
 
     /// The channels that pass through the node.

@@ -298,6 +298,17 @@ impl Request {
         stage == Some(BounceStage::Cached)
     }
 
+    /// Whether all of its memory is zero. A guest may change it later; what it gets then is up to the guest.
+    pub(super) fn is_all_zeroes(&self) -> bool {
+        let mut buffer = [0; 4096];
+        self.slices(usize::MAX).all(|slice| {
+            (0..slice.len()).step_by(buffer.len()).all(|at| {
+                let count = slice.offset(at).map_or(0, |rest| rest.copy_to(&mut buffer));
+                buffer[..count].iter().all(|&byte| byte == 0)
+            })
+        })
+    }
+
     /// Fills what is left with zeroes and ends the transfer: the file ends here.
     pub(super) fn fill_rest_with_zeroes(&mut self) {
         self.zero_from(0, usize::MAX);

@@ -42,8 +42,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
         [,discard=unmap|ignore][,locking=auto|on|off][,throttling.LIMIT=N...][,throttling.group=ID]
                  a disk image
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
-        [,locking=...][,auto-read-only=on|off][,force-share=on|off]
-  -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off]
+        [,locking=...][,auto-read-only=on|off][,force-share=on|off][,detect-zeroes=off|on|unmap]
+  -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off][,offset=SIZE][,size=SIZE]
   -blockdev driver=null-co,node-name=NAME[,size=SIZE][,read-zeroes=on|off]
   -blockdev driver=qcow2,node-name=NAME,file=NAME[,backing=NAME][,data-file=NAME][,read-only=on|off]
   -blockdev driver=vdi|vhdx|vmdk,node-name=NAME,file=NAME,read-only=on

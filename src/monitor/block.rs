@@ -3,6 +3,7 @@
 //! * `info`: what `query-block` and `query-named-block-nodes` say about a node
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
+//! * `threshold`: `block-set-write-threshold`
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod graph;
 mod info;
 mod reopen;
 mod stats;
+mod threshold;
 
 pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_ADD, blockdev_add);
@@ -27,6 +29,8 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
+    commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);
+    commands.add_event(&threshold::WRITE_THRESHOLD);
     commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
     commands.add(&info::QUERY_BLOCK, info::devices);
     commands.add(&stats::QUERY_BLOCKSTATS, stats::blockstats);

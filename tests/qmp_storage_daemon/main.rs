@@ -64,6 +64,39 @@ fn nodes_come_and_go_as_in_the_storage_daemon() {
 }
 
 #[test]
+fn parts_zeroes_and_thresholds_are_as_in_the_storage_daemon() {
+    let Some(mut both) = Both::start(&NODES) else {
+        return;
+    };
+    let threshold = |node: &str, offset: &str| {
+        with(
+            "block-set-write-threshold",
+            &format!(r#""node-name":"{node}","write-threshold":{offset}"#),
+        )
+    };
+    for request in [
+        add(r#""driver":"raw","node-name":"r0","file":"f0","offset":4096,"size":8192"#),
+        add(
+            r#""driver":"raw","node-name":"r1","file":{"driver":"file","filename":"b.img"},"offset":512"#,
+        ),
+        with("block_resize", r#""node-name":"r0","size":4096"#),
+        with("block_resize", r#""node-name":"r1","size":4096"#),
+        add(r#""driver":"null-co","node-name":"z0","detect-zeroes":"on""#),
+        add(r#""driver":"null-co","node-name":"z1","detect-zeroes":"unmap","discard":"unmap""#),
+        reopen(r#"{"driver":"null-co","node-name":"z0","detect-zeroes":"unmap"}"#),
+        reopen(r#"{"driver":"null-co","node-name":"z1"}"#),
+        threshold("nosuch", "5"),
+        threshold("z0", "18446744073709551615"),
+        threshold("z0", "0"),
+        threshold("z0", "4096"),
+        with("block-set-write-threshold", r#""node-name":"z0""#),
+        plain("query-named-block-nodes"),
+    ] {
+        both.alike(&request);
+    }
+}
+
+#[test]
 fn wrong_options_of_nodes_have_the_storage_daemons_texts() {
     let Some(mut both) = Both::start(&NODES) else {
         return;
@@ -94,6 +127,10 @@ fn wrong_options_of_nodes_have_the_storage_daemons_texts() {
         r#""driver":"file","node-name":"r3","filename":"b.img","cache":5"#,
         r#""driver":"file","node-name":"r3","filename":"b.img","discard":"x""#,
         r#""driver":"file","node-name":"r3","filename":"b.img","detect-zeroes":"x""#,
+        r#""driver":"null-co","node-name":"r3","detect-zeroes":"unmap""#,
+        r#""driver":"raw","node-name":"r3","file":"f0","offset":2097152"#,
+        r#""driver":"raw","node-name":"r3","file":"f0","offset":512,"size":1048576"#,
+        r#""driver":"raw","node-name":"r3","file":"f0","size":1000"#,
         r#""driver":"file","node-name":"r3","filename":"b.img","locking":"x""#,
         r#""driver":"file","node-name":"r3","filename":"b.img","read-only":"on""#,
         r#""driver":"file","node-name":"r3","filename":"b.img","force-share":true"#,

@@ -39,8 +39,12 @@ impl Rewiring {
         Ok(())
     }
 
-    /// Tells the parents that were moved how long their new node is, if it is not as long as the one before.
+    /// Tells the parents of nodes that are longer or shorter than before.
     pub(in crate::block) fn tell_lengths(&self) {
+        for node in &self.renewed {
+            // The driver has been asked for its length before.
+            let _ = node.update_length();
+        }
         for (_, to) in self
             .moved
             .iter()

@@ -94,9 +94,6 @@ impl Renewal {
     pub(in crate::block) fn keep(self) {
         self.node.set_options(self.options);
         self.before.driver.superseded();
-        drop(self.before);
-        // The driver has been asked for its length before.
-        let _ = self.node.update_length();
     }
 
     /// The change failed.

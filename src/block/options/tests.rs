@@ -152,8 +152,8 @@ fn blockdev_mistakes_have_clear_texts() {
             "force-share=on can only be used with read-only images",
         ),
         (
-            "driver=null-co,node-name=x,detect-zeroes=on",
-            "detect-zeroes=on is not supported",
+            "driver=null-co,node-name=x,detect-zeroes=unmap,discard=ignore",
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
         ),
         (
             "driver=raw,node-name=x,file=nosuch",

@@ -37,7 +37,7 @@ static BLOCK_DEVICE_INFO: ObjectType = ObjectType::new(
         Member::new("iops_wr", ValueType::Int),
         Member::new("image", ValueType::Object(&IMAGE_INFO)),
         Member::new("cache", ValueType::Object(&CACHE_INFO)),
-        Member::new("write_threshold", ValueType::Int),
+        Member::new("write_threshold", ValueType::Uint(64)),
     ],
 );
 const DETECT_ZEROES: EnumType =
@@ -81,8 +81,14 @@ fn info(node: &Node) -> Value {
         ("active".to_owned(), true.into()),
         ("backing_file_depth".to_owned(), (chain.len() as u64).into()),
         ("encrypted".to_owned(), false.into()),
-        ("detect_zeroes".to_owned(), "off".into()),
-        ("write_threshold".to_owned(), Value::Int(0)),
+        (
+            "detect_zeroes".to_owned(),
+            node.detect_zeroes().name().into(),
+        ),
+        (
+            "write_threshold".to_owned(),
+            node.write_threshold_offset().into(),
+        ),
         ("image".to_owned(), image(node, filename)),
         ("cache".to_owned(), cache(node)),
     ];

@@ -1,6 +1,8 @@
 //! Nodes get other options and children: `blockdev-reopen`.
 #![forbid(unsafe_code)]
 
+use std::thread;
+
 use crate::block::{BLOCKDEV_OPTIONS, GraphChange, Node, drain};
 use crate::monitor::reply::Reply;
 use crate::object::{Options, Value};
@@ -21,7 +23,7 @@ pub(super) static BLOCKDEV_REOPEN: CommandType = CommandType::new(
 /// Requests to the nodes wait until it is over. It concerns all nodes of the list, or none.
 pub(super) fn reopen(arguments: Options, reply: Reply) {
     match plan(arguments) {
-        Ok(change) => run(change, |outcome| reply.done(outcome)),
+        Ok(change) => run(change, reply),
         Err(error) => reply.done(Err(error)),
     }
 }
@@ -50,13 +52,19 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
     Ok(change)
 }
 
-/// Makes a change on the monitor's thread when its nodes are quiet.
-fn run(change: GraphChange, done: impl FnOnce(Result<()>) + 'static) {
+/// Makes a change when its nodes are quiet, on a thread of its own, which may wait for storage.
+fn run(change: GraphChange, reply: Reply) {
     let draining = drain(&change.nodes());
     glib::MainContext::default().spawn_local(async move {
         let drained = draining.await;
-        let outcome = change.make(&drained);
-        drop(drained);
-        done(outcome);
+        let make = move || {
+            let outcome = change.make(&drained);
+            drop(drained);
+            reply.done(outcome);
+        };
+        // Without a thread the reply is dropped, and says so.
+        let _ = thread::Builder::new()
+            .name("blockdev-reopen".to_owned())
+            .spawn(make);
     });
 }
