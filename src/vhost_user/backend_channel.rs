@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use super::protocol::config_change_bytes;
 use super::socket;
@@ -14,11 +15,16 @@ use crate::virtio::notify::Signal;
 
 /// The socket. Each change is one message.
 #[derive(Debug)]
-pub(super) struct BackendChannel(OwnedFd);
+pub(super) struct BackendChannel(UnixStream);
 
 impl BackendChannel {
-    pub(super) fn new(socket: OwnedFd) -> BackendChannel {
-        BackendChannel(socket)
+    /// `None` if it is no Unix socket.
+    pub(super) fn new(socket: OwnedFd) -> Option<BackendChannel> {
+        let socket = UnixStream::from(socket);
+        socket
+            .local_addr()
+            .is_ok()
+            .then_some(BackendChannel(socket))
     }
 }
 

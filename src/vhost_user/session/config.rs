@@ -39,7 +39,8 @@ impl Session {
         }
         let fd = message.fds.pop();
         let fd = fd.ok_or_else(|| message.wrong("carries no fd"))?;
-        let channel = Arc::new(BackendChannel::new(fd));
+        let channel = BackendChannel::new(fd);
+        let channel = Arc::new(channel.ok_or_else(|| message.wrong("carries no Unix socket"))?);
         if self.protocol_features & PROTOCOL_CONFIG != 0 {
             let listener: Arc<dyn Signal> = Arc::<BackendChannel>::clone(&channel);
             self.device.watch_config(Arc::downgrade(&listener));

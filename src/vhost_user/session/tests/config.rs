@@ -89,12 +89,18 @@ fn a_front_end_that_does_not_read_or_has_gone_stops_nothing() {
 }
 
 #[test]
-fn the_second_socket_needs_its_protocol_feature_and_an_fd() {
+fn the_second_socket_needs_its_protocol_feature_and_is_a_socket() {
     let mut bench = Bench::negotiated(1);
     assert_eq!(
         bench.acked(RequestCode::SetBackendReqFd, &[], Vec::new()),
         1
     );
+    let (pipe, no_socket) = canary();
+    assert_eq!(
+        bench.acked(RequestCode::SetBackendReqFd, &[], vec![no_socket]),
+        1
+    );
+    assert!(is_dead(pipe));
     let without = PROTOCOL_FEATURES & !PROTOCOL_BACKEND_REQ;
     bench.ok(RequestCode::SetProtocolFeatures, &words(&[without]));
     let (reader, writer) = canary();
