@@ -38,23 +38,29 @@ thread_local! {
     static NEXT_KEY: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Works with the sessions of this thread. A thread that ends, and calls atexit(3) handlers, has none.
+fn with_sessions<T: Default>(work: impl FnOnce(&mut Vec<Rc<QmpSession>>) -> T) -> T {
+    let worked = SESSIONS.try_with(|sessions| work(&mut sessions.borrow_mut()));
+    worked.unwrap_or_default()
+}
+
 /// The sessions of this thread.
 pub(super) fn all() -> Vec<Rc<QmpSession>> {
-    SESSIONS.with_borrow(Clone::clone)
+    with_sessions(|sessions| sessions.clone())
 }
 
 /// Whether this thread has sessions.
 pub(super) fn any_here() -> bool {
-    SESSIONS.with_borrow(|sessions| !sessions.is_empty())
+    with_sessions(|sessions| !sessions.is_empty())
 }
 
 /// Whether a client of this character device is connected.
 pub(super) fn is_connected(chardev: &str) -> bool {
-    SESSIONS.with_borrow(|sessions| sessions.iter().any(|known| known.chardev == chardev))
+    with_sessions(|sessions| sessions.iter().any(|known| known.chardev == chardev))
 }
 
 fn find(key: u64) -> Option<Rc<QmpSession>> {
-    SESSIONS.with_borrow(|sessions| sessions.iter().find(|known| known.key == key).cloned())
+    with_sessions(|sessions| sessions.iter().find(|known| known.key == key).cloned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +139,7 @@ impl QmpSession {
             in_turn: Cell::new(false),
             state: RefCell::new(state),
         });
-        SESSIONS.with_borrow_mut(|sessions| sessions.push(session.clone()));
+        with_sessions(|sessions| sessions.push(session.clone()));
         session.settle();
     }
 
@@ -177,7 +183,7 @@ impl QmpSession {
     /// Closes the connection.
     pub(super) fn close(&self) {
         self.state.borrow_mut().close();
-        let this = SESSIONS.with_borrow_mut(|sessions| {
+        let this = with_sessions(|sessions| {
             let index = sessions.iter().position(|known| known.key == self.key)?;
             Some(sessions.swap_remove(index))
         });
