@@ -5,6 +5,7 @@
 //!
 //! * `options`: what `--export` and `block-export-add` take
 //! * `kind`: what a type of export is
+//! * `nbd`: exports for NBD clients, and the server; `nbd_server`: how it is started and stopped
 //! * `vhost_user_blk`: a virtio disk for virtual machines; the same device as `-device virtio-blk,vhost-user=`
 //! * `fuse`: a file, which is mounted
 //! * `registry`: the exports by id
@@ -18,9 +19,15 @@
 
 mod fuse;
 mod kind;
+mod nbd;
+mod nbd_server;
 mod options;
 mod registry;
 mod vhost_user_blk;
 
+pub use nbd_server::{
+    NBD_SERVER_LEGACY_OPTIONS, add_nbd, check_nbd, shutdown_all, start_nbd_server,
+    start_nbd_server_legacy, stop_nbd_server,
+};
 pub use options::EXPORT_OPTIONS;
-pub use registry::{ExportInfo, add, list, remove, shutdown_all};
+pub use registry::{ExportInfo, add, list, remove};

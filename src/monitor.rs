@@ -48,6 +48,8 @@ mod input;
 mod job;
 mod main_loop;
 mod message;
+#[cfg(feature = "vhost-user")]
+mod nbd;
 mod outbox;
 mod qom;
 mod query;

@@ -80,6 +80,30 @@ fn mistakes_have_the_storage_daemons_texts() {
             "--export",
             "vhost-user-blk,id=x,node-name=n,addr.type=fd,addr.str=x",
         ],
+        &["--nbd-server", "addr.type=foo"],
+        &["--nbd-server", "addr.path=x.sock"],
+        &["--nbd-server", "addr.type=unix"],
+        &["--nbd-server", "addr.type=unix,addr.path=/nosuch/x.sock"],
+        &[
+            "--nbd-server",
+            "addr.type=unix,addr.path=x.sock,max-connections=x",
+        ],
+        &[
+            "--nbd-server",
+            "addr.type=unix,addr.path=x.sock,tls-creds=nosuch",
+        ],
+        &[
+            "--nbd-server",
+            "addr.type=unix,addr.path=x.sock",
+            "--nbd-server",
+            "addr.type=unix,addr.path=y.sock",
+        ],
+        &[
+            "--blockdev",
+            "null-co,node-name=n",
+            "--export",
+            "nbd,id=x,node-name=n",
+        ],
         &["--chardev", "socket,path=x.sock"],
         &["--chardev", "nosuch,id=c"],
         &["--chardev", "stdio"],
@@ -157,7 +181,7 @@ fn options_of_the_readme(has_fuse: bool) -> String {
     let (section, _) = section.split_once("###").unwrap();
     let lines = section.lines().filter(|line| line.contains("| `--"));
     let mut options: Vec<_> = lines.map(|line| line.split('`').nth(1).unwrap()).collect();
-    assert_eq!(options.len(), 11, "{options:?}");
+    assert_eq!(options.len(), 13, "{options:?}");
     options.retain(|option| has_fuse || !option.starts_with("--export fuse"));
     options.join(" ")
 }
@@ -186,7 +210,7 @@ fn the_lines_of_the_readme_work_with_one_word_changed() {
         shell.args(["60", "sh", "-c", &script]).arg(&program);
         let output = shell.current_dir(directory.path()).output().unwrap();
         assert!(output.status.success(), "{program:?} {output:?}");
-        for socket in ["e0.sock", "e1.sock", "storage.sock"] {
+        for socket in ["e0.sock", "e1.sock", "nbd.sock", "storage.sock"] {
             let connected = UnixStream::connect(directory.socket(socket));
             assert!(connected.is_ok(), "{program:?} {socket} {connected:?}");
         }

@@ -140,11 +140,19 @@ impl BlockBackend {
         unmap: bool,
         fua: bool,
     ) -> io::Result<()> {
-        bytes::write_zeroes(self, offset, length, unmap).await?;
+        bytes::write_zeroes(self, offset, length, unmap, false).await?;
         match fua {
             true => self.flush().await,
             false => Ok(()),
         }
+    }
+
+    /// As [`BlockBackend::write_zeroes`], but only if the host can do that without writing them.
+    ///
+    /// # Errors
+    /// `ENOTSUP` if it cannot; the host's.
+    pub async fn write_zeroes_fast(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+        bytes::write_zeroes(self, offset, length, unmap, true).await
     }
 
     /// Gives space back, as far as the host can. What the bytes are then is not said.

@@ -93,6 +93,8 @@ pub struct Request {
     pub(super) turn: Option<WriteTurn>,
     /// Its place in the node's order of writes that are not made of whole blocks; see [`super::BlockBackend`].
     pub(super) byte_turn: Option<WriteTurn>,
+    /// [`Op::WriteZeroes`] fails with ENOTSUP rather than write zeroes.
+    pub(super) is_fast: bool,
     /// Memory that it owns. It is the only segment then.
     buffer: Option<IoBuffer>,
     status: BlockStatus,
@@ -116,6 +118,7 @@ impl Request {
             bounce: None,
             turn: None,
             byte_turn: None,
+            is_fast: false,
             buffer: None,
             status: BlockStatus::default(),
             segments: Vec::new(),
@@ -138,6 +141,7 @@ impl Request {
         self.method = Method::Plain;
         self.delays = 0;
         self.byte_turn = None;
+        self.is_fast = false;
         self.buffer = None;
         self.status = BlockStatus::default();
         self.segments.clear();

@@ -76,6 +76,14 @@ Options (one or two dashes, in any order; objects are created first, monitors la
         [,allow-other=on|off|auto][,iothread=ID]
                  a node as a file, which is mounted over the regular file FILE. With 'growable=on' writes beyond its end
                  make the node longer. With 'allow-other=on' other users may open it, with 'auto' if that is possible
+  -nbd-server addr.type=unix,addr.path=PATH[,max-connections=N][,handshake-max-seconds=N]
+  -nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,...]
+  -nbd-server addr.type=fd,addr.str=FD[,...]
+                 an NBD server at a Unix socket, a TCP port, or a listening socket that the program inherits. By default
+                 it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit
+  -export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,description=TEXT][,writable=on|off][,allocation-depth=on|off]
+        [,iothread=ID]
+                 a node for the clients of the NBD server, under the name of the node or another one
   -qmp unix:PATH,server=on,wait=off
                  a QMP monitor at a Unix socket, which is created after everything else
   -qmp stdio     a QMP monitor on standard input and output

@@ -28,8 +28,8 @@ pub(super) enum Invocation {
     Run(Box<Plan>),
 }
 
-/// What to serve; each list in command-line order. Objects are made first, then block devices, drives, devices and exports;
-/// the monitors come last.
+/// What to serve; each list in command-line order. Objects are made first, then block devices, drives, devices, the NBD
+/// server and exports; the monitors come last.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// The only folders with files that images may name, if there are any.
@@ -38,6 +38,7 @@ pub(super) struct Plan {
     pub(super) blockdevs: Vec<PlannedObject>,
     pub(super) drives: Vec<PlannedObject>,
     pub(super) devices: Vec<PlannedObject>,
+    pub(super) nbd_servers: Vec<PlannedObject>,
     pub(super) exports: Vec<PlannedObject>,
     pub(super) monitors: Vec<MonitorPlan>,
     /// The file that gets the process id when everything is ready.
@@ -81,8 +82,8 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
                 plan.daemonize = true;
                 continue;
             }
-            "object" | "drive" | "blockdev" | "device" | "export" | "qmp" | "chardev"
-            | "monitor" | "pidfile" | "image-folder" => {}
+            "object" | "drive" | "blockdev" | "device" | "nbd-server" | "export" | "qmp"
+            | "chardev" | "monitor" | "pidfile" | "image-folder" => {}
             name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),
@@ -154,6 +155,7 @@ impl Plan {
             "object" => options::parse(Some("qom-type"), value)?,
             "device" => options::parse(Some("driver"), value)?,
             "drive" => options::parse(None, value)?,
+            "nbd-server" => options::parse_dotted("addr", value)?,
             "export" => options::parse_dotted("type", value)?,
             _ => options::parse_dotted("driver", value)?,
         };
@@ -183,6 +185,7 @@ impl Plan {
             "object" => (&mut self.objects, "object"),
             "device" => (&mut self.devices, "device"),
             "drive" => (&mut self.drives, "drive"),
+            "nbd-server" => (&mut self.nbd_servers, "nbd-server"),
             "export" => (&mut self.exports, "export"),
             _ => (&mut self.blockdevs, "blockdev"),
         }

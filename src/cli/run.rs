@@ -176,6 +176,7 @@ fn serve(plan: Plan, ready: Ready, ending: &Ending, job: &TerminalJob) -> Result
         Some(guest) => devices::create_on(guest.machine(), options),
         None => devices::create(options),
     })?;
+    make(plan.nbd_servers, export::start_nbd_server)?;
     make(plan.exports, export::add)?;
     let commands = commands::commands(ending, guest.as_ref().map(Guest::machine));
     let mut monitor = Monitor::new(commands);

@@ -42,6 +42,7 @@ use session::FuseSession;
 pub(super) const FUSE: ExportType = ExportType {
     name: "fuse",
     members: &MEMBERS,
+    ends_at_once: false,
     open,
 };
 

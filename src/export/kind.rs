@@ -17,6 +17,8 @@ pub(super) struct ExportType {
     pub(super) name: &'static str,
     /// Its options besides those of every export.
     pub(super) members: &'static [Member],
+    /// Whether it ends without waiting for clients, so that to delete it takes as long as that.
+    pub(super) ends_at_once: bool,
     /// Offers a node. Takes the type's options out of all.
     pub(super) open: fn(NewExport, &mut Options) -> Result<Arc<dyn Exported>>,
 }
@@ -33,6 +35,11 @@ pub(super) struct NewExport {
 
 /// A node on offer.
 pub(super) trait Exported: Send + Sync {
+    /// Whether it has clients that its removal would disturb.
+    fn is_in_use(&self) -> bool {
+        false
+    }
+
     /// Ends the connections and finishes what is in flight, then calls `ended`. Called once.
     fn shut_down(&self, ended: EndedCallback);
 }

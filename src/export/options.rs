@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::fuse::FUSE;
 use super::kind::{ExportType, NewExport};
+use super::nbd::NBD;
 use super::vhost_user_blk::VHOST_USER_BLK;
 use crate::block::Node;
 use crate::object::Options;
 use crate::schema::{self, Case, Member, ObjectType, ValueType, Variants};
 use crate::{Error, ErrorKind, QContext, Result};
 
-const TYPES: [&ExportType; 2] = [&VHOST_USER_BLK, &FUSE];
+const TYPES: [&ExportType; 3] = [&NBD, &VHOST_USER_BLK, &FUSE];
 
 /// What describes an export.
 pub static EXPORT_OPTIONS: ObjectType = ObjectType::tagged(

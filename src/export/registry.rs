@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::kind::{EndedCallback, Exported};
+use super::kind::{EndedCallback, ExportType, Exported};
 use super::options::WantedExport;
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ type GoneHook = Arc<dyn Fn(&str) + Send + Sync>;
 
 struct NamedExport {
     id: String,
-    kind: &'static str,
+    kind: &'static ExportType,
     node: String,
     /// `None` while it is made.
     exported: Option<Arc<dyn Exported>>,
@@ -39,6 +39,8 @@ pub struct ExportInfo {
     pub kind: &'static str,
     /// The name of its node.
     pub node: String,
+    /// Its end does not wait for clients.
+    pub ends_at_once: bool,
     /// Its end has begun.
     pub is_ending: bool,
 }
@@ -66,11 +68,15 @@ pub fn list() -> Vec<ExportInfo> {
     })
 }
 
-/// Begins the end of an export, and calls `gone` with its id when it is over.
+/// Begins the end of an export, and calls `gone` with its id when it is over. If it has clients, this is only done with `is_hard`.
 ///
 /// # Errors
-/// `NotFound` if there is no such export; `Busy` if its end has begun already.
-pub fn remove(id: &str, gone: impl Fn(&str) + Send + Sync + 'static) -> Result<()> {
+/// `NotFound` if there is no such export; `Busy` if its end has begun already, or it has clients.
+pub fn remove(id: &str, is_hard: bool, gone: impl Fn(&str) + Send + Sync + 'static) -> Result<()> {
+    if !is_hard && is_in_use(id) {
+        let message = format!("export '{id}' still in use");
+        return Err(Error::new(ErrorKind::Busy, message));
+    }
     let begun = begin(id, Arc::new(gone))?;
     begun.map(drop).ok_or_else(|| {
         let message = format!("Export '{id}' is already shutting down");
@@ -78,13 +84,15 @@ pub fn remove(id: &str, gone: impl Fn(&str) + Send + Sync + 'static) -> Result<(
     })
 }
 
-/// Ends all exports, calls `gone` with the id of each that has ended, and `done` after the last one.
-pub fn shutdown_all(
+/// Ends the exports that `chosen` names, calls `gone` with the id of each that has ended, and `done` after the last one.
+pub(super) fn shut_down(
+    chosen: impl Fn(&ExportInfo) -> bool,
     gone: impl Fn(&str) + Send + Sync + 'static,
     done: impl FnOnce() + Send + 'static,
 ) {
     let gone: GoneHook = Arc::new(gone);
-    let ids: Vec<String> = list().into_iter().map(|export| export.id).collect();
+    let exports = list().into_iter().filter(chosen);
+    let ids: Vec<String> = exports.map(|export| export.id).collect();
     let left = Arc::new(AtomicUsize::new(ids.len() + 1));
     let done: Arc<Mutex<Option<EndedCallback>>> = Arc::new(Mutex::new(Some(Box::new(done))));
     let one_less = move || {
@@ -103,6 +111,14 @@ pub fn shutdown_all(
         let _ = begin(&id, Arc::clone(&gone));
     }
     one_less();
+}
+
+fn is_in_use(id: &str) -> bool {
+    let exported = with_exports(|exports| {
+        let export = exports.iter().find(|export| export.id == id)?;
+        export.exported.clone()
+    });
+    exported.is_some_and(|exported| exported.is_in_use())
 }
 
 /// Calls `ended` when the export is over; false if it is already.
@@ -158,7 +174,8 @@ impl NamedExport {
     fn info(&self) -> ExportInfo {
         ExportInfo {
             id: self.id.clone(),
-            kind: self.kind,
+            kind: self.kind.name,
+            ends_at_once: self.kind.ends_at_once,
             node: self.node.clone(),
             is_ending: self.is_ending,
         }
@@ -176,7 +193,7 @@ impl Reservation {
         let id = wanted.id.clone();
         let new = NamedExport {
             id: id.clone(),
-            kind: wanted.kind.name,
+            kind: wanted.kind,
             node: String::new(),
             exported: None,
             is_ending: false,

@@ -26,6 +26,7 @@ const SERIAL: &str = "vhost_user_blk";
 pub(super) const VHOST_USER_BLK: ExportType = ExportType {
     name: "vhost-user-blk",
     members: &MEMBERS,
+    ends_at_once: false,
     open,
 };
 

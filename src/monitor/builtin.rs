@@ -26,6 +26,7 @@ pub(super) fn commands() -> Commands {
         super::block::add(&mut commands);
         super::export::add(&mut commands);
         super::job::add(&mut commands);
+        super::nbd::add(&mut commands);
     }
     commands
 }

@@ -4,10 +4,12 @@
 //! One at a time. Whoever has the stream waits for its fd with an AioContext.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+
+use super::send::send;
 
 /// A connected stream socket, which is non-blocking.
 #[derive(Debug)]
@@ -45,6 +47,14 @@ impl NbdStream {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         retry(|| self.socket.write(bytes))
     }
+
+    /// Writes what the socket takes of several pieces.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it takes nothing; the kernel's if the connection is lost.
+    pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        retry(|| send(self.socket.as_fd(), slices))
+    }
 }
 
 fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
@@ -52,6 +62,15 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
+        }
+    }
+}
+
+impl AsFd for StreamSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            StreamSocket::Unix(socket) => socket.as_fd(),
+            StreamSocket::Tcp(socket) => socket.as_fd(),
         }
     }
 }

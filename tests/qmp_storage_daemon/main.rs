@@ -280,6 +280,78 @@ fn exports_come_and_go_as_in_the_storage_daemon() {
     both.alike(&with("blockdev-del", r#""node-name":"f0""#));
 }
 
+/// `block-export-add` of a node for NBD clients with these arguments.
+fn nbd(arguments: &str) -> String {
+    with("block-export-add", &format!(r#""type":"nbd",{arguments}"#))
+}
+
+#[test]
+fn the_nbd_server_has_the_storage_daemons_answers() {
+    let Some(mut both) = Both::start(&NODES) else {
+        return;
+    };
+    let start =
+        |address: &str, more: &str| with("nbd-server-start", &format!(r#""addr":{address}{more}"#));
+    let unix = r#"{"type":"unix","data":{"path":"nbd.sock"}}"#;
+    for request in [
+        add(r#""driver":"file","node-name":"ro","filename":"b.img","read-only":true"#),
+        plain("nbd-server-stop"),
+        with("nbd-server-add", r#""device":"f0""#),
+        nbd(r#""id":"e0","node-name":"f0""#),
+        start(r#"{"type":"unix","data":{"path":"/nosuch/nbd.sock"}}"#, ""),
+        start(r#"{"type":"unix","data":{}}"#, ""),
+        start(r#"{"type":"nosuch","data":{}}"#, ""),
+        start(unix, r#","tls-creds":"nosuch""#),
+        start(unix, r#","max-connections":-1"#),
+        start(unix, r#","bogus":1"#),
+        start(unix, r#","max-connections":3,"handshake-max-seconds":30"#),
+        start(unix, ""),
+        with("nbd-server-add", ""),
+        with("nbd-server-add", r#""device":"nosuch""#),
+        with(
+            "nbd-server-add",
+            r#""device":"f0","name":"x","writable":true,"description":"text""#,
+        ),
+        with("nbd-server-add", r#""device":"f0","name":"x""#),
+        with(
+            "nbd-server-add",
+            r#""device":"f0","name":"y","bitmap":"nosuch""#,
+        ),
+        with("nbd-server-add", r#""device":"ro","writable":true"#),
+        plain("query-block-exports"),
+        nbd(r#""id":"e1","node-name":"f0","name":"x""#),
+        nbd(r#""id":"e1","node-name":"f0","name":"e1","bitmaps":["nosuch"]"#),
+        nbd(r#""id":"e1","node-name":"f0","name":"e1","bitmaps":[{"node":"f0","name":"nosuch"}]"#),
+        nbd(r#""id":"e1","node-name":"ro","writable":true"#),
+        nbd(r#""id":"e1","node-name":"n0","allocation-depth":true,"writable":true"#),
+        nbd(r#""id":"e2","node-name":"f0","writable":1"#),
+        nbd(r#""id":"e2","node-name":"f0","bogus":1"#),
+        plain("query-block-exports"),
+        disk(r#""id":"v0","node-name":"n0","addr":{"type":"unix","path":"v0.sock"}"#),
+        with("nbd-server-remove", r#""name":"nosuch""#),
+        with("nbd-server-remove", r#""name":"v0""#),
+        with("nbd-server-remove", r#""name":"x","mode":"foo""#),
+        with("blockdev-del", r#""node-name":"f0""#),
+    ] {
+        both.alike(&request);
+    }
+    both.deleted(&with("nbd-server-remove", r#""name":"x""#), "x");
+    both.deleted(
+        &with("block-export-del", r#""id":"e1","mode":"hard""#),
+        "e1",
+    );
+    both.deleted(&plain("nbd-server-stop"), "ro");
+    for request in [
+        plain("query-block-exports"),
+        plain("nbd-server-stop"),
+        with("blockdev-del", r#""node-name":"f0""#),
+        start(unix, ""),
+        nbd(r#""id":"e1","node-name":"ro""#),
+    ] {
+        both.alike(&request);
+    }
+}
+
 #[test]
 fn objects_and_unknown_commands_have_the_storage_daemons_texts() {
     let Some(mut both) = Both::start(&[]) else {

@@ -61,6 +61,7 @@ pub(super) async fn write_zeroes(
     offset: u64,
     length: u64,
     unmap: bool,
+    is_fast: bool,
 ) -> io::Result<()> {
     let range = check(backend, offset, length)?;
     let inner = backend.blocks_inside(&range);
@@ -76,6 +77,7 @@ pub(super) async fn write_zeroes(
     let mut turn = backend.node().byte_order().aligned(inner.clone());
     (&mut turn).await;
     let mut request = backend.request(Op::WriteZeroes { unmap }, inner.start);
+    request.is_fast = is_fast;
     request.set_length(inner.end - inner.start);
     request.byte_turn = Some(turn);
     backend.finish(request).await

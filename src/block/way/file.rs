@@ -27,7 +27,7 @@ mod uring;
 
 use admission::{Admission, is_admitted};
 use inline::Inline;
-use step::{is_ignored, lost_result};
+use step::{is_ignored, is_too_slow, lost_result};
 use threads::Threads;
 use uring::Uring;
 
@@ -92,6 +92,10 @@ impl FileWay {
     pub(super) fn submit(&mut self, mut request: Box<Request>, budget: &mut Budget) -> Submission {
         if is_ignored(&self.image, &request) {
             return Submission::Done(Finished { request, result: 0 });
+        }
+        if is_too_slow(&self.image, &request) {
+            let result = -libc::ENOTSUP;
+            return Submission::Done(Finished { request, result });
         }
         if let Some(result) = lost_result(&self.image, &request) {
             return Submission::Done(Finished { request, result });

@@ -123,6 +123,9 @@ impl Qcow2Image {
         let result = self.without_panic(work).await;
         match result {
             Ok(()) => 0,
+            Err(error) if request.is_fast && error.kind() == io::ErrorKind::Unsupported => {
+                -libc::ENOTSUP
+            }
             Err(error) => self.errno(request, &error),
         }
     }
@@ -247,7 +250,7 @@ async fn start(
                 access.write_zeroes(offset, length).await
             };
             match zeroed {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported && !request.is_fast => {
                     write_zeroes_as_data(access, offset, length).await
                 }
                 result => result,

@@ -70,6 +70,22 @@ pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
                 .is_empty())
 }
 
+/// Whether the request is for zeroes that must be written, but should not be.
+pub(super) fn is_too_slow(image: &Image, request: &Request) -> bool {
+    request.is_fast && must_write_zeroes(image, request)
+}
+
+/// Whether there is no short cut for zeroes, or no other one.
+fn must_write_zeroes(image: &Image, request: &Request) -> bool {
+    let Op::WriteZeroes { unmap } = request.op else {
+        return false;
+    };
+    let can_punch =
+        request.method == Method::Plain && unmap && image.discard && image.punch_hole.is_present();
+    let can_zero = request.method != Method::WriteZeroes && image.zero_range.is_present();
+    !can_punch && !can_zero
+}
+
 /// The result of a flush that cannot succeed any more, because an earlier one has failed.
 pub(super) fn lost_result(image: &Image, request: &Request) -> Option<i32> {
     let lost = image.lost().filter(|_| request.op == Op::Flush);
@@ -135,7 +151,10 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
                 note_refusal(&image.zero_range, result);
                 Method::WriteZeroes
             };
-            ControlFlow::Continue(())
+            match must_write_zeroes(image, request) && request.is_fast {
+                true => ControlFlow::Break(-libc::ENOTSUP),
+                false => ControlFlow::Continue(()),
+            }
         }
     }
 }
