@@ -64,7 +64,7 @@ pub(crate) enum SocketAddress {
     Inet {
         /// A name or a number.
         host: String,
-        /// A name or a number.
+        /// A number.
         port: String,
     },
 }

@@ -181,6 +181,11 @@ impl Gate {
         self.is_held.load(Ordering::Relaxed) || self.is_hurried.load(Ordering::Relaxed)
     }
 
+    /// Whether the owner wants to rest.
+    pub(super) fn wants_rest(&self) -> bool {
+        self.is_hurried.load(Ordering::Relaxed)
+    }
+
     /// Begins or ends a time in which the owner wants to rest.
     pub(super) fn set_hurried(&self, is_hurried: bool) {
         self.is_hurried.store(is_hurried, Ordering::Relaxed);

@@ -157,13 +157,6 @@ impl NbdWay {
     }
 
     pub(super) fn reap(&mut self, finished: &mut Vec<Finished>) {
-        if self.user.gate.is_hurried() {
-            let links = [Some(&self.export.main), self.own.as_ref()];
-            links
-                .into_iter()
-                .flatten()
-                .for_each(|link| link.hurry(self.user.id));
-        }
         if self.own.as_ref().is_some_and(|own| own.is_over()) {
             self.drop_own();
         }
@@ -174,6 +167,17 @@ impl NbdWay {
             }
         }
         self.flush_submissions();
+        // After what went from one connection to the other, so that this is hurried too.
+        self.hurry();
+    }
+
+    /// Limits the waits for a server, if the queue is to have its requests back soon.
+    fn hurry(&self) {
+        if self.user.gate.is_hurried() {
+            let links = [Some(&self.export.main), self.own.as_ref()];
+            let links = links.into_iter().flatten();
+            links.for_each(|link| link.hurry(self.user.id));
+        }
     }
 
     fn drop_own(&mut self) {

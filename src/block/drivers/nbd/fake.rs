@@ -103,6 +103,11 @@ impl FakeConnection {
 
     /// The whole negotiation, with structured replies and these flags of the export.
     pub(super) fn negotiate(&mut self, flags: u16) -> Option<()> {
+        self.negotiate_size(flags, SIZE)
+    }
+
+    /// The same for an export of another size.
+    pub(super) fn negotiate_size(&mut self, flags: u16, size: u64) -> Option<()> {
         self.greet();
         loop {
             let chosen = self.option()?.option;
@@ -115,7 +120,7 @@ impl FakeConnection {
                 }
                 option::GO => {
                     let flags = flags | transmission_flag::HAS_FLAGS;
-                    let export = ExportDetail::Export(ExportSize { size: SIZE, flags });
+                    let export = ExportDetail::Export(ExportSize { size, flags });
                     self.reply(chosen, option_reply::INFO, &export.encode());
                 }
                 _ => {
@@ -159,6 +164,9 @@ impl FakeConnection {
             let Some((asked, data)) = self.request() else {
                 return;
             };
+            if asked.command == command::DISC {
+                return;
+            }
             let start = usize::try_from(asked.offset).unwrap();
             let range = start..start + usize::try_from(asked.length).unwrap();
             match asked.command {

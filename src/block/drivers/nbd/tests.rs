@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,102 @@ fn a_drain_does_not_wait_for_a_server_that_is_lost() {
 }
 
 #[test]
+fn a_queue_that_wants_to_rest_does_not_wait_for_a_server_at_all() {
+    let (server, _disk) = forgetful(&[0], 0);
+    let rig = rig(&server, ",reconnect-delay=4000");
+    std::fs::remove_file(&server.path).unwrap();
+    rig.with(|channel| channel.set_hurried(true));
+    assert_eq!(run(&rig, Op::Read, 0..3), [EIO; 3]);
+}
+
+#[test]
+fn a_drain_waits_for_a_server_that_comes_back_soon() {
+    let (server, _disk) = forgetful(&[0], 0);
+    let rig = rig(&server, ",reconnect-delay=4000");
+    submit(&rig, Op::Read, 0..3);
+    let (_drained, calls) = rig.drain();
+    rig.wait(|| calls.load(Ordering::Relaxed) == 1);
+    assert_eq!(
+        rig.finished().iter().map(|&(_, result)| result).max(),
+        Some(0)
+    );
+    assert_eq!(rig.finished().len(), 3);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_silent_server_because_a_queue_has_its_own_connection() {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let own_served = Arc::new(AtomicUsize::new(0));
+    let (silent, served) = (Arc::clone(&is_silent), Arc::clone(&own_served));
+    let server = FakeServer::new(move |mut connection| {
+        connection.negotiate(transmission_flag::CAN_MULTI_CONN);
+        while let Some((asked, _)) = connection.request() {
+            if silent.load(Ordering::SeqCst) {
+                continue;
+            }
+            if connection.number > 0 {
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+            connection.chunk(chunk::NONE, true, asked.cookie, b"");
+        }
+    });
+    let home = rig(&server, ",reconnect-delay=4000");
+    let other = Rig::over(&home.edge.node());
+    let mut tags = 0..1;
+    while own_served.load(Ordering::SeqCst) == 0 {
+        assert_eq!(run_beside(&home, &other, Op::Write, tags.clone()), [0]);
+        tags = tags.end..tags.end + 1;
+    }
+    is_silent.store(true, Ordering::SeqCst);
+    submit(&other, Op::Write, tags.clone());
+    let (_drained, calls) = other.drain();
+    other.wait(|| {
+        home.iterate(1);
+        calls.load(Ordering::Relaxed) == 1
+    });
+    assert_eq!(
+        other.finished().last().map(|&(_, result)| result),
+        Some(EIO)
+    );
+}
+
+#[test]
+fn a_server_that_answers_nothing_does_not_make_requests_wait_longer() {
+    let server = FakeServer::new(|mut connection| {
+        if connection.negotiate(0).is_some() && connection.request().is_some() {
+            // The begin of a reply.
+            connection.send(&[0x66]);
+        }
+    });
+    let rig = rig(&server, ",reconnect-delay=1");
+    assert_eq!(run(&rig, Op::Write, 0..3), [EIO; 3]);
+}
+
+#[test]
+fn an_export_that_lacks_what_it_had_is_not_used() {
+    let several = transmission_flag::CAN_MULTI_CONN;
+    for (flags, size) in [
+        (0, SIZE),
+        (several, SIZE - 512),
+        (several | transmission_flag::READ_ONLY, SIZE),
+    ] {
+        let server = FakeServer::new(move |mut connection| {
+            if connection.number == 0 {
+                connection.negotiate(several);
+                connection.request();
+            } else if connection.negotiate_size(flags, size).is_some() {
+                while let Some((asked, _)) = connection.request() {
+                    connection.chunk(chunk::NONE, true, asked.cookie, b"");
+                }
+            }
+        });
+        let rig = rig(&server, ",reconnect-delay=1");
+        assert_eq!(run(&rig, Op::Write, 0..3), [EIO; 3], "{flags} {size}");
+        assert!(server.connections.load(Ordering::Relaxed) > 1);
+    }
+}
+
+#[test]
 fn a_drain_does_not_wait_for_a_server_that_is_silent() {
     let server = FakeServer::new(|mut connection| {
         connection.negotiate(0);
@@ -144,7 +240,7 @@ fn a_queue_has_a_connection_of_its_own_if_the_server_allows_that() {
         let connections = || server.connections.load(Ordering::Relaxed);
         for _ in 0..3 {
             for other in &others {
-                assert_eq!(run_beside(&first, other, tags.clone()), [0; 8]);
+                assert_eq!(run_beside(&first, other, Op::Read, tags.clone()), [0; 8]);
             }
             tags = tags.end..tags.end + 8;
             if flags != 0 {
@@ -159,8 +255,8 @@ fn a_queue_has_a_connection_of_its_own_if_the_server_allows_that() {
 }
 
 /// Runs reads of one rig, while the home of the main connection, another rig, goes round as well.
-fn run_beside(home: &Rig, rig: &Rig, tags: Range<u64>) -> Vec<i32> {
-    submit(rig, Op::Read, tags.clone());
+fn run_beside(home: &Rig, rig: &Rig, op: Op, tags: Range<u64>) -> Vec<i32> {
+    submit(rig, op, tags.clone());
     let count = usize::try_from(tags.end).unwrap();
     rig.wait(|| {
         home.iterate(1);

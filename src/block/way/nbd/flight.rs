@@ -13,7 +13,7 @@ use crate::block::status::BlockStatus;
 use crate::nbd::protocol::export::transmission_flag;
 use crate::nbd::protocol::request::{RequestHeader, command, command_flag};
 
-use super::server::ExportFacts;
+use super::server::{ExportFacts, HeaderStyle};
 
 /// The most bytes of one request without data.
 const RANGE_MAX: u64 = 1 << 30;
@@ -211,6 +211,10 @@ fn plan(request: &mut Request, facts: &ExportFacts) -> Round {
             length,
         })
     };
+    let payload = match facts.style {
+        HeaderStyle::Extended => command_flag::PAYLOAD_LEN,
+        _ => 0,
+    };
     match request.op {
         Op::Read => match facts.size.saturating_sub(offset) {
             0 => {
@@ -220,12 +224,12 @@ fn plan(request: &mut Request, facts: &ExportFacts) -> Round {
             }
             there => ask(command::READ, 0, left.min(there).min(facts.payload_max())),
         },
-        Op::Write => ask(command::WRITE, 0, left.min(facts.payload_max())),
+        Op::Write => ask(command::WRITE, payload, left.min(facts.payload_max())),
         Op::WriteZeroes { unmap } if facts.has(transmission_flag::SEND_WRITE_ZEROES) => {
             let flags = if unmap { 0 } else { command_flag::NO_HOLE };
             ask(command::WRITE_ZEROES, flags, left.min(RANGE_MAX))
         }
-        Op::WriteZeroes { .. } => ask(command::WRITE, 0, left.min(facts.payload_max())),
+        Op::WriteZeroes { .. } => ask(command::WRITE, payload, left.min(facts.payload_max())),
         Op::Discard if facts.has(transmission_flag::SEND_TRIM) => {
             ask(command::TRIM, 0, left.min(RANGE_MAX))
         }

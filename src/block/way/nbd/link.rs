@@ -125,7 +125,8 @@ impl NbdLink {
             self.reset(&mut state);
             drop(state.flights.take_waiting(0, |flight| flight.owner == id));
         }
-        if was_home && !state.users.is_empty() {
+        let is_lost = matches!(state.phase, LinkPhase::Lost);
+        if (was_home || is_lost) && !state.users.is_empty() {
             self.arrive(&mut state);
         }
         self.finish(state, None);
@@ -182,7 +183,7 @@ impl NbdLink {
             return;
         };
         let received = session.receive(flights, landed);
-        if session.progress() > 0 {
+        if session.has_reply() {
             state.recovery.succeed();
         }
         match received {
@@ -226,6 +227,7 @@ impl NbdLink {
             LinkPhase::Connecting(_) | LinkPhase::Lost => self.connect(state),
             LinkPhase::Over => {}
         }
+        self.watch_hurried(state);
     }
 
     /// Waits on the home for replies, and if the socket `is_full`, until it takes more.

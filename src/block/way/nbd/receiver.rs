@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! 1. A reply that does not fit to the request with its cookie breaks the connection. So data never goes beyond the memory
-//!    that a request has, and a reply that succeeds has all of the data.
+//!    that a request has, and a reply that succeeds has as many bytes as were asked for. (That they do not overlap is not checked.)
 //! 2. Nothing is allocated for what a server says.
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,8 @@ pub(super) enum Loss {
     Silence,
     /// The loop does not take its socket.
     Loop(Error),
+    /// It has come back, but lacks what it had.
+    Refused(&'static str),
 }
 
 impl fmt::Display for Loss {
@@ -49,6 +51,7 @@ impl fmt::Display for Loss {
             }
             Loss::Silence => out.write_str("the server does not answer"),
             Loss::Loop(error) => error.fmt(out),
+            Loss::Refused(lack) => write!(out, "the export is not used: {lack}"),
         }
     }
 }
@@ -71,6 +74,8 @@ pub(super) struct Receiver {
     allocation: Option<u32>,
     /// Grows with what the server does.
     pub(super) progress: u64,
+    /// A reply has ended.
+    pub(super) has_reply: bool,
 }
 
 /// What comes next.
@@ -109,6 +114,7 @@ impl Receiver {
             style: facts.style,
             allocation: facts.allocation,
             progress: 0,
+            has_reply: false,
         }
     }
 
@@ -322,6 +328,7 @@ impl Receiver {
         index: u32,
     ) -> Result<(), Malformed> {
         self.progress += ROOM as u64;
+        self.has_reply = true;
         let asked = flight(flights, index)?;
         if asked.errno != 0 {
             let result = -asked.errno;

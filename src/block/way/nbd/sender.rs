@@ -46,6 +46,11 @@ impl Sender {
         }
     }
 
+    /// Whether all that was begun is sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sent == self.bytes.len() && self.partial.is_none()
+    }
+
     fn fill(&mut self, facts: &ExportFacts, flights: &mut FlightTable, landed: &mut Vec<Landed>) {
         if self.sent == self.bytes.len() {
             self.bytes.clear();

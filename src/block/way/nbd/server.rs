@@ -1,7 +1,7 @@
 //! The NBD server of a node: where it is, what the user wants of it, and what it says of the export.
 //!
 //! # Threads
-//! Shared by all connections of the node. Only the size changes: a server that comes back may have another one.
+//! Shared by all connections of the node. Only the size changes: the export of a server that comes back may be longer.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -115,15 +115,29 @@ impl NbdServer {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Whether the facts of a new connection fit to what users of the node know. Notes the size.
-    pub(super) fn accepts(&self, facts: &ExportFacts) -> bool {
-        let needed = transmission_flag::SEND_FLUSH | transmission_flag::SEND_WRITE_ZEROES;
-        let keeps_promises = facts.has(self.facts.flags & needed)
-            && (self.facts.is_read_only() || !facts.is_read_only())
-            && facts.limits.minimum <= self.facts.limits.minimum.max(512);
-        if keeps_promises {
-            self.size.store(facts.size, Ordering::Relaxed);
-        }
-        keeps_promises
+    /// Notes the facts of a new connection.
+    ///
+    /// # Errors
+    /// They do not fit to what users of the node know: what the export lacks now.
+    pub(super) fn accept(&self, facts: &ExportFacts) -> std::result::Result<(), &'static str> {
+        let lacks = |flag| self.facts.has(flag) && !facts.has(flag);
+        let refused = if facts.size < self.size() {
+            "it is shorter than before"
+        } else if facts.is_read_only() && !self.facts.is_read_only() {
+            "it is read-only now"
+        } else if facts.limits.minimum > self.facts.limits.minimum.max(512) {
+            "its smallest block is larger than before"
+        } else if lacks(transmission_flag::CAN_MULTI_CONN) {
+            // A flush on one connection would not cover what others have written.
+            "it does not allow several connections any more"
+        } else if lacks(transmission_flag::SEND_FLUSH) {
+            "it cannot be flushed any more"
+        } else if lacks(transmission_flag::SEND_WRITE_ZEROES) {
+            "it does not take write-zeroes any more"
+        } else {
+            self.size.fetch_max(facts.size, Ordering::Relaxed);
+            return Ok(());
+        };
+        Err(refused)
     }
 }

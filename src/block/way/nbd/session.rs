@@ -7,10 +7,11 @@ use super::flight::{FlightTable, Landed};
 use super::handshake::Opened;
 use super::receiver::{Loss, Receiver};
 use super::sender::Sender;
-use super::server::ExportFacts;
+use super::server::{ExportFacts, HeaderStyle};
+use crate::nbd::protocol::request::{RequestHeader, command};
 use crate::nbd::stream::NbdStream;
 
-/// A connection; see the head of this file.
+/// A connection; see the head of this file. Dropping it says good-bye to the server if that does not interrupt a request.
 #[derive(Debug)]
 pub(super) struct NbdSession {
     stream: NbdStream,
@@ -38,6 +39,11 @@ impl NbdSession {
         self.receiver.progress
     }
 
+    /// Whether the server has replied.
+    pub(super) fn has_reply(&self) -> bool {
+        self.receiver.has_reply
+    }
+
     /// Sends what waits. True if the socket is full.
     pub(super) fn send(
         &mut self,
@@ -57,5 +63,24 @@ impl NbdSession {
         landed: &mut Vec<Landed>,
     ) -> Result<(), Loss> {
         self.receiver.receive(&mut self.stream, flights, landed)
+    }
+}
+
+impl Drop for NbdSession {
+    fn drop(&mut self) {
+        if self.sender.is_idle() {
+            let header = RequestHeader {
+                flags: 0,
+                command: command::DISC,
+                cookie: 0,
+                offset: 0,
+                length: 0,
+            };
+            // The connection ends in any case.
+            let _ = match self.facts.style {
+                HeaderStyle::Extended => self.stream.write(&header.encode_extended()),
+                _ => self.stream.write(&header.encode()),
+            };
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! carry out a write twice, which changes nothing. A server that breaks the protocol is not asked again.
 //!
 //! A queue that wants to rest has its requests back soon: they fail if there is no connection, or if the server does nothing for
-//! some seconds.
+//! some seconds. During a drain they also wait these seconds for a connection.
 #![forbid(unsafe_code)]
 
 use std::mem;
@@ -14,13 +14,15 @@ use std::task::Poll;
 use gsource::{AioContext, Clock, Timer};
 
 use super::{LinkKind, LinkPhase, LinkState, NbdLink};
+use crate::block::gate::Gate;
 use crate::block::way::nbd::attempt::Attempt;
+use crate::block::way::nbd::handshake::Opened;
 use crate::block::way::nbd::receiver::Loss;
 use crate::block::way::nbd::session::NbdSession;
 
 /// The first and the longest pause between attempts to connect.
 const PAUSES_NS: [i64; 2] = [50_000_000, 5_000_000_000];
-/// For how long a server may do nothing while a queue wants to rest.
+/// For how long a server may do nothing, or be away, while a queue is to have its requests back.
 const SILENCE_NS: i64 = if cfg!(test) {
     100_000_000
 } else {
@@ -36,6 +38,8 @@ pub(super) struct Recovery {
     pause_ns: i64,
     /// Until then requests wait. It is set from a loss to the next reply.
     wait_until_ns: Option<i64>,
+    /// A server that has come back was refused since the loss.
+    has_refused: bool,
     /// Fires then.
     end_of_wait: Option<Timer>,
 }
@@ -73,11 +77,11 @@ impl Recovery {
     }
 }
 
-/// Looks whether the server does something while a queue wants to rest.
+/// Looks whether the server does something while a queue is to have its requests back.
 #[derive(Debug)]
 pub(super) struct SilenceWatch {
     timer: Timer,
-    /// How far the server was when the timer was armed.
+    /// How far the connection was when the timer was armed; 0 if there was none.
     progress: u64,
 }
 
@@ -95,6 +99,9 @@ impl NbdLink {
             return self.give_back(state);
         }
         self.connect(state);
+        if let Loss::Silence = loss {
+            state.fail_waiting_of(Gate::is_hurried);
+        }
     }
 
     fn warn(&self, loss: &Loss) {
@@ -104,7 +111,9 @@ impl NbdLink {
 
     /// Closes the connection. What it had waits.
     pub(super) fn reset(&self, state: &mut LinkState) {
+        let silence = state.silence.take();
         state.depart();
+        state.silence = silence;
         state.phase = LinkPhase::Lost;
         state.flights.repeat();
         state.recovery.lose(self.server.options.reconnect_delay_ns);
@@ -134,13 +143,12 @@ impl NbdLink {
         let attempt = Attempt::begin(&self.server, &aio, pause_ns, poll);
         state.phase = LinkPhase::Connecting(attempt);
         self.limit_wait(state, &aio);
-        let may_wait = state.recovery.may_wait();
-        let users = mem::take(&mut state.users);
-        state.fail_waiting(|owner| {
-            let user = users.iter().find(|user| user.id == owner);
-            !may_wait || user.is_some_and(|user| user.gate.is_hurried())
-        });
-        state.users = users;
+        if state.recovery.may_wait() {
+            state.fail_waiting_of(Gate::wants_rest);
+        } else {
+            state.fail_waiting(|_| true);
+        }
+        self.watch_hurried(state);
     }
 
     fn limit_wait(&self, state: &mut LinkState, aio: &AioContext) {
@@ -162,15 +170,37 @@ impl NbdLink {
             return;
         };
         match outcome {
-            Ok(opened) if self.server.accepts(&opened.1) => {
-                state.phase = LinkPhase::Connected(Box::new(NbdSession::new(opened)));
-                self.watch(&mut state, false);
-                self.send(&mut state);
-            }
-            _ if self.kind == LinkKind::Own => self.give_back(&mut state),
-            _ => self.connect(&mut state),
+            Ok(opened) => match self.server.accept(&opened.1) {
+                Ok(()) => self.begin(&mut state, opened),
+                Err(lack) => self.refuse(&mut state, lack),
+            },
+            Err(_) => self.fail_attempt(&mut state),
         }
         self.finish(state, None);
+    }
+
+    fn begin(&self, state: &mut LinkState, opened: Opened) {
+        state.phase = LinkPhase::Connected(Box::new(NbdSession::new(opened)));
+        if let Some(watch) = &mut state.silence {
+            watch.progress = 0;
+        }
+        self.watch(state, false);
+        self.send(state);
+    }
+
+    /// The export is not what it was.
+    fn refuse(&self, state: &mut LinkState, lack: &'static str) {
+        if !mem::replace(&mut state.recovery.has_refused, true) {
+            self.warn(&Loss::Refused(lack));
+        }
+        self.fail_attempt(state);
+    }
+
+    fn fail_attempt(&self, state: &mut LinkState) {
+        match self.kind {
+            LinkKind::Own => self.give_back(state),
+            LinkKind::Main => self.connect(state),
+        }
     }
 
     /// Requests have waited long enough for a connection.
@@ -182,23 +212,33 @@ impl NbdLink {
         self.finish(state, None);
     }
 
-    /// A queue wants to rest.
+    /// A queue is to have its requests back.
     pub(in crate::block::way::nbd) fn hurry(&self, id: u64) {
         let mut state = self.lock();
         if !matches!(state.phase, LinkPhase::Connected(_)) {
-            state.fail_waiting(|owner| owner == id);
-        } else if state.silence.is_none() && state.flights.has_of(id) {
-            self.watch_silence(&mut state);
+            state.fail_waiting_of(|gate| gate.wants_rest());
+        }
+        if state.flights.has_of(id) {
+            self.watch_hurried(&mut state);
         }
         self.finish(state, None);
     }
 
+    /// Watches the server if there are requests that are to come back.
+    pub(super) fn watch_hurried(&self, state: &mut LinkState) {
+        if state.silence.is_none() && state.has_hurried() {
+            self.watch_silence(state);
+        }
+    }
+
     fn watch_silence(&self, state: &mut LinkState) {
-        let (LinkPhase::Connected(session), Some(home)) = (&state.phase, state.users.first())
-        else {
+        let Some(home) = state.users.first() else {
             return;
         };
-        let progress = session.progress();
+        let progress = match &state.phase {
+            LinkPhase::Connected(session) => session.progress(),
+            _ => 0,
+        };
         let timer = home
             .aio()
             .timer(Clock::Realtime, self.calling(NbdLink::check_silence));
@@ -211,15 +251,16 @@ impl NbdLink {
         let Some(watch) = state.silence.take() else {
             return;
         };
-        let LinkPhase::Connected(session) = &state.phase else {
-            return;
+        let has_progress = match &state.phase {
+            LinkPhase::Connected(session) => session.progress() >= watch.progress + PROGRESS_MIN,
+            _ => false,
         };
-        let mut users = state.users.iter();
-        let is_wanted = users.any(|user| user.gate.is_hurried() && state.flights.has_of(user.id));
-        if is_wanted && session.progress() < watch.progress + PROGRESS_MIN {
+        if has_progress || !state.has_hurried() {
+            self.watch_hurried(&mut state);
+        } else if let LinkPhase::Connected(_) = state.phase {
             self.lose(&mut state, &Loss::Silence);
-        } else if is_wanted {
-            self.watch_silence(&mut state);
+        } else {
+            state.fail_waiting_of(Gate::is_hurried);
         }
         drop(watch.timer);
         self.finish(state, None);
@@ -227,6 +268,22 @@ impl NbdLink {
 }
 
 impl LinkState {
+    /// Whether there are requests of queues that are to have them back.
+    fn has_hurried(&self) -> bool {
+        let mut users = self.users.iter();
+        users.any(|user| user.gate.is_hurried() && self.flights.has_of(user.id))
+    }
+
+    /// Ends the requests that wait and whose queue's gate is `wanted`.
+    fn fail_waiting_of(&mut self, wanted: impl Fn(&Gate) -> bool) {
+        let users = mem::take(&mut self.users);
+        self.fail_waiting(|owner| {
+            let user = users.iter().find(|user| user.id == owner);
+            user.is_some_and(|user| wanted(&user.gate))
+        });
+        self.users = users;
+    }
+
     /// Ends the requests that wait and whose owner is `wanted`.
     fn fail_waiting(&mut self, wanted: impl Fn(u64) -> bool) {
         let taken = self
