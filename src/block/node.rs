@@ -41,6 +41,8 @@ pub struct Node {
     /// Its name is the id of a `-drive`.
     is_drive: AtomicBool,
     length: AtomicU64,
+    /// Held while the length is read and stored, so that the one that was read last counts.
+    length_update: Mutex<()>,
     /// The order of writes of block backends.
     byte_order: Arc<WriteOrder>,
     crossing: Crossing,
@@ -94,6 +96,7 @@ impl Node {
             options: Mutex::default(),
             is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
+            length_update: Mutex::default(),
             byte_order: Arc::default(),
             crossing: Crossing::default(),
             write_threshold: Arc::default(),
@@ -251,8 +254,11 @@ impl Node {
     }
 
     pub(super) fn update_length(&self) -> Result<()> {
+        let updating = lock(&self.length_update);
         let length = self.state().driver.length()?;
-        if self.length.swap(length, Ordering::Relaxed) != length {
+        let before = self.length.swap(length, Ordering::Relaxed);
+        drop(updating);
+        if before != length {
             graph::tell_resized(self.id);
         }
         Ok(())

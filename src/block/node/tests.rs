@@ -41,3 +41,29 @@ fn a_read_only_file_keeps_its_length() {
     assert_eq!(error.to_string(), "Image is read-only");
     assert_eq!(node.length(), 4096);
 }
+
+/// The length that was read last counts, not the one that was stored last.
+#[test]
+fn refreshes_at_the_same_time_end_with_the_files_length() {
+    const ROUNDS: u64 = 20_000;
+    let file = TestFile::new(b"", 4096);
+    let node = open(&file, "aio=threads");
+    let turn = std::sync::Barrier::new(2);
+    let resize = |mine: u64| {
+        let mut wrong = 0;
+        for round in 1..=ROUNDS {
+            turn.wait();
+            file.set_length(512 * (2 * round + mine));
+            node.refresh_length().unwrap();
+            turn.wait();
+            let length = std::fs::metadata(file.path()).unwrap().len();
+            wrong += u64::from(node.length() != length);
+            turn.wait();
+        }
+        wrong
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| resize(0));
+        assert_eq!((resize(1), other.join().unwrap()), (0, 0));
+    });
+}
