@@ -29,6 +29,7 @@
 //! * `drivers`: `raw`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
+//! * `stream`: the job that frees an image from its backing files; `error_policy`: what jobs do about errors
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
 //! * `backend`, `io_buffer`, `status`: what tasks use: exports and jobs
@@ -50,6 +51,7 @@ mod drain;
 mod driver;
 mod drivers;
 mod errand;
+mod error_policy;
 mod flush;
 mod format;
 mod gate;
@@ -62,7 +64,9 @@ mod own_mount;
 mod permission;
 mod range_lock;
 mod request;
+mod snapshot;
 mod status;
+mod stream;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
@@ -100,7 +104,11 @@ pub use node::Node;
 pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};
+#[doc(hidden)] // for the monitor
+pub use snapshot::snapshot;
 pub use status::BlockStatus;
+#[doc(hidden)]
+pub use stream::{BLOCK_STREAM_OPTIONS, stream};
 
 /// Makes the types of objects known that belong to the block layer: `throttle-group`.
 pub fn register_types() {

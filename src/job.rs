@@ -29,5 +29,5 @@ pub use event::{JOB_EVENTS, JOB_STATUS, JOB_TYPE, JOB_TYPES, JobEvent, on_event}
 pub use registry::{JobInfo, JobName, apply, cancel_all, cancel_block_job, list, set_speed, start};
 pub use running::{JobOptions, RunningJob};
 pub use state::{JobStatus, JobType, JobVerb};
-pub use table::JobStep;
+pub use table::{JobErrorAction, JobIo, JobStep};
 pub use work::{JobWork, WorkFuture};

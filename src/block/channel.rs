@@ -38,6 +38,7 @@ pub struct Channel {
     /// What the target was when the way was opened.
     node: Arc<Node>,
     may_write: bool,
+    may_populate: bool,
     /// The unit of requests.
     block_size: u64,
     way: Way,
@@ -68,6 +69,7 @@ impl Channel {
         let mut channel = Channel {
             target: Arc::clone(target),
             may_write: permissions.contains(Permissions::WRITE),
+            may_populate: permissions.contains(Permissions::WRITE_UNCHANGED),
             block_size: node.block_size(),
             node,
             way: Way::Absent,
@@ -228,8 +230,12 @@ impl Channel {
         {
             return Some(-libc::EINVAL);
         }
-        let changes = !matches!(request.op, Op::Read | Op::BlockStatus);
-        if changes && !self.may_write {
+        let is_allowed = match request.op {
+            Op::Read | Op::BlockStatus => true,
+            Op::Populate => self.may_populate,
+            _ => self.may_write,
+        };
+        if !is_allowed {
             return Some(-libc::EROFS);
         }
         let is_void = request.op == Op::Discard && self.node.ignores_discard();

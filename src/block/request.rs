@@ -44,6 +44,8 @@ pub enum Op {
     },
     /// Says what the range is, or how it begins, without reading it; see [`Request::status`].
     BlockStatus,
+    /// Makes the node itself have what its backing file has of the range. What is read stays the same.
+    Populate,
 }
 
 /// The way in which the current attempt at a request is made.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::running::RunningJob;
 use super::state::JobStatus;
+use super::table::{JobErrorAction, JobIo};
 use crate::object::{Dict, Value};
 use crate::schema::{EnumType, EventType, Member, ObjectType, ValueType};
 
@@ -98,8 +99,30 @@ static BLOCK_JOB_PENDING: EventType = EventType::new(
     ),
 );
 
+static BLOCK_JOB_ERROR: EventType = EventType::new(
+    "BLOCK_JOB_ERROR",
+    &ObjectType::new(
+        "q_obj_BLOCK_JOB_ERROR-arg",
+        &[
+            Member::new("device", ValueType::Str),
+            Member::new(
+                "operation",
+                ValueType::Enum(EnumType::new("IoOperationType", &["read", "write"])),
+            ),
+            Member::new(
+                "action",
+                ValueType::Enum(EnumType::new(
+                    "BlockErrorAction",
+                    &["ignore", "report", "stop"],
+                )),
+            ),
+        ],
+    ),
+);
+
 /// The events of jobs.
-pub static JOB_EVENTS: [&EventType; 5] = [
+pub static JOB_EVENTS: [&EventType; 6] = [
+    &BLOCK_JOB_ERROR,
     &JOB_STATUS_CHANGE,
     &BLOCK_JOB_READY,
     &BLOCK_JOB_CANCELLED,
@@ -152,6 +175,24 @@ pub(super) fn pending(control: &RunningJob) {
         ("id", control.id.as_str().into()),
     ];
     emit_of_block_job(&BLOCK_JOB_PENDING, control, data);
+}
+
+pub(super) fn request_failed(control: &RunningJob, io: JobIo, action: JobErrorAction) {
+    let operation = match io {
+        JobIo::Read => "read",
+        JobIo::Write => "write",
+    };
+    let action = match action {
+        JobErrorAction::Report => "report",
+        JobErrorAction::Ignore => "ignore",
+        JobErrorAction::Stop => "stop",
+    };
+    let data = [
+        ("device", control.id.as_str().into()),
+        ("operation", operation.into()),
+        ("action", action.into()),
+    ];
+    emit_of_block_job(&BLOCK_JOB_ERROR, control, data);
 }
 
 fn progress(control: &RunningJob) -> [(&'static str, Value); 5] {

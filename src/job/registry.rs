@@ -19,10 +19,10 @@ use gsource::AioContext;
 
 use super::event;
 use super::runner::JobRunner;
-use super::running::{JobOptions, JobUsers, RunningJob};
+use super::running::{JobOptions, JobUsers, RunningJob, unsigned_speed};
 use super::state::{JobStatus, JobType, JobVerb};
 use super::table::info::{TableInfo, Wishes};
-use super::table::{Effect, JobKey, JobStep, JobTable, NewJob};
+use super::table::{Effect, JobErrorAction, JobIo, JobKey, JobStep, JobTable, NewJob};
 use super::work::JobWork;
 use crate::{Error, ErrorKind, QContext, Result};
 
@@ -169,10 +169,7 @@ pub fn set_speed(id: &str, speed: i64) -> Result<()> {
         jobs.table.check_verb(key, JobVerb::SetSpeed)?;
         Result::Ok(jobs.live(key).map(|live| Arc::clone(&live.control)))
     })?;
-    let speed = u64::try_from(speed).map_err(|_| {
-        let message = "Parameter 'speed' expects a non-negative value";
-        Error::new(ErrorKind::InvalidArgument, message)
-    })?;
+    let speed = unsigned_speed(speed)?;
     if let Some(control) = control {
         control.set_speed(speed);
     }
@@ -219,8 +216,8 @@ impl JobUsers for Users {
         change(|jobs| jobs.table.become_ready(key));
     }
 
-    fn pause_for_error(&self, key: JobKey) {
-        change(|jobs| jobs.table.pause_for_error(key));
+    fn request_failed(&self, key: JobKey, io: JobIo, action: JobErrorAction) {
+        change(|jobs| jobs.table.request_failed(key, io, action));
     }
 }
 
@@ -328,6 +325,7 @@ fn execute(effect: Effect, live: LiveJob) {
         Effect::Status(_, status) => event::status_changed(control, status),
         Effect::Ready(_) => event::ready(control),
         Effect::Pending(_) => event::pending(control),
+        Effect::Failed(_, io, action) => event::request_failed(control, io, action),
         Effect::Completed(_, error) => event::completed(control, error),
         Effect::Cancelled(_) => event::cancelled(control),
         Effect::Wake(_) => control.wake(),
@@ -363,7 +361,7 @@ fn run(key: JobKey, live: LiveJob) {
 fn carry_out(key: JobKey, step: JobStep, live: &LiveJob) {
     let work = live.work.as_ref().map(Arc::clone);
     let done = move |outcome| change(|jobs| jobs.table.step_done(key, outcome));
-    match work.and_then(|work| work.step(step)) {
+    match work.and_then(|work| work.step(step, Arc::clone(&live.control))) {
         Some(work) => live.runner.start(Box::pin(async move {
             done(without_panic(work).await);
         })),

@@ -16,8 +16,10 @@ use gsource::{AioContext, Clock};
 
 use super::limit::SpeedLimit;
 use super::state::JobType;
-use super::table::JobKey;
 use super::table::info::Wishes;
+use super::table::{JobErrorAction, JobIo, JobKey};
+use crate::object::Options;
+use crate::{Error, ErrorKind, Result};
 
 /// What a job is made with.
 #[derive(Clone, Debug)]
@@ -34,6 +36,34 @@ pub struct JobOptions {
     pub speed: u64,
 }
 
+impl JobOptions {
+    /// Takes `speed`, `auto-finalize` and `auto-dismiss` of a block job.
+    ///
+    /// # Errors
+    /// The speed is negative.
+    pub fn take(options: &mut Options, id: String, kind: JobType) -> Result<JobOptions> {
+        let speed = options.take_int("speed")?.unwrap_or(0);
+        Ok(JobOptions {
+            id,
+            kind,
+            auto_finalize: options.take_bool("auto-finalize")?.unwrap_or(true),
+            auto_dismiss: options.take_bool("auto-dismiss")?.unwrap_or(true),
+            speed: unsigned_speed(speed)?,
+        })
+    }
+}
+
+/// A speed as users give it.
+///
+/// # Errors
+/// It is negative.
+pub(super) fn unsigned_speed(speed: i64) -> Result<u64> {
+    u64::try_from(speed).map_err(|_| {
+        let message = "Parameter 'speed' expects a non-negative value";
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
+}
+
 /// What users want of jobs, and what works say to them.
 pub(super) trait JobUsers: Send + Sync {
     fn wishes(&self, key: JobKey) -> Wishes;
@@ -42,8 +72,7 @@ pub(super) trait JobUsers: Send + Sync {
     /// The work goes on.
     fn leave_pause(&self, key: JobKey);
     fn become_ready(&self, key: JobKey);
-    /// The work has to rest because a request has failed.
-    fn pause_for_error(&self, key: JobKey);
+    fn request_failed(&self, key: JobKey, io: JobIo, action: JobErrorAction);
 }
 
 /// See the head of this file.
@@ -138,9 +167,9 @@ impl RunningJob {
         self.users.become_ready(self.key);
     }
 
-    /// Rests at the next pause point, because a request has failed, until a user resumes the job.
-    pub fn pause_for_error(&self) {
-        self.users.pause_for_error(self.key);
+    /// Says that a request has failed. To stop is to rest at the next pause point until a user resumes the job.
+    pub fn request_failed(&self, io: JobIo, action: JobErrorAction) {
+        self.users.request_failed(self.key, io, action);
     }
 
     /// Rests while a user wants that. The work calls it where it has nothing in its hands, at least once per request.

@@ -59,6 +59,8 @@ pub(super) enum Effect {
     Ready(JobKey),
     /// Clients hear that the job waits for `job-finalize`.
     Pending(JobKey),
+    /// Clients hear that a request of the job has failed.
+    Failed(JobKey, JobIo, JobErrorAction),
     /// Clients hear that the job has ended, with this error.
     Completed(JobKey, Option<String>),
     /// Clients hear that the job was cancelled.
@@ -73,6 +75,26 @@ pub(super) enum Effect {
     Release(JobKey),
     /// The job is gone.
     Gone(JobKey),
+}
+
+/// The kind of a request of a job that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobIo {
+    /// It read.
+    Read,
+    /// It wrote.
+    Write,
+}
+
+/// What a job does when a request has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobErrorAction {
+    /// It fails.
+    Report,
+    /// It goes on, and fails at the end.
+    Ignore,
+    /// It rests until a user resumes it.
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +186,7 @@ impl Effect {
             Effect::Status(key, _)
             | Effect::Ready(key)
             | Effect::Pending(key)
+            | Effect::Failed(key, _, _)
             | Effect::Completed(key, _)
             | Effect::Cancelled(key)
             | Effect::Run(key)
@@ -266,9 +289,10 @@ impl JobTable {
         }
     }
 
-    /// The work pauses because a request has failed. A user resumes it.
-    pub(super) fn pause_for_error(&mut self, key: JobKey) {
-        if let Some(job) = self.job_mut(key) {
+    /// A request of the work has failed. If the job stops, it rests until a user resumes it.
+    pub(super) fn request_failed(&mut self, key: JobKey, io: JobIo, action: JobErrorAction) {
+        self.effects.push(Effect::Failed(key, io, action));
+        if let Some(job) = self.job_mut(key).filter(|_| action == JobErrorAction::Stop) {
             job.is_user_paused = true;
             job.has_io_error = true;
         }

@@ -41,7 +41,7 @@ impl JobWork for TestWork {
         })
     }
 
-    fn step(self: Arc<Self>, step: JobStep) -> Option<WorkFuture> {
+    fn step(self: Arc<Self>, step: JobStep, _: Arc<RunningJob>) -> Option<WorkFuture> {
         Some(Box::pin(async move {
             self.steps.lock().unwrap().push(step);
             match self.fails_to_prepare {

@@ -19,8 +19,8 @@ pub trait JobWork: fmt::Debug + Send + Sync {
     fn run(self: Arc<Self>, control: Arc<RunningJob>) -> WorkFuture;
 
     /// What is to be done when the work is over; `None` if nothing.
-    fn step(self: Arc<Self>, step: JobStep) -> Option<WorkFuture> {
-        let _ = step;
+    fn step(self: Arc<Self>, step: JobStep, job: Arc<RunningJob>) -> Option<WorkFuture> {
+        let _ = (step, job);
         None
     }
 

@@ -3,6 +3,7 @@
 //! * `info`: what `query-block` and `query-named-block-nodes` say about a node
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
+//! * `snapshot`: `blockdev-snapshot`, `transaction`
 //! * `threshold`: `block-set-write-threshold`
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
@@ -12,7 +13,7 @@ use std::thread;
 
 use super::command::Commands;
 use super::reply::Reply;
-use crate::block::{self, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_OPTIONS, Node};
+use crate::block::{self, BLOCK_STREAM_OPTIONS, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_OPTIONS, Node};
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
@@ -20,6 +21,7 @@ use crate::{Error, ErrorKind, Result};
 mod graph;
 mod info;
 mod reopen;
+mod snapshot;
 mod stats;
 mod threshold;
 
@@ -29,6 +31,9 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
+    commands.add(&BLOCK_STREAM, block_stream);
+    commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);
+    commands.add_later(&snapshot::TRANSACTION, snapshot::transaction);
     commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);
     commands.add_event(&threshold::WRITE_THRESHOLD);
     commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
@@ -48,6 +53,13 @@ static BLOCKDEV_CREATE: CommandType = CommandType::new("blockdev-create", &BLOCK
 
 fn blockdev_create(arguments: Options) -> Result<Value> {
     block::create(arguments)?;
+    Ok(Value::empty())
+}
+
+static BLOCK_STREAM: CommandType = CommandType::new("block-stream", &BLOCK_STREAM_OPTIONS);
+
+fn block_stream(arguments: Options) -> Result<Value> {
+    block::stream(arguments)?;
     Ok(Value::empty())
 }
 

@@ -285,3 +285,76 @@ fn an_image_in_use_is_not_made_anew() {
     both.alike(&with("blockdev-del", r#""node-name":"q""#));
     assert!(both.create(&qcow2("")));
 }
+
+#[test]
+fn wrong_arguments_of_streams_and_snapshots_have_the_storage_daemons_texts() {
+    let nodes = [
+        "--blockdev",
+        "file,node-name=base,filename=a.img",
+        "--blockdev",
+        "file,node-name=other,filename=b.img",
+        "--blockdev",
+        "raw,node-name=r,file=other",
+    ];
+    let Some(mut both) = Both::start(&nodes) else {
+        return;
+    };
+    for name in ["o1", "o2", "o3"] {
+        let file = format!(r#""driver":"file","filename":"{name}","size":0"#);
+        assert!(both.create(&file));
+        let node = format!(r#""driver":"file","node-name":"f{name}","filename":"{name}""#);
+        both.alike(&with("blockdev-add", &node));
+        let image = format!(r#""driver":"qcow2","file":"f{name}","size":1048576"#);
+        assert!(both.create(&image));
+    }
+    let stream = |arguments: &str| with("block-stream", arguments);
+    let snapshot = |node: &str, overlay: &str| {
+        let arguments = format!(r#""node":"{node}","overlay":"{overlay}""#);
+        with("blockdev-snapshot", &arguments)
+    };
+    for request in [
+        with(
+            "blockdev-add",
+            r#""driver":"qcow2","node-name":"o1","file":"fo1","backing":"base""#,
+        ),
+        with(
+            "blockdev-add",
+            r#""driver":"qcow2","node-name":"o2","file":"fo2","backing":"o1""#,
+        ),
+        with(
+            "blockdev-add",
+            r#""driver":"qcow2","node-name":"o3","file":"fo3""#,
+        ),
+        stream(r#""device":"nosuch","job-id":"s""#),
+        stream(r#""device":"o2","job-id":"s","base":"a.img","base-node":"base""#),
+        stream(r#""device":"o2","job-id":"s","bottom":"o1","base-node":"base""#),
+        stream(r#""device":"o2","job-id":"s","base-node":"nosuch""#),
+        stream(r#""device":"o2","job-id":"s","base":"nosuch""#),
+        stream(r#""device":"o2","job-id":"s","base-node":"o2""#),
+        stream(r#""device":"o2","job-id":"s","base-node":"o3""#),
+        stream(r#""device":"o2","job-id":"s","bottom":"o3""#),
+        stream(r#""device":"o2","job-id":"s","backing-file":"foo""#),
+        stream(r#""device":"o2","job-id":"s","on-error":"nosuch""#),
+        stream(r#""device":"o2","job-id":"s","speed":-1"#),
+        stream(r#""device":"o2","job-id":"1x""#),
+        stream(r#""device":"o2""#),
+        stream(r#""job-id":"s""#),
+        snapshot("nosuch", "o3"),
+        snapshot("base", "nosuch"),
+        snapshot("o2", "nosuch"),
+        snapshot("o2", "r"),
+        snapshot("o3", "o2"),
+        with(
+            "transaction",
+            r#""actions":[{"type":"blockdev-snapshot","data":{"node":"o2","overlay":"nosuch"}}]"#,
+        ),
+        with("transaction", r#""actions":[{"type":"nosuch","data":{}}]"#),
+        with("transaction", r#""actions":[{"type":"abort","data":{}}]"#),
+        with("transaction", r#""actions":[{"type":"abort"}]"#),
+        with("transaction", r#""actions":[]"#),
+        snapshot("o2", "o3"),
+        plain("query-jobs"),
+    ] {
+        both.alike(&request);
+    }
+}

@@ -5,8 +5,8 @@
 //! * [`header`]: reads the header itself and refuses what would be damaged or makes no sense
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
 //! * [`order`]: tables reach the storage in an order that survives a crash; [`places`]: where they are
-//! * [`mapping`]: what the tables say about a range
-//! * [`resize`]: the image becomes longer or shorter
+//! * [`mapping`]: what the tables say about a range; [`populate`]: copies from the backing file
+//! * [`resize`]: the image becomes longer or shorter; [`rename`]: it gets another backing file
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
 //! The files that an image names are opened by [`super::backing`]. A backing file is a node of its own, of any driver, and read through it.
@@ -42,17 +42,21 @@ mod layer;
 mod mapping;
 mod order;
 mod places;
+mod populate;
+mod rename;
 mod resize;
 mod scope;
 mod storage;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::block) use header::rewrite::BackingName;
 use header::{FIXED_LEN, Qcow2Header, unsupported};
 use image::Qcow2Image;
 use layer::Qcow2Layer;
 use order::TableOrder;
 use places::TablePlaces;
+pub(in crate::block) use rename::rewrite_backing;
 use scope::{ImageNodes, Role, Scoped};
 use storage::NodeStorage;
 

@@ -116,7 +116,9 @@ impl Layer for ThrottleLayer {
             let direction = match request.op {
                 Op::Flush | Op::BlockStatus => None,
                 Op::Read => Some(Direction::Read),
-                Op::Write | Op::Discard | Op::WriteZeroes { .. } => Some(Direction::Write),
+                Op::Write | Op::Discard | Op::WriteZeroes { .. } | Op::Populate => {
+                    Some(Direction::Write)
+                }
             };
             if let Some(direction) = direction {
                 self.member

@@ -66,7 +66,7 @@ impl Bench {
                 }
                 Effect::Step(key, step) => self.steps.push((key, step)),
                 Effect::Release(key) => self.released.push(key),
-                Effect::Run(_) | Effect::Wake(_) | Effect::Gone(_) => {}
+                Effect::Failed(..) | Effect::Run(_) | Effect::Wake(_) | Effect::Gone(_) => {}
             }
         }
     }
@@ -309,7 +309,9 @@ fn users_who_want_what_is_not_possible_hear_why() {
 fn a_failed_request_pauses_until_a_user_resumes() {
     let mut bench = Bench::start(1, true, true);
     let key = bench.key();
-    bench.table.pause_for_error(key);
+    bench
+        .table
+        .request_failed(key, JobIo::Read, JobErrorAction::Stop);
     assert!(bench.table.reach_pause(key) && bench.table.list()[0].has_io_error);
     bench.table.resume(key).unwrap();
     assert!(!bench.table.reach_pause(key) && !bench.table.list()[0].has_io_error);

@@ -53,7 +53,7 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
 }
 
 /// Makes a change when its nodes are quiet, on a thread of its own, which may wait for storage.
-fn run(change: GraphChange, reply: Reply) {
+pub(super) fn run(change: GraphChange, reply: Reply) {
     let draining = drain(&change.nodes());
     glib::MainContext::default().spawn_local(async move {
         let drained = draining.await;
@@ -64,7 +64,7 @@ fn run(change: GraphChange, reply: Reply) {
         };
         // Without a thread the reply is dropped, and says so.
         let _ = thread::Builder::new()
-            .name("blockdev-reopen".to_owned())
+            .name("graph-change".to_owned())
             .spawn(make);
     });
 }

@@ -72,6 +72,7 @@ pub(super) fn describe(
         Op::Write => format!("write of {length} bytes at {offset}"),
         Op::Flush => "flush".to_owned(),
         Op::BlockStatus => format!("block status of {length} bytes at {offset}"),
+        Op::Populate => format!("copy of {length} bytes at {offset} from the backing file"),
         Op::Discard => format!("discard of {length} bytes at {offset}"),
         Op::WriteZeroes { .. } => format!("write-zeroes of {length} bytes at {offset}"),
     };

@@ -53,7 +53,7 @@ impl QueueStats {
                 self.bytes_written += length;
             }
             Op::Flush => self.flushes += 1,
-            Op::BlockStatus => {}
+            Op::BlockStatus | Op::Populate => {}
             Op::Discard | Op::WriteZeroes { .. } => self.discards += 1,
         }
     }

@@ -44,7 +44,7 @@ pub(super) struct Qcow2Recipe {
 
 /// Where tables are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TablePlaces {
+pub(super) struct NewTables {
     pub(super) l1_entries: u32,
     pub(super) l1_offset: u64,
     pub(super) refcount_table_offset: u64,
@@ -127,7 +127,7 @@ impl Qcow2Recipe {
             ));
         }
         let name = self.backing_file.as_deref().unwrap_or_default();
-        let header = self.header(&TablePlaces::NOWHERE).len();
+        let header = self.header(&NewTables::NOWHERE).len();
         if name.len() > NAME_MAX || header > 1 << self.cluster_bits {
             return Err(invalid("Backing file name too long"));
         }
@@ -135,7 +135,7 @@ impl Qcow2Recipe {
     }
 
     /// The bytes at the beginning of the image.
-    pub(super) fn header(&self, places: &TablePlaces) -> Vec<u8> {
+    pub(super) fn header(&self, places: &NewTables) -> Vec<u8> {
         let extensions = self.extensions();
         let length = if self.is_v3 { V3_LEN } else { V2_LEN };
         let name = self.backing_file.as_deref().unwrap_or_default();
@@ -201,8 +201,8 @@ impl Qcow2Recipe {
     }
 }
 
-impl TablePlaces {
-    const NOWHERE: TablePlaces = TablePlaces {
+impl NewTables {
+    const NOWHERE: NewTables = NewTables {
         l1_entries: 0,
         l1_offset: 0,
         refcount_table_offset: 0,

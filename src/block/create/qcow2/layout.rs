@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::header::{Qcow2Recipe, TablePlaces, too_large};
+use super::header::{NewTables, Qcow2Recipe, too_large};
 use crate::Result;
 
 /// The cluster is used once, so it may be written in place.
@@ -100,7 +100,7 @@ impl Qcow2Layout {
     /// The header's bytes.
     pub(super) fn header(&self, recipe: &Qcow2Recipe) -> Vec<u8> {
         let count = |range: &Range<u64>| u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
-        recipe.header(&TablePlaces {
+        recipe.header(&NewTables {
             l1_entries: u32::try_from(self.l1_entries).unwrap_or(u32::MAX),
             l1_offset: match self.l1_entries {
                 0 => 0,

@@ -29,7 +29,7 @@ impl Event {
             Op::Write => &[Event::WriteAio, Event::Pwritev],
             Op::WriteZeroes { .. } => &[Event::PwritevZero],
             Op::Flush => &[Event::FlushToOs, Event::FlushToDisk],
-            Op::Discard | Op::BlockStatus => &[],
+            Op::Discard | Op::BlockStatus | Op::Populate => &[],
         }
     }
 }
@@ -49,7 +49,7 @@ impl IoType {
     fn of(op: Op) -> IoType {
         match op {
             Op::Read => IoType::Read,
-            Op::Write => IoType::Write,
+            Op::Write | Op::Populate => IoType::Write,
             Op::WriteZeroes { .. } => IoType::WriteZeroes,
             Op::Discard => IoType::Discard,
             Op::Flush => IoType::Flush,

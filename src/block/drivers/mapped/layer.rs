@@ -106,7 +106,7 @@ impl<M: BlockMap> Layer for MappedLayer<M> {
                     Err(error) => self.errno(&request, &error),
                 },
                 Op::Flush => 0,
-                Op::Write | Op::Discard | Op::WriteZeroes { .. } => -libc::EPERM,
+                Op::Write | Op::Discard | Op::WriteZeroes { .. } | Op::Populate => -libc::EPERM,
             };
             Finished { request, result }
         })

@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::{Error, ErrorKind, Result};
 
 mod checks;
+pub(super) mod rewrite;
 #[cfg(test)]
 mod tests;
 

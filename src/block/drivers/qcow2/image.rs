@@ -18,6 +18,7 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 
 use super::mapping;
 use super::order::TableOrder;
+use super::populate;
 use super::scope::{ImageNodes, Scoped};
 use super::storage::NodeStorage;
 use crate::block::errand;
@@ -142,7 +143,8 @@ impl Qcow2Image {
             // It waits for a resize only.
             Op::Flush => self.ranges.shared_ticket(FLUSH),
             Op::Read | Op::Write | Op::BlockStatus => self.ranges.shared_ticket(range),
-            Op::Discard | Op::WriteZeroes { .. } => self.ranges.ticket(range),
+            // A guest's write must not come between the two halves of a copy.
+            Op::Discard | Op::WriteZeroes { .. } | Op::Populate => self.ranges.ticket(range),
         };
         (&mut ticket).await;
         ticket
@@ -256,6 +258,24 @@ async fn start(
                 result => result,
             }
         }
+        Op::Populate => match &nodes.backing {
+            Some(backing) => populate::populate(access, backing, offset, length).await,
+            None => Ok(()),
+        },
+    }
+}
+
+/// Makes a range read as zeroes, whose clusters may stay.
+pub(super) async fn write_zeroes(
+    access: &FormatAccess<NodeStorage>,
+    offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    match access.write_zeroes(offset, length).await {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            write_zeroes_as_data(access, offset, length).await
+        }
+        result => result,
     }
 }
 

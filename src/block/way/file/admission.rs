@@ -70,7 +70,7 @@ fn needs_bounce(request: &Request, alignment: Alignment) -> bool {
             is_fine(request, alignment.offset) || request.is_misaligned(alignment.memory)
         }
         Op::WriteZeroes { .. } => is_fine(request, alignment.offset),
-        Op::Flush | Op::Discard | Op::BlockStatus => false,
+        Op::Flush | Op::Discard | Op::BlockStatus | Op::Populate => false,
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
     let offset = request.position();
     match request.op {
         Op::BlockStatus => unreachable!("`run` answers it"),
+        Op::Populate => unreachable!("ignored"),
         Op::Flush => FileCall::DataSync,
         Op::Discard => punch(image.discard_range(request.offset, request.length)),
         Op::Read => FileCall::Read(request.memory(), offset),
@@ -60,14 +61,19 @@ pub(super) fn next_step<'a>(image: &Image, request: &'a mut Request) -> FileCall
     }
 }
 
-/// Whether the request is a discard that the file does not take: a hint without effect.
+/// Whether the request has no effect on the file: a discard is a hint, and a file has no backing file.
 pub(super) fn is_ignored(image: &Image, request: &Request) -> bool {
-    request.op == Op::Discard
-        && (!image.discard
-            || !image.punch_hole.is_present()
-            || image
-                .discard_range(request.offset, request.length)
-                .is_empty())
+    match request.op {
+        Op::Populate => true,
+        Op::Discard => {
+            !image.discard
+                || !image.punch_hole.is_present()
+                || image
+                    .discard_range(request.offset, request.length)
+                    .is_empty()
+        }
+        _ => false,
+    }
 }
 
 /// Whether the request is for zeroes that must be written, but should not be.
@@ -137,7 +143,7 @@ pub(super) fn take_result(image: &Image, request: &mut Request, result: i32) -> 
             }
             ControlFlow::Break(result)
         }
-        Op::BlockStatus => ControlFlow::Break(result),
+        Op::BlockStatus | Op::Populate => ControlFlow::Break(result),
         Op::Discard => {
             note_refusal(&image.punch_hole, result);
             ControlFlow::Break(0)

@@ -254,6 +254,6 @@ fn plan(request: &mut Request, facts: &ExportFacts) -> Round {
                 ask(command::BLOCK_STATUS, command_flag::REQ_ONE, length)
             }
         },
-        Op::Discard | Op::Flush => Round::Over(0),
+        Op::Discard | Op::Flush | Op::Populate => Round::Over(0),
     }
 }

@@ -1,0 +1,134 @@
+//! Snapshots of two disks at once while their guests work: no byte is lost, what was before stays as it was, and a snapshot of
+//! which one part fails changes nothing.
+//!
+//! Needs `qemu-img`; the test says SKIP where that is not installed.
+#![forbid(unsafe_code)]
+#![cfg(all(feature = "vhost-user", feature = "monitor"))]
+#![allow(clippy::unwrap_used)] // also in what tests call
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use support::directory::TestDir;
+use support::front_end::Guest;
+use support::qemu_img::{check, missing, qemu_img};
+use support::qmp::{Client, generic, returns};
+use support::random::Random;
+use support::server::Server;
+use support::skip::skip;
+use support::workload::Workload;
+
+const ROUNDS: usize = 4;
+const LOAD: Workload = Workload {
+    depth: 16,
+    requests: 2000,
+    keeps_data: true,
+};
+
+fn ask(client: &mut Client, command: &str, arguments: &str) -> String {
+    client.ask(format!(
+        r#"{{"execute":"{command}","arguments":{{{arguments}}}}}"#
+    ))
+}
+
+/// Reads and writes, and checks what was read, until `is_over`.
+fn work(directory: &TestDir, disk: usize, is_over: &AtomicBool) {
+    let socket = directory.socket(&format!("d{disk}.sock"));
+    let mut guest = Guest::connect(&socket, 2, 128, true, LOAD.memory(2)).unwrap();
+    let mut random = Random(7 + disk as u64);
+    while !is_over.load(Ordering::Relaxed) {
+        LOAD.run(&mut guest, &mut random);
+    }
+}
+
+/// The name of a disk's image after so many snapshots.
+fn image(disk: usize, round: usize) -> String {
+    let kind = if round == 0 { "raw" } else { "qcow2" };
+    format!("d{disk}r{round}.{kind}")
+}
+
+fn make_images(directory: &TestDir) {
+    for disk in 0..2 {
+        qemu_img(
+            directory.path(),
+            &["create", "-f", "raw", &image(disk, 0), "4M"],
+        );
+        for round in 1..=ROUNDS {
+            let below = image(disk, round - 1);
+            let format = if round == 1 { "raw" } else { "qcow2" };
+            let name = image(disk, round);
+            let arguments = ["create", "-f", "qcow2", "-b", &below, "-F", format, &name];
+            qemu_img(directory.path(), &arguments);
+        }
+    }
+}
+
+fn action(node: &str, overlay: &str) -> String {
+    format!(r#"{{"type":"blockdev-snapshot","data":{{"node":"{node}","overlay":"{overlay}"}}}}"#)
+}
+
+#[test]
+fn two_disks_are_snapshotted_at_once_while_guests_work() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    make_images(&directory);
+    let line = "-object qcontext,id=ctx0,threaded=on -object qcontext,id=ctx1,threaded=on \
+        -blockdev raw,node-name=d0r0,file.driver=file,file.filename=d0r0.raw \
+        -blockdev raw,node-name=d1r0,file.driver=file,file.filename=d1r0.raw \
+        -device virtio-blk,id=disk0,drive=d0r0,num-queues=2,x-data-plane=on,context=ctx0,vhost-user=d0.sock \
+        -device virtio-blk,id=disk1,drive=d1r0,num-queues=2,x-data-plane=on,context=ctx1,vhost-user=d1.sock";
+    let mut server = Server::start(&directory, &line.split_whitespace().collect::<Vec<_>>());
+    let mut client = server.client();
+    let done = returns("{}");
+    let is_over = AtomicBool::new(false);
+    let mut kept = Vec::new();
+    thread::scope(|scope| {
+        let guests = [0, 1].map(|disk| {
+            let (directory, is_over) = (&directory, &is_over);
+            scope.spawn(move || work(directory, disk, is_over))
+        });
+        for round in 1..=ROUNDS {
+            let actions = [0, 1].map(|disk| {
+                let options = format!(
+                    r#""driver":"qcow2","node-name":"d{disk}r{round}","backing":null,"file":{{"driver":"file","filename":"{}"}}"#,
+                    image(disk, round)
+                );
+                assert_eq!(ask(&mut client, "blockdev-add", &options), done);
+                action(
+                    &format!("d{disk}r{}", round - 1),
+                    &format!("d{disk}r{round}"),
+                )
+            });
+            let failing = format!(
+                r#""actions":[{},{},{{"type":"abort","data":{{}}}}]"#,
+                actions[0], actions[1]
+            );
+            assert_eq!(
+                ask(&mut client, "transaction", &failing),
+                generic("Transaction aborted using Abort action")
+            );
+            let both = format!(r#""actions":[{},{}]"#, actions[0], actions[1]);
+            assert_eq!(ask(&mut client, "transaction", &both), done);
+            if round == 1 {
+                kept.extend([0, 1].map(|disk| fs::read(directory.file(&image(disk, 0))).unwrap()));
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        guests.into_iter().for_each(|guest| guest.join().unwrap());
+    });
+    for (disk, before) in kept.iter().enumerate() {
+        let errors = format!("/machine/peripheral/disk{disk}.errors");
+        assert_eq!(server.number(&errors), 0);
+        assert!(fs::read(directory.file(&image(disk, 0))).unwrap() == *before);
+    }
+    drop(client);
+    server.stop();
+    for disk in 0..2 {
+        for round in 1..=ROUNDS {
+            check(directory.path(), &image(disk, round), false);
+        }
+    }
+}
