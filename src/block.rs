@@ -110,7 +110,8 @@ pub use status::BlockStatus;
 #[doc(hidden)]
 pub use stream::{BLOCK_STREAM_OPTIONS, stream};
 
-/// Makes the types of objects known that belong to the block layer: `throttle-group`.
+/// Makes the types of objects known that belong to the block layer: `throttle-group`, `tls-creds-x509`.
 pub fn register_types() {
     throttle::register();
+    crate::nbd::tls_creds::register();
 }

@@ -1,4 +1,4 @@
-//! What the NBD client and the NBD server have in common: the protocol and the stream.
+//! What the NBD client and the NBD server have in common: the protocol, the stream, and certificates.
 //!
 //! The block driver `nbd` is the client; the server is an export.
 //!
@@ -9,3 +9,4 @@
 pub mod protocol;
 mod send;
 pub(crate) mod stream;
+pub(crate) mod tls_creds;

@@ -34,6 +34,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -object iothread,id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N][,thread-pool-min=N][,thread-pool-max=N]
           [,cpu-affinity=N|N-M]...[,nice=N][,sched-policy=POLICY]
                  the same with a thread of its own
+  -object tls-creds-x509,id=ID,dir=PATH[,endpoint=client]
+                 certificates for TLS with the file names of QEMU: ca-cert.pem, client-cert.pem, client-key.pem
   -object throttle-group,id=ID[,limits.LIMIT=N...]
                  limits per second, shared by the nodes that name the group: iops-total, iops-read, iops-write,
                  bps-total, bps-read, bps-write, each also with -max and -max-length for a burst, and iops-size
@@ -52,7 +54,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
   -blockdev driver=nbd,node-name=NAME,server.type=unix,server.path=PATH[,export=NAME]
   -blockdev driver=nbd,node-name=NAME,server.type=inet,server.host=HOST,server.port=PORT[,export=NAME]
-        [,reconnect-delay=SECONDS][,open-timeout=SECONDS][,read-only=on|off][,auto-read-only=on|off]
+        [,tls-creds=ID][,tls-hostname=NAME][,reconnect-delay=SECONDS][,open-timeout=SECONDS]
+        [,read-only=on|off][,auto-read-only=on|off]
                  a block device node: a file, an image in another node, no data at all, for measuring, another node
                  whose requests fail or wait, for tests, or wait for a throttle group, or the export of an NBD server.
                  The other node may be described in place: 'file.driver=file,file.filename=PATH'

@@ -1,13 +1,21 @@
 //! A connection between an NBD client and a server: a socket that does not block, in the clear or under TLS.
 //!
+//! Under TLS, bytes that were written may wait for the socket, and bytes that have come may wait to be read:
+//! [`NbdStream::flush`] and [`NbdStream::has_more`] are about these.
+//!
 //! # Threads
-//! One at a time. Whoever has the stream waits for its fd with an AioContext.
+//! One at a time. The user waits for the fd with an AioContext.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::send::send;
 
@@ -21,31 +29,121 @@ pub(crate) enum StreamSocket {
 }
 
 /// A connection; see the head of this file.
-#[derive(Debug)]
 pub(crate) struct NbdStream {
     socket: StreamSocket,
+    tls: Option<Box<ClientConnection>>,
 }
 
 impl NbdStream {
     /// A connection in the clear.
     pub(crate) fn plain(socket: StreamSocket) -> NbdStream {
-        NbdStream { socket }
+        NbdStream { socket, tls: None }
+    }
+
+    /// Goes on under TLS, as the client. The server's certificate must have the name.
+    ///
+    /// # Errors
+    /// The configuration does not fit to the name.
+    pub(crate) fn start_tls(
+        &mut self,
+        config: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<()> {
+        let session = ClientConnection::new(Arc::clone(config), name).map_err(invalid)?;
+        self.tls = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// Goes on with the handshake of TLS, until it is done.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the peer has to send something first; others if there is no trust.
+    pub(crate) fn shake_hands(&mut self) -> io::Result<()> {
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.flush()?;
+            self.take_records()?;
+        }
+        self.flush().map(drop)
     }
 
     /// Reads what is there.
     ///
     /// # Errors
-    /// `WouldBlock` if there is nothing; the kernel's if the connection is lost. 0 bytes are its end.
+    /// `WouldBlock` if there is nothing; others if the connection is lost. 0 bytes are its end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        retry(|| self.socket.read(buffer))
+        loop {
+            let Some(tls) = &mut self.tls else {
+                return retry(|| self.socket.read(buffer));
+            };
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.take_records()?,
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// Writes what the socket takes.
+    /// Whether a read has bytes without the socket.
+    pub(crate) fn has_more(&mut self) -> bool {
+        let tls = self.tls.as_mut();
+        let state = tls.and_then(|tls| tls.process_new_packets().ok());
+        state.is_some_and(|state| state.plaintext_bytes_to_read() > 0)
+    }
+
+    /// Takes what the socket has for TLS.
+    fn take_records(&mut self) -> io::Result<()> {
+        let NbdStream { socket, tls } = self;
+        let Some(tls) = tls else {
+            return Ok(());
+        };
+        let count = retry(|| tls.read_tls(socket))?;
+        let processed = tls.process_new_packets();
+        if count == 0 && tls.is_handshaking() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // An alert says why, and answers are due.
+        let sent = self.flush();
+        processed.map_err(invalid)?;
+        sent.map(drop)
+    }
+
+    /// Writes what fits.
     ///
     /// # Errors
-    /// `WouldBlock` if it takes nothing; the kernel's if the connection is lost.
+    /// `WouldBlock` if nothing does; others if the connection is lost.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        retry(|| self.socket.write(bytes))
+        let Some(tls) = &mut self.tls else {
+            return retry(|| self.socket.write(bytes));
+        };
+        let count = tls.writer().write(bytes)?;
+        self.flush()?;
+        match count {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Ends TLS, if the socket takes that.
+    pub(crate) fn close(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // The connection goes in any case.
+            let _ = self.flush();
+        }
+    }
+
+    /// Gives the socket what waits for it. True if the socket is full.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        let NbdStream { socket, tls } = self;
+        while let Some(tls) = tls.as_mut().filter(|tls| tls.wants_write()) {
+            match retry(|| tls.write_tls(socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                outcome => outcome?,
+            };
+        }
+        Ok(false)
     }
 
     /// Writes what the socket takes of several pieces.
@@ -53,6 +151,10 @@ impl NbdStream {
     /// # Errors
     /// `WouldBlock` if it takes nothing; the kernel's if the connection is lost.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.tls.is_some() {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return first.map_or(Ok(0), |slice| self.write(slice));
+        }
         retry(|| send(self.socket.as_fd(), slices))
     }
 }
@@ -63,6 +165,19 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
+    }
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl fmt::Debug for NbdStream {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("NbdStream")
+            .field("socket", &self.socket)
+            .field("tls", &self.tls.is_some())
+            .finish()
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
 use super::DriverType;
 use crate::block::common::CommonOptions;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
@@ -10,8 +12,9 @@ use crate::block::errand;
 use crate::block::gate::Gate;
 use crate::block::request::SECTOR;
 use crate::block::way::Way;
-use crate::block::way::nbd::server::ServerOptions;
+use crate::block::way::nbd::server::{ServerOptions, TlsOptions};
 use crate::block::way::nbd::{NbdExport, NbdWay};
+use crate::nbd::tls_creds::TlsCreds;
 use crate::object::Options;
 use crate::schema::{Member, ValueType};
 use crate::socket_address::{SOCKET_ADDRESS, SocketAddress};
@@ -56,19 +59,36 @@ fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> 
     let address = SocketAddress::take(&mut server)?;
     server.finish()?;
     let export = keys.take_str("export")?.unwrap_or_default();
-    for name in ["tls-creds", "tls-hostname", "x-dirty-bitmap"] {
-        if keys.take_str(name)?.is_some() {
-            let message = format!("{name} is not supported");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+    if keys.take_str("x-dirty-bitmap")?.is_some() {
+        let message = "x-dirty-bitmap is not supported";
+        return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let options = ServerOptions {
+        tls: take_tls(keys, &address)?,
         address,
         export,
         reconnect_delay_ns: take_seconds(keys, "reconnect-delay")?,
         open_timeout_ns: take_seconds(keys, "open-timeout")?,
     };
     connect(options, node.common)
+}
+
+/// The certificates and the name of the server, if it is to be TLS.
+fn take_tls(keys: &mut Options, address: &SocketAddress) -> Result<Option<TlsOptions>> {
+    let name = keys.take_str("tls-hostname")?;
+    let Some(id) = keys.take_str("tls-creds")? else {
+        return Ok(None);
+    };
+    let creds = TlsCreds::find(&id)?;
+    let name = name.or_else(|| match address {
+        SocketAddress::Inet { host, .. } => Some(host.clone()),
+        SocketAddress::Unix(_) => None,
+    });
+    let invalid = |message| Error::new(ErrorKind::InvalidArgument, message);
+    let name = name.ok_or_else(|| invalid("No hostname for certificate validation"))?;
+    let name = ServerName::try_from(name);
+    let name = name.map_err(|_| invalid("tls-hostname is not a name of a host"))?;
+    Ok(Some(TlsOptions { creds, name }))
 }
 
 fn take_seconds(keys: &mut Options, name: &str) -> Result<i64> {

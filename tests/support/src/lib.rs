@@ -40,6 +40,7 @@ pub mod linux_guest;
 pub mod loops;
 pub mod mock_driver;
 pub mod nbd_server;
+pub mod pki;
 pub mod process;
 pub mod qemu_img;
 pub mod qmp;

@@ -29,6 +29,7 @@ pub(in crate::block) fn parse_file_name(name: &str) -> Result<Option<ServerOptio
     Ok(Some(ServerOptions {
         address,
         export,
+        tls: None,
         reconnect_delay_ns: 0,
         open_timeout_ns: 0,
     }))

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use gsource::{AioContext, Clock};
 
-use super::server::{ExportFacts, HeaderStyle, ServerOptions};
+use super::server::{ExportFacts, HeaderStyle, ServerOptions, TlsOptions};
 use crate::nbd::protocol::Malformed;
 use crate::nbd::protocol::export::{
     ExportDetail, ExportQuestion, ExportSize, info, transmission_flag,
@@ -95,6 +95,12 @@ impl Talk<'_> {
             flags |= client_flag::NO_ZEROES;
         }
         self.write(&flags.to_be_bytes()).await?;
+        if let Some(tls) = &self.server.tls {
+            if !is_fixed {
+                return Err(protocol("server does not support STARTTLS"));
+            }
+            self.start_tls(tls).await?;
+        }
         if !is_fixed {
             return self.take_export(HeaderStyle::Simple, no_zeroes).await;
         }
@@ -106,6 +112,34 @@ impl Talk<'_> {
         match self.go(style, allocation).await? {
             Some(facts) => Ok((self.stream, facts)),
             None => self.take_export(style, no_zeroes).await,
+        }
+    }
+
+    /// Goes on under TLS. A server that refuses is not talked to in the clear.
+    async fn start_tls(&mut self, tls: &TlsOptions) -> Result<()> {
+        let replies = self.ask(option::STARTTLS, &[]).await?;
+        match last(&replies) {
+            (option_reply::ACK, _) => {}
+            (option_reply::ERR_UNSUP, _) => {
+                return Err(protocol("server does not support STARTTLS"));
+            }
+            (reply, data) => return Err(refusal(option::STARTTLS, reply, data)),
+        }
+        let failed = |error| {
+            let message = format!("TLS handshake failed: {error}");
+            Error::new(ErrorKind::Protocol, message)
+        };
+        let name = tls.name.clone();
+        self.stream
+            .start_tls(&tls.creds.client, name)
+            .map_err(failed)?;
+        loop {
+            match self.stream.shake_hands() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.aio.readable(self.stream.as_raw_fd()).await?;
+                }
+                outcome => return outcome.map_err(failed),
+            }
         }
     }
 
@@ -276,6 +310,9 @@ impl Talk<'_> {
                 }
                 Err(error) => return Err(lost(error)),
             }
+        }
+        while self.stream.flush().map_err(lost)? {
+            self.aio.writable(self.stream.as_raw_fd()).await?;
         }
         Ok(())
     }

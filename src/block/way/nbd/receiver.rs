@@ -128,7 +128,8 @@ impl Receiver {
         flights: &mut FlightTable,
         landed: &mut Vec<Landed>,
     ) -> Result<(), Loss> {
-        for _ in 0..READS_MAX {
+        let mut reads = 0;
+        loop {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
             let room = self.bytes.len() - self.end;
@@ -141,11 +142,12 @@ impl Receiver {
             self.end += count;
             self.progress += count as u64;
             while self.step(flights, landed)?.is_continue() {}
-            if count < room {
+            reads += 1;
+            let is_over = count < room || reads >= READS_MAX;
+            if is_over && !stream.has_more() {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Goes on by one part of a message. Breaks if it is not there yet.

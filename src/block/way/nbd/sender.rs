@@ -36,7 +36,7 @@ impl Sender {
         loop {
             self.fill(facts, flights, landed);
             if self.sent == self.bytes.len() {
-                return Ok(false);
+                return stream.flush();
             }
             match stream.write(&self.bytes[self.sent..]) {
                 Ok(count) => self.sent += count,

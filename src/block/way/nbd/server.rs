@@ -4,10 +4,14 @@
 //! Shared by all connections of the node. Only the size changes: the export of a server that comes back may be longer.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rustls::pki_types::ServerName;
 
 use crate::nbd::protocol::MAX_PAYLOAD;
 use crate::nbd::protocol::export::{BlockSizeLimits, transmission_flag};
+use crate::nbd::tls_creds::TlsCreds;
 use crate::socket_address::SocketAddress;
 
 /// What options say of a server.
@@ -16,10 +20,20 @@ pub(in crate::block) struct ServerOptions {
     pub(in crate::block) address: SocketAddress,
     /// The name of the export.
     pub(in crate::block) export: String,
+    /// TLS comes before everything else.
+    pub(in crate::block) tls: Option<TlsOptions>,
     /// How long requests wait for a connection after one was lost.
     pub(in crate::block) reconnect_delay_ns: i64,
     /// For how long opening tries again.
     pub(in crate::block) open_timeout_ns: i64,
+}
+
+/// How TLS is done.
+#[derive(Debug)]
+pub(in crate::block) struct TlsOptions {
+    pub(in crate::block) creds: Arc<TlsCreds>,
+    /// What the server's certificate must have.
+    pub(in crate::block) name: ServerName<'static>,
 }
 
 /// How requests and replies look on a connection.

@@ -56,6 +56,24 @@ impl NbdSession {
         sent.map_err(Loss::Connection)
     }
 
+    /// Ends the session as a client should, if the socket takes that.
+    fn say_goodbye(&mut self) {
+        let header = RequestHeader {
+            flags: 0,
+            command: command::DISC,
+            cookie: 0,
+            offset: 0,
+            length: 0,
+        };
+        let sent = match self.facts.style {
+            HeaderStyle::Extended => self.stream.write(&header.encode_extended()),
+            _ => self.stream.write(&header.encode()),
+        };
+        if sent.is_ok() {
+            self.stream.close();
+        }
+    }
+
     /// Takes replies.
     pub(super) fn receive(
         &mut self,
@@ -69,18 +87,7 @@ impl NbdSession {
 impl Drop for NbdSession {
     fn drop(&mut self) {
         if self.sender.is_idle() {
-            let header = RequestHeader {
-                flags: 0,
-                command: command::DISC,
-                cookie: 0,
-                offset: 0,
-                length: 0,
-            };
-            // The connection ends in any case.
-            let _ = match self.facts.style {
-                HeaderStyle::Extended => self.stream.write(&header.encode_extended()),
-                _ => self.stream.write(&header.encode()),
-            };
+            self.say_goodbye();
         }
     }
 }
