@@ -210,7 +210,7 @@ fn help_and_version_are_printed() {
     let (_, types, _) = outcome(&run(&["-object", "help"]));
     assert_eq!(
         types,
-        "List of user creatable objects:\n  qcontext\n  iothread\n  throttle-group\n"
+        "List of user creatable objects:\n  qcontext\n  iothread\n  throttle-group\n  tls-creds-x509\n"
     );
     let (_, models, _) = outcome(&run(&["-device", "help"]));
     assert_eq!(models, "List of devices:\n  virtio-blk\n");
