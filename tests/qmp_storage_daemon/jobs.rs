@@ -225,6 +225,42 @@ fn qcow2_images_are_created_as_by_the_storage_daemon() {
 }
 
 #[test]
+fn a_data_file_keeps_what_the_storage_daemon_keeps() {
+    let Some(mut both) = Both::start(&FILES) else {
+        return;
+    };
+    for more in [
+        "",
+        r#","data-file-raw":true"#,
+        r#","preallocation":"metadata""#,
+        r#","preallocation":"falloc""#,
+        r#","preallocation":"full""#,
+    ] {
+        // Shorter than the image, as long, and longer.
+        for length in [1 << 20, 2 << 20, 3 << 20] {
+            both.alike(&with(
+                "block_resize",
+                &format!(r#""node-name":"d","size":{length}"#),
+            ));
+            for daemon in [&both.theirs, &both.ours] {
+                std::fs::write(daemon.directory.file("b.img"), vec![0xab; length]).unwrap();
+            }
+            let options =
+                format!(r#""driver":"qcow2","file":"f","size":2097152,"data-file":"d"{more}"#);
+            both.same_image(&options, "a.img");
+            let [theirs, ours] = [&both.theirs, &both.ours]
+                .map(|daemon| std::fs::read(daemon.directory.file("b.img")).unwrap());
+            assert_eq!(theirs.len(), ours.len(), "{length} {options}");
+            let differs = theirs
+                .iter()
+                .zip(&ours)
+                .position(|(one, other)| one != other);
+            assert_eq!(differs, None, "{length} {options}");
+        }
+    }
+}
+
+#[test]
 fn wrong_options_of_a_new_qcow2_image_have_the_storage_daemons_texts() {
     let Some(mut both) = Both::start(&FILES) else {
         return;

@@ -92,17 +92,16 @@ impl CreateQcow2 {
         let opened = control.aio().run_in_pool(move || this.open());
         let (files, recipe, preallocation) = opened.await??;
         let layout = Qcow2Layout::new(&recipe, preallocation != Preallocation::Off)?;
+        let data = files.data.as_ref();
         let image = Qcow2Writer {
             control,
+            kept: data.map_or(0, |data| data.node().length()),
             file: BlockBackend::open(&files.file, control.aio()),
-            data: files
-                .data
-                .as_ref()
-                .map(|data| BlockBackend::open(data, control.aio())),
+            data: data.map(|data| BlockBackend::open(data, control.aio())),
             recipe,
             layout,
         };
-        image.resize().await?;
+        image.resize(preallocation).await?;
         let written = image.write(preallocation).await;
         written.map_err(|error| Error::os("Could not write the qcow2 image", error))
     }
@@ -152,30 +151,43 @@ struct Qcow2Writer<'a> {
     control: &'a RunningJob,
     file: BlockBackend,
     data: Option<BlockBackend>,
+    /// How much the data file had before. It stays.
+    kept: u64,
     recipe: Qcow2Recipe,
     layout: Qcow2Layout,
 }
 
 impl Qcow2Writer<'_> {
-    /// Gives the nodes their lengths. What was in them goes, if they can be made shorter.
-    async fn resize(&self) -> Result<()> {
-        self.resize_one(&self.file, self.layout.file_length())
+    /// Gives the nodes their lengths. What was in the image's own file goes, if that can be made shorter. A data file
+    /// whose clusters all have an address may be longer than the disk.
+    async fn resize(&self, preallocation: Preallocation) -> Result<()> {
+        let length = self.layout.file_length();
+        self.resize_one(&self.file, length, |node| node.set_length(0))
             .await?;
+        let is_exact = preallocation == Preallocation::Off;
         match &self.data {
-            Some(data) => self.resize_one(data, self.recipe.size).await,
-            None => Ok(()),
+            Some(data) if is_exact || self.kept < self.recipe.size => {
+                self.resize_one(data, self.recipe.size, |_| Ok(())).await
+            }
+            _ => Ok(()),
         }
     }
 
-    async fn resize_one(&self, backend: &BlockBackend, length: u64) -> Result<()> {
+    /// Gives a node its length after `prepare`.
+    async fn resize_one(
+        &self,
+        backend: &BlockBackend,
+        length: u64,
+        prepare: fn(&Node) -> Result<()>,
+    ) -> Result<()> {
         let node = backend.node();
         let length = length.next_multiple_of(node.block_size());
         let resized = self.control.aio().run_in_pool(move || {
-            let emptied = node.set_length(0);
-            match emptied {
+            let resized = prepare(&node).and_then(|()| node.set_length(length));
+            match resized {
                 // A device keeps its length.
                 Err(_) if node.length() >= length => Ok(()),
-                _ => node.set_length(length),
+                resized => resized,
             }
         });
         resized.await?
@@ -221,10 +233,10 @@ impl Qcow2Writer<'_> {
         Ok(())
     }
 
-    /// The node with the guest's data, and where they begin and end in it.
+    /// The node with the guest's data, and where those that are new begin and end in it.
     fn data_area(&self) -> (&BlockBackend, u64, u64) {
         match &self.data {
-            Some(data) => (data, 0, self.recipe.size),
+            Some(data) => (data, self.kept.min(self.recipe.size), self.recipe.size),
             None => {
                 let (start, end) = self.layout.data_area();
                 (&self.file, start, end)
