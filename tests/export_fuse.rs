@@ -72,6 +72,8 @@ impl Rig {
         let arguments = [
             "--object",
             "iothread,id=io0",
+            "--object",
+            "iothread,id=io1,thread-pool-max=1",
             "--blockdev",
             blockdev,
             "--export",
@@ -219,6 +221,42 @@ fn writes_beyond_the_end_make_a_growable_file_longer() {
     assert_eq!(rig.length(), (4 * MIB + 27_000).next_multiple_of(512));
     rig.open().set_len(MIB).unwrap();
     assert_eq!((rig.length(), rig.image().len()), (MIB, 1 << 20));
+}
+
+#[test]
+fn a_growing_image_needs_no_worker_for_its_growth() {
+    let directory = TestDir::new();
+    let image = directory.file("disk.raw");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&image)
+        .arg("4M")
+        .status();
+    if !made.is_ok_and(|made| made.success()) || !can_mount() {
+        skip("no qemu-img or no /dev/fuse");
+        return;
+    }
+    let rig = Rig::start(
+        directory,
+        &[],
+        "driver=qcow2,node-name=n0,file.driver=file,file.filename=disk.raw,file.aio=threads",
+        ",writable=on,growable=on,iothread=io1",
+    );
+    // The only worker has the parts of writes to do that a growth waits for.
+    let write = |index: u8| {
+        let file = rig.open();
+        move || {
+            for round in 0..16 {
+                let place = 4 * MIB + (u64::from(index) + 8 * round) * 65_536;
+                file.write_all_at(&[index; 65_536], place).unwrap();
+            }
+        }
+    };
+    let threads: Vec<_> = (0..8).map(|index| thread::spawn(write(index))).collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert_eq!(rig.length(), 12 * MIB);
 }
 
 #[test]

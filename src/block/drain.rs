@@ -1,4 +1,5 @@
-//! The drain of whole nodes: no request is in them, and no queue has a way through them, until it is released.
+//! The drain of whole nodes: no request is in them, no queue has a way through them, and no resize is under way ([`resize`]), until it
+//! is released.
 //!
 //! Used by whatever changes the graph: a node that is opened anew, a child that becomes another node, a filter that comes or goes,
 //! the beginning and the end of a job. Each channel that passes through one of the nodes, wherever its top is, holds new
@@ -21,14 +22,17 @@
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::gate::{CountQuiet, Drained, Gate};
 use super::node::Node;
 
+pub(super) mod resize;
 #[cfg(test)]
 mod tests;
+
+use resize::Resizes;
 
 /// Begins to drain `nodes`. The answer is a future, which is ready when they are quiet. Dropping it ends the drain.
 ///
@@ -106,13 +110,13 @@ impl fmt::Debug for DrainedNodes {
     }
 }
 
-/// What one drain waits for.
+/// What one drain waits for: channels, and nodes that are being resized.
 #[derive(Debug, Default)]
 pub(super) struct DrainState(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// How many channels are not quiet yet.
+    /// How many of them are not quiet yet.
     waited_for: usize,
     waker: Option<Waker>,
     holds: Vec<Drained>,
@@ -132,7 +136,7 @@ impl DrainState {
         }
     }
 
-    /// Whether all channels are quiet. Otherwise `waker` is called when they are.
+    /// Whether all are quiet. Otherwise `waker` is called when they are.
     fn is_quiet(&self, waker: &Waker) -> bool {
         let mut waiting = self.lock();
         if waiting.waited_for == 0 {
@@ -167,12 +171,17 @@ impl CountQuiet for DrainState {
 
 /// The channels that pass through one node, and the drains that hold them there.
 #[derive(Debug, Default)]
-pub(super) struct Crossing(Mutex<Traffic>);
+pub(super) struct Crossing {
+    traffic: Mutex<Traffic>,
+    /// The last drain has ended.
+    released: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Traffic {
     passing: Vec<Passing>,
     drains: Vec<Arc<DrainState>>,
+    resizes: Resizes,
 }
 
 /// A channel's way.
@@ -211,6 +220,9 @@ impl Crossing {
     fn begin_drain(&self, drain: &Arc<DrainState>) -> Vec<Arc<Gate>> {
         let mut traffic = self.lock();
         traffic.drains.push(Arc::clone(drain));
+        if !traffic.resizes.is_empty() {
+            drain.lock().waited_for += 1;
+        }
         let (passing, gone) = traffic.sort_out();
         drop(traffic);
         drop(gone);
@@ -220,11 +232,13 @@ impl Crossing {
     fn end_drain(&self, drain: &Arc<DrainState>) {
         let mut traffic = self.lock();
         traffic.drains.retain(|other| !Arc::ptr_eq(other, drain));
+        drop(traffic);
+        self.released.notify_all();
     }
 
     /// The traffic is consistent after every single operation on it.
     fn lock(&self) -> MutexGuard<'_, Traffic> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

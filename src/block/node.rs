@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::common::{CommonOptions, DetectZeroes};
 use super::drain::Crossing;
+use super::drain::resize::ResizePass;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
@@ -26,6 +27,7 @@ use crate::{Error, ErrorKind, Result};
 
 mod names;
 pub(super) mod renewal;
+mod resizing;
 #[cfg(test)]
 mod tests;
 
@@ -215,13 +217,15 @@ impl Node {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`]. For a
-    /// qcow2 image this waits for its requests, so the thread may not be the home of a queue.
+    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`]. It waits
+    /// for the end of drains of the node and those below, and for a qcow2 image's requests, so the thread may not be the home of a
+    /// queue, and not one that has drained the node.
     ///
     /// # Errors
     /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
     /// a multiple of the block size; `Os` or `Unsupported` if the host cannot do it.
     pub fn set_length(&self, length: u64) -> Result<()> {
+        let pass = ResizePass::wait(self);
         let (name, unit) = (&self.name, self.block_size());
         if self.is_read_only() {
             let message = "Image is read-only";
@@ -232,14 +236,21 @@ impl Node {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         graph::check_shared(self, Permissions::RESIZE)?;
-        self.state().driver.set_length(length)?;
-        self.update_length()
+        let resized = self.state().driver.set_length(length);
+        drop(pass);
+        self.follow_resize(resized)
     }
 
     /// The same for a parent with the permission to resize it, which no parent may do at the same time.
     pub(super) fn set_length_for_parent(&self, length: u64) -> Result<()> {
-        self.state().driver.set_length(length)?;
-        self.update_length()
+        let resized = self.state().driver.set_length(length);
+        self.follow_resize(resized)
+    }
+
+    /// A driver that fails may have another length all the same.
+    fn follow_resize(&self, resized: Result<()>) -> Result<()> {
+        let updated = self.update_length();
+        resized.and(updated)
     }
 
     /// Looks whether the file below has another length, and calls the parents as above if it has.

@@ -299,3 +299,38 @@ fn nothing_is_written_during_drains_from_two_threads_under_load_from_two_homes()
         });
     }
 }
+
+#[test]
+fn a_drain_waits_for_a_resize_and_a_resize_for_the_release() {
+    let file = TestFile::in_directory(Path::new("/var/tmp"), b"", 1 << 20);
+    let text = format!(
+        "raw,node-name=drain-resized,file.node-name=drain-resized-file,file.driver=file,file.filename={}",
+        file.path()
+    );
+    let top = open(&text);
+    let below = Node::find("drain-resized-file").unwrap();
+    let pass = resize::ResizePass::wait(&top);
+    let wakes = Arc::new(WakeCount::default());
+    let mut drains = [drain([&top]), drain([&below]), drain([&top, &below])];
+    assert!(drains.iter_mut().all(|drain| !is_ready(drain, &wakes)));
+    // What has passed goes on below, as the resize of a filter does.
+    below.set_length(2 << 20).unwrap();
+    assert!(drains.iter_mut().all(|drain| !is_ready(drain, &wakes)));
+    drop(pass);
+    assert_eq!(wakes.get(), 3);
+    let drained = drains.map(|mut drain| poll(&mut drain).unwrap());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let resizing = {
+        let (top, order) = (Arc::clone(&top), Arc::clone(&order));
+        thread::spawn(move || {
+            top.set_length(3 << 20).unwrap();
+            order.lock().unwrap().push("resized");
+        })
+    };
+    assert_eq!(top.length(), 2 << 20);
+    order.lock().unwrap().push("released");
+    drop(drained);
+    resizing.join().unwrap();
+    assert_eq!(*order.lock().unwrap(), ["released", "resized"]);
+    assert_eq!((top.length(), below.length()), (3 << 20, 3 << 20));
+}

@@ -1,8 +1,8 @@
 //! What is in the file: reads, writes, its length, its holes. The rules are QEMU's.
 //!
 //! # Threads
-//! The futures are polled on the home of the export's AioContext. What may wait, to change the node's length and to ask its
-//! file, runs in the pool.
+//! The futures are polled on the home of the export's AioContext. To ask the node's file may wait and runs in the pool. To change
+//! its length waits for requests, and has a thread of its own.
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -151,13 +151,7 @@ impl FuseContent {
         let length = length
             .filter(|&length| i64::try_from(length).is_ok())
             .ok_or(EFBIG)?;
-        let node = self.node();
-        let resized = self
-            .backend
-            .aio()
-            .run_in_pool(move || node.set_length(length))
-            .await;
-        let resized = resized.and_then(|resized| resized);
+        let resized = self.node().resize(length).await;
         resized.map_err(|error: Error| match error.errno() {
             0 => EIO,
             errno => errno.abs(),
