@@ -17,6 +17,7 @@ use imago::FormatAccess;
 use imago::io_buffers::{IoVector, IoVectorMut};
 
 use super::mapping;
+use super::open_access;
 use super::order::TableOrder;
 use super::populate;
 use super::scope::{ImageNodes, Scoped};
@@ -37,7 +38,7 @@ const FLUSH: Range<u64> = u64::MAX - 1..u64::MAX;
 /// An open image.
 #[derive(Debug)]
 pub(super) struct Qcow2Image {
-    /// Absent while the image is opened anew.
+    /// Absent while the image is opened anew, and if that failed.
     access: RwLock<Option<Arc<FormatAccess<NodeStorage>>>>,
     length: AtomicU64,
     order: Arc<TableOrder>,
@@ -45,6 +46,8 @@ pub(super) struct Qcow2Image {
     cluster_size: u64,
     read_only: bool,
     ranges: Arc<RangeLock>,
+    /// Lets one task at a time open the image anew.
+    opening: Arc<RangeLock>,
     /// Something went wrong in the middle of a change: nothing is written any more.
     is_broken: AtomicBool,
     has_warned: AtomicBool,
@@ -65,6 +68,7 @@ impl Qcow2Image {
             cluster_size,
             read_only,
             ranges: Arc::default(),
+            opening: Arc::default(),
             is_broken: AtomicBool::new(false),
             has_warned: AtomicBool::new(false),
         }
@@ -72,10 +76,6 @@ impl Qcow2Image {
 
     pub(super) fn nodes(&self) -> &ImageNodes {
         &self.nodes
-    }
-
-    pub(super) fn order(&self) -> &Arc<TableOrder> {
-        &self.order
     }
 
     pub(super) fn ranges(&self) -> &Arc<RangeLock> {
@@ -103,6 +103,28 @@ impl Qcow2Image {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEDIUM))
     }
 
+    /// The same. Opens the image if a resize could not, in the scope of its nodes.
+    pub(super) async fn access_or_open(&self) -> io::Result<Arc<FormatAccess<NodeStorage>>> {
+        if let Ok(access) = self.access() {
+            return Ok(access);
+        }
+        let mut turn = self.opening.ticket(0..1);
+        (&mut turn).await;
+        if let Ok(access) = self.access() {
+            return Ok(access);
+        }
+        let opened = open_access(&self.nodes, &self.order, self.read_only).await?;
+        let opened = Arc::new(opened);
+        self.replace_access(Some(Arc::clone(&opened)));
+        drop(turn);
+        Ok(opened)
+    }
+
+    /// Whether nothing may be written any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
     /// Replaces what imago has opened. The caller has the whole range lock.
     pub(super) fn replace_access(&self, new: Option<Arc<FormatAccess<NodeStorage>>>) {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
@@ -113,12 +135,12 @@ impl Qcow2Image {
 
     /// Carries out a request. Returns 0 or a negative errno.
     pub(super) async fn carry_out(&self, request: &mut Request) -> i32 {
-        if self.is_broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             return -libc::EIO;
         }
         let work = async {
             let _range = self.lock(request).await;
-            let access = self.access()?;
+            let access = self.access_or_open().await?;
             start(&access, &self.nodes, request).await
         };
         let result = self.without_panic(work).await;
@@ -185,17 +207,15 @@ impl Qcow2Image {
 
     /// Writes everything back, durably, and blocks the thread.
     pub(super) fn write_back_now(self: &Arc<Self>) -> crate::Result<io::Result<()>> {
-        if self.read_only || self.is_broken.load(Ordering::Relaxed) {
+        if self.read_only || self.is_broken() {
             return Ok(Ok(()));
         }
-        let image = Arc::clone(self);
+        let Ok(access) = self.access() else {
+            return Ok(Ok(()));
+        };
         errand::run(|new| {
             let ways = self.nodes.open(new);
-            let work = async move {
-                let access = image.access()?;
-                Qcow2Image::write_back(&access).await
-            };
-            Scoped::new(ways, work)
+            Scoped::new(ways, async move { Qcow2Image::write_back(&access).await })
         })
     }
 
@@ -312,7 +332,7 @@ impl Drop for Qcow2Image {
             return;
         };
         self.replace_access(None);
-        if self.read_only || self.is_broken.load(Ordering::Relaxed) {
+        if self.read_only || self.is_broken() {
             return;
         }
         let nodes = self.nodes.clone();

@@ -16,7 +16,6 @@ use imago::format::PreallocateMode;
 use imago::{FormatAccess, ShallowMapping, StorageExt};
 
 use super::image::{Qcow2Image, write_zeroes_as_data};
-use super::open_access;
 use super::scope::{Role, Scoped};
 use super::storage::NodeStorage;
 use crate::block::errand;
@@ -29,7 +28,7 @@ impl Qcow2Image {
     /// Makes the disk longer, with zeroes, or shorter. Blocks the thread until the requests under way have ended.
     ///
     /// # Errors
-    /// `Os`. The image has its old size then.
+    /// `Os`. The image has its old size then, or the new one if it should become shorter.
     pub(super) fn set_length(self: &Arc<Self>, length: u64) -> Result<()> {
         let image = Arc::clone(self);
         let nodes = self.nodes().clone();
@@ -43,6 +42,9 @@ impl Qcow2Image {
     async fn resize(&self, length: u64) -> io::Result<()> {
         let mut whole = self.ranges().ticket(0..u64::MAX);
         (&mut whole).await;
+        if self.is_broken() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let before = self.length();
         let work = async {
             match length.cmp(&before) {
@@ -58,7 +60,7 @@ impl Qcow2Image {
     }
 
     async fn grow(&self, before: u64, length: u64) -> io::Result<()> {
-        let access = self.access()?;
+        let access = self.access_or_open().await?;
         let backing = self.nodes().backing.as_ref();
         let backing_end = backing.map_or(0, |backing| backing.length());
         // What the backing file has behind the old end must not appear.
@@ -82,7 +84,7 @@ impl Qcow2Image {
     }
 
     async fn shrink(&self, before: u64, length: u64) -> io::Result<()> {
-        let access = self.access()?;
+        let access = self.access_or_open().await?;
         let first = length.next_multiple_of(self.cluster_size());
         free_clusters(&access, first, before).await?;
         Qcow2Image::write_back(&access).await?;
@@ -90,17 +92,23 @@ impl Qcow2Image {
         header
             .write(length.to_be_bytes().as_slice(), SIZE_OFFSET)
             .await?;
-        header.flush_below().await?;
         drop(access);
-        // imago knows the old size, and would write it back.
+        // imago knows the old size, and would write it back. If anything fails from here on, the next request opens the image.
         self.replace_access(None);
-        if let Some(data) = &self.nodes().data {
-            data.set_length_for_parent(length)
-                .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        self.note_length(length);
+        header.flush_below().await?;
+        self.access_or_open().await?;
+        match &self.nodes().data {
+            Some(data) => data.set_length_for_parent(length).map_err(io_error),
+            None => Ok(()),
         }
-        let opened = open_access(self.nodes(), self.order(), false).await?;
-        self.replace_access(Some(Arc::new(opened)));
-        Ok(())
+    }
+}
+
+fn io_error(error: Error) -> io::Error {
+    match error.errno() {
+        0 => io::Error::other(error.to_string()),
+        errno => io::Error::from_raw_os_error(errno),
     }
 }
 

@@ -432,3 +432,47 @@ fn queues_on_several_threads_share_an_image() {
         support::qemu_img::check(&folder.0, "shared.qcow2", false);
     }
 }
+
+#[test]
+fn an_image_that_was_opened_anew_is_not_resized_by_its_old_driver() {
+    let folder = Folder::new();
+    let path = folder.put("old.qcow2", &image(&Fields::default()));
+    let node = open(&path, "").unwrap();
+    let file = node.children().remove(0);
+    let new = NewNode {
+        id: node.id(),
+        name: "old",
+        common: &CommonOptions::default(),
+        old: None,
+    };
+    drop(node);
+    let driver = over(&file, Qcow2Options::plain(), &new).unwrap();
+    driver.write_back().unwrap();
+    driver.superseded();
+    assert!(driver.set_length(2 << 20).is_err());
+    drop(driver);
+    assert_eq!(
+        std::fs::read(&path).unwrap()[24..32],
+        (1_u64 << 20).to_be_bytes()
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_opened_after_it_became_shorter_is_opened_later() {
+    let folder = Folder::new();
+    let path = folder.put("short.qcow2", &image(&Fields::default()));
+    // The header cannot be read after something was written.
+    let text = format!(
+        "node-name=image,driver=qcow2,file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
+         file.inject-error.0.event=write_aio,file.inject-error.0.iotype=read,file.inject-error.0.sector=0,\
+         file.inject-error.0.once=on",
+        path.display()
+    );
+    let node = blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
+    assert!(node.set_length(512 << 10).is_err());
+    // The header says so.
+    assert_eq!(node.length(), 512 << 10);
+    assert_eq!(first_byte(&node), 0);
+    node.set_length(256 << 10).unwrap();
+    assert_eq!((node.length(), first_byte(&node)), (256 << 10, 0));
+}
