@@ -75,7 +75,9 @@ impl BlockBackend {
         });
         let owner: Arc<dyn ChannelOwner> = Arc::<Core>::clone(&core);
         let owner: Weak<dyn ChannelOwner> = Arc::downgrade(&owner);
-        core.state().channel = Some(Channel::open(edge, aio, owner));
+        let channel = Channel::open(edge, aio, owner);
+        // If a drain that held it has ended, the home may have looked before the channel is there.
+        core.state().channel.insert(channel).call_owner_later();
         BlockBackend(Arc::new(LastHandle(core)))
     }
 

@@ -245,6 +245,8 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
+        // First: a closed channel counts as quiet.
+        drop(mem::replace(&mut self.way, Way::Absent));
         self.gate.close();
     }
 }

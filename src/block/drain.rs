@@ -247,7 +247,7 @@ impl Traffic {
     fn sort_out(&mut self) -> (Vec<Arc<Gate>>, Vec<Arc<Gate>>) {
         let (mut passing, mut gone) = (Vec::new(), Vec::new());
         self.passing.retain(|known| match known.gate.upgrade() {
-            Some(gate) if gate.plug() == known.plug => {
+            Some(gate) if gate.has_way(known.plug) => {
                 passing.push(gate);
                 true
             }

@@ -51,8 +51,10 @@ pub(super) struct Gate {
     is_hurried: AtomicBool,
     /// For an [errand](super::errand): drains of nodes do not concern it.
     is_errand: bool,
-    /// How many ways were given up: those that nodes know under a lower number are gone.
+    /// How many ways were given up.
     plug: AtomicU64,
+    /// How many of them are gone.
+    gone: AtomicU64,
     state: Mutex<GateState>,
 }
 
@@ -147,6 +149,7 @@ impl Gate {
                 is_hurried: AtomicBool::new(false),
                 is_errand,
                 plug: AtomicU64::new(0),
+                gone: AtomicU64::new(0),
                 state: Mutex::default(),
             }
         })
@@ -234,6 +237,11 @@ impl Gate {
         self.plug.load(Ordering::Acquire)
     }
 
+    /// Whether the way of that number may still be there.
+    pub(super) fn has_way(&self, plug: u64) -> bool {
+        plug >= self.gone.load(Ordering::Acquire)
+    }
+
     fn release(&self, number: u64) {
         let mut state = self.state();
         let index = state.holds.iter().position(|hold| hold.number == number);
@@ -288,17 +296,21 @@ impl Gate {
         state.plugging = Plugging::Leaving;
         state.is_incomplete = false;
         state.given_up.push(Box::new(way));
-        drop(state);
         self.plug.fetch_add(1, Ordering::AcqRel);
+        drop(state);
         self.schedule();
     }
 
     fn drop_given_up(&self) {
-        let ways = mem::take(&mut self.state().given_up);
+        let mut state = self.state();
+        let ways = mem::take(&mut state.given_up);
+        let plug = self.plug();
+        drop(state);
         if ways.is_empty() {
             return;
         }
         drop(ways);
+        self.gone.store(plug, Ordering::Release);
         self.has_left(&mut self.state());
     }
 
@@ -310,17 +322,17 @@ impl Gate {
         }
     }
 
-    /// The channel is dropped. It counts as quiet from now on.
+    /// The channel is dropped, and has no way any more. It counts as quiet from now on.
     pub(super) fn close(&self) {
+        let ways = mem::take(&mut self.state().given_up);
+        drop(ways);
         let mut state = self.state();
         state.is_closed = true;
         state.plugging = Plugging::Unplugged;
-        let ways = mem::take(&mut state.given_up);
         self.make_due(&mut state);
         // At once, because the home may be gone.
         let counting = state.take_due(|hold| hold.is_for_nodes);
         drop(state);
-        drop(ways);
         counting.into_iter().for_each(Quiet::happen);
     }
 

@@ -334,3 +334,52 @@ fn a_drain_waits_for_a_resize_and_a_resize_for_the_release() {
     assert_eq!(*order.lock().unwrap(), ["released", "resized"]);
     assert_eq!((top.length(), below.length()), (3 << 20, 3 << 20));
 }
+
+#[test]
+fn a_way_that_was_given_up_counts_until_it_is_gone() {
+    let node = open("blkdebug,node-name=drain-leaving,image.driver=null-co");
+    let rig = Rig::over(&node);
+    let first = drain([&node]);
+    // Outside of the bottom half, which drops what was given up.
+    rig.with(|channel| channel.reap(&mut Vec::new()));
+    let mut second = drain([&node]);
+    assert!(poll(&mut second).is_none());
+    let drained = finish(second, &[&rig]);
+    assert_eq!(passing(&node), 0);
+    drop((first, drained));
+}
+
+/// Notes how many others have the image when it is woken.
+struct ImageWatch(Arc<Node>, Mutex<Vec<usize>>);
+
+impl ImageWatch {
+    fn users(&self) -> usize {
+        Arc::strong_count(&self.0.file_image())
+    }
+}
+
+impl std::task::Wake for ImageWatch {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.users());
+    }
+}
+
+#[test]
+fn a_channel_that_is_closed_has_no_way_when_it_counts_as_quiet() {
+    let file = TestFile::in_directory(Path::new("/var/tmp"), b"", 1 << 20);
+    let node = open(&format!(
+        "file,node-name=drain-closed,filename={}",
+        file.path()
+    ));
+    let watch = Arc::new(ImageWatch(Arc::clone(&node), Mutex::default()));
+    let alone = watch.users();
+    let rig = Rig::over(&node);
+    assert!(watch.users() > alone);
+    let mut draining = drain([&node]);
+    let waker = std::task::Waker::from(Arc::clone(&watch));
+    let pending = Pin::new(&mut draining).poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+    drop(rig.channel().take());
+    assert_eq!(*watch.1.lock().unwrap(), [alone]);
+    drop(draining);
+}

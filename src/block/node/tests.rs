@@ -6,6 +6,13 @@ use crate::block::options::drive;
 use crate::block::test_file::TestFile;
 use crate::object::options::parse;
 
+impl Node {
+    /// The open file of a `file` node.
+    pub(in crate::block) fn file_image(&self) -> Arc<crate::block::image::Image> {
+        Arc::clone(self.state().driver.image().unwrap())
+    }
+}
+
 fn open(file: &TestFile, more: &str) -> Arc<Node> {
     let text = format!("id=d0,format=raw,file={},{more}", file.path());
     drive(parse(None, &text).unwrap()).unwrap()
