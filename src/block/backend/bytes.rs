@@ -44,16 +44,16 @@ pub(super) async fn write(
         Ok(range) => range,
         Err(error) => return (Err(error), buffer),
     };
-    let blocks = backend.blocks(&range);
-    if blocks != range {
-        let result = change(backend, &range, &blocks, |bytes| {
-            bytes.copy_from_slice(&buffer);
-        });
-        return (result.await, buffer);
+    if backend.blocks(&range) == range {
+        let mut turn = backend.node().byte_order().aligned(range.clone());
+        (&mut turn).await;
+        // The node may have larger blocks now.
+        if backend.blocks(&range) == range {
+            return transfer(backend, Op::Write, offset, buffer, Some(turn)).await;
+        }
     }
-    let mut turn = backend.node().byte_order().aligned(range);
-    (&mut turn).await;
-    transfer(backend, Op::Write, offset, buffer, Some(turn)).await
+    let result = change(backend, &range, |bytes| bytes.copy_from_slice(&buffer));
+    (result.await, buffer)
 }
 
 pub(super) async fn write_zeroes(
@@ -67,8 +67,7 @@ pub(super) async fn write_zeroes(
     let inner = backend.blocks_inside(&range);
     for edge in [range.start..inner.start, inner.end..range.end] {
         if !edge.is_empty() {
-            let blocks = backend.blocks(&edge);
-            change(backend, &edge, &blocks, |bytes| bytes.fill(0)).await?;
+            change(backend, &edge, |bytes| bytes.fill(0)).await?;
         }
     }
     if inner.is_empty() {
@@ -120,17 +119,30 @@ pub(super) async fn block_status(
     })
 }
 
-/// Changes `range` within `blocks`: reads the blocks at the ends, changes them, and writes all.
+/// Waits for the turn of a cycle over the blocks around `range`, as they are then, and returns them and their unit.
+async fn cycle(backend: &BlockBackend, range: &Range<u64>) -> (WriteTurn, Range<u64>, u64) {
+    loop {
+        let node = backend.node();
+        let unit = node.block_size();
+        let blocks = blocks_around(range, unit);
+        let mut turn = node.byte_order().cycle(blocks.clone());
+        (&mut turn).await;
+        // A drain may have changed the node meanwhile.
+        let now = backend.node();
+        if now.id() == node.id() && now.block_size() == unit {
+            return (turn, blocks, unit);
+        }
+    }
+}
+
+/// Changes `range`: reads the blocks at the ends, changes them, and writes all.
 async fn change(
     backend: &BlockBackend,
     range: &Range<u64>,
-    blocks: &Range<u64>,
     fill: impl FnOnce(&mut [u8]),
 ) -> io::Result<()> {
-    let mut turn = backend.node().byte_order().cycle(blocks.clone());
-    (&mut turn).await;
-    let mut whole = IoBuffer::zeroed(len(blocks));
-    let unit = backend.node().block_size();
+    let (turn, blocks, unit) = cycle(backend, range).await;
+    let mut whole = IoBuffer::zeroed(len(&blocks));
     let last = blocks.end - unit;
     let is_partial = |start: u64| range.start > start || range.end < start + unit;
     let ends = [
@@ -184,8 +196,7 @@ fn check(backend: &BlockBackend, offset: u64, length: u64) -> io::Result<Range<u
 impl BlockBackend {
     /// The blocks around a range within the node.
     fn blocks(&self, range: &Range<u64>) -> Range<u64> {
-        let unit = self.node().block_size();
-        range.start / unit * unit..range.end.next_multiple_of(unit)
+        blocks_around(range, self.node().block_size())
     }
 
     /// The whole blocks of a range. If it has none, they are empty at one of its ends.
@@ -199,6 +210,10 @@ impl BlockBackend {
             false => range.end..range.end,
         }
     }
+}
+
+fn blocks_around(range: &Range<u64>, unit: u64) -> Range<u64> {
+    range.start / unit * unit..range.end.next_multiple_of(unit)
 }
 
 fn len(range: &Range<u64>) -> usize {

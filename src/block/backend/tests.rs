@@ -3,12 +3,18 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use gsource::{JoinHandle, Wait};
 
 use super::*;
+use crate::block::test_file::TestFile;
 use crate::block::test_rig::Rig;
+use crate::block::{GraphChange, drain};
+use crate::object::options::parse_dotted;
 
 impl Rig {
     /// Runs a task to its end.
@@ -278,4 +284,58 @@ fn a_null_disk_has_nothing_or_zeroes() {
         };
         assert_eq!(status(&rig, 0, 1 << 20), expected);
     }
+}
+
+#[test]
+fn a_write_that_waits_for_its_turn_while_blocks_become_larger_keeps_its_neighbours() {
+    let (small, large) = ("backend-small", "backend-large");
+    let file = TestFile::new(&[7; 8192], 1 << 20);
+    let open = |text: &str| Node::open_blockdev(parse_dotted("driver", text).unwrap()).unwrap();
+    open(&format!("file,node-name={small},filename={}", file.path()));
+    let large_node = open(&format!(
+        "blkdebug,node-name={large},align=4096,image={small}"
+    ));
+    let node = open(&format!("raw,node-name=backend-grows,file={small}"));
+    let rig = Rig::over(&node);
+    for (offset, len) in [(513, 10), (1024, 512)] {
+        let turn = node.byte_order().cycle(0..4096);
+        let backend = rig.backend();
+        let task = rig.aio.spawn_local(async move {
+            let bytes = IoBuffer::copy_of(&vec![1; len]);
+            backend.write(offset, bytes, false).await.0
+        });
+        let task = task.unwrap();
+        rig.iterate(2);
+        let mut change = GraphChange::new();
+        change.set_child(&node, "file", Some(&large_node)).unwrap();
+        make(change, &rig);
+        assert_eq!(node.block_size(), 4096);
+        drop(turn);
+        rig.finish(&task).unwrap();
+        let mut expected = vec![7; 4096];
+        let start = usize::try_from(offset).unwrap();
+        expected[start..start + len].fill(1);
+        assert!(std::fs::read(file.path()).unwrap()[..4096] == expected);
+        let restored = std::fs::File::options().write(true).open(file.path());
+        restored.unwrap().write_all_at(&[7; 8192], 0).unwrap();
+        let mut back = GraphChange::new();
+        back.set_child(&node, "file", Some(&Node::find(small).unwrap()))
+            .unwrap();
+        make(back, &rig);
+    }
+}
+
+/// Makes a change while the home of the rig goes round.
+fn make(change: GraphChange, rig: &Rig) {
+    let mut draining = drain(&change.nodes());
+    let mut drained = None;
+    rig.wait(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        drained = match Pin::new(&mut draining).poll(&mut context) {
+            Poll::Ready(quiet) => Some(quiet),
+            Poll::Pending => None,
+        };
+        drained.is_some()
+    });
+    change.make(&drained.unwrap()).unwrap();
 }
