@@ -165,6 +165,43 @@ fn images_of_every_kind_read_as_what_they_were_made_of() {
 }
 
 #[test]
+fn the_end_of_an_image_is_read_where_files_have_larger_blocks() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let context = QContext::builder(&unique("ctx")).threaded(true);
+    let context = context.build().unwrap();
+    for driver in ["vdi", "vhdx", "vmdk"] {
+        let dir = TestDir::new();
+        let raw = raw(&dir, SMALL);
+        let convert = [
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            driver,
+            "disk.raw",
+            "disk.image",
+        ];
+        qemu_img(dir.path(), &convert);
+        let file = dir.file("disk.image");
+        let text = format!(
+            "driver={driver},node-name={},read-only=on,file.driver=blkdebug,file.align=4096,file.image.driver=file,\
+             file.image.filename={}",
+            unique("node"),
+            file.display()
+        );
+        let node = Node::open_blockdev(options::parse_dotted("driver", &text).unwrap()).unwrap();
+        assert_eq!(node.length(), SMALL + 1536, "{driver}");
+        let disk = Disk::serve(dir, file, node, 1, &context);
+        let mut guest = Guest::connect(&disk.socket, 1, 256, true, DEPTH * REQUEST_MAX).unwrap();
+        compare(&mut guest, &raw, SMALL, driver);
+        drop(guest);
+        assert_eq!(disk.stats().errors, 0, "{driver}");
+    }
+}
+
+#[test]
 fn vhdx_with_sectors_of_4096_bytes_is_read() {
     if let Some(reason) = missing() {
         return skip(reason);

@@ -120,7 +120,6 @@ struct MappedDriver<M> {
     driver: Driver,
     image: Arc<MappedImage<M>>,
     edges: Vec<Edge>,
-    block_size: u64,
     length: u64,
 }
 
@@ -146,13 +145,10 @@ pub(super) fn driver<M: BlockMap>(
     map: M,
     length: u64,
 ) -> Result<Box<dyn BlockDriver>> {
-    let block_size = files.iter().map(|file| file.block_size()).max();
-    let block_size = block_size.unwrap_or(SECTOR);
     Ok(Box::new(MappedDriver {
         driver,
         edges: attach(&files, node)?,
-        block_size,
-        length: length / block_size * block_size,
+        length: length / SECTOR * SECTOR,
         image: Arc::new(MappedImage {
             map,
             files,
@@ -194,7 +190,8 @@ impl<M: BlockMap> BlockDriver for MappedDriver<M> {
     }
 
     fn block_size(&self) -> u64 {
-        self.block_size
+        // Files with larger blocks are read through a copy.
+        SECTOR
     }
 
     fn is_read_only(&self) -> bool {
