@@ -233,6 +233,11 @@ fn a_refusal_names_the_privilege_and_changes_nothing() {
             assert!(error.to_string().starts_with(begin), "{error}");
         }
         assert_eq!(scheduling(&context), before);
+        let resting = QContext::new("resting", true).unwrap();
+        resting.set_sched_policy(SchedPolicy::Idle).unwrap();
+        let awake = resting.set_sched_policy(SchedPolicy::Other).unwrap_err();
+        let begin = "sched-policy of context 'resting': other needs the capability CAP_SYS_NICE, or the limit RLIMIT_NICE at 20, which is ";
+        assert!(awake.to_string().starts_with(begin), "{awake}");
         let unmade = QContext::builder("unmade").threaded(true).nice(-5).build();
         assert!(unmade.is_err() && QContext::find("unmade").is_err());
     });

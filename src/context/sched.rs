@@ -162,13 +162,24 @@ pub(super) fn set_policy(thread_id: i64, policy: SchedPolicy) -> Result<()> {
     {
         return Ok(());
     }
-    let needed = Needed {
-        what: policy.to_string(),
-        limit: (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
-        value: priority.into(),
-        how: "ulimit -r, LimitRTPRIO=",
+    let error = io::Error::last_os_error();
+    let what = policy.to_string();
+    let needed = match policy {
+        SchedPolicy::Fifo(_) | SchedPolicy::Rr(_) => Needed {
+            what,
+            limit: (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
+            value: priority.into(),
+            how: "ulimit -r, LimitRTPRIO=",
+        },
+        // For the kernel, a thread that leaves `idle` becomes nicer to itself.
+        _ => Needed {
+            what,
+            limit: (libc::RLIMIT_NICE, "RLIMIT_NICE"),
+            value: 20 - nice(thread_id)?,
+            how: "ulimit -e, LimitNICE=",
+        },
     };
-    Err(needed.explain(io::Error::last_os_error()))
+    Err(needed.explain(error))
 }
 
 /// What the kernel wants to see before it runs a thread earlier than others.
