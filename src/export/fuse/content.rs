@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -37,6 +38,8 @@ pub(super) struct FuseContent {
     is_growable: bool,
     /// One change of the length at a time: a write that makes the node longer must not cut off what another one has added.
     resizes: ResizeTurns,
+    /// Long requests end early.
+    is_hurried: AtomicBool,
 }
 
 impl FuseContent {
@@ -46,6 +49,7 @@ impl FuseContent {
             is_writable,
             is_growable,
             resizes: ResizeTurns::default(),
+            is_hurried: AtomicBool::new(false),
         }
     }
 
@@ -120,8 +124,9 @@ impl FuseContent {
         }
     }
 
-    /// The end is near: requests do not wait for a throttle group any more, for example.
+    /// The end is near: requests do not wait for a throttle group any more, for example, and those of many parts end early.
     pub(super) fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
         self.backend.hurry();
     }
 
@@ -199,12 +204,21 @@ impl FuseContent {
     async fn zero(&self, start: u64, end: u64, unmap: bool) -> Result<(), i32> {
         let mut at = start;
         while at < end {
+            self.check_time()?;
             let length = (end - at).min(ZEROES_MAX);
             let zeroed = self.backend.write_zeroes(at, length, unmap, false).await;
             zeroed.map_err(errno)?;
             at += length;
         }
         Ok(())
+    }
+
+    /// Ends a request of many parts when the end is near.
+    fn check_time(&self) -> Result<(), i32> {
+        match self.is_hurried.load(Ordering::Relaxed) {
+            true => Err(EIO),
+            false => Ok(()),
+        }
     }
 
     /// Where the next data or the next hole is. There is a hole at the end of the file.
@@ -214,6 +228,7 @@ impl FuseContent {
         }
         let mut at = offset;
         loop {
+            self.check_time()?;
             let length = self.node().length();
             if at >= length {
                 return match at == length && whence == SEEK_HOLE {

@@ -77,8 +77,11 @@ impl Mountpoint {
             true => fusermount::mount(&self.0, &options.list())?,
             false => direct?,
         };
-        set_nonblocking(&device)?;
-        let own = OwnMount::new(&self.0, context)?;
+        let prepared = set_nonblocking(&device).and_then(|()| OwnMount::new(&self.0, context));
+        let own = prepared.inspect_err(|_| {
+            // Nothing serves the mount.
+            drop(unmount(&self.0, by_helper));
+        })?;
         let mounted = Mounted {
             mountpoint: self.0.clone(),
             own,
@@ -122,10 +125,14 @@ impl Mounted {
         if !self.own.is_at(&self.mountpoint) {
             return Ok(());
         }
-        match self.by_helper {
-            true => fusermount::unmount(&self.mountpoint),
-            false => unmount_fuse(&self.mountpoint),
-        }
+        unmount(&self.mountpoint, self.by_helper)
+    }
+}
+
+fn unmount(mountpoint: &Path, by_helper: bool) -> io::Result<()> {
+    match by_helper {
+        true => fusermount::unmount(mountpoint),
+        false => unmount_fuse(mountpoint),
     }
 }
 
