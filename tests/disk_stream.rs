@@ -253,3 +253,23 @@ fn a_failing_request_ends_the_job_or_stops_it_until_it_is_resumed() {
     let expected = fs::read(directory.file("base.raw")).unwrap();
     assert!(content(directory.path(), "top.qcow2") == expected);
 }
+
+#[test]
+fn data_behind_a_filter_is_copied_as_well() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    chain(&directory);
+    let before = content(directory.path(), "top.qcow2");
+    let line = "-blockdev qcow2,node-name=top,file.driver=file,file.filename=top.qcow2,backing.driver=blkdebug,backing.image.driver=qcow2,backing.image.file.driver=file,backing.image.file.filename=mid.qcow2";
+    let mut server = Server::start(&directory, &words(line));
+    let mut listener = Listener::new(&server);
+    listener.done("block-stream", r#""device":"top","job-id":"s""#);
+    listener.wait("BLOCK_JOB_COMPLETED");
+    listener.status("null");
+    drop(listener);
+    server.stop();
+    fs::remove_file(directory.file("mid.qcow2")).unwrap();
+    assert!(content(directory.path(), "top.qcow2") == before);
+}

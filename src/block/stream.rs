@@ -214,7 +214,11 @@ fn plan(
     }
     // Refused now rather than at the end.
     GraphChange::new().set_child(top, "backing", base.as_ref())?;
-    let depth = u32::try_from(going).unwrap_or(u32::MAX).saturating_add(2);
+    let depth = match base {
+        // Everything, also what is behind a filter, where the chain seems to end.
+        None => u32::MAX,
+        Some(_) => u32::try_from(going).unwrap_or(u32::MAX).saturating_add(2),
+    };
     let base = base.map(|base| {
         let file = name.or_else(|| base.filename()).ok_or_else(|| {
             let message = format!(
