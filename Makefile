@@ -26,6 +26,7 @@ bench:
 	tests/guest/packages bench
 	tests/guest/fetch 10
 	$(CARGO) bench --locked --bench disk
+	$(CARGO) bench --locked --bench nbd
 	$(CARGO) bench --locked --bench machine -- --out target/bench
 	$(CARGO) bench --locked --bench contention -- --out target/bench
 	$(CARGO) run --locked --release --manifest-path tests/bench/loops/Cargo.toml --features peers \
