@@ -24,7 +24,7 @@ use super::state::{JobStatus, JobType, JobVerb};
 use super::table::info::{TableInfo, Wishes};
 use super::table::{Effect, JobErrorAction, JobIo, JobKey, JobStep, JobTable, NewJob};
 use super::work::JobWork;
-use crate::{Error, ErrorKind, QContext, Result};
+use crate::{ContextClaim, Error, ErrorKind, QContext, Result};
 
 static JOBS: Mutex<Jobs> = Mutex::new(Jobs::new());
 
@@ -44,6 +44,8 @@ struct LiveJob {
     control: Arc<RunningJob>,
     runner: Arc<JobRunner>,
     context: QContext,
+    /// The context is not deleted before the job is concluded: `None` then.
+    claim: Option<Arc<ContextClaim>>,
     /// `None` when the job is concluded.
     work: Option<Arc<dyn JobWork>>,
 }
@@ -92,9 +94,10 @@ pub enum JobName<'a> {
 /// # Errors
 /// The id is taken or not well-formed; the context has been stopped.
 pub fn start(options: JobOptions, context: &QContext, work: Arc<dyn JobWork>) -> Result<()> {
+    let claim = context.claim(&options.id)?;
     let aio = AioContext::new()?;
     context.attach(&aio, None)?;
-    let started = insert(options, context, &aio, work);
+    let started = insert(options, (context, claim), &aio, work);
     if started.is_err() {
         context.detach(&aio);
     }
@@ -103,7 +106,7 @@ pub fn start(options: JobOptions, context: &QContext, work: Arc<dyn JobWork>) ->
 
 fn insert(
     options: JobOptions,
-    context: &QContext,
+    (context, claim): (&QContext, ContextClaim),
     aio: &AioContext,
     work: Arc<dyn JobWork>,
 ) -> Result<()> {
@@ -121,6 +124,7 @@ fn insert(
             control: Arc::new(control),
             runner: JobRunner::new(aio),
             context: context.clone(),
+            claim: Some(Arc::new(claim)),
             work: Some(work),
         });
         jobs.table.start(key);
@@ -271,9 +275,10 @@ impl Jobs {
             Effect::Gone(_) => Some(self.live.remove(index)),
             Effect::Release(_) => {
                 let live = &mut self.live[index];
-                let work = live.work.take();
+                let (work, claim) = (live.work.take(), live.claim.take());
                 Some(LiveJob {
                     work,
+                    claim,
                     ..live.clone()
                 })
             }
@@ -374,13 +379,17 @@ fn release(live: LiveJob) {
     let LiveJob {
         control,
         context,
+        claim,
         work,
         ..
     } = live;
     drop(work);
     // Later, because the AioContext may be running the callback that has led here. A context that has stopped has detached it.
     let leaving = context.clone();
-    let _ = context.invoke(move || leaving.detach(control.aio()));
+    let _ = context.invoke(move || {
+        leaving.detach(control.aio());
+        drop(claim);
+    });
 }
 
 /// A panic ends the job and not the process.

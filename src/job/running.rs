@@ -153,6 +153,23 @@ impl RunningJob {
         self.users.wishes(self.key).is_cancelled
     }
 
+    /// Does `work`, and calls `hurry` when a user cancels meanwhile, once. With that the work lets its requests come back at once, for
+    /// example those that wait for a server.
+    pub async fn hurried_by_cancel<T>(
+        &self,
+        work: impl Future<Output = T>,
+        hurry: impl FnOnce(),
+    ) -> T {
+        let (mut work, mut hurry) = (pin!(work), Some(hurry));
+        poll_fn(|context| {
+            if hurry.is_some() && self.poll_until(context, &|| self.is_cancelled()).is_ready() {
+                hurry.take().into_iter().for_each(|hurry| hurry());
+            }
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// Whether the ready work is to end: it is completed (true), or cancelled without force (false).
     pub fn asked_to_end(&self) -> Option<bool> {
         let wishes = self.users.wishes(self.key);

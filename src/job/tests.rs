@@ -1,8 +1,10 @@
 //! Jobs with works on an AioContext: users pause, limit and cancel them, and hear of them.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
@@ -213,6 +215,57 @@ fn there_is_no_job_on_a_context_that_has_stopped() {
     let refused = start(options("w6"), &context, Arc::new(TestWork::default()));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Closed);
     assert!(info("w6").is_none());
+}
+
+#[test]
+fn a_context_is_not_deleted_while_it_has_a_job() {
+    let context = QContext::new("job-home", true).unwrap();
+    let work = TestWork {
+        units: u64::MAX,
+        bytes: 1 << 40,
+        ..TestWork::default()
+    };
+    let slow = JobOptions {
+        speed: 1,
+        ..options("w7")
+    };
+    start(slow, &context, Arc::new(work)).unwrap();
+    let busy = QContext::delete("job-home").unwrap_err();
+    assert_eq!(
+        busy.to_string(),
+        "object 'job-home' is in use by device 'w7', can not be deleted"
+    );
+    apply(JobName::Any("w7"), JobVerb::Cancel).unwrap();
+    wait_for(&context, || concluded("w7"));
+    wait_for(&context, || QContext::delete("job-home").is_ok());
+}
+
+/// Ends when a user cancels it, and only then.
+#[derive(Debug)]
+struct StuckWork;
+
+impl JobWork for StuckWork {
+    fn run(self: Arc<Self>, control: Arc<RunningJob>) -> WorkFuture {
+        Box::pin(async move {
+            let is_hurried = AtomicBool::new(false);
+            let stuck = poll_fn(|_| match is_hurried.load(Ordering::Relaxed) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+            let hurry = || is_hurried.store(true, Ordering::Relaxed);
+            control.hurried_by_cancel(stuck, hurry).await;
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_cancellation_hurries_work_that_waits_for_requests() {
+    let context = QContext::anonymous(true).unwrap();
+    start(options("w8"), &context, Arc::new(StuckWork)).unwrap();
+    wait_for(&context, || info("w8").is_some_and(|job| job.is_busy));
+    apply(JobName::Any("w8"), JobVerb::Cancel).unwrap();
+    wait_for(&context, || concluded("w8"));
 }
 
 #[test]
