@@ -6,6 +6,7 @@ use std::process::Command;
 
 use qcontext::json;
 use qcontext::object::Value;
+use support::deadline::wait_for;
 
 use super::both::{Both, Daemon, difference, plain, with};
 
@@ -393,4 +394,27 @@ fn wrong_arguments_of_streams_and_snapshots_have_the_storage_daemons_texts() {
     ] {
         both.alike(&request);
     }
+}
+
+#[test]
+fn an_image_that_is_written_slowly_is_given_up_at_once() {
+    let limited = [
+        "--object",
+        "throttle-group,id=g,x-bps-write=1",
+        "--blockdev",
+        "throttle,node-name=t,throttle-group=g,file=f",
+    ];
+    let Some(mut both) = Both::start(&[FILES.as_slice(), &limited].concat()) else {
+        return;
+    };
+    // The second cluster would come in many hours.
+    let ours = &mut both.ours;
+    ours.ask(&create(r#""driver":"qcow2","file":"t","size":67108864"#));
+    let image = ours.directory.file("a.img");
+    wait_for("the first cluster", || {
+        (image.metadata().unwrap().blocks() > 0).then_some(())
+    });
+    ours.client
+        .send(with("job-cancel", r#""id":"j""#).as_bytes());
+    while !ours.client.line().contains("concluded") {}
 }

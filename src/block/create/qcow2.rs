@@ -101,9 +101,9 @@ impl CreateQcow2 {
             recipe,
             layout,
         };
-        image.resize(preallocation).await?;
-        let written = image.write(preallocation).await;
-        written.map_err(|error| Error::os("Could not write the qcow2 image", error))
+        let hurry = || image.backends().for_each(BlockBackend::hurry);
+        let made = control.hurried_by_cancel(image.make(preallocation), hurry);
+        made.await
     }
 
     /// Opens the nodes and checks the options. On a worker.
@@ -158,6 +158,16 @@ struct Qcow2Writer<'a> {
 }
 
 impl Qcow2Writer<'_> {
+    fn backends(&self) -> impl Iterator<Item = &BlockBackend> {
+        [&self.file].into_iter().chain(&self.data)
+    }
+
+    async fn make(&self, preallocation: Preallocation) -> Result<()> {
+        self.resize(preallocation).await?;
+        let written = self.write(preallocation).await;
+        written.map_err(|error| Error::os("Could not write the qcow2 image", error))
+    }
+
     /// Gives the nodes their lengths. What was in the image's own file goes, if that can be made shorter. A data file
     /// whose clusters all have an address may be longer than the disk.
     async fn resize(&self, preallocation: Preallocation) -> Result<()> {
