@@ -60,7 +60,7 @@ impl Disk {
 
     fn blockdev(self, image: &Path) -> String {
         match self {
-            Disk::Null => "null-co,node-name=disk,size=1G,read-zeroes=on".to_owned(),
+            Disk::Null => "null-co,node-name=disk,size=1073741824,read-zeroes=on".to_owned(),
             Disk::Tmpfs => format!(
                 "file,node-name=disk,filename={},locking=off",
                 image.display()
