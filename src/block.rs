@@ -26,7 +26,7 @@
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `watch`: zeroes in writes, and the write threshold
 //! * `throttle`: I/O limits and the groups that share them
-//! * `drivers`: `raw`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
+//! * `drivers`: `raw`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `stream`: the job that frees an image from its backing files; `error_policy`: what jobs do about errors

@@ -34,6 +34,8 @@ pub enum Driver {
     Nbd,
     /// `blkdebug`: another node, with requests that fail or wait as rules say.
     Blkdebug,
+    /// `copy-on-read`: another node, which keeps what is read from its backing files.
+    CopyOnRead,
     /// `throttle`: another node, with requests that wait as a throttle group's limits say.
     Throttle,
     /// `vdi`: an image of VirtualBox.
@@ -55,6 +57,7 @@ impl Driver {
             Driver::NullCo => "null-co",
             Driver::Nbd => "nbd",
             Driver::Blkdebug => "blkdebug",
+            Driver::CopyOnRead => "copy-on-read",
             Driver::Throttle => "throttle",
             Driver::Vdi => "vdi",
             Driver::Vhdx => "vhdx",

@@ -17,6 +17,7 @@ use crate::{Error, ErrorKind, Result};
 pub(super) mod backing;
 mod blkdebug;
 pub(super) mod child;
+pub(super) mod copy_on_read;
 pub(super) mod file;
 mod mapped;
 pub(super) mod nbd;
@@ -38,8 +39,9 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 11] = [
+const DRIVERS: [&DriverType; 12] = [
     &blkdebug::BLKDEBUG,
+    &copy_on_read::COPY_ON_READ,
     &file::FILE,
     &file::HOST_DEVICE,
     &nbd::NBD,

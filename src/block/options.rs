@@ -11,7 +11,9 @@ use super::common::{CommonOptions, check_name, duplicate_node};
 use super::driver::{Driver, NewNode};
 use super::drivers::file::{FileOptions, NO_FILE_NAME};
 use super::drivers::qcow2::Qcow2Options;
-use super::drivers::{self, BLOCKDEV_OPTIONS, nbd, null, qcow2, raw, throttle, vdi, vhdx, vmdk};
+use super::drivers::{
+    self, BLOCKDEV_OPTIONS, copy_on_read, nbd, null, qcow2, raw, throttle, vdi, vhdx, vmdk,
+};
 use super::format::{PROBE_LEN, probe};
 use super::image::first_bytes;
 use super::node::Node;
@@ -61,6 +63,7 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
     only(&mut keys, "media", "disk")?;
     let name = keys.need_id()?;
     Node::check_unused(&name, duplicate_drive)?;
+    let copies = keys.take_bool("copy-on-read")?.unwrap_or(false);
     let limits = take_throttling(&mut keys, &name)?;
     let format = match keys.take_str("format")? {
         Some(format) => Some(format),
@@ -90,15 +93,26 @@ pub(super) fn drive(mut keys: Options) -> Result<Arc<Node>> {
         Some("vmdk") => vmdk::over(&file_of_drive(&mut keys, node, false)?, node),
         Some(other) => Err(drivers::unknown(other)),
     };
-    let Some(throttling) = limits else {
+    if limits.is_none() && !copies {
         return Node::named(name, common, open);
-    };
-    let child = Node::child(None, common, open)?;
+    }
+    let mut child = Node::child(None, common, open)?;
     child.enter(duplicate_node)?;
+    let copies = copies && !child.is_read_only();
+    let own = CommonOptions::default;
+    let Some(throttling) = limits else {
+        return match copies {
+            true => Node::named(name, own(), |node| copy_on_read::over(&child, node)),
+            false => Node::named(name, own(), |node| raw::over(&child, node)),
+        };
+    };
+    if copies {
+        let image = child;
+        child = Node::child(None, own(), |node| copy_on_read::over(&image, node))?;
+        child.enter(duplicate_node)?;
+    }
     let group = ThrottleGroup::find_or_create(&throttling.group, throttling.limits)?;
-    Node::named(name, CommonOptions::default(), |node| {
-        throttle::over(&child, group, node)
-    })
+    Node::named(name, own(), |node| throttle::over(&child, group, node))
 }
 
 /// What `throttling.*` says.

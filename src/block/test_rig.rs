@@ -100,8 +100,18 @@ impl Rig {
 
     /// A channel to `node`, which may have others.
     pub(super) fn over(node: &Arc<Node>) -> Rig {
+        let read = Permissions::CONSISTENT_READ;
+        Rig::with_needs(node, read.and(Permissions::WRITE))
+    }
+
+    /// The same, for reading alone.
+    pub(super) fn reading(node: &Arc<Node>) -> Rig {
+        Rig::with_needs(node, Permissions::CONSISTENT_READ)
+    }
+
+    fn with_needs(node: &Arc<Node>, needs: Permissions) -> Rig {
         let access = Access {
-            needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE),
+            needs,
             shares: Permissions::ALL,
         };
         let edge = node.attach(Parent::new("test", "rig"), access).unwrap();

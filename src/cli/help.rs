@@ -41,7 +41,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  bps-total, bps-read, bps-write, each also with -max and -max-length for a burst, and iops-size
   -drive if=none,id=ID,file=PATH,format=raw|qcow2|vdi|vhdx|vmdk[,aio=io_uring|threads]
         [,cache=writeback|none|writethrough|directsync][,cache.direct=on|off][,read-only=on|off]
-        [,discard=unmap|ignore][,locking=auto|on|off][,throttling.LIMIT=N...][,throttling.group=ID]
+        [,discard=unmap|ignore][,locking=auto|on|off][,detect-zeroes=off|on|unmap][,copy-on-read=on|off]
+        [,throttling.LIMIT=N...][,throttling.group=ID]
                  a disk image
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
         [,locking=...][,auto-read-only=on|off][,force-share=on|off][,detect-zeroes=off|on|unmap]
@@ -51,6 +52,7 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -blockdev driver=vdi|vhdx|vmdk,node-name=NAME,file=NAME,read-only=on
   -blockdev driver=blkdebug,node-name=NAME,image=NAME[,inject-error.N.event=EVENT[,inject-error.N.errno=N]...][,align=N]
         [,set-state.N...][,x-inject-delay.N.event=EVENT,x-inject-delay.N.ns=N...][,take-child-perms.N=PERMISSION]
+  -blockdev driver=copy-on-read,node-name=NAME,file=NAME
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
   -blockdev driver=nbd,node-name=NAME,server.type=unix,server.path=PATH[,export=NAME]
   -blockdev driver=nbd,node-name=NAME,server.type=inet,server.host=HOST,server.port=PORT[,export=NAME]
