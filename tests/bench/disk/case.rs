@@ -26,6 +26,20 @@ pub(crate) enum Target {
     Direct,
     /// A qcow2 image on tmpfs, with all clusters allocated.
     Qcow2,
+    /// An empty qcow2 image over a raw one, both on tmpfs.
+    Qcow2Backed,
+    /// An empty qcow2 image on tmpfs, another one for each slice.
+    Qcow2New,
+    /// A qcow2 image on tmpfs with clusters as large as requests, all allocated, another one for each slice.
+    Qcow2Full,
+}
+
+/// What is asked of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Read,
+    Write,
+    Discard,
 }
 
 /// Files that go with the value.
@@ -52,13 +66,29 @@ impl Drop for Image {
     }
 }
 
-/// Converts the content of an image to qcow2.
-fn convert(image: &mut Image) -> Result<()> {
+/// Makes a qcow2 image of the content of an image.
+fn format(image: &mut Image, target: Target) -> Result<()> {
     let path = image.content.with_extension("qcow2");
     image.formatted = Some(path.clone());
-    let mut command = Command::new("qemu-img");
-    command.args(["convert", "-f", "raw", "-O", "qcow2"]);
-    let status = command.arg(&image.content).arg(path).status()?;
+    let (content, size) = (image.content.display().to_string(), DISK_SIZE.to_string());
+    let path = path.display().to_string();
+    let arguments = match target {
+        Target::Qcow2New => vec!["create", "-q", "-f", "qcow2", &path, &size],
+        Target::Qcow2Backed => vec![
+            "create", "-q", "-f", "qcow2", "-F", "raw", "-b", &content, &path,
+        ],
+        Target::Qcow2Full => vec![
+            "convert",
+            "-O",
+            "qcow2",
+            "-o",
+            "cluster_size=4k",
+            &content,
+            &path,
+        ],
+        _ => vec!["convert", "-f", "raw", "-O", "qcow2", &content, &path],
+    };
+    let status = Command::new("qemu-img").args(arguments).status()?;
     match status.success() {
         true => Ok(()),
         false => Err(format!("qemu-img ended with {status}").into()),
@@ -66,16 +96,40 @@ fn convert(image: &mut Image) -> Result<()> {
 }
 
 impl Target {
-    pub(crate) const ALL: [Target; 4] =
-        [Target::Null, Target::Tmpfs, Target::Direct, Target::Qcow2];
+    pub(crate) const ALL: [Target; 7] = [
+        Target::Null,
+        Target::Tmpfs,
+        Target::Direct,
+        Target::Qcow2,
+        Target::Qcow2Backed,
+        Target::Qcow2New,
+        Target::Qcow2Full,
+    ];
+
+    fn is_qcow2(self) -> bool {
+        !matches!(self, Target::Null | Target::Tmpfs | Target::Direct)
+    }
+
+    /// Whether each slice gets an image and a server of its own.
+    pub(crate) fn is_used_up(self) -> bool {
+        matches!(self, Target::Qcow2New | Target::Qcow2Full)
+    }
+
+    /// Makes the image anew.
+    pub(crate) fn renew(self, image: &mut Image) -> Result<()> {
+        if let Some(path) = &image.formatted {
+            fs::remove_file(path)?;
+        }
+        format(image, self)
+    }
 
     /// Makes the file, filled with what does not compress: unwritten blocks are read without I/O.
     pub(crate) fn prepare(self) -> Result<Option<Image>> {
         let name = format!("qcontext-bench-{}.raw", std::process::id());
         let path = match self {
             Target::Null => return Ok(None),
-            Target::Tmpfs | Target::Qcow2 => Path::new("/dev/shm").join(name),
             Target::Direct => std::env::current_dir()?.join(name),
+            _ => Path::new("/dev/shm").join(name),
         };
         let mut image = Image {
             content: path,
@@ -88,8 +142,8 @@ impl Target {
         }
         let file = file.into_inner()?;
         file.sync_all()?;
-        if self == Target::Qcow2 {
-            convert(&mut image)?;
+        if self.is_qcow2() {
+            format(&mut image, self)?;
         }
         Ok(Some(image))
     }
@@ -106,9 +160,9 @@ impl Target {
                     file()
                 )
             }
-            Target::Qcow2 => {
+            _ => {
                 format!(
-                    "driver=qcow2,file.driver=file,file.filename={},file.aio=io_uring",
+                    "driver=qcow2,discard=unmap,file.driver=file,file.discard=unmap,file.filename={},file.aio=io_uring",
                     file()
                 )
             }
@@ -118,8 +172,8 @@ impl Target {
     /// The key that says whether the file is locked.
     pub(crate) fn locking(self) -> &'static str {
         match self {
-            Target::Qcow2 => "file.locking",
             Target::Null | Target::Tmpfs | Target::Direct => "locking",
+            _ => "file.locking",
         }
     }
 }
@@ -131,6 +185,9 @@ impl fmt::Display for Target {
             Target::Tmpfs => "tmpfs",
             Target::Direct => "direct",
             Target::Qcow2 => "qcow2",
+            Target::Qcow2Backed => "qcow2-backed",
+            Target::Qcow2New => "qcow2-new",
+            Target::Qcow2Full => "qcow2-full",
         })
     }
 }
@@ -139,7 +196,7 @@ impl fmt::Display for Target {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) target: Target,
-    pub(crate) write: bool,
+    pub(crate) operation: Operation,
     /// The client spins for completions rather than sleep.
     pub(crate) polling: bool,
     pub(crate) depth: usize,
@@ -147,19 +204,25 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn all(target: Target) -> Vec<Case> {
-        let mut all = Vec::new();
-        // Two servers must not change one image whose tables both have read.
-        let can_write = target != Target::Qcow2;
-        let kinds = [(false, true), (false, false), (true, false)];
-        for (write, polling) in kinds.into_iter().filter(|kind| can_write || !kind.0) {
-            all.extend([1, 32, 128].map(|depth| Case {
+        use Operation::{Discard, Read, Write};
+        let kinds: &[(Operation, bool)] = match target {
+            Target::Null | Target::Tmpfs | Target::Direct => {
+                &[(Read, true), (Read, false), (Write, false)]
+            }
+            // Two servers must not change one image whose tables both have read.
+            Target::Qcow2 | Target::Qcow2Backed => &[(Read, true), (Read, false)],
+            Target::Qcow2New => &[(Write, true), (Write, false)],
+            Target::Qcow2Full => &[(Discard, true), (Discard, false)],
+        };
+        let cases = kinds.iter().flat_map(|&(operation, polling)| {
+            [1, 32, 128].map(|depth| Case {
                 target,
-                write,
+                operation,
                 polling,
                 depth,
-            }));
-        }
-        all
+            })
+        });
+        cases.collect()
     }
 
     /// Every word is one of the case's own; no word chooses all.
@@ -173,7 +236,11 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let operation = if self.write { "write" } else { "read" };
+        let operation = match self.operation {
+            Operation::Read => "read",
+            Operation::Write => "write",
+            Operation::Discard => "discard",
+        };
         let client = if self.polling { "poll" } else { "sleep" };
         write!(out, "{} {operation} {client} {}", self.target, self.depth)
     }

@@ -21,13 +21,17 @@ use virtio_driver::{
 };
 
 use super::Result;
-use super::case::{BLOCK, Case, DISK_SIZE, random};
+use super::case::{BLOCK, Case, DISK_SIZE, Operation, random};
 use super::servers::Server;
 use support::cpu;
 
 /// Three descriptors for each of 128 requests.
 const QUEUE_SIZE: u16 = 512;
 const WARM_UP: Duration = Duration::from_millis(100);
+/// `VIRTIO_BLK_F_DISCARD`
+const DISCARD: u64 = 1 << 13;
+/// What is written.
+const DATA: u8 = 0x5a;
 const SLICE: Duration = Duration::from_millis(400);
 
 /// What one slice has shown.
@@ -45,8 +49,9 @@ pub(crate) struct Slice {
 /// Connects, loads the server for a slice and tells what was seen.
 pub(crate) fn run(server: &Server, case: &Case) -> Result<Slice> {
     let features = VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX;
+    let features = features.bits() | DISCARD;
     let mut transport: Box<VirtioBlkTransport> =
-        Box::new(VhostUser::new(&server.socket, features.bits())?);
+        Box::new(VhostUser::new(&server.socket, features)?);
     let mut queues = VirtioBlkQueue::setup_queues(transport.as_mut(), 1, QUEUE_SIZE)?;
 
     let file = memfd_create("bench", MemfdFlags::CLOEXEC)?;
@@ -55,6 +60,7 @@ pub(crate) fn run(server: &Server, case: &Case) -> Result<Slice> {
     // SAFETY: the memory is shared with the server by design; only its speed matters to us, no
     // reference into it is held across a request.
     let mut memory = unsafe { MmapMut::map_mut(&file) }?;
+    memory.fill(DATA);
     transport.map_mem_region(memory.as_ptr().addr(), size, file.as_raw_fd(), 0)?;
 
     let mut client = Client {
@@ -127,10 +133,10 @@ impl Client<'_> {
         let buffer = &mut self.memory[slot * BLOCK..][..BLOCK];
         self.numbers[slot] = number;
         self.started[slot] = now;
-        if self.case.write {
-            self.queue.write(offset, buffer, slot)?;
-        } else {
-            self.queue.read(offset, buffer, slot)?;
+        match self.case.operation {
+            Operation::Read => self.queue.read(offset, buffer, slot)?,
+            Operation::Write => self.queue.write(offset, buffer, slot)?,
+            Operation::Discard => self.queue.discard(offset, BLOCK as u64, slot)?,
         }
         Ok(())
     }
@@ -200,7 +206,10 @@ impl Client<'_> {
     /// Checks that the server does what it is measured at, all of it: reads once more into memory
     /// that is full of something else, or looks whether the last writes are in the file.
     fn check(&mut self, image: Option<&Path>) -> Result<()> {
-        if !self.case.write {
+        if self.case.target.is_used_up() {
+            return self.check_changes();
+        }
+        if self.case.operation == Operation::Read {
             self.memory.fill(0xa5);
             self.submit_all()?;
             self.drain()?;
@@ -210,7 +219,7 @@ impl Client<'_> {
             let mut block = [0; BLOCK];
             match &file {
                 Some(file) => file.read_exact_at(&mut block, number * BLOCK as u64)?,
-                None if self.case.write => continue,
+                None if self.case.operation == Operation::Write => continue,
                 None => {}
             }
             if block != self.memory[slot * BLOCK..][..BLOCK] {
@@ -218,6 +227,26 @@ impl Client<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the blocks that were written or discarded last.
+    fn check_changes(&mut self) -> Result<()> {
+        let expected = match self.case.operation {
+            Operation::Discard => 0,
+            _ => DATA,
+        };
+        self.memory.fill(0xa5);
+        for slot in 0..self.case.depth {
+            let offset = self.numbers[slot] * BLOCK as u64;
+            let buffer = &mut self.memory[slot * BLOCK..][..BLOCK];
+            self.queue.read(offset, buffer, slot)?;
+        }
+        self.notify()?;
+        self.drain()?;
+        match self.memory.iter().all(|&byte| byte == expected) {
+            true => Ok(()),
+            false => Err("a block is not what it should be".into()),
+        }
     }
 
     /// Waits for what is under way: the memory goes with us.

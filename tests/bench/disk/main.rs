@@ -12,7 +12,7 @@ mod table;
 
 use std::error::Error;
 
-use case::{Case, Target};
+use case::{Case, Image, Target};
 use load::Slice;
 use servers::{Kind, Server};
 use table::Row;
@@ -34,8 +34,36 @@ fn measure(case: &Case, servers: &[Server]) -> Result<Vec<Vec<Slice>>> {
     Ok(slices)
 }
 
+/// The same with an image and a server for each slice.
+fn measure_anew(case: &Case, image: &mut Image) -> Result<Vec<Vec<Slice>>> {
+    let peer = Server::start(Kind::Peer, case.target, Some(image));
+    let kinds: &[Kind] = match peer.map(drop) {
+        Ok(()) => &[Kind::Qctx, Kind::Peer],
+        Err(reason) => {
+            println!("SKIP: comparison of {}: {reason}", case.target);
+            &[Kind::Qctx]
+        }
+    };
+    let mut slices = vec![Vec::new(); kinds.len()];
+    for round in 0..ROUNDS {
+        for turn in 0..kinds.len() {
+            let index = (round + turn) % kinds.len();
+            case.target.renew(image)?;
+            let server = Server::start(kinds[index], case.target, Some(image))?;
+            slices[index].push(load::run(&server, case)?);
+        }
+    }
+    Ok(slices)
+}
+
 fn measure_target(target: Target, cases: &[Case]) -> Result<()> {
-    let image = target.prepare()?;
+    let mut image = target.prepare()?;
+    if let Some(image) = image.as_mut().filter(|_| target.is_used_up()) {
+        for case in cases {
+            println!("{}", Row::new(case, &measure_anew(case, image)?));
+        }
+        return Ok(());
+    }
     let mut servers = vec![Server::start(Kind::Qctx, target, image.as_ref())?];
     match Server::start(Kind::Peer, target, image.as_ref()) {
         Ok(peer) => servers.push(peer),
