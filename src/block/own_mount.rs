@@ -17,9 +17,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::{Error, ErrorKind, QContext, Result};
+use crate::{Error, ErrorKind, Result};
 
-static MOUNTS: Mutex<Vec<(DeviceNumber, QContext)>> = Mutex::new(Vec::new());
+static MOUNTS: Mutex<Vec<DeviceNumber>> = Mutex::new(Vec::new());
 
 /// The number of a mounted file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ struct DeviceNumber {
 pub struct OwnMount(DeviceNumber);
 
 impl OwnMount {
-    /// What is mounted at `path`. `context` serves it.
+    /// What is mounted at `path`.
     ///
     /// # Errors
     /// The kernel's, if it does not say what is there.
-    pub fn new(path: &Path, context: &QContext) -> io::Result<OwnMount> {
+    pub fn new(path: &Path) -> io::Result<OwnMount> {
         let number = device_number(path)?;
-        mounts().push((number, context.clone()));
+        mounts().push(number);
         Ok(OwnMount(number))
     }
 
@@ -50,51 +50,37 @@ impl OwnMount {
 
     /// Whether a mount of this process is at `path`.
     pub fn has(path: &Path) -> bool {
-        context_of(path).is_some()
+        if mounts().is_empty() {
+            return false;
+        }
+        device_number(path).is_ok_and(|number| mounts().contains(&number))
     }
 }
 
 impl Drop for OwnMount {
     fn drop(&mut self) {
         let mut mounts = mounts();
-        let index = mounts.iter().position(|(number, _)| *number == self.0);
-        let gone = index.map(|index| mounts.swap_remove(index));
-        drop(mounts);
-        drop(gone);
+        if let Some(index) = mounts.iter().position(|number| *number == self.0) {
+            mounts.swap_remove(index);
+        }
     }
 }
 
-/// Refuses a file that only the calling thread could serve.
+/// Refuses a file that this process serves. Any thread could wait for its own answer; and if the process is killed while one of
+/// its threads, or a worker of the kernel, waits for an answer, the kernel never ends it.
 ///
 /// # Errors
 /// `WouldDeadlock` if it is such a file.
 pub(super) fn refuse(path: &str) -> Result<()> {
-    let Some(context) = context_of(Path::new(path)) else {
-        return Ok(());
-    };
-    let here = QContext::current().unwrap_or_else(QContext::main);
-    if here.id() != context.id() {
+    if !OwnMount::has(Path::new(path)) {
         return Ok(());
     }
-    let message = format!(
-        "Could not open '{path}': it is a FUSE export of this process, served by the same thread: give the export an iothread"
-    );
+    let message = format!("Could not open '{path}': it is a FUSE export of this process");
     Err(Error::new(ErrorKind::WouldDeadlock, message))
 }
 
-/// The context that serves what is mounted at `path`, if this process does.
-fn context_of(path: &Path) -> Option<QContext> {
-    if mounts().is_empty() {
-        return None;
-    }
-    let number = device_number(path).ok()?;
-    let known = mounts().clone();
-    let found = known.into_iter().find(|(known, _)| *known == number);
-    found.map(|(_, context)| context)
-}
-
 /// The list is consistent after every single operation on it.
-fn mounts() -> MutexGuard<'static, Vec<(DeviceNumber, QContext)>> {
+fn mounts() -> MutexGuard<'static, Vec<DeviceNumber>> {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

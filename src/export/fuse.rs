@@ -92,7 +92,7 @@ fn open(new: NewExport, options: &mut Options) -> Result<Arc<dyn Exported>> {
     let content = FuseContent::new(backend, new.writable, is_growable);
     let owner = owner()?;
     let mountpoint = Mountpoint::find(&path)?;
-    let (mounted, is_for_all) = mount(&mountpoint, allow_other.as_deref(), &attached.context)?;
+    let (mounted, is_for_all) = mount(&mountpoint, allow_other.as_deref())?;
     let attributes = Attributes::new(owner, new.writable, is_for_all);
     let session = FuseSession::start(&attached.aio, mounted, content, attributes)?;
     let parts = FuseParts {
@@ -131,11 +131,7 @@ fn owner() -> Result<(u32, u32)> {
 }
 
 /// Mounts. Also says whether other users may open the file; if the options do not say that, they may if it is possible.
-fn mount(
-    mountpoint: &Mountpoint,
-    allow_other: Option<&str>,
-    context: &QContext,
-) -> Result<((Mounted, File), bool)> {
+fn mount(mountpoint: &Mountpoint, allow_other: Option<&str>) -> Result<((Mounted, File), bool)> {
     let ways: &[bool] = match allow_other {
         Some("on") => &[true],
         Some("off") => &[false],
@@ -147,7 +143,7 @@ fn mount(
             max_read: TRANSFER_MAX,
             allow_other: is_for_all,
         };
-        match mountpoint.mount(options, context) {
+        match mountpoint.mount(options) {
             Ok(mounted) => return Ok((mounted, is_for_all)),
             Err(error) => failure = Some(error),
         }

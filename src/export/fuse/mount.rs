@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::fusermount;
 use crate::block::OwnMount;
-use crate::{Error, ErrorKind, QContext, Result};
+use crate::{Error, ErrorKind, Result};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -61,15 +61,11 @@ impl Mountpoint {
         fs::canonicalize(path).map(Mountpoint).map_err(failed)
     }
 
-    /// Mounts here. The connection to the kernel does not block. `context` is going to serve it.
+    /// Mounts here. The connection to the kernel does not block.
     ///
     /// # Errors
     /// The kernel's, or what `fusermount3` says.
-    pub(super) fn mount(
-        &self,
-        options: MountOptions,
-        context: &QContext,
-    ) -> io::Result<(Mounted, File)> {
+    pub(super) fn mount(&self, options: MountOptions) -> io::Result<(Mounted, File)> {
         let direct = self.mount_directly(options);
         let by_helper =
             matches!(&direct, Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
@@ -77,7 +73,7 @@ impl Mountpoint {
             true => fusermount::mount(&self.0, &options.list())?,
             false => direct?,
         };
-        let prepared = set_nonblocking(&device).and_then(|()| OwnMount::new(&self.0, context));
+        let prepared = set_nonblocking(&device).and_then(|()| OwnMount::new(&self.0));
         let own = prepared.inspect_err(|_| {
             // Nothing serves the mount.
             drop(unmount(&self.0, by_helper));
