@@ -20,6 +20,7 @@ run:
 test:
 	tests/guest/packages test
 	tests/guest/fetch
+	tests/guest/fetch source
 	CARGO="$(CARGO)" tests/all
 
 bench:
