@@ -26,7 +26,7 @@ mod stats;
 mod threshold;
 
 pub(super) fn add(commands: &mut Commands) {
-    commands.add(&BLOCKDEV_ADD, blockdev_add);
+    commands.add_later(&BLOCKDEV_ADD, blockdev_add);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
@@ -44,9 +44,18 @@ pub(super) fn add(commands: &mut Commands) {
 
 static BLOCKDEV_ADD: CommandType = CommandType::new("blockdev-add", &BLOCKDEV_OPTIONS);
 
-fn blockdev_add(arguments: Options) -> Result<Value> {
-    Node::open_blockdev(arguments)?;
-    Ok(Value::empty())
+/// Opens on a thread of its own, because a server or a file system may keep it waiting.
+fn blockdev_add(arguments: Options, reply: Reply) {
+    answer_from_thread("blockdev-add", reply, move || {
+        Node::open_blockdev(arguments).map(drop)
+    });
+}
+
+fn answer_from_thread(name: &str, reply: Reply, act: impl FnOnce() -> Result<()> + Send + 'static) {
+    let thread = thread::Builder::new().name(name.to_owned());
+    let started = thread.spawn(move || reply.done(act()));
+    // Without the thread, the dropped reply becomes an error.
+    drop(started);
 }
 
 static BLOCKDEV_CREATE: CommandType = CommandType::new("blockdev-create", &BLOCKDEV_CREATE_OPTIONS);
@@ -94,10 +103,7 @@ fn resize(arguments: Options, reply: Reply) {
         Ok(target) => target,
         Err(error) => return reply.complete(Err(error)),
     };
-    let thread = thread::Builder::new().name("block_resize".to_owned());
-    let started = thread.spawn(move || reply.done(node.set_length(length)));
-    // Without the thread, the dropped reply becomes an error.
-    drop(started);
+    answer_from_thread("block_resize", reply, move || node.set_length(length));
 }
 
 /// The node and its new length. A length between two blocks is rounded up, as the length of an image is.
