@@ -64,6 +64,7 @@ mod own_mount;
 mod permission;
 mod range_lock;
 mod request;
+mod resize_pass;
 mod snapshot;
 mod status;
 mod stream;

@@ -28,7 +28,7 @@ use std::task::{Context, Poll, Waker};
 use super::gate::{CountQuiet, Drained, Gate};
 use super::node::Node;
 
-pub(super) mod resize;
+mod resize;
 #[cfg(test)]
 mod tests;
 

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::common::{CommonOptions, DetectZeroes};
 use super::drain::Crossing;
-use super::drain::resize::ResizePass;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
 use super::permission::{Access, Permissions};
+use super::resize_pass::ResizePass;
 use super::watch::{self, WriteThreshold};
 use super::way::Way;
 use super::write_order::WriteOrder;

@@ -12,6 +12,7 @@ use super::*;
 use crate::block::channel::Channel;
 use crate::block::options::blockdev;
 use crate::block::request::Op;
+use crate::block::resize_pass::ResizePass;
 use crate::block::test_file::TestFile;
 use crate::block::test_rig::Rig;
 use crate::block::test_waker::{WakeCount, is_ready};
@@ -309,7 +310,7 @@ fn a_drain_waits_for_a_resize_and_a_resize_for_the_release() {
     );
     let top = open(&text);
     let below = Node::find("drain-resized-file").unwrap();
-    let pass = resize::ResizePass::wait(&top);
+    let pass = ResizePass::wait(&top);
     let wakes = Arc::new(WakeCount::default());
     let mut drains = [drain([&top]), drain([&below]), drain([&top, &below])];
     assert!(drains.iter_mut().all(|drain| !is_ready(drain, &wakes)));

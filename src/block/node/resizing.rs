@@ -11,16 +11,16 @@ use super::*;
 
 /// A resize that has begun. It goes on if this is dropped.
 #[derive(Debug)]
-pub(crate) struct Resizing(Arc<Mutex<Outcome>>);
+pub(crate) struct Resizing(Arc<Mutex<ResizeOutcome>>);
 
 #[derive(Debug, Default)]
-struct Outcome {
+struct ResizeOutcome {
     result: Option<Result<()>>,
     waker: Option<Waker>,
 }
 
 /// The thread's end of a resize. If it is dropped without a result, there is an error.
-struct Resizer(Arc<Mutex<Outcome>>);
+struct Resizer(Arc<Mutex<ResizeOutcome>>);
 
 impl Node {
     /// Makes the node longer or shorter as [`Node::set_length`] does, whose errors come as the future's result.
