@@ -1,4 +1,4 @@
-//! Exports of NBD servers over TLS: data arrives, and nobody is trusted without a certificate.
+//! Exports of NBD servers over TLS: data arrives, and no peer is trusted without a certificate.
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "vhost-user", feature = "monitor"))]
 #![allow(clippy::unwrap_used)] // also in what tests call

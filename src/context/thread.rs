@@ -110,7 +110,7 @@ impl QContext {
     /// The scheduling policy of the context's thread, as the kernel has it. [`SchedPolicy::Other`] while no thread runs it.
     ///
     /// # Errors
-    /// `Os` if the kernel does not say; `Unsupported` for another policy, which somebody else gave to the thread.
+    /// `Os` if the kernel does not say; `Unsupported` for another policy, which other code gave to the thread.
     pub fn sched_policy(&self) -> Result<SchedPolicy> {
         let core = self.core();
         let shown = core.with_thread(sched::policy);

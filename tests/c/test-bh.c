@@ -145,7 +145,7 @@ static void leave_everywhere(void)
     }
 }
 
-/* Memory of bottom halves that nobody deletes does not grow. The tools for memory, which have an allocator of their own, look for
+/* Memory of bottom halves that are not deleted does not grow. The tools for memory, which have an allocator of their own, look for
  * what is lost. */
 static void test_bh_left_behind_is_freed(void)
 {

@@ -123,7 +123,7 @@ struct MappedDriver<M> {
     length: u64,
 }
 
-/// Checks that nobody expects to write to the image.
+/// Checks that the options do not ask to write to the image.
 ///
 /// # Errors
 /// `InvalidArgument` if the options do not say that it is only read.

@@ -147,7 +147,7 @@ impl RunningServer {
         max != 0 && state.connections >= max
     }
 
-    /// Accepts nobody for now.
+    /// Accepts no connection for now.
     fn pause(&self, state: &mut ServerState) {
         state.is_listening = false;
         if let Some(listener) = &state.listener {
