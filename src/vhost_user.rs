@@ -30,7 +30,7 @@ mod framing;
 mod listener;
 mod protocol;
 mod session;
-mod socket;
+pub(crate) mod socket;
 
 pub use listener::Listener;
 pub use session::OfferedDevice;

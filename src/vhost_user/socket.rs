@@ -1,4 +1,5 @@
-//! The system calls of the transport: receive bytes with the fds that came with them, and send bytes.
+//! The system calls of the transport: receive bytes with the fds that came with them, and send bytes. The FUSE export receives the
+//! connection to the kernel from `fusermount3` in the same way.
 //!
 //! None of them blocks, whatever the flags of the socket are. ReceivedBytes fds are close-on-exec from the start and owned at once,
 //! so no path can leak one.
@@ -16,18 +17,18 @@ const CONTROL_WORDS: usize = 2 + FDS_PER_CALL;
 
 /// What one call brought.
 #[derive(Debug)]
-pub(super) struct ReceivedBytes {
+pub(crate) struct ReceivedBytes {
     /// Bytes stored; 0 means that the peer has closed its end.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// More fds were sent than fit; the kernel closed the rest.
-    pub(super) fds_lost: bool,
+    pub(crate) fds_lost: bool,
 }
 
 /// Receives into `buffer` without blocking and appends the fds that came along to `fds`.
 ///
 /// # Errors
 /// The kernel's; EMFILE when the process may not have the fds that came.
-pub(super) fn receive(
+pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,

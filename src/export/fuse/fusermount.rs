@@ -1,16 +1,16 @@
 //! `fusermount3`, which mounts for users who may not.
 //!
 //! It gets one end of a socket as its standard input, and sends the connection to the kernel through it.
-#![allow(unsafe_code)] // recvmsg, which takes the fd
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::ptr;
+
+use crate::vhost_user::socket::receive;
 
 const PROGRAM: &str = "fusermount3";
 /// Tells it which fd the socket is.
@@ -74,43 +74,8 @@ fn complaint(stderr: &[u8]) -> String {
 
 /// The fd that was sent through a socket whose other end is closed.
 fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let mut byte = [0_u8];
-    let mut control = [0_u64; 4];
-    let mut vector = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: byte.len(),
-    };
-    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = mem::size_of_val(&control);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header names `byte` and `control`, which outlive the call, with their true sizes.
-    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
-    if got < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    sent_fd(&header).ok_or_else(|| io::Error::other(format!("{PROGRAM} sent no connection")))
-}
-
-/// The fd in the first control message of a header that `recvmsg` has just filled in. There was room for one message.
-fn sent_fd(header: &libc::msghdr) -> Option<OwnedFd> {
-    // SAFETY: the kernel has set msg_control and msg_controllen to what it wrote.
-    let message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    if message.is_null() {
-        return None;
-    }
-    // SAFETY: `message` points at a control message that the kernel wrote.
-    let control = unsafe { ptr::read(message) };
-    if control.cmsg_level != libc::SOL_SOCKET || control.cmsg_type != libc::SCM_RIGHTS {
-        return None;
-    }
-    // SAFETY: `message` points at a control message that the kernel wrote.
-    let data = unsafe { libc::CMSG_DATA(message) };
-    // SAFETY: such a message has at least one fd, which need not be aligned.
-    let fd = unsafe { ptr::read_unaligned(data.cast::<RawFd>()) };
-    // SAFETY: the kernel has just installed this fd for us, and no other code knows it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    let mut fds = Vec::new();
+    receive(socket.as_fd(), &mut [0], &mut fds)?;
+    let fd = fds.into_iter().next();
+    fd.ok_or_else(|| io::Error::other(format!("{PROGRAM} sent no connection")))
 }
