@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::thread;
 
 use super::command::Commands;
 use super::reply::Reply;
@@ -46,16 +45,9 @@ static BLOCKDEV_ADD: CommandType = CommandType::new("blockdev-add", &BLOCKDEV_OP
 
 /// Opens on a thread of its own, because a server or a file system may keep it waiting.
 fn blockdev_add(arguments: Options, reply: Reply) {
-    answer_from_thread("blockdev-add", reply, move || {
+    reply.done_by_thread("blockdev-add", move || {
         Node::open_blockdev(arguments).map(drop)
     });
-}
-
-fn answer_from_thread(name: &str, reply: Reply, act: impl FnOnce() -> Result<()> + Send + 'static) {
-    let thread = thread::Builder::new().name(name.to_owned());
-    let started = thread.spawn(move || reply.done(act()));
-    // Without the thread, the dropped reply becomes an error.
-    drop(started);
 }
 
 static BLOCKDEV_CREATE: CommandType = CommandType::new("blockdev-create", &BLOCKDEV_CREATE_OPTIONS);
@@ -103,7 +95,7 @@ fn resize(arguments: Options, reply: Reply) {
         Ok(target) => target,
         Err(error) => return reply.complete(Err(error)),
     };
-    answer_from_thread("block_resize", reply, move || node.set_length(length));
+    reply.done_by_thread("block_resize", move || node.set_length(length));
 }
 
 /// The node and its new length. A length between two blocks is rounded up, as the length of an image is.

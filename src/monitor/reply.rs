@@ -46,6 +46,18 @@ impl Reply {
         self.complete(outcome.map(|()| Value::empty()));
     }
 
+    /// Answers with the outcome of `act`, which runs on a thread of its own and may wait.
+    pub(super) fn done_by_thread(
+        self,
+        name: &str,
+        act: impl FnOnce() -> Result<()> + Send + 'static,
+    ) {
+        let thread = thread::Builder::new().name(name.to_owned());
+        let started = thread.spawn(move || self.done(act()));
+        // Without the thread, the dropped reply becomes an error.
+        drop(started);
+    }
+
     fn send(&mut self, outcome: Result<Value>) {
         let Some(answer) = self.answer.take() else {
             return;

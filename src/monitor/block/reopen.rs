@@ -1,8 +1,6 @@
 //! Nodes get other options and children: `blockdev-reopen`.
 #![forbid(unsafe_code)]
 
-use std::thread;
-
 use crate::block::{BLOCKDEV_OPTIONS, GraphChange, Node, drain};
 use crate::monitor::reply::Reply;
 use crate::object::{Options, Value};
@@ -57,14 +55,10 @@ pub(super) fn run(change: GraphChange, reply: Reply) {
     let draining = drain(&change.nodes());
     glib::MainContext::default().spawn_local(async move {
         let drained = draining.await;
-        let make = move || {
+        reply.done_by_thread("graph-change", move || {
             let outcome = change.make(&drained);
             drop(drained);
-            reply.done(outcome);
-        };
-        // Without a thread the reply is dropped, and says so.
-        let _ = thread::Builder::new()
-            .name("graph-change".to_owned())
-            .spawn(make);
+            outcome
+        });
     });
 }
