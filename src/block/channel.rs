@@ -41,6 +41,8 @@ pub struct Channel {
     may_populate: bool,
     /// The unit of requests.
     block_size: u64,
+    /// The least unit that the owner wants.
+    least_block_size: u64,
     way: Way,
     budget: Budget,
     /// Requests on the way.
@@ -71,6 +73,7 @@ impl Channel {
             may_write: permissions.contains(Permissions::WRITE),
             may_populate: permissions.contains(Permissions::WRITE_UNCHANGED),
             block_size: node.block_size(),
+            least_block_size: 1,
             node,
             way: Way::Absent,
             budget: Budget::BATCH,
@@ -91,7 +94,8 @@ impl Channel {
 
     /// Refuses requests that are not made of blocks of `size` bytes, a power of two.
     pub fn set_block_size(&mut self, size: u64) {
-        self.block_size = self.block_size.max(size);
+        self.least_block_size = size;
+        self.block_size = size.max(self.node.block_size());
     }
 
     /// Begins a batch: what may be done at once is limited per batch.
@@ -200,7 +204,7 @@ impl Channel {
             match self.gate.check(self.below == 0) {
                 GateVerdict::Plug => {
                     self.node = self.target.node();
-                    self.block_size = self.block_size.max(self.node.block_size());
+                    self.block_size = self.least_block_size.max(self.node.block_size());
                     self.way = self.node.open_way(&self.gate);
                 }
                 GateVerdict::Unplug => {

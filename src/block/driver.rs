@@ -74,7 +74,7 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     /// Opens the way of one queue to the data.
     fn open_way(&self, gate: &Arc<Gate>) -> Way;
 
-    /// The length in bytes as it is now, a multiple of the block size.
+    /// The length in bytes as it is now, a multiple of the block size and of 512.
     ///
     /// # Errors
     /// `Os` if the host does not say.

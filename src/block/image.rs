@@ -213,6 +213,14 @@ impl Image {
             .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
     }
 
+    /// The unit of requests. The page cache takes any bytes.
+    pub(super) fn unit(&self) -> u64 {
+        match self.direct {
+            Some(_) => SECTOR,
+            None => 1,
+        }
+    }
+
     /// The file through the page cache, if direct I/O is coarser than a sector and the file is written.
     pub(super) fn cached(&self) -> Option<BorrowedFd<'_>> {
         self.direct.as_ref().and_then(Direct::cached)

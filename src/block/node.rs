@@ -211,7 +211,7 @@ impl Node {
         self.state().driver.driver()
     }
 
-    /// Its size in bytes, a multiple of the block size.
+    /// Its size in bytes, a multiple of the block size and of 512.
     #[inline]
     pub fn length(&self) -> u64 {
         self.length.load(Ordering::Relaxed)
@@ -275,7 +275,7 @@ impl Node {
         Ok(())
     }
 
-    /// The unit of requests: 512, unless the driver demands more.
+    /// The unit of requests: 1 for files in the page cache, otherwise 512, unless the driver demands more.
     #[inline]
     pub fn block_size(&self) -> u64 {
         self.block_size.load(Ordering::Relaxed)

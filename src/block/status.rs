@@ -37,6 +37,19 @@ impl BlockStatus {
         }
     }
 
+    /// The same for whole units. A unit that begins with zeroes counts as data, because it may have other bytes behind them.
+    #[must_use]
+    pub(super) fn in_units(self, unit: u64) -> BlockStatus {
+        let length = self.length / unit * unit;
+        match length {
+            0 => BlockStatus {
+                depth: self.depth,
+                ..BlockStatus::data(unit)
+            },
+            length => BlockStatus { length, ..self },
+        }
+    }
+
     /// What an image says for which its backing file answers this.
     #[must_use]
     pub(super) fn one_deeper(self) -> BlockStatus {

@@ -100,6 +100,8 @@ fn writes_beyond_the_end_make_a_growable_file_longer() {
         let at = (4 << 20) + usize::from(index) * 3000;
         assert_eq!(image[at..at + 3000], [index; 3000], "{index}");
     }
+    // The file has its bytes, the node whole sectors.
+    assert_eq!(image.len(), (4 << 20) + 27_000);
     assert_eq!(rig.length(), (4 * MIB + 27_000).next_multiple_of(512));
     rig.open().set_len(MIB).unwrap();
     assert_eq!((rig.length(), rig.image().len()), (MIB, 1 << 20));

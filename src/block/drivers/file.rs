@@ -10,7 +10,6 @@ use crate::block::common::{CommonOptions, unsafe_cache};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::image::{Image, OpenImage};
-use crate::block::request::SECTOR;
 use crate::block::way::Way;
 use crate::block::way::file::{Aio, FileWay};
 use crate::object::Options;
@@ -144,7 +143,7 @@ impl BlockDriver for FileDriver {
     }
 
     fn block_size(&self) -> u64 {
-        SECTOR
+        self.image.unit()
     }
 
     fn is_read_only(&self) -> bool {

@@ -30,6 +30,7 @@ use crate::block::gate::Gate;
 use crate::block::graph::Edge;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
+use crate::block::request::SECTOR;
 use crate::block::way::Way;
 use crate::object::{Options, Value};
 use crate::schema::{Member, ValueType};
@@ -190,7 +191,7 @@ pub(super) fn open_in_chain(
     };
     let order = Arc::new(TableOrder::new(places));
     let access = open_image(&nodes, &order, read_only).map_err(failed)?;
-    let block_size = file.block_size();
+    let block_size = file.block_size().max(SECTOR);
     let image = Qcow2Image::new(access, nodes, &order, (header.cluster_size(), read_only));
     let image = Arc::new(image);
     order.set_image(Arc::downgrade(&image));

@@ -93,7 +93,7 @@ impl Part {
                  ({length})"
             )));
         }
-        let unit = child.block_size();
+        let unit = child.block_size().max(SECTOR);
         match offset.is_multiple_of(unit) {
             true => Ok(()),
             false => Err(Error::new(

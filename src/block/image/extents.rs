@@ -9,27 +9,27 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use super::Image;
-use crate::block::request::SECTOR;
 use crate::block::status::BlockStatus;
 
 impl Image {
-    /// What a range of whole sectors is, or how it begins. If the file system does not say, it is data.
+    /// What a range of whole units is, or how it begins. If the file system does not say, it is data.
     pub(in crate::block) fn block_status(&self, offset: u64, length: u64) -> BlockStatus {
         let end = offset.saturating_add(length);
+        let unit = self.unit();
         match self.seek(offset, libc::SEEK_DATA) {
             // There is no data behind `offset`.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => BlockStatus::zeroes(length),
             Err(_) => BlockStatus::data(length),
-            Ok(data) if data / SECTOR * SECTOR > offset => {
-                BlockStatus::zeroes(end.min(data / SECTOR * SECTOR) - offset)
+            Ok(data) if data / unit * unit > offset => {
+                BlockStatus::zeroes(end.min(data / unit * unit) - offset)
             }
             Ok(_) => {
                 let hole = self.seek(offset, libc::SEEK_HOLE);
-                let hole = hole.map_or(end, |hole| hole.next_multiple_of(SECTOR));
+                let hole = hole.map_or(end, |hole| hole.next_multiple_of(unit));
                 match hole > offset {
                     true => BlockStatus::data(end.min(hole) - offset),
                     // The file changes meanwhile.
-                    false => BlockStatus::data(SECTOR),
+                    false => BlockStatus::data(unit),
                 }
             }
         }
@@ -50,6 +50,7 @@ mod tests {
     use super::*;
     use crate::block::image::OpenImage;
     use crate::block::test_file::TestFile;
+    use support::skip::skip;
 
     #[test]
     fn holes_and_data_alternate_to_the_end() {
@@ -74,14 +75,23 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_the_last_sector_belongs_to_the_data_before_it() {
-        let file = TestFile::in_directory("/dev/shm".as_ref(), &[1; 700], 700);
-        let open = OpenImage {
-            path: file.path().to_owned(),
-            ..OpenImage::default()
+    fn the_last_sector_is_zero_behind_the_end_of_the_file() {
+        let file = TestFile::in_directory("/var/tmp".as_ref(), &[1; 700], 700);
+        let image = |direct| {
+            let open = OpenImage {
+                path: file.path().to_owned(),
+                direct,
+                ..OpenImage::default()
+            };
+            open.open(None)
         };
-        let image = open.open(None).unwrap();
-        assert_eq!(image.block_status(0, 1024), BlockStatus::data(1024));
-        assert_eq!(image.block_status(512, 512), BlockStatus::data(512));
+        let cached = image(false).unwrap();
+        assert_eq!(cached.block_status(0, 1024), BlockStatus::data(700));
+        assert_eq!(cached.block_status(700, 324), BlockStatus::zeroes(324));
+        // Direct I/O has no place between two sectors.
+        match image(true) {
+            Ok(direct) => assert_eq!(direct.block_status(0, 1024), BlockStatus::data(1024)),
+            Err(error) => skip(error),
+        }
     }
 }

@@ -23,6 +23,9 @@ use crate::block::{BlockBackend, IoBuffer, Node};
 /// The longest range that one request makes zero.
 const ZEROES_MAX: u64 = 1 << 30;
 
+/// What programs should read and write at once, at least.
+const PAGE: u64 = 4096;
+
 const KEEP_SIZE: u32 = libc::FALLOC_FL_KEEP_SIZE.cast_unsigned();
 const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
 const ZERO_RANGE: u32 = libc::FALLOC_FL_ZERO_RANGE.cast_unsigned();
@@ -68,7 +71,7 @@ impl FuseContent {
         FileSizes {
             length: self.node().length(),
             allocated: allocated.ok().flatten(),
-            block_size: self.node().block_size(),
+            block_size: self.node().block_size().max(PAGE),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::block::errand;
 use crate::block::io_buffer::IoBuffer;
 use crate::block::node::Node;
-use crate::block::request::{Finished, Op, Request};
+use crate::block::request::{Finished, Op, Request, SECTOR};
 use crate::block::way::below::Below;
 use crate::block::way::task::NewLayer;
 
@@ -39,7 +39,7 @@ impl ImageFile {
         count: u64,
         offset: u64,
     ) -> io::Result<()> {
-        let unit = self.node.block_size();
+        let unit = self.node.block_size().max(SECTOR);
         let is_aligned = offset.is_multiple_of(unit) && count.is_multiple_of(unit);
         let end = offset.checked_add(count);
         let is_inside = end.is_some_and(|end| end <= self.node.length());
@@ -62,7 +62,7 @@ impl ImageFile {
 
     /// Reads `len` bytes at `offset`.
     pub(super) async fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let unit = self.node.block_size();
+        let unit = self.node.block_size().max(SECTOR);
         let file_len = self.node.length();
         let end = offset.checked_add(len as u64).filter(|_| offset < file_len);
         let end = end.ok_or_else(|| corrupt("data behind the end of the file"))?;

@@ -9,7 +9,7 @@ use imago::{FormatAccess, ShallowMapping};
 use super::scope::{Role, current};
 use super::storage::NodeStorage;
 use crate::block::node::Node;
-use crate::block::request::Op;
+use crate::block::request::{Op, SECTOR};
 use crate::block::status::BlockStatus;
 
 /// How many pieces of a table one answer joins.
@@ -78,7 +78,8 @@ async fn status_of_backing(
     let status = finished.request.status();
     below.recycle(finished.request);
     match finished.result {
-        0 => Ok(status.one_deeper()),
+        // The image has sectors; its backing file may be one of bytes.
+        0 => Ok(status.in_units(SECTOR).one_deeper()),
         result => Err(io::Error::from_raw_os_error(-result)),
     }
 }
@@ -92,7 +93,7 @@ mod tests {
 
     /// The parts of the disk: where they begin, and what they are.
     fn map(node: &Arc<Node>) -> Vec<(u64, BlockStatus)> {
-        let rig = Rig::over(node);
+        let rig = Rig::reading(node);
         let backend = rig.backend();
         rig.run(async move {
             let (mut map, mut at) = (Vec::new(), 0);
@@ -147,5 +148,15 @@ mod tests {
             (64 << 10, data(8192)),
         ];
         assert_eq!(map(&alone)[..4], expected);
+    }
+    #[test]
+    fn a_backing_file_that_ends_within_a_sector_has_it_whole() {
+        let folder = Folder::new();
+        folder.put("base.raw", &[7; 700]);
+        let top = folder.overlay("top.qcow2", "base.raw", "raw");
+        let node = open(&top, "").unwrap();
+        let base = node.child_of("backing").unwrap();
+        assert_eq!(map(&base)[0], (0, BlockStatus::data(700)));
+        assert_eq!(map(&node)[0], (0, BlockStatus::data(1024).one_deeper()));
     }
 }

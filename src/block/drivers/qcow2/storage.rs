@@ -23,7 +23,7 @@ use super::places::TableKind;
 use super::scope::{Role, current};
 use crate::block::io_buffer::IoBuffer;
 use crate::block::node::Node;
-use crate::block::request::{Op, Request};
+use crate::block::request::{Op, Request, SECTOR};
 use crate::block::way::below::Below;
 
 /// A node below an image; see the head of this file.
@@ -145,7 +145,7 @@ unsafe fn lend(request: &mut Request, vectors: &[libc::iovec]) {
 
 impl Storage for NodeStorage {
     fn req_align(&self) -> usize {
-        usize::try_from(self.node.block_size()).unwrap_or(4096)
+        usize::try_from(self.node.block_size().max(SECTOR)).unwrap_or(4096)
     }
 
     fn size(&self) -> io::Result<u64> {
