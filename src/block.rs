@@ -57,6 +57,7 @@ mod format;
 mod gate;
 mod graph;
 mod image;
+mod image_info;
 mod io_buffer;
 mod node;
 mod options;
@@ -100,6 +101,9 @@ pub use gate::{ChannelOwner, Drained};
 pub use graph::{Edge, Parent};
 #[doc(hidden)]
 pub use graph::{EdgeInfo, NodeId, edges};
+// For the monitor's queries.
+#[doc(hidden)]
+pub use image_info::{ImageInfo, ImageSpecific, Qcow2Info, VmdkExtentInfo, VmdkInfo};
 pub use io_buffer::IoBuffer;
 pub use node::Node;
 pub use own_mount::OwnMount;

@@ -13,6 +13,7 @@ use super::common::CommonOptions;
 use super::gate::Gate;
 use super::graph::{Edge, NodeId, Parent};
 use super::image::Image;
+use super::image_info::ImageInfo;
 use super::node::Node;
 use super::way::Way;
 use crate::Result;
@@ -100,6 +101,16 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
     /// How many bytes of storage the image takes, if there is one.
     fn allocated(&self) -> Option<u64> {
         self.children().first()?.node().allocated()
+    }
+
+    /// What it knows of its image.
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::default()
+    }
+
+    /// Whether it does something with requests to its first child and has no data of its own.
+    fn is_filter(&self) -> bool {
+        false
     }
 
     /// How often the data was made durable so far.

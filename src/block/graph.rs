@@ -165,6 +165,7 @@ impl EdgeRecord {
 #[derive(Debug)]
 pub struct Edge {
     number: u64,
+    role: &'static str,
     target: Arc<EdgeTarget>,
     access: Access,
 }
@@ -193,6 +194,11 @@ impl Edge {
     /// The node in use, which may be another one after a drain.
     pub fn node(&self) -> Arc<Node> {
         self.target.node()
+    }
+
+    /// What the node is for the parent.
+    pub(super) fn role(&self) -> &'static str {
+        self.role
     }
 
     pub(super) fn target(&self) -> &Arc<EdgeTarget> {
@@ -255,7 +261,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
         on_resize: None,
         target: Arc::downgrade(&target),
     };
-    let number = record.number;
+    let (number, role) = (record.number, record.parent.role);
     let counts = record.counts();
     let mut edges = lock();
     let mut changed = edges.clone();
@@ -268,6 +274,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
     drop(before);
     Ok(Edge {
         number,
+        role,
         target,
         access,
     })

@@ -17,6 +17,7 @@ use super::drain::Crossing;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
+use super::image_info::ImageInfo;
 use super::permission::{Access, Permissions};
 use super::resize_pass::ResizePass;
 use super::watch::{self, WriteThreshold};
@@ -303,6 +304,26 @@ impl Node {
     /// How many bytes of storage the image takes, if it has one.
     pub fn allocated(&self) -> Option<u64> {
         self.state().driver.allocated()
+    }
+
+    /// What the driver knows of its image.
+    #[doc(hidden)] // for the monitor's queries
+    pub fn image_info(&self) -> ImageInfo {
+        self.state().driver.image_info()
+    }
+
+    /// The node whose requests it filters, if it is a filter.
+    #[doc(hidden)] // for the monitor's queries
+    pub fn filtered(&self) -> Option<Arc<Node>> {
+        let state = self.state();
+        let child = state.driver.children().first()?;
+        state.driver.is_filter().then(|| child.node())
+    }
+
+    /// The image behind this one.
+    #[doc(hidden)] // for the monitor's queries
+    pub fn backing(&self) -> Option<Arc<Node>> {
+        self.child_of("backing")
     }
 
     /// Whether the options ask for I/O past the page cache.

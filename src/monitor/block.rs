@@ -1,6 +1,7 @@
 //! The commands of the block layer: nodes come, go and change their length; queries about nodes.
 //!
 //! * `info`: what `query-block` and `query-named-block-nodes` say about a node
+//! * `image_info`: what both say about its image
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
 //! * `snapshot`: `blockdev-snapshot`, `transaction`
@@ -18,6 +19,7 @@ use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
 mod graph;
+mod image_info;
 mod info;
 mod reopen;
 mod snapshot;
@@ -35,8 +37,8 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&snapshot::TRANSACTION, snapshot::transaction);
     commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);
     commands.add_event(&threshold::WRITE_THRESHOLD);
-    commands.add(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
-    commands.add(&info::QUERY_BLOCK, info::devices);
+    commands.add_later(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);
+    commands.add_later(&info::QUERY_BLOCK, info::devices);
     commands.add(&stats::QUERY_BLOCKSTATS, stats::blockstats);
     commands.add(&graph::QUERY_BLOCK_GRAPH, graph::block_graph);
 }

@@ -46,14 +46,23 @@ impl Reply {
         self.complete(outcome.map(|()| Value::empty()));
     }
 
-    /// Answers with the outcome of `act`, which runs on a thread of its own and may wait.
+    /// Answers with an empty object when `act`, which runs on a thread of its own and may wait, has succeeded.
     pub(super) fn done_by_thread(
         self,
         name: &str,
         act: impl FnOnce() -> Result<()> + Send + 'static,
     ) {
+        self.by_thread(name, move || act().map(|()| Value::empty()));
+    }
+
+    /// Answers with the outcome of `act`, which runs on a thread of its own and may wait.
+    pub(super) fn by_thread(
+        self,
+        name: &str,
+        act: impl FnOnce() -> Result<Value> + Send + 'static,
+    ) {
         let thread = thread::Builder::new().name(name.to_owned());
-        let started = thread.spawn(move || self.done(act()));
+        let started = thread.spawn(move || self.complete(act()));
         // Without the thread, the dropped reply becomes an error.
         drop(started);
     }

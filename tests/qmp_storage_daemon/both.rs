@@ -129,22 +129,30 @@ impl Both {
 }
 
 /// Members of answers that `qctx` leaves out, which QEMU's schema allows.
-const ABSENT: [&str; 3] = ["format-specific", "driver-specific", "parent"];
+const ABSENT: [&str; 2] = ["driver-specific", "parent"];
 /// Numbers that differ by nature.
 const DIFFERENT: [&str; 4] = ["actual-size", "id", "child", "parent"];
 
 /// Where `ours` is not as `theirs`.
 pub(crate) fn difference(at: &str, theirs: &Value, ours: &Value) -> Option<String> {
     match (theirs, ours) {
-        (Value::Dict(members), Value::Dict(_)) => members.iter().find_map(|(name, wanted)| {
-            let at = format!("{at}.{name}");
-            match ours.member(name) {
-                None if ABSENT.contains(&name.as_str()) => None,
-                None => Some(format!("{at} is absent")),
-                Some(_) if DIFFERENT.contains(&name.as_str()) => None,
-                Some(found) => difference(&at, wanted, found),
-            }
-        }),
+        (Value::Dict(members), Value::Dict(own)) => {
+            let less = members.iter().find_map(|(name, wanted)| {
+                let at = format!("{at}.{name}");
+                match ours.member(name) {
+                    None if ABSENT.contains(&name.as_str()) => None,
+                    None => Some(format!("{at} is absent")),
+                    Some(_) if DIFFERENT.contains(&name.as_str()) => None,
+                    Some(found) => difference(&at, wanted, found),
+                }
+            });
+            let is_more = |name: &str| theirs.member(name).is_none();
+            let mut more = own.iter().filter(|(name, _)| is_more(name));
+            less.or_else(|| {
+                let (name, value) = more.next()?;
+                Some(format!("{at}.{name} is {value:?}, expected nothing"))
+            })
+        }
         (Value::List(theirs), Value::List(ours)) if theirs.len() == ours.len() => {
             let pairs = theirs.iter().zip(ours).enumerate();
             pairs.into_iter().find_map(|(index, (wanted, found))| {

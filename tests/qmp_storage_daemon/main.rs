@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod both;
+mod images;
 mod jobs;
 mod schema;
 

@@ -16,6 +16,7 @@ use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::request::{Finished, Op, Request};
 use crate::block::way::Way;
 use crate::block::way::below::Below;
@@ -125,6 +126,19 @@ impl BlockDriver for BlkdebugDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
+    }
+
+    /// As in QEMU, which does not say how much storage is below.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::passed_on(&self.child.node())
+    }
+
+    fn is_filter(&self) -> bool {
+        true
     }
 
     fn children(&self) -> &[Edge] {

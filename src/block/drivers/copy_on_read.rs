@@ -13,6 +13,7 @@ use super::{BLOCKDEV_REF, DriverType, child};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::io_buffer::IoBuffer;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
@@ -110,6 +111,14 @@ impl BlockDriver for CopyOnReadDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::passed_on(&self.child.node())
+    }
+
+    fn is_filter(&self) -> bool {
+        true
     }
 
     fn children(&self) -> &[Edge] {

@@ -10,6 +10,7 @@ use crate::block::common::{CommonOptions, unsafe_cache};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::image::{Image, OpenImage};
+use crate::block::image_info::{ImageInfo, ImageSpecific};
 use crate::block::way::Way;
 use crate::block::way::file::{Aio, FileWay};
 use crate::object::Options;
@@ -156,6 +157,14 @@ impl BlockDriver for FileDriver {
 
     fn allocated(&self) -> Option<u64> {
         self.image.allocated().ok()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo {
+            knows_dirty: true,
+            specific: Some(ImageSpecific::File),
+            ..ImageInfo::default()
+        }
     }
 
     fn data_syncs(&self) -> u64 {

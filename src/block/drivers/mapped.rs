@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
 use crate::block::request::{Request, SECTOR};
@@ -121,6 +122,7 @@ struct MappedDriver<M> {
     image: Arc<MappedImage<M>>,
     edges: Vec<Edge>,
     length: u64,
+    info: ImageInfo,
 }
 
 /// Checks that the options do not ask to write to the image.
@@ -139,7 +141,7 @@ pub(super) fn check_read_only(driver: Driver, node: &NewNode<'_>) -> Result<()> 
 
 /// The driver of an image of `length` bytes whose data is in `files`, the first of which names the image.
 pub(super) fn driver<M: BlockMap>(
-    driver: Driver,
+    (driver, info): (Driver, ImageInfo),
     node: &NewNode<'_>,
     files: Vec<Arc<Node>>,
     map: M,
@@ -149,6 +151,7 @@ pub(super) fn driver<M: BlockMap>(
         driver,
         edges: attach(&files, node)?,
         length: length / SECTOR * SECTOR,
+        info,
         image: Arc::new(MappedImage {
             map,
             files,
@@ -200,6 +203,10 @@ impl<M: BlockMap> BlockDriver for MappedDriver<M> {
 
     fn allocated(&self) -> Option<u64> {
         self.edges.iter().map(|edge| edge.node().allocated()).sum()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        self.info.clone()
     }
 
     fn children(&self) -> &[Edge] {

@@ -28,6 +28,7 @@ use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::errand;
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
 use crate::block::request::SECTOR;
@@ -80,6 +81,7 @@ struct Qcow2Driver {
     children: Vec<Edge>,
     read_only: bool,
     block_size: u64,
+    info: ImageInfo,
 }
 
 /// Which backing file an image gets.
@@ -184,6 +186,7 @@ pub(super) fn open_in_chain(
         data,
         backing,
     };
+    let info = header.image_info(file);
     let children = attach(&nodes, node, read_only)?;
     let places = match read_only {
         true => TablePlaces::new(&header, &[], &[]),
@@ -200,6 +203,7 @@ pub(super) fn open_in_chain(
         children,
         read_only,
         block_size,
+        info,
     }))
 }
 
@@ -359,6 +363,16 @@ impl BlockDriver for Qcow2Driver {
 
     fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        self.info.clone()
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        let own = |edge: &&Edge| matches!(edge.role(), "file" | "data-file");
+        let parts = self.children.iter().filter(own);
+        parts.map(|edge| edge.node().allocated()).sum()
     }
 
     fn write_back(&self) -> Result<()> {

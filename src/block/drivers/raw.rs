@@ -10,6 +10,7 @@ use super::{BLOCKDEV_REF, DriverType, child};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::permission::Access;
 use crate::block::request::{Finished, Op, Request, SECTOR};
@@ -146,6 +147,10 @@ impl BlockDriver for RawDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::passed_on(&self.child.node())
     }
 
     fn children(&self) -> &[Edge] {

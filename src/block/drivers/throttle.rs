@@ -12,6 +12,7 @@ use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::permission::Access;
 use crate::block::request::{Op, Request};
@@ -103,6 +104,14 @@ impl BlockDriver for ThrottleDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::passed_on(&self.child.node())
+    }
+
+    fn is_filter(&self) -> bool {
+        true
     }
 
     fn children(&self) -> &[Edge] {

@@ -14,6 +14,7 @@ use super::mapped::{
 use super::{BLOCKDEV_REF, DriverType, child};
 use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::request::SECTOR;
 use crate::object::Options;
@@ -57,7 +58,8 @@ pub(in crate::block) fn over(file: &Arc<Node>, node: &NewNode<'_>) -> Result<Box
     file.refresh_length().map_err(failed)?;
     let header = read_node(file, 0, HEADER_LEN).map_err(failed)?;
     let (map, length) = parse(HeaderFields(&header), file.length()).map_err(failed)?;
-    mapped::driver(Driver::Vdi, node, vec![Arc::clone(file)], map, length)
+    let kind = (Driver::Vdi, ImageInfo::with_clusters(BLOCK));
+    mapped::driver(kind, node, vec![Arc::clone(file)], map, length)
 }
 
 /// The map and the length of the disk, from the header of a file of `file_len` bytes.

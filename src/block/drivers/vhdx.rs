@@ -18,6 +18,7 @@ use super::mapped::{
 use super::{BLOCKDEV_REF, DriverType, child};
 use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::object::Options;
 use crate::schema::{Member, ValueType};
@@ -64,7 +65,8 @@ fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> 
 pub(in crate::block) fn over(file: &Arc<Node>, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let failed = |error| could_not_open(file, &error);
     let (map, length) = read_map(file).map_err(failed)?;
-    mapped::driver(Driver::Vhdx, node, vec![Arc::clone(file)], map, length)
+    let kind = (Driver::Vhdx, ImageInfo::with_clusters(map.block_size));
+    mapped::driver(kind, node, vec![Arc::clone(file)], map, length)
 }
 
 /// The map and the length of the disk.

@@ -20,6 +20,7 @@ use super::mapped::{
 use super::{BLOCKDEV_REF, DriverType, child};
 use crate::Result;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::image_info::{ImageInfo, ImageSpecific, VmdkExtentInfo, VmdkInfo};
 use crate::block::node::Node;
 use crate::block::request::SECTOR;
 use crate::object::Options;
@@ -66,6 +67,7 @@ struct NewImage {
     map: VmdkMap,
     files: Vec<Arc<Node>>,
     length: u64,
+    info: VmdkInfo,
 }
 
 /// Opens what `-blockdev driver=vmdk` describes.
@@ -77,8 +79,11 @@ fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> 
 /// Opens the image in `file`.
 pub(in crate::block) fn over(file: &Arc<Node>, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let image = NewImage::open(file).map_err(|error| could_not_open(file, &error))?;
-    let NewImage { map, files, length } = image;
-    mapped::driver(Driver::Vmdk, node, files, map, length)
+    let info = image.info();
+    let NewImage {
+        map, files, length, ..
+    } = image;
+    mapped::driver((Driver::Vmdk, info), node, files, map, length)
 }
 
 impl NewImage {
@@ -109,11 +114,13 @@ impl NewImage {
             let place = offset.zip(len.filter(|&len| len <= DESCRIPTOR_MAX));
             let place = place.ok_or_else(|| invalid("the VMDK descriptor is too large"))?;
             let text = read_node(file, place.0, usize::try_from(place.1).unwrap_or(0))?;
-            Descriptor::parse(&text)?.check_parent()?;
+            let descriptor = Descriptor::parse(&text)?;
+            descriptor.check_parent()?;
+            self.info = descriptor.info();
         }
         let (extent, length) = SparseExtent::open(file)?;
         let data = ExtentData::Sparse { file: 0, extent };
-        self.add(length, data)
+        self.add(length, data, "")
     }
 
     /// The image is a text that names its extents.
@@ -125,6 +132,7 @@ impl NewImage {
         let descriptor = Descriptor::parse(&read_node(file, 0, len)?)?;
         descriptor.check_parent()?;
         descriptor.check_type()?;
+        self.info = descriptor.info();
         for line in &descriptor.extents {
             let data = match line.kind {
                 ExtentKind::Zeroes => ExtentData::Zeroes,
@@ -134,7 +142,7 @@ impl NewImage {
                 },
                 ExtentKind::Sparse => self.sparse(&line.file, line.length, file)?,
             };
-            self.add(line.length, data)?;
+            self.add(line.length, data, line.kind_name)?;
         }
         Ok(())
     }
@@ -155,18 +163,46 @@ impl NewImage {
         Ok(self.files.len() - 1)
     }
 
-    fn add(&mut self, length: u64, data: ExtentData) -> Result<()> {
+    fn add(&mut self, length: u64, data: ExtentData, format: &str) -> Result<()> {
         let start = self.length;
         let end = start
             .checked_add(length)
             .filter(|&end| end <= DISK_SIZE_MAX);
         self.length = end.ok_or_else(|| invalid("the VMDK image is too large"))?;
+        self.describe(&data, length, format);
         self.map.0.push(PlacedExtent {
             start,
             length,
             data,
         });
         Ok(())
+    }
+
+    fn describe(&mut self, data: &ExtentData, length: u64, format: &str) {
+        let (file, sparse) = match data {
+            ExtentData::Zeroes => return,
+            ExtentData::Flat { file, .. } => (*file, None),
+            ExtentData::Sparse { file, extent } => (*file, Some(extent)),
+        };
+        let file = &self.files[file];
+        self.info.extents.push(VmdkExtentInfo {
+            file_name: file.filename().unwrap_or_else(|| file.name().to_owned()),
+            format: format.to_owned(),
+            length,
+            cluster_size: sparse.map(SparseExtent::grain),
+            is_compressed: sparse.is_some_and(SparseExtent::is_packed),
+        });
+    }
+
+    /// As in QEMU, the first extent stands for all.
+    fn info(&self) -> ImageInfo {
+        let first = self.info.extents.first();
+        ImageInfo {
+            knows_dirty: true,
+            cluster_size: first.and_then(|extent| extent.cluster_size),
+            specific: Some(ImageSpecific::Vmdk(self.info.clone())),
+            ..ImageInfo::default()
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::Result;
+use super::image_info::{IMAGE_INFO, file_name, image};
 use crate::block::{Node, edges};
+use crate::monitor::reply::Reply;
 use crate::object::{Dict, Options, Value};
 use crate::schema::{CommandType, EnumType, Member, NOTHING, ObjectType, ValueType};
 
@@ -43,17 +44,6 @@ static BLOCK_DEVICE_INFO: ObjectType = ObjectType::new(
 const DETECT_ZEROES: EnumType =
     EnumType::new("BlockdevDetectZeroesOptions", &["off", "on", "unmap"]);
 
-static IMAGE_INFO: ObjectType = ObjectType::new(
-    "ImageInfo",
-    &[
-        Member::new("filename", ValueType::Str),
-        Member::new("format", ValueType::Str),
-        Member::optional("dirty-flag", ValueType::Bool),
-        Member::optional("actual-size", ValueType::Int),
-        Member::new("virtual-size", ValueType::Int),
-    ],
-);
-
 static CACHE_INFO: ObjectType = ObjectType::new(
     "BlockdevCacheInfo",
     &[
@@ -63,23 +53,35 @@ static CACHE_INFO: ObjectType = ObjectType::new(
     ],
 );
 
-/// The newest node comes first, as in QEMU. `flat` changes nothing: an image is shown without those behind it.
-pub(super) fn named_nodes(_: Options) -> Result<Value> {
-    let nodes = Node::list();
-    Ok(nodes.iter().rev().map(|node| info(node)).collect())
+/// The newest node comes first, as in QEMU. `flat` leaves out the images behind an image, and does not count them. It runs on a thread of
+/// its own, because the file system of an image may keep it waiting.
+pub(super) fn named_nodes(mut arguments: Options, reply: Reply) {
+    let flat = match arguments.take_bool("flat") {
+        Ok(flat) => flat.unwrap_or(false),
+        Err(error) => return reply.complete(Err(error)),
+    };
+    reply.by_thread("query-named-block-nodes", move || {
+        let nodes = Node::list();
+        let chain_of = |node| match flat {
+            true => Vec::new(),
+            false => images_behind(node),
+        };
+        let infos = nodes.iter().rev();
+        Ok(infos.map(|node| info(node, &chain_of(node))).collect())
+    });
 }
 
-fn info(node: &Node) -> Value {
-    let filename = file_name(node);
-    let chain = backing_chain(node);
+/// What is said about a node, with the images in `chain` behind it.
+fn info(node: &Node, chain: &[Arc<Node>]) -> Value {
+    let depth = u64::try_from(chain.len()).unwrap_or(u64::MAX);
     let unlimited = ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"];
     let mut members: Dict = vec![
-        ("file".to_owned(), filename.as_str().into()),
+        ("file".to_owned(), file_name(node).into()),
         ("node-name".to_owned(), node.name().into()),
         ("ro".to_owned(), node.is_read_only().into()),
         ("drv".to_owned(), node.driver().name().into()),
         ("active".to_owned(), true.into()),
-        ("backing_file_depth".to_owned(), (chain.len() as u64).into()),
+        ("backing_file_depth".to_owned(), depth.into()),
         ("encrypted".to_owned(), false.into()),
         (
             "detect_zeroes".to_owned(),
@@ -89,44 +91,27 @@ fn info(node: &Node) -> Value {
             "write_threshold".to_owned(),
             node.write_threshold_offset().into(),
         ),
-        ("image".to_owned(), image(node, filename)),
+        ("image".to_owned(), image_with(node, chain)),
         ("cache".to_owned(), cache(node)),
     ];
-    if let Some(backing) = chain.first() {
-        members.push(("backing_file".to_owned(), file_name(backing).into()));
+    if let Some(backing) = node.backing() {
+        members.push(("backing_file".to_owned(), file_name(&backing).into()));
     }
     members.extend(unlimited.map(|name| (name.to_owned(), Value::Int(0))));
     Value::Dict(members)
 }
 
-fn file_name(node: &Node) -> String {
-    node.filename()
-        .unwrap_or_else(|| format!("{}://", node.driver().name()))
+/// The images behind a node, the next one first: what a filter filters, and what an image is over.
+fn images_behind(node: &Node) -> Vec<Arc<Node>> {
+    let next = |one: &Node| one.filtered().or_else(|| one.backing());
+    std::iter::successors(next(node), |last| next(last)).collect()
 }
 
-/// The images behind an image, the next one first.
-fn backing_chain(node: &Node) -> Vec<Arc<Node>> {
-    let (nodes, edges) = (Node::list(), edges());
-    let behind = |name: &str| {
-        let edge = edges.iter().find(|edge| {
-            edge.parent.kind() == "node"
-                && edge.parent.name() == name
-                && edge.parent.role() == "backing"
-        })?;
-        nodes.iter().find(|one| one.id() == edge.child).cloned()
-    };
-    std::iter::successors(behind(node.name()), |last| behind(last.name())).collect()
-}
-
-fn image(node: &Node, filename: String) -> Value {
-    let mut members: Dict = vec![
-        ("virtual-size".to_owned(), node.length().into()),
-        ("filename".to_owned(), filename.into()),
-        ("format".to_owned(), node.driver().name().into()),
-        ("dirty-flag".to_owned(), false.into()),
-    ];
-    if let Some(size) = node.allocated() {
-        members.push(("actual-size".to_owned(), size.into()));
+fn image_with(node: &Node, chain: &[Arc<Node>]) -> Value {
+    let mut members = image(node);
+    if let [next, behind @ ..] = chain {
+        let next = image_with(next, behind);
+        members.push(("backing-image".to_owned(), next));
     }
     Value::Dict(members)
 }
@@ -157,16 +142,18 @@ static BLOCK_INFO: ObjectType = ObjectType::new(
     ],
 );
 
-/// One entry for each device that uses a node.
-pub(super) fn devices(_: Options) -> Result<Value> {
-    let nodes = Node::list();
-    let edges = edges();
-    let of_devices = edges.iter().filter(|edge| edge.parent.kind() == "device");
-    let entries = of_devices.filter_map(|edge| {
-        let node = nodes.iter().find(|node| node.id() == edge.child)?;
-        Some(device(edge.parent.name(), node))
+/// One entry for each device that uses a node. On a thread as well.
+pub(super) fn devices(_: Options, reply: Reply) {
+    reply.by_thread("query-block", || {
+        let nodes = Node::list();
+        let edges = edges();
+        let of_devices = edges.iter().filter(|edge| edge.parent.kind() == "device");
+        let entries = of_devices.filter_map(|edge| {
+            let node = nodes.iter().find(|node| node.id() == edge.child)?;
+            Some(device(edge.parent.name(), node))
+        });
+        Ok(entries.collect())
     });
-    Ok(entries.collect())
 }
 
 fn device(id: &str, node: &Node) -> Value {
@@ -176,6 +163,6 @@ fn device(id: &str, node: &Node) -> Value {
         ("type", "unknown".into()),
         ("removable", false.into()),
         ("locked", false.into()),
-        ("inserted", info(node)),
+        ("inserted", info(node, &images_behind(node))),
     ])
 }

@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use crate::block::image_info::{ImageInfo, ImageSpecific, NamedBacking, Qcow2Info};
+use crate::block::node::Node;
 use crate::{Error, ErrorKind, Result};
 
 mod checks;
@@ -26,6 +28,8 @@ pub(super) const CORRUPT: u64 = 1 << 1;
 pub(super) const DATA_FILE: u64 = 1 << 2;
 pub(super) const COMPRESSION: u64 = 1 << 3;
 pub(super) const EXTENDED_L2: u64 = 1 << 4;
+
+const LAZY_REFCOUNTS: u64 = 1;
 
 pub(super) const BITMAPS: u64 = 1;
 pub(super) const RAW_DATA: u64 = 1 << 1;
@@ -50,6 +54,7 @@ pub(super) struct Qcow2Header {
     refcount_offset: u64,
     refcount_clusters: u32,
     incompatible: u64,
+    compatible: u64,
     autoclear: u64,
     refcount_order: u32,
     header_len: u32,
@@ -90,6 +95,7 @@ impl Qcow2Header {
             2 => {}
             3 => {
                 header.incompatible = u64_at(start, 72);
+                header.compatible = u64_at(start, 80);
                 header.autoclear = u64_at(start, 88);
                 header.refcount_order = u32_at(start, 96);
                 header.header_len = u32_at(start, 100);
@@ -148,6 +154,24 @@ impl Qcow2Header {
     /// Whether the guest's data is in a file of its own.
     pub(super) fn has_data_file(&self) -> bool {
         self.incompatible & DATA_FILE != 0
+    }
+
+    /// What it says about the image in `file`.
+    pub(super) fn image_info(&self, file: &Node) -> ImageInfo {
+        let format = self.backing_format.as_deref();
+        let backing = self.backing_file.as_deref();
+        let is_raw = self.autoclear & RAW_DATA != 0;
+        let data_name = || self.data_file.clone().unwrap_or_default();
+        ImageInfo {
+            backing: backing.map(|name| NamedBacking::new(name, format, file)),
+            specific: Some(ImageSpecific::Qcow2(Qcow2Info {
+                version: self.version,
+                lazy_refcounts: self.compatible & LAZY_REFCOUNTS != 0,
+                refcount_bits: 1 << self.refcount_order,
+                data_file: self.has_data_file().then(|| (data_name(), is_raw)),
+            })),
+            ..ImageInfo::with_clusters(self.cluster_size())
+        }
     }
 
     /// Where the L1 table is.

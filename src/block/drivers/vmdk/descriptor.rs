@@ -3,6 +3,7 @@
 
 use crate::Result;
 use crate::block::drivers::mapped::{invalid, unsupported};
+use crate::block::image_info::VmdkInfo;
 use crate::block::request::SECTOR;
 
 /// Each is an open file.
@@ -19,6 +20,7 @@ const TYPES: [&str; 4] = [
 #[derive(Debug, Default)]
 pub(super) struct Descriptor {
     create_type: String,
+    cid: u32,
     parent: Option<String>,
     pub(super) extents: Vec<ExtentLine>,
 }
@@ -29,6 +31,8 @@ pub(super) struct ExtentLine {
     /// In bytes.
     pub(super) length: u64,
     pub(super) kind: ExtentKind,
+    /// The kind, as the line has it.
+    pub(super) kind_name: &'static str,
     pub(super) file: String,
 }
 
@@ -72,6 +76,7 @@ impl Descriptor {
     fn take(&mut self, key: &str, value: &str) {
         match key {
             "createType" => value.clone_into(&mut self.create_type),
+            "CID" => self.cid = u32::from_str_radix(value, 16).unwrap_or(0),
             "parentCID" if value != NO_PARENT => self.parent = Some(value.to_owned()),
             _ => {}
         }
@@ -82,6 +87,16 @@ impl Descriptor {
         match self.parent {
             None => Ok(()),
             Some(_) => Err(unsupported("VMDK images with a parent are not supported")),
+        }
+    }
+
+    /// What queries show of it, without the extents. It stands alone.
+    pub(super) fn info(&self) -> VmdkInfo {
+        VmdkInfo {
+            create_type: self.create_type.clone(),
+            cid: self.cid,
+            parent_cid: u32::MAX,
+            extents: Vec::new(),
         }
     }
 
@@ -110,14 +125,16 @@ fn extent(line: &str) -> Result<Option<ExtentLine>> {
     let kind = words.next().ok_or_else(wrong)?;
     let rest = words.next().unwrap_or("").trim();
     let (file, offset) = file_and_offset(rest).unwrap_or(("", ""));
-    let kind = match kind {
-        "ZERO" => ExtentKind::Zeroes,
-        "SPARSE" => ExtentKind::Sparse,
-        "FLAT" | "VMFS" => {
-            let offset = if offset.is_empty() { "0" } else { offset };
-            let offset = sectors(Some(offset)).ok_or_else(wrong)?;
-            ExtentKind::Flat { offset }
-        }
+    let flat = || {
+        let offset = if offset.is_empty() { "0" } else { offset };
+        let offset = sectors(Some(offset)).ok_or_else(wrong)?;
+        Ok(ExtentKind::Flat { offset })
+    };
+    let (kind, kind_name) = match kind {
+        "ZERO" => (ExtentKind::Zeroes, "ZERO"),
+        "SPARSE" => (ExtentKind::Sparse, "SPARSE"),
+        "FLAT" => (flat()?, "FLAT"),
+        "VMFS" => (flat()?, "VMFS"),
         other => return Err(unsupported(format!("Unsupported extent type '{other}'"))),
     };
     if kind != ExtentKind::Zeroes && file.is_empty() {
@@ -126,6 +143,7 @@ fn extent(line: &str) -> Result<Option<ExtentLine>> {
     Ok(Some(ExtentLine {
         length,
         kind,
+        kind_name,
         file: file.to_owned(),
     }))
 }

@@ -54,6 +54,16 @@ impl SparseExtent {
         }
     }
 
+    /// The size of a grain in bytes.
+    pub(super) fn grain(&self) -> u64 {
+        self.grain
+    }
+
+    /// Whether grains are compressed.
+    pub(super) fn is_packed(&self) -> bool {
+        self.is_packed
+    }
+
     /// What is at byte `within` of the extent.
     pub(super) async fn find(
         &self,
