@@ -22,9 +22,10 @@
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `drain`: the drain of whole nodes, under which the graph is changed
 //! * `change`: nodes are opened anew and edges moved, all or nothing
-//! * `way`: a queue's way to the data: files, null disks, and layers whose requests are tasks
+//! * `way`: a queue's way to the data: files, null disks, layers whose requests are tasks, and what marks writes in bitmaps
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `watch`: zeroes in writes, and the write threshold
+//! * `dirty_bitmap`, `write_record`: what was written to a node since some moment
 //! * `throttle`: I/O limits and the groups that share them
 //! * `drivers`: `raw`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
@@ -47,6 +48,7 @@ mod change;
 mod channel;
 mod common;
 mod create;
+mod dirty_bitmap;
 mod drain;
 mod driver;
 mod drivers;
@@ -82,6 +84,7 @@ mod transfer;
 mod watch;
 mod way;
 mod write_order;
+mod write_record;
 
 pub use backend::BlockBackend;
 pub use change::GraphChange;
@@ -90,6 +93,9 @@ pub use common::DetectZeroes;
 // For the monitor.
 #[doc(hidden)]
 pub use create::{BLOCKDEV_CREATE_OPTIONS, create};
+pub use dirty_bitmap::DirtyBitmap;
+pub use dirty_bitmap::bits::{Dirtied, DirtyBits};
+pub use dirty_bitmap::frozen::FrozenBits;
 pub use drain::{DrainedNodes, Draining, drain};
 pub use driver::Driver;
 pub use drivers::backing::allow_image_folder;
@@ -114,6 +120,7 @@ pub use snapshot::snapshot;
 pub use status::BlockStatus;
 #[doc(hidden)]
 pub use stream::{BLOCK_STREAM_OPTIONS, stream};
+pub use write_record::WriteRecord;
 
 /// Makes the types of objects known that belong to the block layer: `throttle-group`, `tls-creds-x509`.
 pub fn register_types() {

@@ -87,6 +87,11 @@ impl Channel {
         channel
     }
 
+    #[cfg(test)]
+    pub(super) fn is_marking(&self) -> bool {
+        matches!(self.way, Way::Marking(_))
+    }
+
     /// The node to which requests go.
     pub fn node(&self) -> &Arc<Node> {
         &self.node

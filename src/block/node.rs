@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::common::{CommonOptions, DetectZeroes};
+use super::dirty_bitmap::DirtyBitmap;
+use super::dirty_bitmap::list::NodeBitmaps;
 use super::drain::Crossing;
 use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
@@ -50,6 +52,7 @@ pub struct Node {
     byte_order: Arc<WriteOrder>,
     crossing: Crossing,
     write_threshold: Arc<WriteThreshold>,
+    bitmaps: NodeBitmaps,
 }
 
 /// What becomes another one when the node is opened anew.
@@ -103,6 +106,7 @@ impl Node {
             byte_order: Arc::default(),
             crossing: Crossing::default(),
             write_threshold: Arc::default(),
+            bitmaps: NodeBitmaps::default(),
             state: Mutex::new(Arc::new(NodeState {
                 driver,
                 common: common.clone(),
@@ -268,7 +272,14 @@ impl Node {
     pub(super) fn update_length(&self) -> Result<()> {
         let updating = lock(&self.length_update);
         let length = self.state().driver.length()?;
-        let before = self.length.swap(length, Ordering::Relaxed);
+        let before = self.length();
+        if length > before {
+            self.bitmaps.resize(length);
+        }
+        self.length.store(length, Ordering::Relaxed);
+        if length < before {
+            self.bitmaps.resize(length);
+        }
         drop(updating);
         if before != length {
             graph::tell_resized(self.id);
@@ -359,9 +370,9 @@ impl Node {
             true => {
                 let state = self.state();
                 let detect_zeroes = state.common.detect_zeroes;
-                watch::open_way(detect_zeroes, &self.write_threshold, gate, |same| {
-                    state.driver.open_way(same)
-                })
+                let open = |same: &Arc<Gate>| state.driver.open_way(same);
+                let way = watch::open_way(detect_zeroes, &self.write_threshold, gate, open);
+                self.bitmaps.mark(way)
             }
             false => Way::Absent,
         }
@@ -391,6 +402,24 @@ impl Node {
     /// What it does with writes that are all zeroes.
     pub fn detect_zeroes(&self) -> DetectZeroes {
         self.state().common.detect_zeroes
+    }
+
+    /// Its dirty bitmaps.
+    pub(super) fn bitmaps(&self) -> &NodeBitmaps {
+        &self.bitmaps
+    }
+
+    /// Gives the node the bitmap that `make` makes for its length. The node is drained.
+    pub(super) fn add_bitmap(
+        &self,
+        make: impl FnOnce(u64) -> Result<DirtyBitmap>,
+    ) -> Result<Arc<DirtyBitmap>> {
+        // Its length is that of the node until it is in the list.
+        let updating = lock(&self.length_update);
+        let bitmap = Arc::new(make(self.length())?);
+        self.bitmaps.add(&bitmap);
+        drop(updating);
+        Ok(bitmap)
     }
 
     /// The channels that pass through the node.

@@ -12,11 +12,13 @@ use super::request::{Finished, Request, Submission};
 
 pub(super) mod below;
 pub(super) mod file;
+pub(super) mod marking;
 pub(super) mod nbd;
 pub(super) mod null;
 pub(super) mod task;
 
 use file::FileWay;
+use marking::MarkingWay;
 use nbd::NbdWay;
 use null::NullWay;
 use task::TaskWay;
@@ -30,6 +32,8 @@ pub(super) enum Way {
     File(Box<FileWay>),
     Nbd(Box<NbdWay>),
     Tasks(Box<TaskWay>),
+    /// One of the others, to a node that has bitmaps.
+    Marking(Box<MarkingWay>),
 }
 
 impl Way {
@@ -45,6 +49,7 @@ impl Way {
             Way::File(file) => file.submit(request, budget),
             Way::Nbd(nbd) => nbd.submit(request),
             Way::Tasks(tasks) => tasks.submit(request, budget),
+            Way::Marking(marking) => marking.submit(request, budget),
         }
     }
 
@@ -56,6 +61,7 @@ impl Way {
             Way::File(file) => file.flush_submissions(),
             Way::Nbd(nbd) => nbd.flush_submissions(),
             Way::Tasks(tasks) => tasks.flush_submissions(),
+            Way::Marking(marking) => marking.flush_submissions(),
         }
     }
 
@@ -66,6 +72,7 @@ impl Way {
             Way::File(file) => file.reap(budget, finished),
             Way::Nbd(nbd) => nbd.reap(finished),
             Way::Tasks(tasks) => tasks.reap(budget, finished),
+            Way::Marking(marking) => marking.reap(budget, finished),
         }
     }
 }
