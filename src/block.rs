@@ -27,7 +27,7 @@
 //! * `watch`: zeroes in writes, and the write threshold
 //! * `dirty_bitmap`, `write_record`: what was written to a node since some moment
 //! * `throttle`: I/O limits and the groups that share them
-//! * `drivers`: `raw`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
+//! * `drivers`: `raw`, `copy-before-write`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `stream`: the job that frees an image from its backing files; `error_policy`: what jobs do about errors

@@ -127,9 +127,9 @@ impl Channel {
         self.pool.push(request);
     }
 
-    /// How many requests have not come back yet.
+    /// How many requests have not come back yet. What they have left to be done counts as well.
     pub fn in_flight(&self) -> usize {
-        self.below + self.held.len()
+        self.below + self.held.len() + self.gate.background()
     }
 
     /// Starts a request. While the channel is held, the request waits for the release.
@@ -164,7 +164,7 @@ impl Channel {
 
     /// Appends what is finished to `finished`, and goes on with what is not.
     pub fn reap(&mut self, finished: &mut Vec<Finished>) {
-        if self.below > 0 {
+        if self.below > 0 || self.gate.background() > 0 {
             let before = finished.len();
             self.way.reap(&mut self.budget, finished);
             self.below -= finished.len() - before;
@@ -206,7 +206,7 @@ impl Channel {
     /// Opens or gives up the way, and holds requests back, as drains demand.
     fn follow_gate(&mut self) {
         loop {
-            match self.gate.check(self.below == 0) {
+            match self.gate.check(self.below + self.gate.background() == 0) {
                 GateVerdict::Plug => {
                     self.node = self.target.node();
                     self.block_size = self.least_block_size.max(self.node.block_size());

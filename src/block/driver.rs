@@ -35,6 +35,8 @@ pub enum Driver {
     Nbd,
     /// `blkdebug`: another node, with requests that fail or wait as rules say.
     Blkdebug,
+    /// `copy-before-write`: another node, whose data is copied to a target before it changes.
+    CopyBeforeWrite,
     /// `copy-on-read`: another node, which keeps what is read from its backing files.
     CopyOnRead,
     /// `throttle`: another node, with requests that wait as a throttle group's limits say.
@@ -58,6 +60,7 @@ impl Driver {
             Driver::NullCo => "null-co",
             Driver::Nbd => "nbd",
             Driver::Blkdebug => "blkdebug",
+            Driver::CopyBeforeWrite => "copy-before-write",
             Driver::CopyOnRead => "copy-on-read",
             Driver::Throttle => "throttle",
             Driver::Vdi => "vdi",
@@ -89,6 +92,11 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
 
     /// The unit of offsets and lengths.
     fn block_size(&self) -> u64;
+
+    /// The unit in which the image has its data, if it has one.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
 
     /// Whether nothing can be written.
     fn is_read_only(&self) -> bool;
@@ -167,6 +175,16 @@ impl NewNode<'_> {
             Some(_) => parent.renewed(),
             None => parent,
         }
+    }
+
+    /// The same for a node that leaves the child alone while nobody uses the node.
+    pub(super) fn as_parent_when_used(&self, role: &'static str) -> Parent {
+        self.as_parent(role).when_used()
+    }
+
+    /// The same for a child behind the node, which others may change if the node's users let others change the node.
+    pub(super) fn as_parent_in_front(&self, role: &'static str) -> Parent {
+        self.as_parent(role).in_front()
     }
 
     /// The same for a node that uses the child in its own way, whatever its own users do.

@@ -17,6 +17,7 @@ use crate::{Error, ErrorKind, Result};
 pub(super) mod backing;
 mod blkdebug;
 pub(super) mod child;
+pub(super) mod copy_before_write;
 pub(super) mod copy_on_read;
 pub(super) mod file;
 mod mapped;
@@ -39,8 +40,9 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 12] = [
+const DRIVERS: [&DriverType; 13] = [
     &blkdebug::BLKDEBUG,
+    &copy_before_write::COPY_BEFORE_WRITE,
     &copy_on_read::COPY_ON_READ,
     &file::FILE,
     &file::HOST_DEVICE,

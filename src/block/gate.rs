@@ -17,7 +17,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gsource::{AioContext, Bh};
@@ -51,6 +51,8 @@ pub(super) struct Gate {
     is_hurried: AtomicBool,
     /// For an [errand](super::errand): drains of nodes do not concern it.
     is_errand: bool,
+    /// Work of the way that no request waits for.
+    background: AtomicUsize,
     /// How many ways were given up.
     plug: AtomicU64,
     /// How many of them are gone.
@@ -148,6 +150,7 @@ impl Gate {
                 is_held: AtomicBool::new(false),
                 is_hurried: AtomicBool::new(false),
                 is_errand,
+                background: AtomicUsize::new(0),
                 plug: AtomicU64::new(0),
                 gone: AtomicU64::new(0),
                 state: Mutex::default(),
@@ -195,6 +198,22 @@ impl Gate {
         if is_hurried {
             self.schedule();
         }
+    }
+
+    /// How many pieces of work the way has that no request waits for. The channel is not quiet before they have ended.
+    #[inline]
+    pub(super) fn background(&self) -> usize {
+        self.background.load(Ordering::Relaxed)
+    }
+
+    /// A piece of such work begins. On the home.
+    pub(super) fn background_begins(&self) {
+        self.background.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A piece of such work has ended. On the home, while the channel reaps.
+    pub(super) fn background_ends(&self) {
+        self.background.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Begins a drain of the channel alone.

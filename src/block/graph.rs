@@ -51,6 +51,19 @@ fn fresh_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// What the parents of a node mean for its use of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// They use the child through the node.
+    Through,
+    /// Nothing: the node uses the child in a way of its own.
+    Separate,
+    /// As `Through`. Without parents, the node does not use the child at all.
+    WhenUsed,
+    /// Nothing, but if they all let others write the node, the node lets others write the child, too.
+    Backing,
+}
+
 /// A user of a node: a device, an export, a job, or a node above.
 #[derive(Clone, Debug)]
 pub struct Parent {
@@ -60,8 +73,8 @@ pub struct Parent {
     role: &'static str,
     /// Set if the parent is a node.
     node: Option<NodeId>,
-    /// What the node's own parents need and share ends there. Otherwise they use the child through it.
-    is_separate: bool,
+    /// How much of its own parents' use of it reaches the child.
+    reach: Reach,
     /// The node is being opened anew: its edges count with the whole change.
     is_new: bool,
 }
@@ -74,7 +87,7 @@ impl Parent {
             name: name.into(),
             role: "root",
             node: None,
-            is_separate: false,
+            reach: Reach::Through,
             is_new: false,
         }
     }
@@ -86,7 +99,7 @@ impl Parent {
             name: name.to_owned(),
             role,
             node: Some(id),
-            is_separate: false,
+            reach: Reach::Through,
             is_new: false,
         }
     }
@@ -95,7 +108,26 @@ impl Parent {
     #[must_use]
     pub(super) fn separate(self) -> Parent {
         Parent {
-            is_separate: true,
+            reach: Reach::Separate,
+            ..self
+        }
+    }
+
+    /// The same parent, which uses the child only while it is used itself.
+    #[must_use]
+    pub(super) fn when_used(self) -> Parent {
+        Parent {
+            reach: Reach::WhenUsed,
+            ..self
+        }
+    }
+
+    /// The same parent, whose child is behind it. Others may change the child as long as all parents of the node accept that the
+    /// node changes.
+    #[must_use]
+    pub(super) fn in_front(self) -> Parent {
+        Parent {
+            reach: Reach::Backing,
             ..self
         }
     }
@@ -158,6 +190,30 @@ impl EdgeRecord {
     /// Whether the edge is a part of the graph already.
     fn counts(&self) -> bool {
         !self.parent.is_new
+    }
+
+    /// What the parent and those above it do, if `edges` are all others.
+    fn total_among(&self, edges: &[EdgeRecord]) -> Access {
+        let Some(node) = self.parent.node else {
+            return self.own;
+        };
+        let above = edges
+            .iter()
+            .filter(|above| above.child == node && above.counts());
+        let mut above = above.map(|above| above.total).peekable();
+        let is_used = above.peek().is_some();
+        let sum = above.fold(Access::NEUTRAL, Access::and);
+        match self.parent.reach {
+            Reach::Through => self.own.and(sum),
+            Reach::Separate => self.own,
+            Reach::WhenUsed if is_used => self.own.and(sum),
+            Reach::WhenUsed => Access::NEUTRAL,
+            Reach::Backing if sum.shares.contains(Permissions::WRITE) => Access {
+                shares: Permissions::ALL,
+                ..self.own
+            },
+            Reach::Backing => self.own,
+        }
     }
 }
 
@@ -251,7 +307,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
         ));
     }
     let target = EdgeTarget::new(node);
-    let record = EdgeRecord {
+    let mut record = EdgeRecord {
         number: fresh_number(),
         parent,
         child: node.id(),
@@ -265,6 +321,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
     let counts = record.counts();
     let mut edges = lock();
     let mut changed = edges.clone();
+    record.total = record.total_among(&changed);
     changed.push(record);
     if counts {
         settle(&mut changed, node.id())?;
@@ -350,7 +407,6 @@ fn edges_to(node: NodeId) -> Vec<EdgeRecord> {
 
 /// Checks the edges to `node` against each other, and carries their sum on to the edges below it.
 fn settle(edges: &mut [EdgeRecord], node: NodeId) -> Result<()> {
-    let mut sum = Access::NEUTRAL;
     for (index, edge) in edges.iter().enumerate() {
         if edge.child != node || !edge.counts() {
             continue;
@@ -361,14 +417,13 @@ fn settle(edges: &mut [EdgeRecord], node: NodeId) -> Result<()> {
             check_pair(edge, other)?;
             check_pair(other, edge)?;
         }
-        sum = sum.and(edge.total);
     }
     let below = |edge: &EdgeRecord| {
-        edge.parent.node == Some(node) && !edge.parent.is_separate && edge.counts()
+        edge.parent.node == Some(node) && edge.parent.reach != Reach::Separate && edge.counts()
     };
     for index in 0..edges.len() {
         if below(&edges[index]) {
-            edges[index].total = edges[index].own.and(sum);
+            edges[index].total = edges[index].total_among(edges);
             let child = edges[index].child;
             settle(edges, child)?;
         }

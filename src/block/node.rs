@@ -293,6 +293,11 @@ impl Node {
         self.block_size.load(Ordering::Relaxed)
     }
 
+    /// The unit in which its image has the data, if it has one.
+    pub(super) fn cluster_size(&self) -> Option<u64> {
+        self.state().driver.cluster_size()
+    }
+
     /// Whether its name is the id of a `-drive` and not a node-name.
     pub fn is_drive(&self) -> bool {
         self.is_drive.load(Ordering::Relaxed)

@@ -46,7 +46,8 @@ pub enum Op {
     },
     /// Says what the range is, or how it begins, without reading it; see [`Request::status`].
     BlockStatus,
-    /// Makes the node itself have what its backing file has of the range. What is read stays the same.
+    /// Copies the range to where the node copies: an image gets what its backing file has, a target what the node above it has. What
+    /// is read stays the same.
     Populate,
 }
 
@@ -99,6 +100,8 @@ pub struct Request {
     pub(super) byte_turn: Option<WriteTurn>,
     /// [`Op::WriteZeroes`] fails with ENOTSUP rather than write zeroes.
     pub(super) is_fast: bool,
+    /// [`Op::Populate`] has failed at what it copies to, and not at what it copies from.
+    pub(super) failed_at_target: bool,
     /// Memory that it owns. It is the only segment then.
     buffer: Option<IoBuffer>,
     status: BlockStatus,
@@ -123,6 +126,7 @@ impl Request {
             turn: None,
             byte_turn: None,
             is_fast: false,
+            failed_at_target: false,
             buffer: None,
             status: BlockStatus::default(),
             segments: Vec::new(),
@@ -146,6 +150,7 @@ impl Request {
         self.delays = 0;
         self.byte_turn = None;
         self.is_fast = false;
+        self.failed_at_target = false;
         self.buffer = None;
         self.status = BlockStatus::default();
         self.segments.clear();

@@ -101,7 +101,8 @@ impl Rig {
     /// A channel to `node`, which may have others.
     pub(super) fn over(node: &Arc<Node>) -> Rig {
         let read = Permissions::CONSISTENT_READ;
-        Rig::with_needs(node, read.and(Permissions::WRITE))
+        let write = Permissions::WRITE.and(Permissions::WRITE_UNCHANGED);
+        Rig::with_needs(node, read.and(write))
     }
 
     /// The same, for reading alone.

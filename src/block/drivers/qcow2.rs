@@ -226,7 +226,7 @@ fn attach(nodes: &ImageNodes, node: &NewNode<'_>, read_only: bool) -> Result<Vec
         edges.push(data.attach(parent("data-file"), own)?);
     }
     if let Some(backing) = &nodes.backing {
-        edges.push(backing.attach(parent("backing"), reader)?);
+        edges.push(backing.attach(node.as_parent_in_front("backing"), reader)?);
     }
     Ok(edges)
 }
@@ -359,6 +359,10 @@ impl BlockDriver for Qcow2Driver {
 
     fn block_size(&self) -> u64 {
         self.block_size
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.image.cluster_size())
     }
 
     fn is_read_only(&self) -> bool {

@@ -112,16 +112,7 @@ fn settle_all(edges: &mut [EdgeRecord]) -> Result<()> {
     for _ in 0..edges.len() {
         let before: Vec<Access> = edges.iter().map(|edge| edge.total).collect();
         for index in 0..edges.len() {
-            let edge = &edges[index];
-            if let Some(parent) = edge.parent.node
-                && !edge.parent.is_separate
-            {
-                let above = edges
-                    .iter()
-                    .filter(|above| above.child == parent && above.counts());
-                let total = above.fold(edge.own, |sum, above| sum.and(above.total));
-                edges[index].total = total;
-            }
+            edges[index].total = edges[index].total_among(edges);
         }
         if edges.iter().map(|edge| edge.total).eq(before) {
             break;

@@ -87,7 +87,7 @@ impl Below {
     pub(in crate::block) fn reap(&self) {
         let budget = &mut *self.queue.budget();
         let mut state = self.state();
-        if state.slots.is_empty() {
+        if state.slots.is_empty() && self.queue.gate().background() == 0 {
             return;
         }
         let mut finished = mem::take(&mut state.finished);

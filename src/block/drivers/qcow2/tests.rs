@@ -289,7 +289,7 @@ fn one_base_serves_two_images_and_keeps_writers_away() {
     });
     let writer = Access {
         needs: Permissions::WRITE,
-        shares: Permissions::ALL,
+        shares: Permissions::ALL.without(Permissions::WRITE),
     };
     let uses = tops
         .each_ref()
@@ -301,6 +301,32 @@ fn one_base_serves_two_images_and_keeps_writers_away() {
     drop((uses, tops));
     assert!(base.attach(Parent::new("device", "other"), writer).is_ok());
     Node::remove("qcow2-base").unwrap();
+}
+
+#[test]
+fn a_base_may_change_under_an_image_whose_users_let_others_change_it() {
+    let folder = Folder::new();
+    let file = folder.put("base.raw", &[7; 4096]);
+    let text = format!(
+        "node-name=changing-base,driver=file,filename={}",
+        file.display()
+    );
+    let base = Node::open_blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
+    let disk = Access {
+        needs: Permissions::WRITE,
+        shares: Permissions::ALL.without(Permissions::WRITE),
+    };
+    let writer = base.attach(Parent::new("device", "disk"), disk).unwrap();
+    let path = folder.put("a.qcow2", &image(&Fields::default()));
+    let top = open(&path, ",backing=changing-base").unwrap();
+    let copies = Access {
+        shares: Permissions::ALL,
+        ..disk
+    };
+    assert!(top.attach(Parent::new("device", "disk2"), disk).is_err());
+    assert!(top.attach(Parent::new("job", "copies"), copies).is_ok());
+    drop((writer, top));
+    Node::remove("changing-base").unwrap();
 }
 
 /// Some requests of each kind, which may fail, and a flush.

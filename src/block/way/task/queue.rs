@@ -8,7 +8,9 @@
 //! not schedule the gate, because the home looks at the list again before it leaves.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::mem;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gsource::{AioContext, Clock, Sleep};
@@ -16,13 +18,17 @@ use gsource::{AioContext, Clock, Sleep};
 use crate::block::budget::Budget;
 use crate::block::gate::Gate;
 
+/// Work that no request waits for.
+pub(in crate::block) type BackgroundTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What the tasks of one way share; see the head of this file.
-#[derive(Debug)]
 pub(in crate::block) struct TaskQueue {
     gate: Arc<Gate>,
     wakes: Mutex<Wakes>,
     /// That of the channel's batch, while the channel has called the way.
     budget: Mutex<Budget>,
+    /// Work that a task has left behind, until the set takes it.
+    left_behind: Mutex<Vec<BackgroundTask>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +43,7 @@ impl TaskQueue {
             gate: Arc::clone(gate),
             wakes: Mutex::default(),
             budget: Mutex::new(Budget::BATCH),
+            left_behind: Mutex::default(),
         })
     }
 
@@ -57,6 +64,21 @@ impl TaskQueue {
     /// Ends after `delay_ns` of real time.
     pub(in crate::block) fn sleep_ns(&self, delay_ns: i64) -> Sleep {
         self.aio().sleep_ns(Clock::Realtime, delay_ns)
+    }
+
+    /// Lets `work` go on when the task that has begun it ends. The channel is not quiet before it has ended.
+    pub(in crate::block) fn leave_behind(&self, work: BackgroundTask) {
+        self.gate.background_begins();
+        lock(&self.left_behind).push(work);
+        self.gate.schedule();
+    }
+
+    /// The work that was left behind.
+    pub(super) fn take_left_behind(&self) -> Vec<BackgroundTask> {
+        match self.gate.background() {
+            0 => Vec::new(),
+            _ => mem::take(&mut *lock(&self.left_behind)),
+        }
     }
 
     /// Puts a task on the list.
@@ -97,7 +119,15 @@ impl TaskQueue {
     }
 }
 
-/// Both are consistent after every single operation on them.
+impl fmt::Debug for TaskQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskQueue")
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All are consistent after every single operation on them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

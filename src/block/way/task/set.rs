@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::Task;
-use super::queue::TaskQueue;
+use super::queue::{BackgroundTask, TaskQueue};
 use crate::block::request::Finished;
 
 /// How often tasks are polled per iteration of the home. The others wait for the next one, so that neighbours on the same
@@ -28,9 +28,14 @@ pub(super) struct TaskSet {
 }
 
 struct Place {
-    task: Option<Task>,
+    work: Option<Work>,
     wake: Arc<PlaceWake>,
     waker: Waker,
+}
+
+enum Work {
+    Request(Task),
+    Background(BackgroundTask),
 }
 
 /// What a waker does.
@@ -64,13 +69,20 @@ impl TaskSet {
 
     /// Polls a new task once, and keeps it unless it has finished.
     pub(super) fn start(&mut self, task: Task) -> Option<Finished> {
+        self.add(Work::Request(task))
+    }
+
+    fn add(&mut self, work: Work) -> Option<Finished> {
         let index = self.free.pop().unwrap_or_else(|| self.add_place());
-        self.places[index].task = Some(task);
+        self.places[index].work = Some(work);
         self.poll(index)
     }
 
     /// Polls the tasks that were woken, and those that they wake.
     pub(super) fn poll_woken(&mut self, finished: &mut Vec<Finished>) {
+        for work in self.queue.take_left_behind() {
+            self.add(Work::Background(work));
+        }
         let mut left = POLLS_MAX;
         loop {
             if self.woken.is_empty() {
@@ -94,13 +106,20 @@ impl TaskSet {
         let place = &mut self.places[index];
         // Before the poll: a wake from here on may be for what the poll does not see any more.
         place.wake.is_woken.store(false, Ordering::Release);
-        let task = place.task.as_mut()?;
-        match task.as_mut().poll(&mut Context::from_waker(&place.waker)) {
+        let context = &mut Context::from_waker(&place.waker);
+        let polled = match place.work.as_mut()? {
+            Work::Request(task) => task.as_mut().poll(context).map(Some),
+            Work::Background(work) => work.as_mut().poll(context).map(|()| None),
+        };
+        match polled {
             Poll::Pending => None,
             Poll::Ready(finished) => {
-                place.task = None;
+                place.work = None;
                 self.free.push(index);
-                Some(finished)
+                if finished.is_none() {
+                    self.queue.gate().background_ends();
+                }
+                finished
             }
         }
     }
@@ -113,7 +132,7 @@ impl TaskSet {
             queue: Arc::clone(&self.queue),
         });
         self.places.push(Place {
-            task: None,
+            work: None,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
         });
@@ -125,7 +144,7 @@ impl Drop for TaskSet {
     /// Tasks in flight are leaked: the kernel may be using memory that they keep.
     fn drop(&mut self) {
         for place in &mut self.places {
-            mem::forget(place.task.take());
+            mem::forget(place.work.take());
         }
     }
 }

@@ -1,0 +1,114 @@
+//! What a `copy-before-write` node knows of its clusters. All queues share it, and the job that has made the node.
+//!
+//! # Invariants
+//! 1. Who copies, changes or hides clusters has the lock on their range, exclusively. Who reads clusters as they were has it shared. So
+//!    while one reads what is not copied, no copy of it ends, and no write to it begins.
+//! 2. A cluster that need not be copied any more stays so.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::cluster_set::ClusterSet;
+use crate::block::range_lock::RangeLock;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(in crate::block) struct CopyState {
+    length: u64,
+    cluster_size: u64,
+    ranges: Arc<RangeLock>,
+    clusters: Mutex<Clusters>,
+}
+
+#[derive(Debug)]
+struct Clusters {
+    /// Those that need not be copied any more.
+    settled: ClusterSet,
+    /// Those that were copied.
+    copied: ClusterSet,
+    /// The negative errno of the copy that broke the old data.
+    broken: Option<i32>,
+}
+
+impl Clusters {
+    fn next_needed(&self, numbers: Range<u64>) -> Option<Range<u64>> {
+        if self.broken.is_some() {
+            return None;
+        }
+        let first = self.settled.find(numbers.clone(), false)?;
+        let end = self.settled.find(first..numbers.end, true);
+        Some(first..end.unwrap_or(numbers.end))
+    }
+
+    fn set_copied(&mut self, numbers: Range<u64>) {
+        self.settled.insert(numbers.clone());
+        self.copied.insert(numbers);
+    }
+}
+
+impl CopyState {
+    /// All of `length` bytes is to be copied.
+    pub(super) fn new(length: u64, cluster_size: u64) -> CopyState {
+        let count = length.div_ceil(cluster_size);
+        CopyState {
+            length,
+            cluster_size,
+            ranges: Arc::default(),
+            clusters: Mutex::new(Clusters {
+                settled: ClusterSet::below(count),
+                copied: ClusterSet::below(count),
+                broken: None,
+            }),
+        }
+    }
+
+    pub(in crate::block) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(in crate::block) fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
+    pub(super) fn ranges(&self) -> &Arc<RangeLock> {
+        &self.ranges
+    }
+
+    /// The clusters that `range` touches, as bytes.
+    pub(super) fn around(&self, range: &Range<u64>) -> Range<u64> {
+        self.bytes(self.numbers(range))
+    }
+
+    /// The first clusters of `range` that are still to be copied, as bytes. None if the old data is lost.
+    pub(in crate::block) fn next_needed(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let needed = self.clusters().next_needed(self.numbers(range))?;
+        Some(self.bytes(needed))
+    }
+
+    /// Clusters were copied.
+    pub(super) fn set_copied(&self, range: &Range<u64>) {
+        let numbers = self.numbers(range);
+        self.clusters().set_copied(numbers);
+    }
+
+    /// A copy has failed, and the old data is lost.
+    pub(super) fn break_with(&self, result: i32) {
+        self.clusters().broken.get_or_insert(result);
+    }
+
+    fn numbers(&self, range: &Range<u64>) -> Range<u64> {
+        let end = range.end.min(self.length).div_ceil(self.cluster_size);
+        range.start / self.cluster_size..end
+    }
+
+    fn bytes(&self, numbers: Range<u64>) -> Range<u64> {
+        let end = numbers.end.saturating_mul(self.cluster_size);
+        numbers.start * self.cluster_size..end.min(self.length)
+    }
+
+    /// The sets are consistent after every single operation on them.
+    fn clusters(&self) -> MutexGuard<'_, Clusters> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
