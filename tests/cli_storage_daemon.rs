@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use support::deadline::{DEADLINE, wait_for};
 use support::directory::TestDir;
+use support::pki;
 use support::process::{Process, qctx};
 use support::qmp::Client;
 use support::skip::skip;
@@ -173,17 +174,22 @@ fn a_monitor_with_wait_is_ready_when_its_client_is_there() {
     process.ends_well();
 }
 
-/// The options in the README's table, in the order of its lines, without the file if none can be mounted.
-fn options_of_the_readme(has_fuse: bool) -> String {
+/// The options in the README's table, in the order of its lines, without the file if none can be mounted, and
+/// without TLS if there are no certificates.
+fn options_of_the_readme(has_fuse: bool, has_tls: bool) -> String {
     let (_, section) = README
         .split_once("### Instead of qemu-storage-daemon")
         .unwrap();
     let (section, _) = section.split_once("###").unwrap();
     let lines = section.lines().filter(|line| line.contains("| `--"));
     let mut options: Vec<_> = lines.map(|line| line.split('`').nth(1).unwrap()).collect();
-    assert_eq!(options.len(), 13, "{options:?}");
+    assert_eq!(options.len(), 14, "{options:?}");
     options.retain(|option| has_fuse || !option.starts_with("--export fuse"));
-    options.join(" ")
+    if has_tls {
+        return options.join(" ");
+    }
+    options.retain(|option| !option.starts_with("--object tls"));
+    options.join(" ").replace(",tls-creds=tls0", "")
 }
 
 /// All lines together, with the other word as well.
@@ -197,15 +203,20 @@ fn the_lines_of_the_readme_work_with_one_word_changed() {
     if let Err(error) = &fuse {
         skip(format!("/dev/fuse: {error}"));
     }
+    let no_tls = pki::missing().inspect(|reason| skip(reason));
     let theirs = has_theirs.then(|| OsStr::new(STORAGE_DAEMON).to_owned());
     for program in theirs.into_iter().chain([qctx()]) {
         let directory = TestDir::new();
         directory.image("disk0.raw", 1);
         directory.image("disk1.raw", 1);
+        if no_tls.is_none() {
+            pki::make(&directory.file("pki"), "disks.example");
+        }
         let mountpoint = directory.file("disk0.fuse");
         fs::write(&mountpoint, "").unwrap();
         let listener = UnixListener::bind(directory.socket("client.sock")).unwrap();
-        let script = format!(r#"exec "$0" {}"#, options_of_the_readme(fuse.is_ok()));
+        let options = options_of_the_readme(fuse.is_ok(), no_tls.is_none());
+        let script = format!(r#"exec "$0" {options}"#);
         let mut shell = Command::new("timeout");
         shell.args(["60", "sh", "-c", &script]).arg(&program);
         let output = shell.current_dir(directory.path()).output().unwrap();

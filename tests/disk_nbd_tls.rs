@@ -107,6 +107,58 @@ fn data_survives_under_tls() {
     }
 }
 
+#[test]
+fn data_survives_under_tls_between_two_programs_of_ours() {
+    if let Some(reason) = pki::missing() {
+        return skip(reason);
+    }
+    let dir = directory();
+    let pki = dir.file("pki");
+    let creds_server = format!("tls-creds-x509,id=t,dir={},endpoint=server", pki.display());
+    let far = TestDir::new();
+    let image = dir.file("disk.raw");
+    let file = format!("file,node-name=f0,filename={}", image.display());
+    let offer = [
+        "-object",
+        "iothread,id=io0",
+        "-object",
+        &creds_server,
+        "-blockdev",
+        &file,
+        "-nbd-server",
+        "addr.type=unix,addr.path=nbd.sock,tls-creds=t",
+        "-export",
+        "nbd,id=e0,node-name=f0,writable=on,iothread=io0",
+    ];
+    let peer = Server::start(&far, &offer);
+    let far_socket = far.socket("nbd.sock");
+    let node = format!(
+        "driver=nbd,node-name=n0,export=f0,server.type=unix,server.path={}{NAMED}",
+        far_socket.display()
+    );
+    let creds = creds(&pki);
+    let arguments = [
+        "-object",
+        "qcontext,id=ctx0,threaded=on",
+        "-object",
+        &creds,
+        "-blockdev",
+        &node,
+        "-device",
+        "virtio-blk,id=disk0,drive=n0,x-data-plane=on,context=ctx0,num-queues=4,vhost-user=d0.sock",
+    ];
+    let server = Server::start(&dir, &arguments);
+    let socket = dir.socket("d0.sock");
+    let mut guest = Guest::connect(&socket, 4, 256, true, Shadow::MEMORY).unwrap();
+    let mut shadow = Shadow::new(vec![0; SIZE / 2], 7);
+    shadow.run(&mut guest, 60);
+    drop(guest);
+    assert!(server.quit().success());
+    assert!(peer.quit().success());
+    let found = std::fs::read(&image).unwrap();
+    assert!(found[..SIZE / 2] == *shadow.bytes());
+}
+
 /// What `qctx` says when it does not start.
 fn refused(creds: &str, node: &str) -> String {
     let (status, _, error) = outcome(&run(&["-object", creds, "-blockdev", node]));

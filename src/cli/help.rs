@@ -34,8 +34,10 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -object iothread,id=ID[,poll-max-ns=N][,poll-grow=N][,poll-shrink=N][,thread-pool-min=N][,thread-pool-max=N]
           [,cpu-affinity=N|N-M]...[,nice=N][,sched-policy=POLICY]
                  the same with a thread of its own
-  -object tls-creds-x509,id=ID,dir=PATH[,endpoint=client]
-                 certificates for TLS with the file names of QEMU: ca-cert.pem, client-cert.pem, client-key.pem
+  -object tls-creds-x509,id=ID,dir=PATH[,endpoint=client|server][,verify-peer=on|off][,sanity-check=on|off]
+                 certificates for TLS with the file names of QEMU: ca-cert.pem, ca-crl.pem, and client-cert.pem and
+                 client-key.pem or server-cert.pem and server-key.pem. A server with 'verify-peer=off' asks its clients
+                 for no certificate. With 'sanity-check=off' the own one may be old, or of another authority
   -object throttle-group,id=ID[,limits.LIMIT=N...]
                  limits per second, shared by the nodes that name the group: iops-total, iops-read, iops-write,
                  bps-total, bps-read, bps-write, each also with -max and -max-length for a burst, and iops-size
@@ -83,11 +85,13 @@ Options (one or two dashes, in any order; objects are created first, monitors la
         [,allow-other=on|off|auto][,iothread=ID]
                  a node as a file, which is mounted over the regular file FILE. With 'growable=on' writes beyond its end
                  make the node longer. With 'allow-other=on' other users may open it, with 'auto' if that is possible
-  -nbd-server addr.type=unix,addr.path=PATH[,max-connections=N][,handshake-max-seconds=N]
+  -nbd-server addr.type=unix,addr.path=PATH[,tls-creds=ID][,max-connections=N]
+        [,handshake-max-seconds=N]
   -nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,...]
   -nbd-server addr.type=fd,addr.str=FD[,...]
                  an NBD server at a Unix socket, a TCP port, or a listening socket that the program inherits. By default
-                 it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit
+                 it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit. With
+                 'tls-creds' it talks under TLS only
   -export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,description=TEXT][,writable=on|off][,allocation-depth=on|off]
         [,iothread=ID]
                  a node for the clients of the NBD server, under the name of the node or another one

@@ -1,11 +1,14 @@
 //! The NBD server, as the command line and the monitor start and stop it. Names, order and error texts are QEMU's.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::nbd::listener::NbdListener;
 use super::nbd::server::{self, ServerLimits};
 use super::nbd::{NBD, not_running};
 use super::registry;
 use crate::block::Node;
+use crate::nbd::tls_creds::TlsCreds;
 use crate::object::{Dict, Options, Value};
 use crate::schema::{self, Case, Member, ObjectType, ValueType, Variants};
 use crate::socket_address::SOCKET_ADDRESS;
@@ -110,16 +113,21 @@ fn start(mut options: Options, kind: &str, mut address: Options) -> Result<()> {
         max_connections: number("max-connections", MAX_CONNECTIONS)?,
         handshake_max_seconds: number("handshake-max-seconds", HANDSHAKE_MAX_SECONDS)?,
     };
-    if let Some(id) = options.take_str("tls-creds")? {
-        let message = format!("No TLS credentials with id '{id}'");
-        return Err(Error::new(ErrorKind::NotFound, message));
-    }
+    let tls = match options.take_str("tls-creds")? {
+        Some(id) => Some(server_creds(&id)?),
+        None => None,
+    };
     if options.take_str("tls-authz")?.is_some() {
-        return Err(invalid(
-            "TLS authorization is only used with TLS".to_owned(),
-        ));
+        let message = "tls-authz is not supported: every client with a certificate of the authority is served";
+        return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    server::start(|| NbdListener::open(kind, &mut address), limits)
+    server::start(|| NbdListener::open(kind, &mut address), limits, tls)
+}
+
+fn server_creds(id: &str) -> Result<Arc<TlsCreds>> {
+    let creds = TlsCreds::find(id)?;
+    creds.server()?;
+    Ok(creds)
 }
 
 /// Stops the server, ends its exports, calls `gone` with the id of each that has ended, and `done` at the end. If it does not run, `done` gets an error.

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
 use super::send::send;
 
@@ -31,7 +31,7 @@ pub(crate) enum StreamSocket {
 /// A connection; see the head of this file.
 pub(crate) struct NbdStream {
     socket: StreamSocket,
-    tls: Option<Box<ClientConnection>>,
+    tls: Option<Box<Connection>>,
 }
 
 impl NbdStream {
@@ -50,7 +50,17 @@ impl NbdStream {
         name: ServerName<'static>,
     ) -> io::Result<()> {
         let session = ClientConnection::new(Arc::clone(config), name).map_err(invalid)?;
-        self.tls = Some(Box::new(session));
+        self.tls = Some(Box::new(session.into()));
+        Ok(())
+    }
+
+    /// Goes on under TLS, as the server.
+    ///
+    /// # Errors
+    /// The configuration cannot be used.
+    pub(crate) fn accept_tls(&mut self, config: &Arc<ServerConfig>) -> io::Result<()> {
+        let session = ServerConnection::new(Arc::clone(config)).map_err(invalid)?;
+        self.tls = Some(Box::new(session.into()));
         Ok(())
     }
 
@@ -66,15 +76,31 @@ impl NbdStream {
         self.flush().map(drop)
     }
 
-    /// Reads what is there.
+    /// Reads what is there. If that is less than the buffer takes, the socket has no more, or the connection has ended.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing; others if the connection is lost. 0 bytes are its end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.tls.is_none() {
+            return retry(|| self.socket.read(buffer));
+        }
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_record(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                // The next read finds it again.
+                Err(_) if filled > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads from the records that have come, or from the next ones.
+    fn read_record(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let Some(tls) = &mut self.tls else {
-                return retry(|| self.socket.read(buffer));
-            };
+            let tls = self.tls.as_mut().ok_or(io::ErrorKind::NotConnected)?;
             match tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.take_records()?,
                 outcome => return outcome,
@@ -82,11 +108,14 @@ impl NbdStream {
         }
     }
 
-    /// Whether a read has bytes without the socket.
+    /// Whether a read has something without the socket: bytes, the end, or an error.
     pub(crate) fn has_more(&mut self) -> bool {
-        let tls = self.tls.as_mut();
-        let state = tls.and_then(|tls| tls.process_new_packets().ok());
-        state.is_some_and(|state| state.plaintext_bytes_to_read() > 0)
+        let state = self.tls.as_mut().map(|tls| tls.process_new_packets());
+        state.is_some_and(|state| {
+            state.map_or(true, |state| {
+                state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()
+            })
+        })
     }
 
     /// Takes what the socket has for TLS.
@@ -95,6 +124,8 @@ impl NbdStream {
         let Some(tls) = tls else {
             return Ok(());
         };
+        // An error stays.
+        tls.process_new_packets().map_err(invalid)?;
         let count = retry(|| tls.read_tls(socket))?;
         let processed = tls.process_new_packets();
         if count == 0 && tls.is_handshaking() {
@@ -104,22 +135,6 @@ impl NbdStream {
         let sent = self.flush();
         processed.map_err(invalid)?;
         sent.map(drop)
-    }
-
-    /// Writes what fits.
-    ///
-    /// # Errors
-    /// `WouldBlock` if nothing does; others if the connection is lost.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else {
-            return retry(|| self.socket.write(bytes));
-        };
-        let count = tls.writer().write(bytes)?;
-        self.flush()?;
-        match count {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            count => Ok(count),
-        }
     }
 
     /// Ends TLS, if the socket takes that.
@@ -146,16 +161,33 @@ impl NbdStream {
         Ok(false)
     }
 
-    /// Writes what the socket takes of several pieces.
+    /// Whether TLS has bytes that the socket has not taken.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Writes what fits.
     ///
     /// # Errors
-    /// `WouldBlock` if it takes nothing; the kernel's if the connection is lost.
+    /// `WouldBlock` if nothing does; others if the connection is lost.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    /// Writes what fits of several pieces.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing does; others if the connection is lost.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if self.tls.is_some() {
-            let first = slices.iter().find(|slice| !slice.is_empty());
-            return first.map_or(Ok(0), |slice| self.write(slice));
+        let Some(tls) = &mut self.tls else {
+            return retry(|| send(self.socket.as_fd(), slices));
+        };
+        let count = tls.writer().write_vectored(slices)?;
+        self.flush()?;
+        match count {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
         }
-        retry(|| send(self.socket.as_fd(), slices))
     }
 }
 

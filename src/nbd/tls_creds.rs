@@ -1,7 +1,6 @@
-//! Certificates for TLS as an object: `-object tls-creds-x509,id=tls0,dir=PATH,endpoint=client`.
+//! Certificates for TLS as an object: `-object tls-creds-x509,id=tls0,dir=PATH,endpoint=client|server`.
 //!
-//! The directory has QEMU's file names: `ca-cert.pem`, which the peer's certificate must come from, and `client-cert.pem` with
-//! `client-key.pem`, which are optional.
+//! Names, defaults and error texts are QEMU's. [`folder`] says which files the directory has.
 //!
 //! # Threads
 //! Objects are made and deleted by the monitor's thread; any thread may find them. The configuration never changes.
@@ -9,29 +8,48 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::object::types::{self, Type};
 use crate::object::{Object, Options, Property, Value, not_found, not_writable, tree};
 use crate::{Error, ErrorKind, Result};
+
+mod folder;
+
+use folder::CredsFolder;
 
 const TYPE: &str = "tls-creds-x509";
 
 /// Certificates; see the head of this file.
 pub(crate) struct TlsCreds {
     dir: String,
-    pub(crate) client: Arc<ClientConfig>,
+    verify_peer: bool,
+    sanity_check: bool,
+    endpoint: TlsEndpoint,
+}
+
+/// For which end of a connection they are.
+enum TlsEndpoint {
+    Client(Arc<ClientConfig>),
+    Server(Arc<ServerConfig>),
+}
+
+impl TlsEndpoint {
+    fn name(&self) -> &'static str {
+        match self {
+            TlsEndpoint::Client(_) => "client",
+            TlsEndpoint::Server(_) => "server",
+        }
+    }
 }
 
 impl fmt::Debug for TlsCreds {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("TlsCreds")
             .field("dir", &self.dir)
+            .field("endpoint", &self.endpoint.name())
             .finish_non_exhaustive()
     }
 }
@@ -46,60 +64,46 @@ impl TlsCreds {
     /// The object of that name.
     ///
     /// # Errors
-    /// `NotFound` if there is none.
+    /// `NotFound` if there is none; it is of another type.
     pub(crate) fn find(id: &str) -> Result<Arc<TlsCreds>> {
-        all().get(id).and_then(Weak::upgrade).ok_or_else(|| {
-            let message = format!("No TLS credentials with id '{id}'");
-            Error::new(ErrorKind::NotFound, message)
+        let found = all().get(id).and_then(Weak::upgrade);
+        found.ok_or_else(|| match tree::resolve(&format!("/objects/{id}")) {
+            Ok(_) => {
+                let message = format!("Object with id '{id}' is not TLS credentials");
+                Error::new(ErrorKind::InvalidArgument, message)
+            }
+            Err(_) => {
+                let message = format!("No TLS credentials with id '{id}'");
+                Error::new(ErrorKind::NotFound, message)
+            }
         })
     }
 
-    fn load(dir: String) -> Result<TlsCreds> {
-        let folder = Path::new(&dir);
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&folder.join("ca-cert.pem"))? {
-            let added = roots.add(certificate);
-            added.map_err(|error| unusable(&folder.join("ca-cert.pem"), &error))?;
+    /// How to do TLS as a client.
+    ///
+    /// # Errors
+    /// They are a server's.
+    pub(crate) fn client(&self) -> Result<&Arc<ClientConfig>> {
+        match &self.endpoint {
+            TlsEndpoint::Client(config) => Ok(config),
+            TlsEndpoint::Server(_) => Err(wrong_endpoint("client")),
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let versions = versions.map_err(|error| unusable(folder, &error))?;
-        let builder = versions.with_root_certificates(roots);
-        let own = folder.join("client-cert.pem");
-        let client = if own.exists() {
-            let key = key(&folder.join("client-key.pem"))?;
-            let with_own = builder.with_client_auth_cert(certificates(&own)?, key);
-            with_own.map_err(|error| unusable(&own, &error))?
-        } else {
-            builder.with_no_client_auth()
-        };
-        let client = Arc::new(client);
-        Ok(TlsCreds { dir, client })
+    }
+
+    /// How to do TLS as a server.
+    ///
+    /// # Errors
+    /// They are a client's.
+    pub(crate) fn server(&self) -> Result<&Arc<ServerConfig>> {
+        match &self.endpoint {
+            TlsEndpoint::Server(config) => Ok(config),
+            TlsEndpoint::Client(_) => Err(wrong_endpoint("server")),
+        }
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let bytes = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(unusable(path, &"there is no certificate")),
-        Err(error) => Err(unusable(path, &error)),
-    }
-}
-
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| unusable(path, &error))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let what = || format!("Unable to access credentials {}", path.display());
-    std::fs::read(path).map_err(|error| Error::os(what(), error))
-}
-
-fn unusable(path: &Path, why: &dyn fmt::Display) -> Error {
-    let message = format!("Unable to import credentials {}: {why}", path.display());
+fn wrong_endpoint(expected: &str) -> Error {
+    let message = format!("Expected TLS credentials for a {expected} endpoint");
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
@@ -109,7 +113,14 @@ pub(crate) fn register() {
         name: TYPE,
         parent: "object",
         properties: properties(),
-        options: vec![("dir", "str"), ("endpoint", "str"), ("verify-peer", "bool")],
+        options: vec![
+            ("dir", "string"),
+            ("endpoint", "client|server"),
+            ("passwordid", "string"),
+            ("priority", "string"),
+            ("sanity-check", "bool"),
+            ("verify-peer", "bool"),
+        ],
         option_types: &[],
         create: Some(create),
     });
@@ -120,27 +131,15 @@ fn properties() -> Vec<Property> {
         ("type", "string"),
         ("dir", "string"),
         ("endpoint", "string"),
+        ("sanity-check", "bool"),
         ("verify-peer", "bool"),
     ];
     all.map(|(name, kind)| Property::new(name, kind)).into()
 }
 
 fn create(id: &str, mut options: Options) -> Result<Arc<dyn Object>> {
-    let dir = options
-        .take_str("dir")?
-        .ok_or_else(|| Error::new(ErrorKind::MissingArgument, "Missing 'dir' property value"))?;
-    let unsupported = |message: &'static str| Err(Error::new(ErrorKind::Unsupported, message));
-    if !matches!(
-        options.take_str("endpoint")?.as_deref(),
-        None | Some("client")
-    ) {
-        return unsupported("Only TLS credentials with endpoint=client are supported");
-    }
-    if options.take_bool("verify-peer")? == Some(false) {
-        return unsupported("verify-peer=off is not supported with endpoint=client");
-    }
+    let creds = Arc::new(load(&mut options)?);
     options.finish()?;
-    let creds = Arc::new(TlsCreds::load(dir)?);
     let object: Arc<dyn Object> = Arc::new(CredsObject {
         id: id.to_owned(),
         creds: Arc::clone(&creds),
@@ -148,6 +147,50 @@ fn create(id: &str, mut options: Options) -> Result<Arc<dyn Object>> {
     tree::add_child(&format!("/objects/{id}"), Arc::clone(&object))?;
     all().insert(id.to_owned(), Arc::downgrade(&creds));
     Ok(object)
+}
+
+fn load(options: &mut Options) -> Result<TlsCreds> {
+    let unsupported = |message: &'static str| Error::new(ErrorKind::Unsupported, message);
+    if options.take_str("priority")?.is_some() {
+        return Err(unsupported(
+            "priority is not supported: TLS 1.2 and 1.3 with safe ciphers are used",
+        ));
+    }
+    if options.take_str("passwordid")?.is_some() {
+        return Err(unsupported(
+            "passwordid is not supported: the key must not be encrypted",
+        ));
+    }
+    let wanted = options.take_str("endpoint")?;
+    let is_server = match wanted.as_deref() {
+        None | Some("client") => false,
+        Some("server") => true,
+        Some(other) => {
+            let message = format!("Parameter 'endpoint' does not accept value '{other}'");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+    };
+    let verify_peer = options.take_bool("verify-peer")?.unwrap_or(true);
+    if !verify_peer && !is_server {
+        return Err(unsupported(
+            "verify-peer=off is not supported with endpoint=client",
+        ));
+    }
+    let sanity_check = options.take_bool("sanity-check")?.unwrap_or(true);
+    let dir = options
+        .take_str("dir")?
+        .ok_or_else(|| Error::new(ErrorKind::MissingArgument, "Missing 'dir' property value"))?;
+    let folder = CredsFolder::open(&dir)?;
+    let endpoint = match is_server {
+        true => TlsEndpoint::Server(Arc::new(folder.server(verify_peer, sanity_check)?)),
+        false => TlsEndpoint::Client(Arc::new(folder.client(sanity_check)?)),
+    };
+    Ok(TlsCreds {
+        dir,
+        verify_peer,
+        sanity_check,
+        endpoint,
+    })
 }
 
 struct CredsObject {
@@ -168,8 +211,9 @@ impl Object for CredsObject {
         match name {
             "type" => Ok(TYPE.into()),
             "dir" => Ok(self.creds.dir.as_str().into()),
-            "endpoint" => Ok("client".into()),
-            "verify-peer" => Ok(Value::Bool(true)),
+            "endpoint" => Ok(self.creds.endpoint.name().into()),
+            "sanity-check" => Ok(Value::Bool(self.creds.sanity_check)),
+            "verify-peer" => Ok(Value::Bool(self.creds.verify_peer)),
             _ => Err(not_found(TYPE, name)),
         }
     }
@@ -179,7 +223,7 @@ impl Object for CredsObject {
         Err(not_writable(TYPE, name))
     }
 
-    /// Nodes that use it have a reference of their own, under the lock of the list.
+    /// Nodes and the server that use it have a reference of their own, under the lock of the list.
     fn retire(&self) -> Result<()> {
         let mut all = all();
         if Arc::strong_count(&self.creds) > 1 {

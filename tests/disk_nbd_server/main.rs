@@ -8,6 +8,7 @@
 mod hostile;
 mod limits;
 mod peer;
+mod tls;
 mod tools;
 
 use std::io::Read;

@@ -12,10 +12,10 @@ use support::qemu_img::qemu_img;
 use support::random::Random;
 use support::skip::skip;
 
-const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+pub(crate) const STORAGE_DAEMON: &str = "qemu-storage-daemon";
 
 /// Whether these programs can be run; says which one cannot.
-fn are_installed(programs: &[&str]) -> bool {
+pub(crate) fn are_installed(programs: &[&str]) -> bool {
     let missing = programs
         .iter()
         .find(|program| Command::new(program).arg("--version").output().is_err());
@@ -26,7 +26,7 @@ fn are_installed(programs: &[&str]) -> bool {
 }
 
 /// What a tool prints.
-fn printed(directory: &Path, program: &str, arguments: &[&str]) -> String {
+pub(crate) fn printed(directory: &Path, program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(directory);
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -281,6 +281,54 @@ fn exports_come_and_go_as_in_the_storage_daemon() {
     both.alike(&with("blockdev-del", r#""node-name":"f0""#));
 }
 
+#[test]
+fn tls_credentials_have_the_storage_daemons_answers() {
+    if let Some(reason) = support::pki::missing() {
+        return support::skip::skip(reason);
+    }
+    let Some(mut both) = Both::start(&NODES) else {
+        return;
+    };
+    for daemon in [&both.theirs, &both.ours] {
+        support::pki::make(&daemon.directory.file("pki"), "disks.example");
+    }
+    let creds = |id: &str, more: &str| {
+        let arguments = format!(r#""qom-type":"tls-creds-x509","id":"{id}","dir":"pki"{more}"#);
+        with("object-add", &arguments)
+    };
+    let start = |id: &str| {
+        let address = r#"{"type":"unix","data":{"path":"nbd.sock"}}"#;
+        let arguments = format!(r#""addr":{address},"tls-creds":"{id}""#);
+        with("nbd-server-start", &arguments)
+    };
+    let connect = |id: &str| {
+        add(&format!(
+            r#""driver":"nbd","node-name":"n1","server":{{"type":"unix","path":"x"}},"tls-creds":"{id}","tls-hostname":"x""#
+        ))
+    };
+    for request in [
+        with("object-add", r#""qom-type":"iothread","id":"io0""#),
+        with("object-add", r#""qom-type":"tls-creds-x509","id":"x""#),
+        creds("x", r#","endpoint":"both""#),
+        creds("x", r#","verify-peer":1"#),
+        creds("client", ""),
+        creds("server", r#","endpoint":"server","verify-peer":false"#),
+        creds("server", r#","endpoint":"server""#),
+        start("nosuch"),
+        start("io0"),
+        start("client"),
+        connect("nosuch"),
+        connect("io0"),
+        connect("server"),
+        start("server"),
+        with("object-del", r#""id":"client""#),
+        plain("nbd-server-stop"),
+        with("object-del", r#""id":"server""#),
+    ] {
+        both.alike(&request);
+    }
+}
+
 /// `block-export-add` of a node for NBD clients with these arguments.
 fn nbd(arguments: &str) -> String {
     with("block-export-add", &format!(r#""type":"nbd",{arguments}"#))

@@ -80,6 +80,7 @@ fn take_tls(keys: &mut Options, address: &SocketAddress) -> Result<Option<TlsOpt
         return Ok(None);
     };
     let creds = TlsCreds::find(&id)?;
+    creds.client()?;
     let name = name.or_else(|| match address {
         SocketAddress::Inet { host, .. } => Some(host.clone()),
         SocketAddress::Unix(_) => None,

@@ -48,6 +48,8 @@ pub(super) struct NbdConnection {
     weight: usize,
     /// No more requests come.
     is_deaf: bool,
+    /// No more replies can be sent.
+    is_mute: bool,
 }
 
 /// What was received and not yet taken.
@@ -99,6 +101,7 @@ impl NbdConnection {
             outbox: VecDeque::new(),
             weight: 0,
             is_deaf: false,
+            is_mute: false,
         }
     }
 
@@ -110,16 +113,16 @@ impl NbdConnection {
     fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
         let is_over = self.client.is_over(context);
         if is_over {
-            self.is_deaf = true;
+            (self.is_deaf, self.is_mute) = (true, true);
         }
         for _ in 0..ROUNDS_MAX {
-            self.take_replies(context, is_over);
-            if self.send(context).is_err() {
-                self.is_deaf = true;
+            self.take_replies(context);
+            if !self.is_mute && self.send(context).is_err() {
+                (self.is_deaf, self.is_mute) = (true, true);
                 self.outbox.clear();
             }
             if self.is_deaf {
-                return match self.requests.len() == 0 && self.outbox.is_empty() {
+                return match self.requests.len() == 0 && self.has_said_all() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,
                 };
@@ -134,11 +137,15 @@ impl NbdConnection {
         Poll::Pending
     }
 
-    fn take_replies(&mut self, context: &Context<'_>, is_over: bool) {
+    fn has_said_all(&self) -> bool {
+        self.is_mute || (self.outbox.is_empty() && !self.socket.has_unsent())
+    }
+
+    fn take_replies(&mut self, context: &Context<'_>) {
         let outbox = &mut self.outbox;
         self.requests
             .poll_woken(context.waker(), |reply| outbox.push_back(reply));
-        if is_over {
+        if self.is_mute {
             outbox.clear();
         }
     }
@@ -161,7 +168,10 @@ impl NbdConnection {
                 self.outbox.pop_front();
             }
         }
-        Ok(())
+        match self.socket.poll_flush(context) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Takes requests in, as many as the limits allow, and starts them.

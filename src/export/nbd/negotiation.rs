@@ -5,10 +5,14 @@
 //! # Invariants
 //! 1. An option's data is read only if it is at most [`OPTION_MAX`] bytes long. Longer data is skipped. The deadline of the
 //!    server ends a client that does not come to an end.
+//! 2. A server with certificates says nothing of its exports before TLS, and what was read in the clear before it means nothing
+//!    after it.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;
+
+use rustls::ServerConfig;
 
 use super::execute::ConnectionTerms;
 use super::offer::NbdOffer;
@@ -32,16 +36,20 @@ const PREFERRED_BLOCK: u32 = 4096;
 
 /// What the server says of itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ServerTraits {
+pub(super) struct ServerTraits<'a> {
     /// A client may open several connections.
     pub(super) multi_conn: bool,
+    /// TLS comes before everything else.
+    pub(super) tls: Option<&'a Arc<ServerConfig>>,
 }
 
 /// A negotiation under way.
 #[derive(Debug)]
 pub(super) struct Negotiation<'a> {
     socket: &'a mut NbdSocket,
-    server: ServerTraits,
+    server: ServerTraits<'a>,
+    /// TLS has begun.
+    is_secure: bool,
     no_zeroes: bool,
     style: ReplyStyle,
     /// What the client has chosen, and of which export.
@@ -65,7 +73,7 @@ impl Negotiation<'_> {
     /// The connection is lost, or the client breaks the protocol.
     pub(super) async fn run(
         socket: &mut NbdSocket,
-        server: ServerTraits,
+        server: ServerTraits<'_>,
     ) -> io::Result<Option<ConnectionTerms>> {
         let flags = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
         socket.write_all(&Greeting { flags }.encode()).await?;
@@ -78,6 +86,7 @@ impl Negotiation<'_> {
         let mut negotiation = Negotiation {
             socket,
             server,
+            is_secure: false,
             no_zeroes: answer & client_flag::NO_ZEROES != 0,
             style: ReplyStyle::Simple,
             contexts: None,
@@ -120,26 +129,69 @@ impl Negotiation<'_> {
         if !is_fixed && number != option::EXPORT_NAME {
             return Err(io::ErrorKind::InvalidData.into());
         }
+        match (self.server.tls, self.is_secure) {
+            (Some(tls), false) => self.insecure_option(number, &data, tls).await,
+            _ => self.allowed_option(number, &data).await,
+        }
+    }
+
+    /// Answers an option before TLS, where there must be TLS.
+    async fn insecure_option(
+        &mut self,
+        number: u32,
+        data: &[u8],
+        tls: &Arc<ServerConfig>,
+    ) -> io::Result<OptionOutcome> {
+        let is_start = number == option::STARTTLS;
+        if is_start && data.is_empty() {
+            self.acknowledge(number).await?;
+            self.socket.accept_tls(tls).await?;
+            self.is_secure = true;
+            return Ok(OptionOutcome::Replied);
+        }
+        if is_start {
+            self.refuse_length(number).await?;
+            return Ok(OptionOutcome::Abort);
+        }
+        if number == option::EXPORT_NAME {
+            // There is no reply for an error.
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let text = format!("Option 0x{number:x} not permitted before TLS");
+        let refused = self.refuse(number, option_reply::ERR_TLS_REQD, &text).await;
         match number {
-            option::EXPORT_NAME => self.export_name(&data).await,
+            option::ABORT => Ok(OptionOutcome::Abort),
+            _ => refused,
+        }
+    }
+
+    async fn allowed_option(&mut self, number: u32, data: &[u8]) -> io::Result<OptionOutcome> {
+        match number {
+            option::EXPORT_NAME => self.export_name(data).await,
             option::ABORT => {
                 // The client may be gone.
                 let _ = self.reply(number, option_reply::ACK, &[]).await;
                 Ok(OptionOutcome::Abort)
             }
-            option::INFO | option::GO => self.info(number, &data).await,
+            option::INFO | option::GO => self.info(number, data).await,
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
-                self.meta_context(number, &data).await
+                self.meta_context(number, data).await
             }
-            option::LIST | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS
+            option::LIST
+            | option::STARTTLS
+            | option::STRUCTURED_REPLY
+            | option::EXTENDED_HEADERS
                 if !data.is_empty() =>
             {
-                let text = format!("option '{}' has unexpected length", name(number));
-                self.refuse(number, option_reply::ERR_INVALID, &text).await
+                self.refuse_length(number).await
             }
             option::LIST => self.list().await,
             option::STRUCTURED_REPLY => self.set_style(number, ReplyStyle::Structured).await,
             option::EXTENDED_HEADERS => self.set_style(number, ReplyStyle::Extended).await,
+            option::STARTTLS if self.is_secure => {
+                self.refuse(number, option_reply::ERR_INVALID, "TLS already enabled")
+                    .await
+            }
             option::STARTTLS => {
                 self.refuse(number, option_reply::ERR_POLICY, "TLS not configured")
                     .await
@@ -281,6 +333,11 @@ impl Negotiation<'_> {
     async fn acknowledge(&mut self, number: u32) -> io::Result<OptionOutcome> {
         self.reply(number, option_reply::ACK, &[]).await?;
         Ok(OptionOutcome::Replied)
+    }
+
+    async fn refuse_length(&mut self, number: u32) -> io::Result<OptionOutcome> {
+        let text = format!("option '{}' has unexpected length", name(number));
+        self.refuse(number, option_reply::ERR_INVALID, &text).await
     }
 
     async fn refuse(&mut self, number: u32, error: u32, text: &str) -> io::Result<OptionOutcome> {

@@ -1,6 +1,6 @@
 //! The NBD server of the process: where it listens, and who may be connected.
 //!
-//! A client negotiates on the main context, within a time. Then it is a matter of the export that it has chosen. While as
+//! A client negotiates on the main context, also TLS, within a time. Then it is a matter of the export that it has chosen. While as
 //! many clients are connected as may be, no other is accepted; those wait in the kernel's queue.
 //!
 //! # Threads
@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 
@@ -25,6 +26,7 @@ use super::listener::NbdListener;
 use super::negotiation::{Negotiation, ServerTraits};
 use super::socket::NbdSocket;
 use crate::nbd::stream::NbdStream;
+use crate::nbd::tls_creds::TlsCreds;
 use crate::{Error, ErrorKind, QContext, Result};
 
 static SERVER: Mutex<Option<Arc<RunningServer>>> = Mutex::new(None);
@@ -45,6 +47,10 @@ pub(in crate::export) struct ServerLimits {
 /// See the head of this file.
 struct RunningServer {
     limits: ServerLimits,
+    /// Nothing is said to a client without them.
+    tls: Option<Arc<TlsCreds>>,
+    /// A client has failed at TLS.
+    has_told: AtomicBool,
     aio: AioContext,
     retry: Timer,
     this: Weak<RunningServer>,
@@ -67,6 +73,7 @@ struct ServerState {
 pub(in crate::export) fn start(
     open: impl FnOnce() -> Result<NbdListener>,
     limits: ServerLimits,
+    tls: Option<Arc<TlsCreds>>,
 ) -> Result<()> {
     check_stopped()?;
     let aio = AioContext::new()?;
@@ -75,6 +82,8 @@ pub(in crate::export) fn start(
         let again = this.clone();
         RunningServer {
             limits,
+            tls,
+            has_told: AtomicBool::new(false),
             retry: aio.timer(Clock::Realtime, move || with(&again, RunningServer::listen)),
             aio,
             this: this.clone(),
@@ -208,6 +217,7 @@ impl RunningServer {
     async fn negotiate(&self, socket: &mut NbdSocket) -> Option<ConnectionTerms> {
         let server = ServerTraits {
             multi_conn: self.limits.max_connections != 1,
+            tls: self.tls.as_ref().and_then(|creds| creds.server().ok()),
         };
         let mut negotiation = pin!(Negotiation::run(socket, server));
         let seconds = self.limits.handshake_max_seconds;
@@ -215,7 +225,8 @@ impl RunningServer {
         let mut deadline = pin!(self.aio.sleep_ns(Clock::Realtime, time));
         poll_fn(|context| {
             if let Poll::Ready(outcome) = negotiation.as_mut().poll(context) {
-                return Poll::Ready(outcome.ok().flatten());
+                let agreed = outcome.inspect_err(|error| self.tell_of_tls(error));
+                return Poll::Ready(agreed.ok().flatten());
             }
             if seconds > 0 && deadline.as_mut().poll(context).is_ready() {
                 return Poll::Ready(None);
@@ -223,6 +234,19 @@ impl RunningServer {
             Poll::Pending
         })
         .await
+    }
+
+    /// Warns of the first client that is not trusted, or does not trust.
+    fn tell_of_tls(&self, error: &io::Error) {
+        let is_tls = error
+            .get_ref()
+            .is_some_and(|cause| cause.is::<rustls::Error>());
+        if is_tls && !self.has_told.swap(true, Ordering::Relaxed) {
+            glib::g_warning!(
+                "qcontext",
+                "NBD server: a client's TLS handshake failed: {error}; later failures are not reported"
+            );
+        }
     }
 
     /// The state is consistent after every single operation on it.

@@ -17,8 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use gsource::{AioContext, FdHandler};
+use rustls::ServerConfig;
 
 use crate::nbd::stream::NbdStream;
+
+/// What one read takes at most. Under TLS it goes on while the socket has something.
+const READ_MAX: usize = 256 << 10;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -65,12 +69,44 @@ impl NbdSocket {
         Some(stream)
     }
 
+    /// Goes on under TLS, when the client has shown who it is.
+    ///
+    /// # Errors
+    /// The client is not trusted, or the connection is lost.
+    pub(super) async fn accept_tls(&mut self, config: &Arc<ServerConfig>) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        stream.accept_tls(config)?;
+        poll_fn(|context| self.poll_handshake(context)).await?;
+        // Data may have come with the end of the handshake.
+        self.watch.may_read.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn poll_handshake(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        match stream.shake_hands() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return Poll::Ready(outcome),
+        }
+        let has_unsent = stream.has_unsent();
+        self.wait(|state| {
+            state.reader = Some(context.waker().clone());
+            !mem::replace(&mut state.reads, true)
+        })?;
+        if has_unsent {
+            self.wait_to_write(context)?;
+        }
+        Poll::Pending
+    }
+
     /// Reads what is there, at least a byte. 0 is the end; it is found again by each later read.
     pub(super) fn poll_read(
         &mut self,
         context: &Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let len = buffer.len().min(READ_MAX);
+        let buffer = &mut buffer[..len];
         while self.watch.may_read.load(Ordering::Relaxed) {
             let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
             match stream.read(buffer) {
@@ -78,8 +114,9 @@ impl NbdSocket {
                     self.watch.may_read.store(false, Ordering::Relaxed);
                 }
                 result => {
-                    // A stream gives what it has, so there is no more if the buffer is not full.
+                    // A stream gives what it has, so the socket has no more if the buffer is not full.
                     let is_full = result.as_ref().is_ok_and(|count| *count == buffer.len());
+                    let is_full = is_full || stream.has_more();
                     let is_over = !matches!(result, Ok(1..));
                     self.watch
                         .may_read
@@ -110,11 +147,34 @@ impl NbdSocket {
                 result => return Poll::Ready(result),
             }
         }
+        self.wait_to_write(context)?;
+        Poll::Pending
+    }
+
+    /// Gives the socket what TLS has kept back.
+    pub(super) fn poll_flush(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        while self.has_unsent() {
+            if !self.watch.may_write.load(Ordering::Relaxed) {
+                self.wait_to_write(context)?;
+                return Poll::Pending;
+            }
+            let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let is_full = stream.flush()?;
+            self.watch.may_write.store(!is_full, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether TLS has kept bytes back.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.stream.as_ref().is_some_and(NbdStream::has_unsent)
+    }
+
+    fn wait_to_write(&self, context: &Context<'_>) -> io::Result<()> {
         self.wait(|state| {
             state.writer = Some(context.waker().clone());
             !mem::replace(&mut state.writes, true)
-        })?;
-        Poll::Pending
+        })
     }
 
     /// Reads until the buffer is full.
@@ -142,7 +202,7 @@ impl NbdSocket {
             let count = poll_fn(|context| self.poll_write(context, &slices)).await?;
             bytes = &bytes[count..];
         }
-        Ok(())
+        poll_fn(|context| self.poll_flush(context)).await
     }
 
     /// Notes what is waited for. Watches the fd for that, if `note` says that it is not yet.
@@ -209,8 +269,12 @@ impl SocketWatch {
 
 impl Drop for NbdSocket {
     fn drop(&mut self) {
-        if let Some(stream) = &self.stream {
+        if let Some(stream) = &mut self.stream {
+            stream.close();
             self.aio.remove_fd_handler(stream.as_raw_fd());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub fn make(dir: &Path, server: &str) {
         let arguments = ["-subj", &subject, "-keyout", &key, "-out", "request.pem"];
         openssl(dir, "req", &[&NEW_KEY[..], &arguments].concat());
         let extensions = format!(
-            "subjectAltName=DNS:{name}\nextendedKeyUsage={who}Auth\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n"
+            "subjectAltName=DNS:{name},DNS:localhost\nextendedKeyUsage={who}Auth\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n"
         );
         std::fs::write(dir.join("extensions"), extensions).unwrap();
         let certificate = format!("{who}-cert.pem");
@@ -59,4 +59,54 @@ pub fn make(dir: &Path, server: &str) {
         ];
         openssl(dir, "x509", &signing);
     }
+}
+
+/// Runs the authority's own command.
+fn authority(dir: &Path, arguments: &[&str]) {
+    let config = "[ca]\ndefault_ca=all\n[all]\ndatabase=index.txt\nserial=serial\ncrlnumber=number\nnew_certs_dir=.\ndefault_md=sha256\ndefault_crl_days=2\n\
+                  policy=any\nx509_extensions=new\n[new]\nbasicConstraints=CA:FALSE\n[any]\ncommonName=supplied\n";
+    std::fs::write(dir.join("ca.conf"), config).unwrap();
+    for (name, content) in [("index.txt", ""), ("serial", "1000\n"), ("number", "01\n")] {
+        if !dir.join(name).exists() {
+            std::fs::write(dir.join(name), content).unwrap();
+        }
+    }
+    let who = [
+        "-config",
+        "ca.conf",
+        "-cert",
+        "ca-cert.pem",
+        "-keyfile",
+        "ca-key.pem",
+        "-batch",
+    ];
+    openssl(dir, "ca", &[&who[..], arguments].concat());
+}
+
+/// Makes a list of revoked certificates that has the client's.
+pub fn revoke_client(dir: &Path) {
+    authority(dir, &["-revoke", "client-cert.pem"]);
+    authority(dir, &["-gencrl", "-out", "ca-crl.pem"]);
+}
+
+/// Puts another certificate of the server in place, which has expired.
+pub fn expire_server(dir: &Path) {
+    let request = [
+        "-subj",
+        "/CN=old",
+        "-key",
+        "server-key.pem",
+        "-new",
+        "-out",
+        "request.pem",
+    ];
+    openssl(dir, "req", &request);
+    let dates = [
+        "-startdate",
+        "20200101000000Z",
+        "-enddate",
+        "20200201000000Z",
+    ];
+    let files = ["-in", "request.pem", "-out", "server-cert.pem", "-notext"];
+    authority(dir, &[&files[..], &dates].concat());
 }

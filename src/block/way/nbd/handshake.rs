@@ -130,9 +130,8 @@ impl Talk<'_> {
             Error::new(ErrorKind::Protocol, message)
         };
         let name = tls.name.clone();
-        self.stream
-            .start_tls(&tls.creds.client, name)
-            .map_err(failed)?;
+        let config = tls.creds.client()?;
+        self.stream.start_tls(config, name).map_err(failed)?;
         loop {
             match self.stream.shake_hands() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
