@@ -29,7 +29,7 @@ mod threshold;
 pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_ADD, blockdev_add);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
-    commands.add(&BLOCKDEV_DEL, blockdev_del);
+    commands.add_later(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
     commands.add(&BLOCK_STREAM, block_stream);
@@ -74,9 +74,11 @@ static BLOCKDEV_DEL: CommandType = CommandType::new(
     ),
 );
 
-fn blockdev_del(mut arguments: Options) -> Result<Value> {
-    Node::remove(&arguments.need_str("node-name")?)?;
-    Ok(Value::empty())
+/// Closes on a thread of its own, because an image writes what it has in memory, and a file system may keep it waiting.
+fn blockdev_del(mut arguments: Options, reply: Reply) {
+    reply.done_by_thread("blockdev-del", move || {
+        Node::remove(&arguments.need_str("node-name")?)
+    });
 }
 
 static BLOCK_RESIZE: CommandType = CommandType::new(
