@@ -78,7 +78,8 @@ fn nodes_are_opened_anew_while_guests_on_two_contexts_work() {
                 r#"{{"driver":"qcow2","node-name":"q0","file":"f0","backing":"other","discard":"{discard}"}}"#
             );
             let raw = format!(
-                r#"{{"driver":"raw","node-name":"n1","file":"f1","discard":"{discard}"}},{{"driver":"file","node-name":"f1","filename":"d1.raw"}}"#
+                r#"{{"driver":"raw","node-name":"n1","file":"f1","discard":"{discard}"}},{{"driver":"file","node-name":"f1","filename":"d1.raw","cache":{{"direct":{}}}}}"#,
+                rounds % 2 == 0
             );
             assert_eq!(reopen(&mut client, &format!("{raw},{qcow2}")), done);
             let writer = generic("Block node is read-only");
@@ -98,4 +99,90 @@ fn nodes_are_opened_anew_while_guests_on_two_contexts_work() {
     drop(client);
     server.stop();
     check(directory.path(), "d0.qcow2", false);
+}
+
+/// The answer to a command, without the events before it.
+fn ask(client: &mut Client, command: &str, arguments: &str) -> String {
+    client.send(format!(r#"{{"execute":"{command}","arguments":{{{arguments}}}}}"#).as_bytes());
+    loop {
+        let line = client.line();
+        if !line.contains(r#""event": "#) {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn images_of_drives_are_opened_anew_streamed_into_and_snapshotted() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    for arguments in [
+        ["create", "-f", "raw", "base.raw", "4M"].as_slice(),
+        &[
+            "create", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "d0.qcow2",
+        ],
+        &["create", "-f", "qcow2", "d1.qcow2", "4M"],
+        &["create", "-f", "qcow2", "over.qcow2", "4M"],
+    ] {
+        qemu_img(directory.path(), arguments);
+    }
+    let line = "-object qcontext,id=ctx0,threaded=on -object qcontext,id=ctx1,threaded=on \
+        -drive if=none,id=d0,file=d0.qcow2,format=qcow2,cache=writethrough,discard=unmap \
+        -drive if=none,id=d1,file=d1.qcow2,format=qcow2,cache=none,throttling.iops-total=100000,copy-on-read=on \
+        -device virtio-blk,id=disk0,drive=d0,num-queues=2,x-data-plane=on,context=ctx0,vhost-user=d0.sock \
+        -device virtio-blk,id=disk1,drive=d1,num-queues=2,x-data-plane=on,context=ctx1,vhost-user=d1.sock";
+    let mut server = Server::start(&directory, &line.split_whitespace().collect::<Vec<_>>());
+    let mut client = server.client();
+    let done = returns("{}");
+    thread::scope(|scope| {
+        let guests = [0, 1].map(|disk| {
+            let directory = &directory;
+            scope.spawn(move || work(directory, disk))
+        });
+        let described = r#""driver":"qcow2","node-name":"d0","file":{"driver":"file","filename":"d0.qcow2","discard":"unmap"}"#;
+        let backing = r#""backing":{"driver":"raw","node-name":"low","file":{"driver":"file","filename":"base.raw"}}"#;
+        for discard in ["ignore", "unmap"] {
+            // The file named by the image is not one that options describe.
+            let anew = reopen(&mut client, &format!(r#"{{{described},{backing}}}"#));
+            assert_eq!(anew, generic("Cannot change the option 'backing.driver'"));
+            let without = reopen(
+                &mut client,
+                &format!(r#"{{{described},"discard":"{discard}"}}"#),
+            );
+            assert_eq!(without, generic("backing is missing for 'd0'"));
+        }
+        let stream = ask(
+            &mut client,
+            "block-stream",
+            r#""device":"d0","job-id":"s","auto-dismiss":true"#,
+        );
+        assert_eq!(stream, done);
+        while ask(&mut client, "query-jobs", "") != returns("[]") {}
+        for discard in ["ignore", "unmap"] {
+            let anew = format!(
+                r#"{{{described},"backing":null,"discard":"{discard}","cache":{{"direct":true}}}}"#
+            );
+            assert_eq!(reopen(&mut client, &anew), done);
+        }
+        let overlay = r#""driver":"qcow2","node-name":"over","backing":null,"file":{"driver":"file","filename":"over.qcow2"}"#;
+        assert_eq!(ask(&mut client, "blockdev-add", overlay), done);
+        let snapshot = ask(
+            &mut client,
+            "blockdev-snapshot",
+            r#""node":"d0","overlay":"over""#,
+        );
+        assert_eq!(snapshot, done);
+        guests.into_iter().for_each(|guest| guest.join().unwrap());
+    });
+    for disk in 0..2 {
+        let errors = server.number(&format!("/machine/peripheral/disk{disk}.errors"));
+        assert_eq!(errors, 0);
+    }
+    drop(client);
+    server.stop();
+    for image in ["d0.qcow2", "d1.qcow2", "over.qcow2"] {
+        check(directory.path(), image, false);
+    }
 }

@@ -90,19 +90,22 @@ impl GraphChange {
             let message = format!("the children of node '{}' cannot change", parent.name());
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        let mut keys = options.clone();
         for known in child_roles(parent.driver().name()) {
             let current = parent.child_of(known);
             let current = current.map(|node| Value::from(node.name()));
-            take_part(&mut options, known);
+            take_part(&mut keys, known);
             if known != role {
-                options.extend(current.map(|name| (known.to_owned(), name)));
+                keys.extend(current.map(|name| (known.to_owned(), name)));
             }
         }
         if let Some(child) = child {
             check_cycle(parent, role, child)?;
         }
-        options.push((role.to_owned(), value));
-        self.push(parent, options.clone(), options);
+        keys.push((role.to_owned(), value.clone()));
+        // The other children that the options describe are still the node's own.
+        set(&mut options, role, value);
+        self.push(parent, keys, options);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::object::options::check_id;
-use crate::object::{Options, Value};
+use crate::object::{Dict, Options, Value};
 use crate::schema::{EnumType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
@@ -117,19 +117,48 @@ impl CommonOptions {
         Ok(common)
     }
 
+    /// As they are given in options.
+    pub(super) fn to_dict(&self) -> Dict {
+        let mut given: Dict = self.passed_on().into_iter().collect();
+        given.extend(self.own_of_file());
+        if self.detect_zeroes != DetectZeroes::Off {
+            given.push(("detect-zeroes".to_owned(), self.detect_zeroes.name().into()));
+        }
+        given
+    }
+
+    /// Those of the file of a drive that has these.
+    pub(super) fn of_file(&self) -> CommonOptions {
+        CommonOptions {
+            detect_zeroes: DetectZeroes::Off,
+            ..self.clone()
+        }
+    }
+
+    /// Those that the file of a drive does not take over from the node above it.
+    pub(super) fn own_of_file(&self) -> Option<(String, Value)> {
+        let value = if self.discard? { "unmap" } else { "ignore" };
+        Some(("discard".to_owned(), value.into()))
+    }
+
     /// Passes on to a child that is described in place what its own options leave open.
     pub(super) fn pass_on(&self, child: &mut Options) {
+        for (name, value) in self.passed_on() {
+            child.set_default(&name, value);
+        }
+    }
+
+    fn passed_on(&self) -> Vec<(String, Value)> {
         let passed = [
             ("read-only", self.read_only),
             ("auto-read-only", self.auto_read_only),
             ("cache.direct", self.direct),
             ("force-share", self.force_share),
         ];
-        for (name, value) in passed {
-            if let Some(value) = value {
-                child.set_default(name, Value::Bool(value));
-            }
-        }
+        let given = passed.into_iter();
+        given
+            .filter_map(|(name, value)| Some((name.to_owned(), Value::Bool(value?))))
+            .collect()
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct OpenImage {
 pub(super) struct Image {
     file: File,
     pub(super) read_only: bool,
+    /// Every write is durable before it is acknowledged.
+    pub(super) write_through: bool,
     /// Set for O_DIRECT.
     pub(super) direct: Option<Direct>,
     /// Kept in memory by its file system: reading and writing never wait for a device.
@@ -121,6 +123,7 @@ impl OpenImage {
             discard_unit: device::sector_size(&file).unwrap_or(1),
             file,
             read_only,
+            write_through: self.write_through,
             direct,
             discard: self.discard,
             nowait: Capability::new(),

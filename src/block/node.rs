@@ -41,7 +41,7 @@ pub struct Node {
     name: String,
     state: Mutex<Arc<NodeState>>,
     block_size: AtomicU64,
-    /// Those that it was opened with, without what it got from its parent. Empty if it was not opened by a `-blockdev`.
+    /// Those that it was opened with, without what it got from its parent. Empty if it was opened because an image names it.
     options: Mutex<Dict>,
     /// Its name is the id of a `-drive`.
     is_drive: AtomicBool,

@@ -66,6 +66,33 @@ fn open(keys: &mut Options, node: &NewNode<'_>, driver: Driver) -> Result<Box<dy
     FileOptions::take(keys, node.common, path)?.open(driver, node)
 }
 
+/// What `cache=` of `-drive` says.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::block) struct CacheMode {
+    /// Past the page cache.
+    pub(in crate::block) direct: bool,
+    /// Every write durable before it is acknowledged.
+    pub(in crate::block) write_through: bool,
+}
+
+impl CacheMode {
+    /// Reads the mode.
+    pub(in crate::block) fn parse(mode: &str) -> Result<CacheMode> {
+        let (direct, write_through) = match mode {
+            "writeback" => (false, false),
+            "none" | "off" => (true, false),
+            "writethrough" => (false, true),
+            "directsync" => (true, true),
+            "unsafe" => return Err(unsafe_cache("cache=unsafe")),
+            _ => return Err(invalid("invalid cache option")),
+        };
+        Ok(CacheMode {
+            direct,
+            write_through,
+        })
+    }
+}
+
 impl FileOptions {
     /// The options of a file that `-blockdev` and `-drive` share.
     pub(in crate::block) fn take(
@@ -88,28 +115,15 @@ impl FileOptions {
         Ok(FileOptions { image, aio })
     }
 
-    /// Applies `cache=` of `-drive`.
-    pub(in crate::block) fn set_cache_mode(&mut self, mode: &str) -> Result<()> {
-        let (direct, write_through) = match mode {
-            "writeback" => (false, false),
-            "none" | "off" => (true, false),
-            "writethrough" => (false, true),
-            "directsync" => (true, true),
-            "unsafe" => return Err(unsafe_cache("cache=unsafe")),
-            _ => return Err(invalid("invalid cache option")),
-        };
-        self.image.direct |= direct;
-        self.image.write_through = write_through;
-        Ok(())
-    }
-
     /// Opens and locks the file, for the node.
     pub(in crate::block) fn open(
-        self,
+        mut self,
         driver: Driver,
         node: &NewNode<'_>,
     ) -> Result<Box<dyn BlockDriver>> {
         let old = node.old.and_then(BlockDriver::image);
+        // Only `-drive` has an option for it.
+        self.image.write_through |= old.is_some_and(|old| old.write_through);
         Ok(Box::new(FileDriver {
             driver,
             image: Arc::new(self.image.open(old.map(|old| &**old))?),

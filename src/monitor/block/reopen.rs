@@ -40,8 +40,7 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
             let message = "node-name not specified";
             return Err(Error::new(ErrorKind::MissingArgument, message));
         };
-        let node = Node::find(name).ok().filter(|node| !node.is_drive());
-        let node = node.ok_or_else(|| {
+        let node = Node::find(name).map_err(|_| {
             let message = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, message)
         })?;
