@@ -52,6 +52,7 @@ pub(super) struct OpenImage {
 
 /// An open image.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // as in `OpenImage`, and of the file system
 pub(super) struct Image {
     file: File,
     pub(super) read_only: bool,

@@ -18,6 +18,7 @@ use super::{BLOCKDEV_REF, DriverType, child};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
+use crate::block::image_info::ImageInfo;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
 use crate::block::way::Way;
@@ -234,6 +235,14 @@ impl BlockDriver for CopyBeforeWriteDriver {
 
     fn is_read_only(&self) -> bool {
         self.read_only || self.file().is_read_only()
+    }
+
+    fn image_info(&self) -> ImageInfo {
+        ImageInfo::passed_on(&self.file())
+    }
+
+    fn is_filter(&self) -> bool {
+        true
     }
 
     fn children(&self) -> &[Edge] {
