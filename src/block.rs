@@ -25,7 +25,8 @@
 //! * `way`: a queue's way to the data: files, null disks, layers whose requests are tasks, and what marks writes in bitmaps
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
 //! * `watch`: zeroes in writes, and the write threshold
-//! * `dirty_bitmap`, `write_record`: what was written to a node since some moment
+//! * `dirty_bitmap`, `write_record`: what was written to a node since some moment; `bitmap_change`: users make, clear and merge
+//!   bitmaps
 //! * `throttle`: I/O limits and the groups that share them
 //! * `drivers`: `raw`, `copy-before-write`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
@@ -42,6 +43,7 @@
 #![deny(unsafe_code)] // children that need it say why
 
 mod backend;
+mod bitmap_change;
 mod bounce;
 mod budget;
 mod change;
@@ -87,6 +89,8 @@ mod write_order;
 mod write_record;
 
 pub use backend::BlockBackend;
+#[doc(hidden)] // for the monitor
+pub use bitmap_change::{BitmapAction, BitmapChange, BitmapRef};
 pub use change::GraphChange;
 pub use channel::Channel;
 pub use common::DetectZeroes;

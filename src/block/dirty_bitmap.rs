@@ -7,6 +7,7 @@
 //! * [`bits`]: which ranges are dirty; [`tree`]: the bits, so that they are found fast; `words`: their memory
 //! * [`list`]: the bitmaps of a node
 //! * [`frozen`]: what was dirty, while it is copied
+//! * [`change`](super::bitmap_change): what users do with bitmaps, all or nothing
 //!
 //! # What a bitmap records
 //! Writes, writes of zeroes and discards, each when it has ended and before its submitter hears of it, also if it failed: it may have changed
@@ -82,6 +83,17 @@ impl DirtyBitmap {
         self.is_recording.store(is_recording, Ordering::Relaxed);
     }
 
+    /// How many bytes are dirty; while a job copies what was dirty, how many that were.
+    pub fn count(&self) -> u64 {
+        let frozen = self.state().frozen.clone();
+        frozen.map_or_else(|| self.bits.count(), |bits| bits.count())
+    }
+
+    /// Whether it may lack something, so that it is of no use.
+    pub fn is_inconsistent(&self) -> bool {
+        self.bits.has_lost()
+    }
+
     /// Whether something uses it.
     pub fn is_busy(&self) -> bool {
         self.state().is_busy
@@ -95,19 +107,42 @@ impl DirtyBitmap {
         }
     }
 
-    /// Only one user at a time.
-    fn begin_use(&self) -> Result<()> {
-        let was_busy = mem::replace(&mut self.state().is_busy, true);
-        if !was_busy {
+    /// Checks that nothing uses it.
+    pub(super) fn check_idle(&self) -> Result<()> {
+        match self.is_busy() {
+            true => Err(self.in_use()),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that nothing uses it and nothing is missing in it.
+    pub(super) fn check_usable(&self) -> Result<()> {
+        self.check_idle()?;
+        if !self.is_inconsistent() {
             return Ok(());
         }
         let name = self.name().unwrap_or_default();
-        let message =
-            format!("Bitmap '{name}' is currently in use by another operation and cannot be used");
-        Err(Error::new(ErrorKind::Busy, message))
+        let message = format!("Bitmap '{name}' is inconsistent and cannot be used");
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
-    fn end_use(&self) {
+    fn in_use(&self) -> Error {
+        let name = self.name().unwrap_or_default();
+        let message =
+            format!("Bitmap '{name}' is currently in use by another operation and cannot be used");
+        Error::new(ErrorKind::Busy, message)
+    }
+
+    /// Only one user at a time.
+    pub(super) fn begin_use(&self) -> Result<()> {
+        let was_busy = mem::replace(&mut self.state().is_busy, true);
+        match was_busy {
+            true => Err(self.in_use()),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn end_use(&self) {
         *self.state() = BitmapState::default();
     }
 

@@ -409,6 +409,12 @@ impl Node {
         self.state().common.detect_zeroes
     }
 
+    /// Its dirty bitmaps, in the order of their making.
+    #[doc(hidden)] // for the monitor
+    pub fn dirty_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        self.bitmaps.all()
+    }
+
     /// Its dirty bitmaps.
     pub(super) fn bitmaps(&self) -> &NodeBitmaps {
         &self.bitmaps

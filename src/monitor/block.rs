@@ -5,6 +5,7 @@
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
 //! * `snapshot`: `blockdev-snapshot`, `transaction`
+//! * `bitmap`: `block-dirty-bitmap-*`
 //! * `threshold`: `block-set-write-threshold`
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod bitmap;
 mod graph;
 mod image_info;
 mod info;
@@ -35,6 +37,7 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCK_STREAM, block_stream);
     commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);
     commands.add_later(&snapshot::TRANSACTION, snapshot::transaction);
+    bitmap::add(commands);
     commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);
     commands.add_event(&threshold::WRITE_THRESHOLD);
     commands.add_later(&info::QUERY_NAMED_BLOCK_NODES, info::named_nodes);

@@ -6,6 +6,7 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod bitmaps;
 mod both;
 mod images;
 mod jobs;

@@ -220,6 +220,16 @@ impl DirtyBits {
         Ok(taken)
     }
 
+    /// The same bits once more.
+    ///
+    /// # Errors
+    /// `LimitExceeded` if there is no memory.
+    pub fn copy(&self) -> Result<DirtyBits> {
+        let copy = DirtyBits::new(self.length(), self.granularity)?;
+        copy.merge(self);
+        Ok(copy)
+    }
+
     /// Waits until something is dirty.
     pub fn dirtied(&self) -> Dirtied<'_> {
         Dirtied(self)

@@ -24,6 +24,7 @@ impl DirtyBitmap {
     /// # Errors
     /// `Busy` if something else uses the bitmap; `LimitExceeded` if there is no memory.
     pub fn freeze(self: &Arc<DirtyBitmap>) -> Result<FrozenBits> {
+        self.check_usable()?;
         self.begin_use()?;
         let taken = self.bits.take_all().inspect_err(|_| self.end_use())?;
         let bits = Arc::new(taken);

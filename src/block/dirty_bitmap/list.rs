@@ -26,6 +26,17 @@ impl NodeBitmaps {
         self.lock().iter().for_each(|one| one.bits().resize(length));
     }
 
+    /// All of them.
+    pub(in crate::block) fn all(&self) -> Vec<Arc<DirtyBitmap>> {
+        self.lock().clone()
+    }
+
+    /// The one of that name.
+    pub(in crate::block) fn find(&self, name: &str) -> Option<Arc<DirtyBitmap>> {
+        let mut all = self.all().into_iter();
+        all.find(|one| one.name() == Some(name))
+    }
+
     /// Adds one. The node is drained, so queues see it when they open their ways.
     pub(in crate::block) fn add(&self, bitmap: &Arc<DirtyBitmap>) {
         self.lock().push(Arc::clone(bitmap));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::bitmap::{self, BITMAP_INFO};
 use super::image_info::{IMAGE_INFO, file_name, image};
 use crate::block::{Node, edges};
 use crate::monitor::reply::Reply;
@@ -39,6 +40,10 @@ static BLOCK_DEVICE_INFO: ObjectType = ObjectType::new(
         Member::new("image", ValueType::Object(&IMAGE_INFO)),
         Member::new("cache", ValueType::Object(&CACHE_INFO)),
         Member::new("write_threshold", ValueType::Uint(64)),
+        Member::optional(
+            "dirty-bitmaps",
+            ValueType::Array(&ValueType::Object(&BITMAP_INFO)),
+        ),
     ],
 );
 const DETECT_ZEROES: EnumType =
@@ -96,6 +101,9 @@ fn info(node: &Node, chain: &[Arc<Node>]) -> Value {
     ];
     if let Some(backing) = node.backing() {
         members.push(("backing_file".to_owned(), file_name(&backing).into()));
+    }
+    if let Some(bitmaps) = bitmap::infos(node) {
+        members.push(("dirty-bitmaps".to_owned(), bitmaps));
     }
     members.extend(unlimited.map(|name| (name.to_owned(), Value::Int(0))));
     Value::Dict(members)

@@ -1,8 +1,9 @@
 //! External snapshots, of one disk or of several at once: `blockdev-snapshot`, `transaction`.
 #![forbid(unsafe_code)]
 
+use super::bitmap;
 use super::reopen::run;
-use crate::block::{self, GraphChange};
+use crate::block::{self, BitmapChange, GraphChange, drain};
 use crate::monitor::reply::Reply;
 use crate::object::{Options, Value};
 use crate::schema::{
@@ -41,13 +42,15 @@ static ACTION: ObjectType = ObjectType::tagged(
         tag: "type",
         tag_type: "TransactionActionKind",
         cases: || {
-            vec![
+            let mut cases = vec![
                 Case::new("abort", &[Member::new("data", ValueType::Object(&NOTHING))]),
                 Case::new(
                     "blockdev-snapshot",
                     &[Member::new("data", ValueType::Object(&SNAPSHOT))],
                 ),
-            ]
+            ];
+            cases.extend(bitmap::cases());
+            cases
         },
     },
 );
@@ -73,18 +76,31 @@ pub(super) static TRANSACTION: CommandType = CommandType::new(
     ),
 );
 
-/// All actions at once, or none. No action is a job, so the completion mode changes nothing.
+/// All actions at once, or none.
 pub(super) fn transaction(arguments: Options, reply: Reply) {
-    match plan(arguments) {
-        Ok(change) => run(change, reply),
-        Err(error) => reply.done(Err(error)),
-    }
+    let (graph, bitmaps) = match plan(arguments) {
+        Ok(changes) => changes,
+        Err(error) => return reply.done(Err(error)),
+    };
+    let draining = drain(graph.nodes().iter().chain(&bitmaps.nodes()));
+    glib::MainContext::default().spawn_local(async move {
+        let drained = draining.await;
+        reply.done_by_thread("transaction", move || {
+            let made = bitmaps.make(&drained)?;
+            let outcome = graph.make(&drained).map(|()| made.keep());
+            drop(drained);
+            outcome
+        });
+    });
 }
 
-fn plan(mut arguments: Options) -> Result<GraphChange> {
-    let mut change = GraphChange::new();
+/// The changes of the graph, and those of bitmaps. Bitmaps stay with their nodes, so their order among each other is all that counts.
+fn plan(mut arguments: Options) -> Result<(GraphChange, BitmapChange)> {
+    let (mut graph, mut bitmaps) = (GraphChange::new(), BitmapChange::new());
+    let mut properties = arguments.take_group("properties")?;
+    let is_grouped = properties.take_str("completion-mode")?.as_deref() == Some("grouped");
     let Some(Value::List(actions)) = arguments.take("actions") else {
-        return Ok(change);
+        return Ok((graph, bitmaps));
     };
     for action in actions {
         let Value::Dict(members) = action else {
@@ -92,9 +108,15 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
         };
         let mut members = Options::from_dict(members);
         let kind = members.need_str("type")?;
+        if is_grouped {
+            return Err(not_grouped(&kind));
+        }
         match members.take("data") {
             Some(Value::Dict(data)) if kind == "blockdev-snapshot" => {
-                add(Options::from_dict(data), &mut change)?;
+                add(Options::from_dict(data), &mut graph)?;
+            }
+            Some(Value::Dict(data)) if bitmap::is_action(&kind) => {
+                bitmap::plan(&mut bitmaps, &kind, Options::from_dict(data))?;
             }
             _ => {
                 let message = "Transaction aborted using Abort action";
@@ -102,5 +124,12 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
             }
         }
     }
-    Ok(change)
+    Ok((graph, bitmaps))
+}
+
+/// Only jobs complete together.
+fn not_grouped(kind: &str) -> Error {
+    let message =
+        format!("Action '{kind}' does not support transaction property completion-mode = grouped");
+    Error::new(ErrorKind::InvalidArgument, message)
 }
