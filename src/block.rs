@@ -24,7 +24,7 @@
 //! * `change`: nodes are opened anew and edges moved, all or nothing
 //! * `way`: a queue's way to the data: files, null disks, layers whose requests are tasks, and what marks writes in bitmaps
 //! * `driver`, `permission`, `graph`, `node`: what a node is made of, and who uses it for what
-//! * `watch`: zeroes in writes, and the write threshold
+//! * `partial_write`: writes of parts of blocks; `watch`: zeroes in writes, and the write threshold
 //! * `dirty_bitmap`, `write_record`: what was written to a node since some moment; `bitmap_change`: users make, clear and merge
 //!   bitmaps
 //! * `throttle`: I/O limits and the groups that share them
@@ -66,6 +66,7 @@ mod io_buffer;
 mod node;
 mod options;
 mod own_mount;
+mod partial_write;
 mod permission;
 mod range_lock;
 mod request;

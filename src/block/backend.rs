@@ -4,8 +4,7 @@
 //! futures. Many may be in flight at once, of one task or of several.
 //!
 //! * A backend has a channel of its own, so it is drained as a device's queue is.
-//! * Offsets and lengths are bytes. What is not made of the node's blocks goes through a copy; a write reads the blocks at its
-//!   ends before ([`bytes`]).
+//! * Offsets and lengths are bytes, also where the node has larger blocks ([`bytes`]).
 //! * Memory is an [`IoBuffer`], which a request owns until it is back. Memory of other kinds goes with
 //!   [`BlockBackend::request`] and [`BlockBackend::submit`].
 //! * A future that is dropped takes nothing back that has started: the request goes on and keeps its memory.
@@ -32,6 +31,7 @@ use super::gate::{ChannelOwner, Drained};
 use super::graph::{Edge, EdgeTarget};
 use super::io_buffer::IoBuffer;
 use super::node::Node;
+use super::partial_write::PartialWriter;
 use super::request::{Finished, Op, Request};
 use super::status::BlockStatus;
 use super::transfer::{Carrier, Slots, Transfer};
@@ -52,6 +52,8 @@ struct Core {
     target: Arc<EdgeTarget>,
     aio: AioContext,
     state: Mutex<BackendState>,
+    /// Set when it has written parts of blocks.
+    partial_writer: Mutex<Option<PartialWriter>>,
 }
 
 #[derive(Default)]
@@ -72,6 +74,7 @@ impl BlockBackend {
             target: Arc::clone(edge.target()),
             aio: aio.clone(),
             state: Mutex::default(),
+            partial_writer: Mutex::default(),
         });
         let owner: Arc<dyn ChannelOwner> = Arc::<Core>::clone(&core);
         let owner: Weak<dyn ChannelOwner> = Arc::downgrade(&owner);
@@ -192,8 +195,7 @@ impl BlockBackend {
     }
 
     /// Takes a request back, for [`BlockBackend::request`].
-    pub fn recycle(&self, mut request: Box<Request>) {
-        request.byte_turn = None;
+    pub fn recycle(&self, request: Box<Request>) {
         if let Some(channel) = &mut self.core().state().channel {
             channel.recycle(request);
         }
@@ -210,6 +212,13 @@ impl BlockBackend {
         let finished = self.submit(request).await;
         self.recycle(finished.request);
         result_of(finished.result)
+    }
+
+    /// Lets the node take writes of parts of blocks, and all writers of these blocks wait for each other.
+    async fn order_partial_writes(&self) {
+        let node = self.node().of_partial_writes();
+        self.core().become_partial_writer(&node);
+        PartialWriter::begin(&node).await;
     }
 
     fn core(&self) -> &Core {
@@ -242,6 +251,24 @@ impl Core {
     /// The state is consistent after every single operation on it.
     fn state(&self) -> MutexGuard<'_, BackendState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn partial_writer(&self) -> MutexGuard<'_, Option<PartialWriter>> {
+        let lock = self.partial_writer.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it a writer of parts of blocks of `node`, and of no other node.
+    fn become_partial_writer(&self, node: &Arc<Node>) {
+        let mut writer = self.partial_writer();
+        let is_known = |known: &PartialWriter| known.node().id() == node.id();
+        let before = match writer.as_ref().is_some_and(is_known) {
+            true => None,
+            false => writer.replace(PartialWriter::new(node)),
+        };
+        drop(writer);
+        // Outside of the lock: queues may open their ways anew.
+        drop(before);
     }
 }
 

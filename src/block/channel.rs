@@ -41,6 +41,8 @@ pub struct Channel {
     may_populate: bool,
     /// The unit of requests.
     block_size: u64,
+    /// The unit of writes, which is smaller if the way takes parts of blocks.
+    write_size: u64,
     /// The least unit that the owner wants.
     least_block_size: u64,
     way: Way,
@@ -73,6 +75,7 @@ impl Channel {
             may_write: permissions.contains(Permissions::WRITE),
             may_populate: permissions.contains(Permissions::WRITE_UNCHANGED),
             block_size: node.block_size(),
+            write_size: node.block_size(),
             least_block_size: 1,
             node,
             way: Way::Absent,
@@ -100,7 +103,7 @@ impl Channel {
     /// Refuses requests that are not made of blocks of `size` bytes, a power of two.
     pub fn set_block_size(&mut self, size: u64) {
         self.least_block_size = size;
-        self.block_size = size.max(self.node.block_size());
+        self.follow_block_size();
     }
 
     /// Begins a batch: what may be done at once is limited per batch.
@@ -141,8 +144,9 @@ impl Channel {
         self.start(request)
     }
 
-    fn start(&mut self, request: Box<Request>) -> Submission {
+    fn start(&mut self, mut request: Box<Request>) -> Submission {
         if let Some(result) = self.refuse(&request) {
+            request.is_too_fine = result < 0 && self.is_too_fine(&request);
             return Submission::Done(Finished { request, result });
         }
         let submission = self.way.submit(request, &mut self.budget);
@@ -209,8 +213,8 @@ impl Channel {
             match self.gate.check(self.below + self.gate.background() == 0) {
                 GateVerdict::Plug => {
                     self.node = self.target.node();
-                    self.block_size = self.least_block_size.max(self.node.block_size());
                     self.way = self.node.open_way(&self.gate);
+                    self.follow_block_size();
                 }
                 GateVerdict::Unplug => {
                     self.gate.give_up(mem::replace(&mut self.way, Way::Absent));
@@ -221,6 +225,14 @@ impl Channel {
                 }
             }
         }
+    }
+
+    fn follow_block_size(&mut self) {
+        self.block_size = self.least_block_size.max(self.node.block_size());
+        self.write_size = match self.way.takes_parts() {
+            true => self.least_block_size,
+            false => self.block_size,
+        };
     }
 
     /// Whether such a request is refused here: it asks for what the node does not have or permit.
@@ -234,9 +246,7 @@ impl Channel {
             return None;
         }
         let end = request.offset.checked_add(request.length);
-        if end.is_none_or(|end| end > self.node.length())
-            || (request.offset | request.length) & (self.block_size - 1) != 0
-        {
+        if end.is_none_or(|end| end > self.node.length()) || self.is_too_fine(request) {
             return Some(-libc::EINVAL);
         }
         let is_allowed = match request.op {
@@ -249,6 +259,15 @@ impl Channel {
         }
         let is_void = request.op == Op::Discard && self.node.ignores_discard();
         (request.length == 0 || is_void).then_some(0)
+    }
+
+    /// Whether the request is not made of whole blocks.
+    fn is_too_fine(&self, request: &Request) -> bool {
+        let unit = match request.op {
+            Op::Write | Op::WriteZeroes { .. } => self.write_size,
+            _ => self.block_size,
+        };
+        (request.offset | request.length) & (unit - 1) != 0
     }
 }
 

@@ -23,7 +23,7 @@ use std::fmt;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::gate::{CountQuiet, Drained, Gate};
 use super::node::Node;
@@ -53,6 +53,37 @@ pub fn drain<'a>(nodes: impl IntoIterator<Item = &'a Arc<Node>>) -> Draining {
     }
     state.count_quiet();
     Draining(Some(drained))
+}
+
+/// Lets the channels that pass through `node` open their ways anew, when their homes have time.
+pub(super) fn reopen_ways(node: &Arc<Node>) {
+    let draining = drain([node]);
+    Arc::new(Reopening(Mutex::new(Some(draining)))).advance();
+}
+
+/// A drain that ends when it is complete.
+struct Reopening(Mutex<Option<Draining>>);
+
+impl Reopening {
+    fn advance(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let polled = slot
+            .as_mut()
+            .map(|draining| Pin::new(draining).poll(&mut Context::from_waker(&waker)));
+        let over = match polled {
+            Some(Poll::Ready(drained)) => Some((slot.take(), drained)),
+            _ => None,
+        };
+        drop(slot);
+        drop(over);
+    }
+}
+
+impl Wake for Reopening {
+    fn wake(self: Arc<Self>) {
+        self.advance();
+    }
 }
 
 /// A drain that has begun; see [`drain`].

@@ -98,6 +98,11 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The child to which writes of parts of blocks go as they are. `None` if the node carries them out itself.
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        None
+    }
+
     /// Whether nothing can be written.
     fn is_read_only(&self) -> bool;
 

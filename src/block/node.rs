@@ -20,11 +20,11 @@ use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
 use super::image_info::ImageInfo;
+use super::partial_write::PartialWrites;
 use super::permission::{Access, Permissions};
 use super::resize_pass::ResizePass;
 use super::watch::{self, WriteThreshold};
 use super::way::Way;
-use super::write_order::WriteOrder;
 use crate::object::Dict;
 use crate::{Error, ErrorKind, Result};
 
@@ -48,8 +48,7 @@ pub struct Node {
     length: AtomicU64,
     /// Held while the length is read and stored, so that the one that was read last counts.
     length_update: Mutex<()>,
-    /// The order of writes of block backends.
-    byte_order: Arc<WriteOrder>,
+    partial_writes: PartialWrites,
     crossing: Crossing,
     write_threshold: Arc<WriteThreshold>,
     bitmaps: NodeBitmaps,
@@ -103,7 +102,7 @@ impl Node {
             is_drive: AtomicBool::new(false),
             length: AtomicU64::new(driver.length()?),
             length_update: Mutex::default(),
-            byte_order: Arc::default(),
+            partial_writes: PartialWrites::default(),
             crossing: Crossing::default(),
             write_threshold: Arc::default(),
             bitmaps: NodeBitmaps::default(),
@@ -364,9 +363,21 @@ impl Node {
         self.id
     }
 
-    /// Keeps the writes of block backends that are not made of whole blocks away from others.
-    pub(super) fn byte_order(&self) -> &Arc<WriteOrder> {
-        &self.byte_order
+    /// The writes of parts of its blocks.
+    pub(super) fn partial_writes(&self) -> &PartialWrites {
+        &self.partial_writes
+    }
+
+    /// The node that carries out writes of parts of this one's blocks: the node itself, or one below.
+    pub(super) fn of_partial_writes(self: &Arc<Node>) -> Arc<Node> {
+        let mut node = Arc::clone(self);
+        loop {
+            let state = node.state();
+            let Some(child) = state.driver.passes_parts_to() else {
+                return node;
+            };
+            node = child.node();
+        }
     }
 
     /// Opens the way of a channel to the data; none while the node is drained.
@@ -376,7 +387,11 @@ impl Node {
                 let state = self.state();
                 let detect_zeroes = state.common.detect_zeroes;
                 let open = |same: &Arc<Gate>| state.driver.open_way(same);
-                let way = watch::open_way(detect_zeroes, &self.write_threshold, gate, open);
+                let watched = |same: &Arc<Gate>| {
+                    watch::open_way(detect_zeroes, &self.write_threshold, same, open)
+                };
+                let unit = self.block_size();
+                let way = self.partial_writes.open_way(unit, gate, watched);
                 self.bitmaps.mark(way)
             }
             false => Way::Absent,

@@ -96,8 +96,8 @@ pub struct Request {
     pub(super) bounce: Option<Bounce>,
     /// Its place in the order of writes, where there is one.
     pub(super) turn: Option<WriteTurn>,
-    /// Its place in the node's order of writes that are not made of whole blocks; see [`super::BlockBackend`].
-    pub(super) byte_turn: Option<WriteTurn>,
+    /// The channel has refused it, because it is not made of whole blocks of the node.
+    pub(super) is_too_fine: bool,
     /// [`Op::WriteZeroes`] fails with ENOTSUP rather than write zeroes.
     pub(super) is_fast: bool,
     /// [`Op::Populate`] has failed at what it copies to, and not at what it copies from.
@@ -124,7 +124,7 @@ impl Request {
             delays: 0,
             bounce: None,
             turn: None,
-            byte_turn: None,
+            is_too_fine: false,
             is_fast: false,
             failed_at_target: false,
             buffer: None,
@@ -148,7 +148,7 @@ impl Request {
         self.done = 0;
         self.method = Method::Plain;
         self.delays = 0;
-        self.byte_turn = None;
+        self.is_too_fine = false;
         self.is_fast = false;
         self.failed_at_target = false;
         self.buffer = None;

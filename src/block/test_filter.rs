@@ -1,4 +1,4 @@
-//! A node above another one, whose requests a test records or holds.
+//! A node of sectors above another one, whose requests a test records or holds.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -11,9 +11,11 @@ use super::gate::Gate;
 use super::graph::Edge;
 use super::node::Node;
 use super::permission::Access;
+use super::range_lock::RangeLock;
+use super::request::{Op, Request, SECTOR};
 use super::way::Way;
 use super::way::below::Below;
-use super::way::task::{Layer, TaskWay};
+use super::way::task::{Layer, Task, TaskWay};
 use crate::Result;
 
 /// Makes the layer of one queue, above its way to the node.
@@ -36,6 +38,41 @@ pub(super) fn filter(
         }))
     });
     node.unwrap()
+}
+
+/// The first byte of writes that [`holding`] holds.
+pub(super) const HELD: u8 = 0xaa;
+
+/// A node above `child` that keeps writes of data that begins with [`HELD`] for as long as `hold` is locked.
+pub(super) fn holding(child: &Arc<Node>, hold: &Arc<RangeLock>) -> Arc<Node> {
+    let hold = Arc::clone(hold);
+    filter(child, move |below| {
+        Arc::new(HoldingLayer {
+            below,
+            hold: Arc::clone(&hold),
+        })
+    })
+}
+
+#[derive(Debug)]
+struct HoldingLayer {
+    below: Arc<Below>,
+    hold: Arc<RangeLock>,
+}
+
+impl Layer for HoldingLayer {
+    fn run(self: Arc<Self>, request: Box<Request>) -> Task {
+        Box::pin(async move {
+            let mut first = [0];
+            if request.op == Op::Write {
+                request.copy_out(&mut first);
+            }
+            if first == [HELD] {
+                self.hold.ticket(0..1).await;
+            }
+            self.below.submit(request).await
+        })
+    }
 }
 
 impl fmt::Debug for TestFilter {
@@ -65,7 +102,7 @@ impl BlockDriver for TestFilter {
     }
 
     fn block_size(&self) -> u64 {
-        self.child.node().block_size()
+        self.child.node().block_size().max(SECTOR)
     }
 
     fn is_read_only(&self) -> bool {

@@ -100,6 +100,10 @@ impl Layer for WatchLayer {
     fn run(self: Arc<Self>, request: Box<Request>) -> Task {
         Box::pin(async move { self.carry_out(request).await })
     }
+
+    fn takes_parts(&self) -> bool {
+        self.below.takes_parts()
+    }
 }
 
 impl WatchLayer {

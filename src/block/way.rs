@@ -65,6 +65,15 @@ impl Way {
         }
     }
 
+    /// Whether it takes writes of parts of the node's blocks.
+    pub(super) fn takes_parts(&self) -> bool {
+        match self {
+            Way::Absent | Way::Null(_) | Way::File(_) | Way::Nbd(_) => false,
+            Way::Marking(marking) => marking.takes_parts(),
+            Way::Tasks(tasks) => tasks.takes_parts(),
+        }
+    }
+
     /// Appends the requests that have finished, and goes on with those that need more.
     pub(super) fn reap(&mut self, budget: &mut Budget, finished: &mut Vec<Finished>) {
         match self {

@@ -1,6 +1,7 @@
-//! The order of writes to an image whose direct I/O is coarser than what is written.
+//! The order of writes to an image or a node whose blocks are larger than what is written.
 //!
-//! Used by the [way to a file](super::way::file). A write that is not aligned is a *cycle*: read the blocks around it, change
+//! Used by the [way to a file](super::way::file), if direct I/O on it is coarser than a sector, and by a node while someone writes
+//! [parts of its blocks](super::partial_write). A write that is not aligned is a *cycle*: read the blocks around it, change
 //! them, write them back. Between the read and the write back no other write may reach those blocks, from whichever queue or
 //! device, or it is lost. So a cycle locks its blocks. Other writes lock theirs only while there is a cycle; at other times they
 //! are *straight* and cost two atomic additions, no lock.

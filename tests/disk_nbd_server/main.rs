@@ -8,6 +8,7 @@
 mod hostile;
 mod limits;
 mod peer;
+mod shared;
 mod tls;
 mod tools;
 

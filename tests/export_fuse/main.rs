@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use support::directory::TestDir;
 use support::front_end::{Guest, Io};
 use support::random::Random;
+use support::shared_sectors;
 use support::skip::skip;
 
 mod life;
@@ -318,4 +319,53 @@ fn threads_read_what_they_wrote_while_a_guest_uses_the_node_and_it_grows() {
     // The guest reads through its own export what came through the file.
     assert_eq!(guest.run(0, &read), 0);
     assert_eq!(guest.memory.bytes()[..4096], expected[..4096]);
+}
+
+/// With direct I/O the node has larger blocks than without.
+#[test]
+fn a_node_is_opened_anew_while_its_file_is_written() {
+    let Some(rig) = Rig::new(FILE, ",writable=on,iothread=io0") else {
+        return;
+    };
+    let mut client = rig.server.client();
+    let mut reopen = |is_direct: bool| {
+        let command = format!(
+            r#"{{"execute":"blockdev-reopen","arguments":{{"options":[{{"driver":"file","node-name":"n0","filename":"disk.raw","cache":{{"direct":{is_direct}}}}}]}}}}"#
+        );
+        client.ask(command)
+    };
+    let direct = reopen(true);
+    if direct != r#"{"return": {}}"# {
+        return skip(direct);
+    }
+    let work = |part| {
+        let file = rig.open();
+        move || exercise(&file, part, 99 + part, 150)
+    };
+    let threads: Vec<_> = (0..3).map(|part| thread::spawn(work(part))).collect();
+    let mut is_direct = true;
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        is_direct = !is_direct;
+        assert_eq!(reopen(is_direct), r#"{"return": {}}"#);
+    }
+    let parts = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap());
+    let expected: Vec<u8> = parts.collect();
+    assert!(rig.image()[..3 << 20] == expected);
+}
+
+#[test]
+fn a_guest_and_a_program_lose_no_write_to_the_same_blocks() {
+    for direct in ["", ",cache.direct=on"] {
+        let node = format!("{FILE}{direct}");
+        let Some(rig) = Rig::new(&node, ",writable=on,iothread=io1") else {
+            return;
+        };
+        let add = r#"{"execute":"block-export-add","arguments":{"type":"vhost-user-blk","id":"e1","node-name":"n0","writable":true,"addr":{"type":"unix","path":"e1.sock"},"iothread":"io0"}}"#;
+        assert_eq!(rig.server.client().ask(add), r#"{"return": {}}"#);
+        let socket = rig.directory.socket("e1.sock");
+        let mut guest = Guest::connect(&socket, 1, 128, false, shared_sectors::GUEST_MEMORY);
+        shared_sectors::exercise(guest.as_mut().unwrap(), &mut rig.open());
+    }
 }

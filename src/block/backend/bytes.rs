@@ -1,8 +1,9 @@
 //! Requests that need not be made of whole blocks.
 //!
-//! A read goes through a copy of the blocks around it. A write reads the blocks at its ends, changes them, and writes whole
-//! blocks; no other write of a backend of the same node may come between, so all take their turn in the node's order. Without
-//! such writes that costs two additions.
+//! A read goes through a copy of the blocks around it, and a discard leaves out what fills no block. A write is submitted as it is.
+//! If its channel refuses it, because the node has larger blocks and no order of writes, the backend becomes a writer of parts of
+//! blocks ([`crate::block::partial_write`]) and submits it again. The other requests are made again if they are refused: the node
+//! has got larger blocks since.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -10,9 +11,9 @@ use std::ops::Range;
 
 use super::{BlockBackend, result_of};
 use crate::block::io_buffer::IoBuffer;
-use crate::block::request::Op;
+use crate::block::partial_write::{blocks_around, blocks_inside};
+use crate::block::request::{Finished, Op};
 use crate::block::status::BlockStatus;
-use crate::block::write_order::WriteTurn;
 
 pub(super) async fn read(
     backend: &BlockBackend,
@@ -23,37 +24,42 @@ pub(super) async fn read(
         Ok(range) => range,
         Err(error) => return (Err(error), buffer),
     };
-    let blocks = backend.blocks(&range);
-    if blocks == range {
-        return transfer(backend, Op::Read, offset, buffer, None).await;
+    loop {
+        let blocks = backend.blocks(&range);
+        let (result, is_too_fine);
+        if blocks == range {
+            (result, buffer, is_too_fine) = transfer(backend, Op::Read, offset, buffer).await;
+        } else {
+            let copy = IoBuffer::zeroed(index(blocks.end - blocks.start));
+            let copied;
+            (result, copied, is_too_fine) = transfer(backend, Op::Read, blocks.start, copy).await;
+            let skip = index(range.start - blocks.start);
+            let count = buffer.len();
+            buffer.copy_from_slice(&copied[skip..skip + count]);
+        }
+        if !is_too_fine {
+            return (result, buffer);
+        }
     }
-    let copy = IoBuffer::zeroed(len(&blocks));
-    let (result, copy) = transfer(backend, Op::Read, blocks.start, copy, None).await;
-    let skip = index(range.start - blocks.start);
-    let count = buffer.len();
-    buffer.copy_from_slice(&copy[skip..skip + count]);
-    (result, buffer)
 }
 
 pub(super) async fn write(
     backend: &BlockBackend,
     offset: u64,
-    buffer: IoBuffer,
+    mut buffer: IoBuffer,
 ) -> (io::Result<()>, IoBuffer) {
-    let range = match check(backend, offset, buffer.len() as u64) {
-        Ok(range) => range,
-        Err(error) => return (Err(error), buffer),
-    };
-    if backend.blocks(&range) == range {
-        let mut turn = backend.node().byte_order().aligned(range.clone());
-        (&mut turn).await;
-        // The node may have larger blocks now.
-        if backend.blocks(&range) == range {
-            return transfer(backend, Op::Write, offset, buffer, Some(turn)).await;
-        }
+    let checked = check(backend, offset, buffer.len() as u64);
+    if checked.is_err() || buffer.is_empty() {
+        return (checked.map(drop), buffer);
     }
-    let result = change(backend, &range, |bytes| bytes.copy_from_slice(&buffer));
-    (result.await, buffer)
+    loop {
+        let (result, is_too_fine);
+        (result, buffer, is_too_fine) = transfer(backend, Op::Write, offset, buffer).await;
+        if !is_too_fine {
+            return (result, buffer);
+        }
+        backend.order_partial_writes().await;
+    }
 }
 
 pub(super) async fn write_zeroes(
@@ -63,37 +69,39 @@ pub(super) async fn write_zeroes(
     unmap: bool,
     is_fast: bool,
 ) -> io::Result<()> {
-    let range = check(backend, offset, length)?;
-    let inner = backend.blocks_inside(&range);
-    for edge in [range.start..inner.start, inner.end..range.end] {
-        if !edge.is_empty() {
-            change(backend, &edge, |bytes| bytes.fill(0)).await?;
-        }
-    }
-    if inner.is_empty() {
+    if check(backend, offset, length)?.is_empty() {
         return Ok(());
     }
-    let mut turn = backend.node().byte_order().aligned(inner.clone());
-    (&mut turn).await;
-    let mut request = backend.request(Op::WriteZeroes { unmap }, inner.start);
-    request.is_fast = is_fast;
-    request.set_length(inner.end - inner.start);
-    request.byte_turn = Some(turn);
-    backend.finish(request).await
+    loop {
+        let mut request = backend.request(Op::WriteZeroes { unmap }, offset);
+        request.is_fast = is_fast;
+        request.set_length(length);
+        let finished = backend.submit(request).await;
+        let is_too_fine = finished.request.is_too_fine;
+        let result = take_result(backend, finished);
+        if !is_too_fine {
+            return result;
+        }
+        backend.order_partial_writes().await;
+    }
 }
 
 pub(super) async fn discard(backend: &BlockBackend, offset: u64, length: u64) -> io::Result<()> {
     let range = check(backend, offset, length)?;
-    let inner = backend.blocks_inside(&range);
-    if inner.is_empty() {
-        return Ok(());
+    loop {
+        let inner = blocks_inside(&range, backend.node().block_size());
+        if inner.is_empty() {
+            return Ok(());
+        }
+        let mut request = backend.request(Op::Discard, inner.start);
+        request.set_length(inner.end - inner.start);
+        let finished = backend.submit(request).await;
+        let is_too_fine = finished.request.is_too_fine;
+        let result = take_result(backend, finished);
+        if !is_too_fine {
+            return result;
+        }
     }
-    let mut turn = backend.node().byte_order().aligned(inner.clone());
-    (&mut turn).await;
-    let mut request = backend.request(Op::Discard, inner.start);
-    request.set_length(inner.end - inner.start);
-    request.byte_turn = Some(turn);
-    backend.finish(request).await
 }
 
 pub(super) async fn block_status(
@@ -105,83 +113,46 @@ pub(super) async fn block_status(
     if range.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let blocks = backend.blocks(&range);
-    let mut request = backend.request(Op::BlockStatus, blocks.start);
-    request.set_length(blocks.end - blocks.start);
-    let finished = backend.submit(request).await;
-    let status = finished.request.status();
-    backend.recycle(finished.request);
-    result_of(finished.result)?;
-    let known = status.length.saturating_sub(range.start - blocks.start);
-    Ok(BlockStatus {
-        length: known.min(length),
-        ..status
-    })
-}
-
-/// Waits for the turn of a cycle over the blocks around `range`, as they are then, and returns them and their unit.
-async fn cycle(backend: &BlockBackend, range: &Range<u64>) -> (WriteTurn, Range<u64>, u64) {
     loop {
-        let node = backend.node();
-        let unit = node.block_size();
-        let blocks = blocks_around(range, unit);
-        let mut turn = node.byte_order().cycle(blocks.clone());
-        (&mut turn).await;
-        // A drain may have changed the node meanwhile.
-        let now = backend.node();
-        if now.id() == node.id() && now.block_size() == unit {
-            return (turn, blocks, unit);
+        let blocks = backend.blocks(&range);
+        let mut request = backend.request(Op::BlockStatus, blocks.start);
+        request.set_length(blocks.end - blocks.start);
+        let finished = backend.submit(request).await;
+        let status = finished.request.status();
+        let is_too_fine = finished.request.is_too_fine;
+        let result = take_result(backend, finished);
+        if is_too_fine {
+            continue;
         }
-    }
-}
-
-/// Changes `range`: reads the blocks at the ends, changes them, and writes all.
-async fn change(
-    backend: &BlockBackend,
-    range: &Range<u64>,
-    fill: impl FnOnce(&mut [u8]),
-) -> io::Result<()> {
-    let (turn, blocks, unit) = cycle(backend, range).await;
-    let mut whole = IoBuffer::zeroed(len(&blocks));
-    let last = blocks.end - unit;
-    let is_partial = |start: u64| range.start > start || range.end < start + unit;
-    let ends = [
-        Some(blocks.start),
-        Some(last).filter(|&last| last > blocks.start),
-    ];
-    for start in ends
-        .into_iter()
-        .flatten()
-        .filter(|&start| is_partial(start))
-    {
-        let block = IoBuffer::zeroed(index(unit));
-        let (result, block) = transfer(backend, Op::Read, start, block, None).await;
         result?;
-        let at = index(start - blocks.start);
-        whole[at..at + block.len()].copy_from_slice(&block);
+        let known = status.length.saturating_sub(range.start - blocks.start);
+        return Ok(BlockStatus {
+            length: known.min(length),
+            ..status
+        });
     }
-    let start = index(range.start - blocks.start);
-    fill(&mut whole[start..start + len(range)]);
-    let written = transfer(backend, Op::Write, blocks.start, whole, Some(turn));
-    written.await.0
 }
 
-/// Reads or writes whole blocks, with memory that the request owns.
+fn take_result(backend: &BlockBackend, finished: Finished) -> io::Result<()> {
+    backend.recycle(finished.request);
+    result_of(finished.result)
+}
+
+/// Reads or writes, with memory that the request has meanwhile. Says whether the channel refused it because of the node's blocks.
 async fn transfer(
     backend: &BlockBackend,
     op: Op,
     offset: u64,
     memory: IoBuffer,
-    turn: Option<WriteTurn>,
-) -> (io::Result<()>, IoBuffer) {
+) -> (io::Result<()>, IoBuffer, bool) {
     let mut request = backend.request(op, offset);
     request.own(memory);
-    request.byte_turn = turn;
     let mut finished = backend.submit(request).await;
     let buffer = finished.request.take_buffer();
-    backend.recycle(finished.request);
+    let is_too_fine = finished.request.is_too_fine;
+    let result = take_result(backend, finished);
     let buffer = buffer.unwrap_or_else(|| unreachable!("a request keeps its buffer"));
-    (result_of(finished.result), buffer)
+    (result, buffer, is_too_fine)
 }
 
 /// The range, if it is within the node.
@@ -198,26 +169,6 @@ impl BlockBackend {
     fn blocks(&self, range: &Range<u64>) -> Range<u64> {
         blocks_around(range, self.node().block_size())
     }
-
-    /// The whole blocks of a range. If it has none, they are empty at one of its ends.
-    fn blocks_inside(&self, range: &Range<u64>) -> Range<u64> {
-        let unit = self.node().block_size();
-        let start = range.start.next_multiple_of(unit);
-        let end = range.end / unit * unit;
-        match start <= end {
-            true => start..end,
-            // All of it lies within one block.
-            false => range.end..range.end,
-        }
-    }
-}
-
-fn blocks_around(range: &Range<u64>, unit: u64) -> Range<u64> {
-    range.start / unit * unit..range.end.next_multiple_of(unit)
-}
-
-fn len(range: &Range<u64>) -> usize {
-    index(range.end - range.start)
 }
 
 /// A place in memory.

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -286,8 +285,9 @@ fn a_null_disk_has_nothing_or_zeroes() {
     }
 }
 
+/// A write that waits for the end of a drain may find larger blocks, or smaller ones.
 #[test]
-fn a_write_that_waits_for_its_turn_while_blocks_become_larger_keeps_its_neighbours() {
+fn a_write_that_waits_while_blocks_become_larger_keeps_its_neighbours() {
     let (small, large) = ("backend-small", "backend-large");
     let file = TestFile::new(&[7; 8192], 1 << 20);
     let open = |text: &str| Node::open_blockdev(parse_dotted("driver", text).unwrap()).unwrap();
@@ -297,36 +297,39 @@ fn a_write_that_waits_for_its_turn_while_blocks_become_larger_keeps_its_neighbou
     ));
     let node = open(&format!("raw,node-name=backend-grows,file={small}"));
     let rig = Rig::over(&node);
-    for (offset, len) in [(513, 10), (1024, 512)] {
-        let turn = node.byte_order().cycle(0..4096);
-        let backend = rig.backend();
-        let task = rig.aio.spawn_local(async move {
-            let bytes = IoBuffer::copy_of(&vec![1; len]);
-            backend.write(offset, bytes, false).await.0
-        });
-        let task = task.unwrap();
-        rig.iterate(2);
+    let backend = rig.backend();
+    let small_node = Node::find(small).unwrap();
+    // The write waits for the change.
+    let write_during = |child, offset, bytes: Vec<u8>| {
         let mut change = GraphChange::new();
-        change.set_child(&node, "file", Some(&large_node)).unwrap();
-        make(change, &rig);
-        assert_eq!(node.block_size(), 4096);
-        drop(turn);
+        change.set_child(&node, "file", Some(child)).unwrap();
+        let writer = backend.clone();
+        let task = make(change, &rig, async move {
+            writer
+                .write(offset, IoBuffer::copy_of(&bytes), false)
+                .await
+                .0
+        });
         rig.finish(&task).unwrap();
+    };
+    for (offset, len) in [(513, 10), (1024, 512)] {
+        write_during(&large_node, offset, vec![1; len]);
+        assert_eq!(node.block_size(), 4096);
         let mut expected = vec![7; 4096];
         let start = usize::try_from(offset).unwrap();
         expected[start..start + len].fill(1);
         assert!(std::fs::read(file.path()).unwrap()[..4096] == expected);
-        let restored = std::fs::File::options().write(true).open(file.path());
-        restored.unwrap().write_all_at(&[7; 8192], 0).unwrap();
-        let mut back = GraphChange::new();
-        back.set_child(&node, "file", Some(&Node::find(small).unwrap()))
-            .unwrap();
-        make(back, &rig);
+        write_during(&small_node, 0, vec![7; 4096]);
+        assert_eq!(node.block_size(), 1);
     }
 }
 
-/// Makes a change while the home of the rig goes round.
-fn make(change: GraphChange, rig: &Rig) {
+/// Makes a change while the home of the rig goes round. `work` begins before it and has to wait for its end.
+fn make<T: 'static>(
+    change: GraphChange,
+    rig: &Rig,
+    work: impl Future<Output = T> + 'static,
+) -> JoinHandle<T> {
     let mut draining = drain(&change.nodes());
     let mut drained = None;
     rig.wait(|| {
@@ -337,5 +340,9 @@ fn make(change: GraphChange, rig: &Rig) {
         };
         drained.is_some()
     });
+    let task = rig.aio.spawn_local(work).unwrap();
+    rig.iterate(3);
+    assert!(!task.is_finished());
     change.make(&drained.unwrap()).unwrap();
+    task
 }

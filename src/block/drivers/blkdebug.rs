@@ -49,6 +49,7 @@ struct BlkdebugDriver {
 struct BlkdebugLayer {
     rules: Arc<Mutex<Rules>>,
     queue: Arc<TaskQueue>,
+    passes_parts: bool,
     below: Arc<Below>,
 }
 
@@ -107,6 +108,7 @@ impl BlockDriver for BlkdebugDriver {
             Arc::new(BlkdebugLayer {
                 rules: Arc::clone(&self.rules),
                 queue: Arc::clone(new.queue()),
+                passes_parts: self.passes_parts_to().is_some(),
                 below: new.open(|same| self.child.node().open_way(same)),
             })
         })
@@ -122,6 +124,11 @@ impl BlockDriver for BlkdebugDriver {
 
     fn block_size(&self) -> u64 {
         self.block_size
+    }
+
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        let child = self.child.node();
+        Some(&self.child).filter(|_| child.block_size() == self.block_size)
     }
 
     fn is_read_only(&self) -> bool {
@@ -149,6 +156,10 @@ impl BlockDriver for BlkdebugDriver {
 impl Layer for BlkdebugLayer {
     fn run(self: Arc<Self>, request: Box<Request>) -> Task {
         Box::pin(async move { self.carry_out(request).await })
+    }
+
+    fn takes_parts(&self) -> bool {
+        self.passes_parts && self.below.takes_parts()
     }
 }
 

@@ -233,6 +233,10 @@ impl BlockDriver for CopyBeforeWriteDriver {
         self.file().block_size()
     }
 
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        self.children.first()
+    }
+
     fn is_read_only(&self) -> bool {
         self.read_only || self.file().is_read_only()
     }

@@ -109,6 +109,10 @@ impl BlockDriver for CopyOnReadDriver {
         self.child.node().block_size()
     }
 
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        Some(&self.child)
+    }
+
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
     }
@@ -139,6 +143,10 @@ impl Layer for CopyOnReadLayer {
                 }
             }
         })
+    }
+
+    fn takes_parts(&self) -> bool {
+        self.below.takes_parts()
     }
 }
 

@@ -145,6 +145,10 @@ impl BlockDriver for RawDriver {
         self.child.node().block_size()
     }
 
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        Some(&self.child)
+    }
+
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
     }
@@ -182,6 +186,10 @@ impl Layer for PartLayer {
             finished.request.offset = before;
             finished
         })
+    }
+
+    fn takes_parts(&self) -> bool {
+        self.below.takes_parts()
     }
 }
 

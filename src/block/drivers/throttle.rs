@@ -102,6 +102,10 @@ impl BlockDriver for ThrottleDriver {
         self.child.node().block_size()
     }
 
+    fn passes_parts_to(&self) -> Option<&Edge> {
+        Some(&self.child)
+    }
+
     fn is_read_only(&self) -> bool {
         self.read_only || self.child.node().is_read_only()
     }
@@ -136,6 +140,10 @@ impl Layer for ThrottleLayer {
             }
             self.below.submit(request).await
         })
+    }
+
+    fn takes_parts(&self) -> bool {
+        self.below.takes_parts()
     }
 
     fn hurry(&self) {

@@ -79,6 +79,11 @@ impl Below {
         }
     }
 
+    /// Whether it takes writes of parts of its blocks.
+    pub(in crate::block) fn takes_parts(&self) -> bool {
+        self.state().way.takes_parts()
+    }
+
     pub(in crate::block) fn flush_submissions(&self) {
         self.state().way.flush_submissions();
     }

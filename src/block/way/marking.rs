@@ -30,6 +30,10 @@ impl MarkingWay {
         submission
     }
 
+    pub(super) fn takes_parts(&self) -> bool {
+        self.way.takes_parts()
+    }
+
     pub(super) fn flush_submissions(&mut self) {
         self.way.flush_submissions();
     }

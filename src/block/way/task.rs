@@ -47,6 +47,11 @@ pub(in crate::block) trait Layer: fmt::Debug + Send + Sync {
     /// Carries out a request.
     fn run(self: Arc<Self>, request: Box<Request>) -> Task;
 
+    /// Whether it takes writes of parts of the node's blocks.
+    fn takes_parts(&self) -> bool {
+        false
+    }
+
     /// Ends the waits of tasks that are not for the data. Called while the channel is drained or its owner wants to rest.
     fn hurry(&self) {}
 }
@@ -117,6 +122,10 @@ impl TaskWay {
             below,
             tasks,
         }))
+    }
+
+    pub(super) fn takes_parts(&self) -> bool {
+        self.layer.takes_parts()
     }
 
     pub(super) fn submit(&mut self, request: Box<Request>, budget: &mut Budget) -> Submission {

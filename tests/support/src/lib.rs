@@ -6,7 +6,7 @@
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
-//!   `front_end`, `raw_front_end`, `workload`, `shadow` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
+//!   `front_end`, `raw_front_end`, `workload`, `shadow`, `shared_sectors` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
 //! * a machine's console (feature `devices`): `terminal`
 //! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
@@ -55,6 +55,8 @@ pub mod served_disk;
 pub mod server;
 #[cfg(feature = "devices")]
 pub mod shadow;
+#[cfg(feature = "devices")]
+pub mod shared_sectors;
 pub mod skip;
 #[cfg(feature = "devices")]
 pub mod terminal;

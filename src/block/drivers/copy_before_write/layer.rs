@@ -39,6 +39,10 @@ impl Layer for CopyLayer {
             }
         })
     }
+
+    fn takes_parts(&self) -> bool {
+        self.copier.file.takes_parts()
+    }
 }
 
 impl CopyLayer {

@@ -8,38 +8,13 @@ use crate::block::drivers::qcow2::{Qcow2Options, over};
 use crate::block::node::Node;
 use crate::block::options::blockdev;
 use crate::block::range_lock::RangeLock;
-use crate::block::request::{Op, Request};
-use crate::block::test_filter::filter;
+use crate::block::request::Op;
+use crate::block::test_filter::{HELD, holding};
 use crate::block::test_rig::Rig;
 use crate::block::test_waker::{WakeCount, is_ready};
-use crate::block::way::below::Below;
-use crate::block::way::task::{Layer, Task};
 use crate::object::options::parse_dotted;
 
 const CLUSTER: usize = 4096;
-/// Data of this kind waits below the image until the test lets it go.
-const HELD: u8 = 0xaa;
-
-#[derive(Debug)]
-struct HoldingLayer {
-    below: Arc<Below>,
-    hold: Arc<RangeLock>,
-}
-
-impl Layer for HoldingLayer {
-    fn run(self: Arc<Self>, request: Box<Request>) -> Task {
-        Box::pin(async move {
-            let mut first = [0];
-            if request.op == Op::Write {
-                request.copy_out(&mut first);
-            }
-            if first == [HELD] {
-                self.hold.ticket(0..1).await;
-            }
-            self.below.submit(request).await
-        })
-    }
-}
 
 /// Submits one request for a cluster, whose bytes are all the same.
 fn submit(rig: &Rig, op: Op, cluster: usize, memory: &mut [u8], tag: u64) {
@@ -61,13 +36,7 @@ fn discard_waits_for_a_write_to_the_same_cluster_whose_place_nothing_else_gets()
     let text = format!("node-name=held,driver=file,filename={}", path.display());
     let file = blockdev(parse_dotted("driver", &text).unwrap()).unwrap();
     let hold: Arc<RangeLock> = Arc::default();
-    let layers = Arc::clone(&hold);
-    let held = filter(&file, move |below| {
-        Arc::new(HoldingLayer {
-            below,
-            hold: Arc::clone(&layers),
-        })
-    });
+    let held = holding(&file, &hold);
     let node = Node::child(None, Default::default(), |node| {
         over(&held, Qcow2Options::plain(), node)
     });
