@@ -12,8 +12,8 @@ use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::Guest;
+use support::listener::Listener;
 use support::qemu_img::{check, content, missing, qemu_img, wait_unlocked};
-use support::qmp::Client;
 use support::random::Random;
 use support::server::Server;
 use support::skip::skip;
@@ -63,55 +63,6 @@ fn work(directory: &TestDir, is_over: impl Fn() -> bool) {
         if is_over() {
             return;
         }
-    }
-}
-
-/// A client that remembers events.
-struct Listener {
-    client: Client,
-    heard: Vec<String>,
-}
-
-impl Listener {
-    fn new(server: &Server) -> Listener {
-        Listener {
-            client: server.client(),
-            heard: Vec::new(),
-        }
-    }
-
-    /// The answer.
-    fn ask(&mut self, command: &str, arguments: &str) -> String {
-        let request = format!(r#"{{"execute":"{command}","arguments":{{{arguments}}}}}"#);
-        self.client.send(request.as_bytes());
-        loop {
-            let line = self.client.line();
-            match line.contains(r#""event": "#) {
-                true => self.heard.push(line),
-                false => return line,
-            }
-        }
-    }
-
-    #[track_caller]
-    fn done(&mut self, command: &str, arguments: &str) {
-        assert_eq!(self.ask(command, arguments), r#"{"return": {}}"#);
-    }
-
-    /// Waits until an event has this text in it, and forgets all up to it. Returns it.
-    fn wait(&mut self, text: &str) -> String {
-        loop {
-            if let Some(index) = self.heard.iter().position(|line| line.contains(text)) {
-                return self.heard.drain(..=index).next_back().unwrap();
-            }
-            let line = self.client.line();
-            assert_ne!(line, "", "no '{text}' among {:?}", self.heard);
-            self.heard.push(line);
-        }
-    }
-
-    fn status(&mut self, status: &str) {
-        self.wait(&format!(r#""status": "{status}""#));
     }
 }
 

@@ -3,7 +3,7 @@
 //! * everywhere: [`capability`], [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`], [`fd_source`], [`aio_load`]
 //! * the host: [`host_storage`]
-//! * the program `qctx`: [`process`], [`server`], [`qmp`], and [`tiny_kernel`], [`linux_guest`] to boot
+//! * the program `qctx`: [`process`], [`server`], [`qmp`], [`listener`], and [`tiny_kernel`], [`linux_guest`] to boot
 //! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload`, `shadow`, `shared_sectors` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
@@ -37,6 +37,7 @@ pub mod host_storage;
 #[path = "../../../src/cli/demo/in_process.rs"]
 pub mod in_process;
 pub mod linux_guest;
+pub mod listener;
 pub mod loops;
 pub mod mock_driver;
 pub mod nbd_server;
