@@ -26,7 +26,10 @@ mod tests;
 mod work;
 
 pub use event::{JOB_EVENTS, JOB_STATUS, JOB_TYPE, JOB_TYPES, JobEvent, on_event};
-pub use registry::{JobInfo, JobName, apply, cancel_all, cancel_block_job, list, set_speed, start};
+pub use registry::{
+    JobInfo, JobName, apply, cancel_all, cancel_block_job, change_options, check_new_id, list,
+    set_speed, start,
+};
 pub use running::{JobOptions, RunningJob};
 pub use state::{JobStatus, JobType, JobVerb};
 pub use table::{JobErrorAction, JobIo, JobStep};

@@ -24,6 +24,7 @@ use super::state::{JobStatus, JobType, JobVerb};
 use super::table::info::{TableInfo, Wishes};
 use super::table::{Effect, JobErrorAction, JobIo, JobKey, JobStep, JobTable, NewJob};
 use super::work::JobWork;
+use crate::object::Options;
 use crate::{ContextClaim, Error, ErrorKind, QContext, Result};
 
 static JOBS: Mutex<Jobs> = Mutex::new(Jobs::new());
@@ -78,6 +79,8 @@ pub struct JobInfo {
     pub auto_finalize: bool,
     /// It is forgotten when it is concluded.
     pub auto_dismiss: bool,
+    /// For a mirror: its target has what is written to its source, and gets that at the same time.
+    pub is_actively_synced: Option<bool>,
 }
 
 /// A job by its id.
@@ -132,6 +135,14 @@ fn insert(
     })
 }
 
+/// Checks that a new job may have this id.
+///
+/// # Errors
+/// The id is taken or not well-formed.
+pub fn check_new_id(id: &str) -> Result<()> {
+    lock().table.check_new_id(id)
+}
+
 /// Does what a user wants of a job.
 ///
 /// # Errors
@@ -178,6 +189,19 @@ pub fn set_speed(id: &str, speed: i64) -> Result<()> {
         control.set_speed(speed);
     }
     Ok(())
+}
+
+/// Changes options of a block job while it works.
+///
+/// # Errors
+/// There is no such block job, its state does not allow that, or it has no options that can change, or not so.
+pub fn change_options(id: &str, options: Options) -> Result<()> {
+    let work = change(|jobs| {
+        let key = jobs.table.find_block_job(id)?;
+        jobs.table.check_verb(key, JobVerb::Change)?;
+        Result::Ok(jobs.live(key).and_then(|live| live.work.clone()))
+    })?;
+    work.map_or(Ok(()), |work| work.change(options))
 }
 
 /// All jobs, the newest first, as QEMU lists them.
@@ -248,7 +272,8 @@ impl Jobs {
     }
 
     fn describe(&self, info: TableInfo) -> Option<JobInfo> {
-        let control = &self.live(info.key)?.control;
+        let live = self.live(info.key)?;
+        let control = &live.control;
         let (done, total) = control.progress();
         let is_at_work = matches!(info.status, JobStatus::Running | JobStatus::Ready);
         Some(JobInfo {
@@ -264,6 +289,10 @@ impl Jobs {
             has_io_error: info.has_io_error,
             auto_finalize: info.auto_finalize,
             auto_dismiss: info.auto_dismiss,
+            is_actively_synced: live
+                .work
+                .as_ref()
+                .and_then(|work| work.is_actively_synced()),
         })
     }
 

@@ -128,6 +128,13 @@ impl RunningJob {
         self.done.fetch_add(units, Ordering::Relaxed);
     }
 
+    /// Makes what there is to do so much more than what is done.
+    pub fn set_remaining(&self, units: u64) {
+        let done = self.done.load(Ordering::Relaxed);
+        self.total
+            .store(done.saturating_add(units), Ordering::Relaxed);
+    }
+
     /// What is done, and what there is to do.
     pub(super) fn progress(&self) -> (u64, u64) {
         let done = self.done.load(Ordering::Relaxed);
@@ -151,6 +158,36 @@ impl RunningJob {
     /// Whether the work is to end, and its changes are undone.
     pub fn is_cancelled(&self) -> bool {
         self.users.wishes(self.key).is_cancelled
+    }
+
+    /// Whether the work is to rest at its next pause point.
+    pub fn is_pausing(&self) -> bool {
+        self.users.wishes(self.key).is_pausing
+    }
+
+    /// Says whether the work waits for something to do.
+    pub fn set_idle(&self, is_idle: bool) {
+        self.is_resting.store(is_idle, Ordering::Relaxed);
+    }
+
+    /// Wakes the task of `context` when a user wants something.
+    pub fn watch(&self, context: &Context<'_>) {
+        let mut wakers = lock(&self.wakers);
+        if !wakers.iter().any(|known| known.will_wake(context.waker())) {
+            wakers.push(context.waker().clone());
+        }
+    }
+
+    /// The output of `work`; `None` if a user cancels the job first. Then the rest of it is dropped.
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(
+            |context| match self.poll_until(context, &|| self.is_cancelled()) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => work.as_mut().poll(context).map(Some),
+            },
+        )
+        .await
     }
 
     /// Does `work`, and calls `hurry` when a user cancels meanwhile, once. With that the work lets its requests come back at once, for
@@ -235,11 +272,7 @@ impl RunningJob {
 
     fn poll_until(&self, context: &Context<'_>, is_over: &impl Fn() -> bool) -> Poll<()> {
         // First the waker: a wish that comes after the question calls it.
-        let mut wakers = lock(&self.wakers);
-        if !wakers.iter().any(|known| known.will_wake(context.waker())) {
-            wakers.push(context.waker().clone());
-        }
-        drop(wakers);
+        self.watch(context);
         match is_over() {
             true => Poll::Ready(()),
             false => Poll::Pending,

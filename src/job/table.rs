@@ -218,11 +218,7 @@ impl JobTable {
     /// # Errors
     /// The id is taken or not well-formed.
     pub(super) fn create(&mut self, new: NewJob) -> Result<JobKey> {
-        check_id(&new.id)?;
-        if self.jobs.iter().any(|job| job.new.id == new.id) {
-            let message = format!("Job ID '{}' already in use", new.id);
-            return Err(Error::new(ErrorKind::AlreadyExists, message));
-        }
+        self.check_new_id(&new.id)?;
         self.last_number += 1;
         let key = self.last_number;
         let group = new.group.unwrap_or(key);
@@ -247,6 +243,19 @@ impl JobTable {
         });
         self.become_status(key, JobStatus::Created);
         Ok(key)
+    }
+
+    /// Checks that a new job may have this id.
+    ///
+    /// # Errors
+    /// The id is taken or not well-formed.
+    pub(super) fn check_new_id(&self, id: &str) -> Result<()> {
+        check_id(id)?;
+        if self.jobs.iter().any(|job| job.new.id == id) {
+            let message = format!("Job ID '{id}' already in use");
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        Ok(())
     }
 
     /// Starts a job that was made.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::running::RunningJob;
 use super::table::JobStep;
-use crate::Result;
+use crate::object::Options;
+use crate::{Error, ErrorKind, Result};
 
 /// Work or a step of it, under way.
 pub type WorkFuture = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
@@ -21,6 +22,21 @@ pub trait JobWork: fmt::Debug + Send + Sync {
     /// What is to be done when the work is over; `None` if nothing.
     fn step(self: Arc<Self>, step: JobStep, job: Arc<RunningJob>) -> Option<WorkFuture> {
         let _ = (step, job);
+        None
+    }
+
+    /// Changes options of the job while it works, as `block-job-change` describes them.
+    ///
+    /// # Errors
+    /// The job has no options that can change, or not so.
+    fn change(&self, options: Options) -> Result<()> {
+        drop(options);
+        let message = "Job type does not support change";
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
+    /// For a mirror: whether what is written to its source is written to its target at the same time, and both are the same.
+    fn is_actively_synced(&self) -> Option<bool> {
         None
     }
 
