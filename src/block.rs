@@ -31,6 +31,7 @@
 //! * `drivers`: `raw`, `copy-before-write`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
+//! * `mirror`: the job whose copy follows what is written; `tap`: its look at that
 //! * `stream`: the job that frees an image from its backing files; `error_policy`: what jobs do about errors
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
@@ -63,6 +64,7 @@ mod graph;
 mod image;
 mod image_info;
 mod io_buffer;
+mod mirror;
 mod node;
 mod options;
 mod own_mount;
@@ -74,6 +76,7 @@ mod resize_pass;
 mod snapshot;
 mod status;
 mod stream;
+mod tap;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
@@ -116,6 +119,8 @@ pub use graph::{EdgeInfo, NodeId, edges};
 #[doc(hidden)]
 pub use image_info::{ImageInfo, ImageSpecific, Qcow2Info, VmdkExtentInfo, VmdkInfo};
 pub use io_buffer::IoBuffer;
+#[doc(hidden)]
+pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
 pub use node::Node;
 pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};

@@ -70,6 +70,19 @@ struct BackendState {
 impl BlockBackend {
     /// Opens a way to the node of `edge`, for tasks on `aio` and what the edge's permissions allow.
     pub fn open(edge: &Edge, aio: &AioContext) -> BlockBackend {
+        BlockBackend::open_through(edge, aio, Channel::open)
+    }
+
+    /// The same for work on nodes that are drained: drains of nodes do not hold it. It ends before the nodes change.
+    pub(super) fn for_errand(edge: &Edge, aio: &AioContext) -> BlockBackend {
+        BlockBackend::open_through(edge, aio, Channel::for_errand)
+    }
+
+    fn open_through(
+        edge: &Edge,
+        aio: &AioContext,
+        open: fn(&Edge, &AioContext, Weak<dyn ChannelOwner>) -> Channel,
+    ) -> BlockBackend {
         let core = Arc::new(Core {
             target: Arc::clone(edge.target()),
             aio: aio.clone(),
@@ -78,7 +91,7 @@ impl BlockBackend {
         });
         let owner: Arc<dyn ChannelOwner> = Arc::<Core>::clone(&core);
         let owner: Weak<dyn ChannelOwner> = Arc::downgrade(&owner);
-        let channel = Channel::open(edge, aio, owner);
+        let channel = open(edge, aio, owner);
         // If a drain that held it has ended, the home may have looked before the channel is there.
         core.state().channel.insert(channel).call_owner_later();
         BlockBackend(Arc::new(LastHandle(core)))

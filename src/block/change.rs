@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::common::CommonOptions;
 use super::drain::DrainedNodes;
 use super::drivers::{child_roles, may_change};
+use super::graph::Edge;
 use super::graph::rewire::Rewiring;
 use super::node::Node;
 use super::node::renewal::Renewal;
@@ -34,6 +35,8 @@ static ONE_CHANGE: Mutex<()> = Mutex::new(());
 pub struct GraphChange {
     openings: Vec<NodeOpening>,
     moved: Vec<(Arc<Node>, Arc<Node>)>,
+    /// The numbers of edges.
+    released: Vec<u64>,
 }
 
 /// A node that is to be opened anew.
@@ -127,6 +130,11 @@ impl GraphChange {
         Ok(())
     }
 
+    /// The parent of `edge` needs nothing any more, and shares everything.
+    pub(super) fn release(&mut self, edge: &Edge) {
+        self.released.push(edge.number());
+    }
+
     /// The nodes to be drained.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         let opened = self.openings.iter().map(|opening| &opening.node);
@@ -153,6 +161,7 @@ impl GraphChange {
             let rewiring = Rewiring {
                 renewed: renewed.collect(),
                 moved: self.moved,
+                released: self.released,
             };
             rewiring.make().map(|()| rewiring)
         });

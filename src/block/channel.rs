@@ -63,12 +63,26 @@ impl Channel {
         Channel::to_target(edge.target(), edge.permissions(), aio, owner)
     }
 
+    /// The same for work on nodes that are drained.
+    pub(super) fn for_errand(
+        edge: &Edge,
+        aio: &AioContext,
+        owner: Weak<dyn ChannelOwner>,
+    ) -> Channel {
+        let gate = Gate::for_errand(aio, owner);
+        Channel::through(gate, edge.target(), edge.permissions())
+    }
+
     pub(super) fn to_target(
         target: &Arc<EdgeTarget>,
         permissions: Permissions,
         aio: &AioContext,
         owner: Weak<dyn ChannelOwner>,
     ) -> Channel {
+        Channel::through(Gate::new(aio, owner), target, permissions)
+    }
+
+    fn through(gate: Arc<Gate>, target: &Arc<EdgeTarget>, permissions: Permissions) -> Channel {
         let node = target.node();
         let mut channel = Channel {
             target: Arc::clone(target),
@@ -81,7 +95,7 @@ impl Channel {
             way: Way::Absent,
             budget: Budget::BATCH,
             below: 0,
-            gate: Gate::new(aio, owner),
+            gate,
             is_held: false,
             held: VecDeque::new(),
             pool: Vec::new(),

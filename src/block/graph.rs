@@ -257,6 +257,11 @@ impl Edge {
         self.role
     }
 
+    /// A number that no other edge has.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn target(&self) -> &Arc<EdgeTarget> {
         &self.target
     }

@@ -23,6 +23,7 @@ use super::image_info::ImageInfo;
 use super::partial_write::PartialWrites;
 use super::permission::{Access, Permissions};
 use super::resize_pass::ResizePass;
+use super::tap::{TapSlot, WriteTap};
 use super::watch::{self, WriteThreshold};
 use super::way::Way;
 use crate::object::Dict;
@@ -52,6 +53,7 @@ pub struct Node {
     crossing: Crossing,
     write_threshold: Arc<WriteThreshold>,
     bitmaps: NodeBitmaps,
+    tap: TapSlot,
 }
 
 /// What becomes another one when the node is opened anew.
@@ -106,6 +108,7 @@ impl Node {
             crossing: Crossing::default(),
             write_threshold: Arc::default(),
             bitmaps: NodeBitmaps::default(),
+            tap: TapSlot::default(),
             state: Mutex::new(Arc::new(NodeState {
                 driver,
                 common: common.clone(),
@@ -386,16 +389,23 @@ impl Node {
             true => {
                 let state = self.state();
                 let detect_zeroes = state.common.detect_zeroes;
-                let open = |same: &Arc<Gate>| state.driver.open_way(same);
-                let watched = |same: &Arc<Gate>| {
-                    watch::open_way(detect_zeroes, &self.write_threshold, same, open)
-                };
                 let unit = self.block_size();
-                let way = self.partial_writes.open_way(unit, gate, watched);
+                let way = self.tap.open_way(gate, |tapped| {
+                    let open = |same: &Arc<Gate>| state.driver.open_way(same);
+                    let watched = |same: &Arc<Gate>| {
+                        watch::open_way(detect_zeroes, &self.write_threshold, same, open)
+                    };
+                    self.partial_writes.open_way(unit, tapped, watched)
+                });
                 self.bitmaps.mark(way)
             }
             false => Way::Absent,
         }
+    }
+
+    /// Lets `tap` look at what is written, or nothing. The node is drained.
+    pub(super) fn set_tap(&self, tap: Option<Arc<dyn WriteTap>>) {
+        self.tap.set(tap);
     }
 
     /// Calls `exceeded` when a write first goes beyond `offset`, with the number of bytes beyond and the offset. 0 stands for never. The

@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 use super::command::Commands;
 use super::reply::Reply;
-use crate::block::{self, BLOCK_STREAM_OPTIONS, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_OPTIONS, Node};
+use crate::block::{
+    self, BLOCK_STREAM_OPTIONS, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_MIRROR_OPTIONS, BLOCKDEV_OPTIONS,
+    Node,
+};
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
@@ -31,6 +34,7 @@ mod threshold;
 pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_ADD, blockdev_add);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
+    commands.add(&BLOCKDEV_MIRROR, blockdev_mirror);
     commands.add_later(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
@@ -66,6 +70,13 @@ static BLOCK_STREAM: CommandType = CommandType::new("block-stream", &BLOCK_STREA
 
 fn block_stream(arguments: Options) -> Result<Value> {
     block::stream(arguments)?;
+    Ok(Value::empty())
+}
+
+static BLOCKDEV_MIRROR: CommandType = CommandType::new("blockdev-mirror", &BLOCKDEV_MIRROR_OPTIONS);
+
+fn blockdev_mirror(arguments: Options) -> Result<Value> {
+    block::mirror(arguments)?;
     Ok(Value::empty())
 }
 

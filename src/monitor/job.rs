@@ -5,12 +5,13 @@
 
 use super::command::Commands;
 use super::event::emit;
+use crate::Result;
+use crate::block::COPY_MODE;
 use crate::job::{self, JOB_EVENTS, JOB_STATUS, JOB_TYPE, JOB_TYPES, JobInfo, JobName, JobVerb};
 use crate::object::{Options, Value};
 use crate::schema::{
     Case, CommandType, EnumType, Member, NOTHING, ObjectType, ValueType, Variants,
 };
-use crate::{Error, ErrorKind, Result};
 
 pub(super) fn add(commands: &mut Commands) {
     for (command, verb) in &VERBS {
@@ -114,8 +115,6 @@ fn set_speed(mut arguments: Options) -> Result<Value> {
     Ok(Value::empty())
 }
 
-const COPY_MODE: EnumType = EnumType::new("MirrorCopyMode", &["background", "write-blocking"]);
-
 static BLOCK_JOB_CHANGE: CommandType = CommandType::new(
     "block-job-change",
     &ObjectType::tagged(
@@ -138,11 +137,10 @@ static BLOCK_JOB_CHANGE: CommandType = CommandType::new(
     ),
 );
 
-/// No type of job that there is can be changed.
 fn change(mut arguments: Options) -> Result<Value> {
-    job::apply(JobName::Block(&arguments.need_str("id")?), JobVerb::Change)?;
-    let message = "Job type does not support change";
-    Err(Error::new(ErrorKind::Unsupported, message))
+    let id = arguments.need_str("id")?;
+    job::change_options(&id, arguments)?;
+    Ok(Value::empty())
 }
 
 static QUERY_JOBS: CommandType = CommandType::returning(
@@ -178,10 +176,9 @@ fn query_jobs(_: Options) -> Result<Value> {
 static QUERY_BLOCK_JOBS: CommandType = CommandType::returning(
     "query-block-jobs",
     &NOTHING,
-    ValueType::Array(&ValueType::Object(&ObjectType::new(
+    ValueType::Array(&ValueType::Object(&ObjectType::tagged(
         "BlockJobInfo",
         &[
-            Member::new("type", ValueType::Enum(JOB_TYPE)),
             Member::new("device", ValueType::Str),
             Member::new("len", ValueType::Int),
             Member::new("offset", ValueType::Int),
@@ -201,6 +198,19 @@ static QUERY_BLOCK_JOBS: CommandType = CommandType::returning(
             Member::new("auto-dismiss", ValueType::Bool),
             Member::optional("error", ValueType::Str),
         ],
+        Variants {
+            tag: "type",
+            tag_type: "JobType",
+            cases: || {
+                let case = |name: &&'static str| match *name {
+                    "mirror" => {
+                        Case::new("mirror", &[Member::new("actively-synced", ValueType::Bool)])
+                    }
+                    other => Case::new(other, &[]),
+                };
+                JOB_TYPES.iter().map(case).collect()
+            },
+        },
     ))),
 );
 
@@ -221,6 +231,9 @@ fn query_block_jobs(_: Options) -> Result<Value> {
             ("ready", job.status.is_ready().into()),
             ("type", job.kind.name().into()),
         ];
+        let is_synced = job.is_actively_synced;
+        let is_synced = is_synced.map(|is_synced| ("actively-synced", is_synced.into()));
+        let known: Vec<_> = known.into_iter().chain(is_synced).collect();
         with_error(&known, job)
     };
     let jobs = job::list();

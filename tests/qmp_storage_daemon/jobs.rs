@@ -397,6 +397,52 @@ fn wrong_arguments_of_streams_and_snapshots_have_the_storage_daemons_texts() {
 }
 
 #[test]
+fn wrong_arguments_of_mirrors_have_the_storage_daemons_texts() {
+    let nodes = [
+        "--blockdev",
+        "file,node-name=a,filename=a.img",
+        "--blockdev",
+        "null-co,node-name=b,size=1048576",
+        "--blockdev",
+        "null-co,node-name=below,size=1048576",
+        "--blockdev",
+        "raw,node-name=above,file=below",
+        "--blockdev",
+        "null-co,node-name=fixed,size=1048576,read-only=on",
+    ];
+    let Some(mut both) = Both::start(&nodes) else {
+        return;
+    };
+    let mirror = |more: &str| with("blockdev-mirror", more);
+    for more in [
+        r#""device":"nosuch","target":"b","sync":"full""#,
+        r#""device":"a","target":"nosuch","sync":"full""#,
+        r#""device":"a","target":"b","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"b""#,
+        r#""job-id":"j","device":"a","target":"a","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"incremental""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"bitmap""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"nosuch""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","granularity":256"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","granularity":3000"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","granularity":134217728"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","buf-size":-1"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","speed":-1"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","replaces":"nosuch""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","replaces":"below""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","filter-node-name":"1x""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","filter-node-name":"b""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","copy-mode":"nosuch""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","target-is-zero":true"#,
+        r#""job-id":"1x","device":"a","target":"b","sync":"full""#,
+        r#""job-id":"j","device":"below","target":"b","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"fixed","sync":"full""#,
+    ] {
+        both.alike(&mirror(more));
+    }
+}
+
+#[test]
 fn an_image_that_is_written_slowly_is_given_up_at_once() {
     let limited = [
         "--object",

@@ -14,6 +14,8 @@ pub(in crate::block) struct Rewiring {
     pub(in crate::block) renewed: Vec<Arc<Node>>,
     /// The devices and exports of the first node use the second one instead. Jobs stay.
     pub(in crate::block) moved: Vec<(Arc<Node>, Arc<Node>)>,
+    /// The numbers of edges whose parents need nothing any more and share everything.
+    pub(in crate::block) released: Vec<u64>,
 }
 
 impl Rewiring {
@@ -27,6 +29,11 @@ impl Rewiring {
         let mut changed = edges.clone();
         self.renew(&mut changed);
         let targets = self.move_parents(&mut changed);
+        let released = |edge: &&mut EdgeRecord| self.released.contains(&edge.number);
+        changed
+            .iter_mut()
+            .filter(released)
+            .for_each(|edge| edge.own = Access::NEUTRAL);
         settle_all(&mut changed)?;
         self.check_writers(&changed)?;
         let before = mem::replace(&mut *edges, changed);
