@@ -32,7 +32,8 @@
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `mirror`: the job whose copy follows what is written; `tap`: its look at that
-//! * `stream`: the job that frees an image from its backing files; `error_policy`: what jobs do about errors
+//! * `stream`: the job that frees an image from its backing files; `on_error`, `error_policy`: what guests
+//!   and jobs do about errors
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
 //! * `backend`, `io_buffer`, `status`: what tasks use: exports and jobs
@@ -66,6 +67,7 @@ mod image_info;
 mod io_buffer;
 mod mirror;
 mod node;
+mod on_error;
 mod options;
 mod own_mount;
 mod partial_write;
@@ -122,6 +124,9 @@ pub use io_buffer::IoBuffer;
 #[doc(hidden)]
 pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
 pub use node::Node;
+#[doc(hidden)] // for the options of devices
+pub use on_error::ON_ERROR;
+pub use on_error::{ErrorAction, ErrorRules, OnError};
 pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};

@@ -158,6 +158,12 @@ impl Channel {
         self.start(request)
     }
 
+    /// Starts a request anew that has come back with an error.
+    pub fn repeat(&mut self, mut request: Box<Request>) -> Submission {
+        request.restart();
+        self.submit(request)
+    }
+
     fn start(&mut self, mut request: Box<Request>) -> Submission {
         if let Some(result) = self.refuse(&request) {
             request.is_too_fine = result < 0 && self.is_too_fine(&request);

@@ -3,48 +3,10 @@
 
 use std::io;
 
+use super::on_error::ErrorAction;
+pub(super) use super::on_error::{ON_ERROR, OnError};
 use crate::job::{JobErrorAction, JobIo, RunningJob};
-use crate::object::Options;
-use crate::schema::EnumType;
 use crate::{Error, ErrorKind, Result};
-
-/// The option's values.
-pub(super) const ON_ERROR: EnumType = EnumType::new(
-    "BlockdevOnError",
-    &["report", "ignore", "enospc", "stop", "auto"],
-);
-
-/// What the option says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OnError {
-    Report,
-    Ignore,
-    /// Stops if there is no space, and reports otherwise.
-    NoSpace,
-    Stop,
-}
-
-impl OnError {
-    /// Takes the option. The default is to report.
-    pub(super) fn take(options: &mut Options, name: &str) -> Result<OnError> {
-        Ok(match options.take_str(name)?.as_deref() {
-            Some("ignore") => OnError::Ignore,
-            Some("enospc") => OnError::NoSpace,
-            Some("stop") => OnError::Stop,
-            _ => OnError::Report,
-        })
-    }
-
-    fn action(self, error: &io::Error) -> JobErrorAction {
-        let is_space = error.raw_os_error() == Some(libc::ENOSPC);
-        match self {
-            OnError::Ignore => JobErrorAction::Ignore,
-            OnError::Stop => JobErrorAction::Stop,
-            OnError::NoSpace if is_space => JobErrorAction::Stop,
-            OnError::NoSpace | OnError::Report => JobErrorAction::Report,
-        }
-    }
-}
 
 /// The errors of one job.
 #[derive(Debug)]
@@ -67,7 +29,12 @@ impl ErrorPolicy {
     /// # Errors
     /// That of the request, if the job is to fail.
     pub(super) fn apply(&mut self, job: &RunningJob, io: JobIo, error: io::Error) -> Result<bool> {
-        let action = self.on_error.action(&error);
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let action = match self.on_error.action(errno) {
+            ErrorAction::Report => JobErrorAction::Report,
+            ErrorAction::Ignore => JobErrorAction::Ignore,
+            ErrorAction::Stop => JobErrorAction::Stop,
+        };
         job.request_failed(io, action);
         let failed = Error::new(ErrorKind::Os, error.to_string());
         match action {

@@ -9,8 +9,8 @@
 //! Everything may be called from any thread. Of an open node only the length changes.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::common::{CommonOptions, DetectZeroes};
 use super::dirty_bitmap::DirtyBitmap;
@@ -20,6 +20,7 @@ use super::driver::{BlockDriver, Driver, NewNode};
 use super::gate::Gate;
 use super::graph::{self, Edge, NodeId, Parent};
 use super::image_info::ImageInfo;
+use super::on_error::ErrorRules;
 use super::partial_write::PartialWrites;
 use super::permission::{Access, Permissions};
 use super::resize_pass::ResizePass;
@@ -44,8 +45,8 @@ pub struct Node {
     block_size: AtomicU64,
     /// Those that it was opened with, without what it got from its parent. Empty if it was opened because an image names it.
     options: Mutex<Dict>,
-    /// Its name is the id of a `-drive`.
-    is_drive: AtomicBool,
+    /// What a `-drive` says of errors. Its name is the id of the drive then.
+    drive: OnceLock<ErrorRules>,
     length: AtomicU64,
     /// Held while the length is read and stored, so that the one that was read last counts.
     length_update: Mutex<()>,
@@ -101,7 +102,7 @@ impl Node {
             name,
             block_size: AtomicU64::new(driver.block_size()),
             options: Mutex::default(),
-            is_drive: AtomicBool::new(false),
+            drive: OnceLock::new(),
             length: AtomicU64::new(driver.length()?),
             length_update: Mutex::default(),
             partial_writes: PartialWrites::default(),
@@ -302,11 +303,17 @@ impl Node {
 
     /// Whether its name is the id of a `-drive` and not a node-name.
     pub fn is_drive(&self) -> bool {
-        self.is_drive.load(Ordering::Relaxed)
+        self.drive.get().is_some()
     }
 
-    pub(super) fn set_drive(&self) {
-        self.is_drive.store(true, Ordering::Relaxed);
+    /// What a `-drive` wants done about failed requests of its guest; the defaults for other nodes.
+    pub fn error_rules(&self) -> ErrorRules {
+        self.drive.get().copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_drive(&self, rules: ErrorRules) {
+        // Set once, before it is found by name.
+        let _ = self.drive.set(rules);
     }
 
     /// Whether writing is refused.

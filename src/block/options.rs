@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::common::{CommonOptions, check_name, duplicate_node};
 use super::drivers::{self, BLOCKDEV_OPTIONS};
 use super::node::Node;
+use super::on_error::ErrorRules;
 use crate::object::Options;
 use crate::schema;
 use crate::{Error, ErrorKind, Result};
@@ -27,9 +28,10 @@ impl Node {
     /// # Errors
     /// As the option's fault is: `InvalidArgument`, `MissingArgument`, `AlreadyExists`, `Unsupported`, `Busy` (the
     /// image is locked) or `Os` (it cannot be opened). Nothing is registered then.
-    pub fn open_drive(options: Options) -> Result<Arc<Node>> {
+    pub fn open_drive(mut options: Options) -> Result<Arc<Node>> {
+        let rules = ErrorRules::take_of_drive(&mut options)?;
         let node = drive(options)?;
-        node.set_drive();
+        node.set_drive(rules);
         node.enter_owned(duplicate_drive)?;
         Ok(node)
     }

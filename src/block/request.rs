@@ -107,6 +107,8 @@ pub struct Request {
     status: BlockStatus,
     segments: Vec<libc::iovec>,
     first: usize,
+    /// How many bytes of the first one have been transferred and are not in it any more.
+    taken: usize,
     tag: u64,
 }
 
@@ -131,6 +133,7 @@ impl Request {
             status: BlockStatus::default(),
             segments: Vec::new(),
             first: 0,
+            taken: 0,
             tag: 0,
         }
     }
@@ -155,7 +158,33 @@ impl Request {
         self.status = BlockStatus::default();
         self.segments.clear();
         self.first = 0;
+        self.taken = 0;
         self.tag = tag;
+    }
+
+    /// Makes a request that has come back what it was before it was submitted.
+    pub(super) fn restart(&mut self) {
+        match self.op {
+            Op::Read | Op::Write => self.give_back_taken(),
+            // What there is was lent by an attempt.
+            _ => self.segments.clear(),
+        }
+        self.first = 0;
+        self.taken = 0;
+        self.done = 0;
+        self.method = Method::Plain;
+        self.delays = 0;
+        self.is_too_fine = false;
+        self.failed_at_target = false;
+    }
+
+    /// Makes the first of the segments that are left what it was.
+    fn give_back_taken(&mut self) {
+        let taken = mem::take(&mut self.taken);
+        if let Some(segment) = self.segments.get_mut(self.first) {
+            segment.iov_base = segment.iov_base.wrapping_byte_sub(taken);
+            segment.iov_len += taken;
+        }
     }
 
     /// What to do.
@@ -272,9 +301,13 @@ impl Request {
             if left < segment.iov_len {
                 segment.iov_base = segment.iov_base.wrapping_byte_add(left);
                 segment.iov_len -= left;
+                self.taken += left;
                 return;
             }
             left -= segment.iov_len;
+            if self.taken > 0 {
+                self.give_back_taken();
+            }
             self.first += 1;
         }
     }

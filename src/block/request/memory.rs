@@ -145,6 +145,7 @@ impl Request {
     pub(in crate::block) fn borrow_zeroes(&mut self) {
         self.segments.clear();
         self.first = 0;
+        self.taken = 0;
         let mut left = self.remaining().min(ZEROES_MAX);
         while left > 0 {
             let len = usize::try_from(left)

@@ -33,6 +33,41 @@ fn short_transfers_go_on_where_they_stopped() {
 }
 
 #[test]
+fn a_request_that_is_restarted_has_all_of_its_memory_again() {
+    for counts in [
+        vec![],
+        vec![1, 1],
+        vec![3],
+        vec![5],
+        vec![4, 2, 1],
+        vec![12],
+    ] {
+        let mut buffers = [vec![1; 3], vec![], vec![2; 4], vec![3; 5]];
+        let mut request = request(&mut buffers);
+        let whole = |request: &Request| -> Vec<_> {
+            let vectors = request.segments.iter();
+            vectors.map(|v| (v.iov_base.addr(), v.iov_len)).collect()
+        };
+        let before = whole(&request);
+        counts.iter().for_each(|&count| request.advance(count));
+        request.restart();
+        assert_eq!(
+            (request.remaining(), request.position()),
+            (12, 0),
+            "{counts:?}"
+        );
+        assert_eq!((whole(&request), request.first), (before, 0), "{counts:?}");
+    }
+    let mut zeroes = Request::new();
+    zeroes.reset(Op::WriteZeroes { unmap: true }, 0, 1);
+    zeroes.set_length(512);
+    zeroes.borrow_zeroes();
+    zeroes.advance(100);
+    zeroes.restart();
+    assert_eq!((zeroes.remaining(), zeroes.segments.len()), (512, 0));
+}
+
+#[test]
 fn gather_and_scatter_cross_segments() {
     let mut buffers = [vec![1; 3], vec![2; 4]];
     let mut request = request(&mut buffers);
