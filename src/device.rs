@@ -10,7 +10,7 @@
 //! * `contexts`: the context and the AioContexts attached to it
 //! * `transport`: vhost-user, or the machine of this process; `machine`: stop, continue and reset with that machine
 //! * `life`: the end of a device
-//! * `faults`, `event`: what goes wrong with it, for those who run the host
+//! * `faults`, `event`: what goes wrong with it, for those who run the host; `error_stop`: the stop of a guest whose request failed
 //! * `object`: its properties
 //! * `registry`: devices by id
 //!
@@ -39,6 +39,7 @@ use crate::virtio::pluggable::PluggableDevice;
 use crate::{Error, ErrorKind, QContext, Result};
 
 mod contexts;
+mod error_stop;
 mod event;
 mod faults;
 mod life;
@@ -148,7 +149,7 @@ impl Device {
             .collect::<Result<Vec<_>>>()?;
         let model = options.model.build(&options.id, queues.clone())?;
         let path = reservation.as_ref().map(|_| path_of(&options.id));
-        let faults = FaultLog::new(&options.id, path, &control);
+        let faults = FaultLog::new(&options.id, path, &model, &control);
         let watcher: Arc<dyn FaultWatcher> = Arc::<FaultLog>::clone(&faults);
         model.watch_faults(Arc::downgrade(&watcher));
         let transport = connect(&TransportSetup {
@@ -216,6 +217,12 @@ impl Device {
     pub fn is_connected(&self) -> bool {
         self.transport()
             .is_some_and(|transport| transport.is_connected())
+    }
+
+    /// Lets the device go on that takes no more requests because one has failed; that one is repeated. One that is part of a
+    /// machine goes on with the machine.
+    pub fn go_on(&self) {
+        self.faults.stop().end();
     }
 
     /// The transport, while the device exists.

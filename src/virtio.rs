@@ -27,7 +27,7 @@ pub(crate) mod queue;
 pub mod worker;
 
 pub(crate) use countdown::Countdown;
-pub use fault::{DeviceFault, FaultReporter, FaultWatcher, RequestFailure};
+pub use fault::{DeviceFault, FaultReporter, FaultWatcher, IoStatus, RequestFailure};
 pub use memory::{GuestMemory, GuestSlice, MemoryRegion};
 pub use notify::{CallFd, KickFd, Signal};
 pub use pluggable::{FinishCallback, ModelOptions, ModelType, Named, PluggableDevice};

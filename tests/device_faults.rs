@@ -27,7 +27,7 @@ const NULL: [&str; 4] = [
 ];
 const FILE: [&str; 4] = [
     "-drive",
-    "if=none,id=d0,file=disk0.raw,format=raw,aio=threads",
+    "if=none,id=d0,file=disk0.raw,format=raw,aio=threads,werror=report,rerror=stop",
     "-device",
     "virtio-blk,id=disk0,drive=d0,vhost-user=disk0.sock",
 ];
@@ -134,7 +134,7 @@ fn an_export_is_named_as_one() {
     assert_ne!(guest.run(0, &read), 0);
     let failed = concat!(
         r#""event": "BLOCK_IO_ERROR", "data": {"qom-path": "", "device": "", "node-name": "b0", "#,
-        r#""operation": "read", "action": "report", "nospace": false, "reason": "No data available"}}"#
+        r#""operation": "read", "action": "report", "reason": "No data available"}}"#
     );
     assert_eq!(scene.event(), failed);
     drop(guest);
@@ -190,7 +190,7 @@ fn full_disk_is_seen_on_the_host() {
     }
     let expected = concat!(
         r#""event": "BLOCK_IO_ERROR", "data": {"qom-path": "/machine/peripheral/disk0", "device": "d0", "#,
-        r#""operation": "write", "action": "report", "nospace": true, "reason": "No space left on device"}}"#
+        r#""node-name": "d0", "operation": "write", "action": "report", "nospace": true, "reason": "No space left on device"}}"#
     );
     // The first one at once, the last one at the end of the second.
     assert_eq!([scene.event(), scene.event()], [expected; 2]);

@@ -187,9 +187,9 @@ mod tests {
         assert_eq!(rules.action(Op::Flush, libc::EIO), ErrorAction::Report);
         assert_eq!(rules.action(Op::Read, libc::ENOSPC), ErrorAction::Report);
         assert!(rules.may_stop());
-        let rules = of_drive("werror=ignore,rerror=stop").unwrap();
-        assert_eq!(rules.action(Op::Discard, libc::EIO), ErrorAction::Ignore);
-        assert_eq!(rules.action(Op::Read, libc::EIO), ErrorAction::Stop);
+        let told = of_drive("werror=ignore,rerror=stop").unwrap();
+        assert_eq!(told.action(Op::Discard, libc::EIO), ErrorAction::Ignore);
+        assert_eq!(told.action(Op::Read, libc::EIO), ErrorAction::Stop);
         assert!(!ErrorRules::REPORT.may_stop());
     }
 

@@ -1,10 +1,10 @@
 //! The QMP commands of the program: `quit`, devices, and the machine.
 //!
 //! Names, answers and events are QEMU's (qapi/run-state.json, qapi/machine.json, qapi/misc.json). Without a machine, commands
-//! that control one fail, `query-status` answers `running` for the program itself, and the list of processors is empty.
+//! that control one fail, except for `cont` if there are devices; `query-status` answers `running` for the program itself, and the list of processors is empty.
 #![forbid(unsafe_code)]
 
-use qcontext::device;
+use qcontext::device::{self, Device};
 use qcontext::kvm::microvm::{CpuInfo, MachineEvent, MicroVm, RunState};
 use qcontext::monitor::{self, Commands, Reply};
 use qcontext::object::{Dict, Value};
@@ -130,9 +130,7 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
     add_machine_command(&mut commands, &STOP, guest, |guest, reply| {
         guest.pause(|outcome| reply.done(outcome));
     });
-    add_machine_command(&mut commands, &CONT, guest, |guest, reply| {
-        guest.resume(|outcome| reply.done(outcome));
-    });
+    add_cont(&mut commands, guest);
     add_machine_command(&mut commands, &SYSTEM_RESET, guest, |guest, reply| {
         guest.reset(|outcome| reply.done(outcome));
     });
@@ -140,6 +138,20 @@ pub(super) fn commands(ending: &Ending, guest: Option<&MicroVm>) -> Commands {
         guest.press_power_button(|outcome| reply.done(outcome));
     });
     commands
+}
+
+/// `cont` is for the machine, and for devices of other machines that take no more requests because one has failed.
+fn add_cont(commands: &mut Commands, guest: Option<&MicroVm>) {
+    let guest = guest.cloned();
+    commands.add_later(&CONT, move |_, reply| {
+        let devices = Device::list();
+        devices.iter().for_each(|device| device.go_on());
+        match &guest {
+            Some(guest) => guest.resume(|outcome| reply.done(outcome)),
+            None if !devices.is_empty() => reply.done(Ok(())),
+            None => reply.done(Err(no_machine(CONT.name))),
+        }
+    });
 }
 
 fn add_devices(commands: &mut Commands) {

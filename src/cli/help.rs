@@ -44,8 +44,11 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -drive if=none,id=ID,file=PATH,format=raw|qcow2|vdi|vhdx|vmdk[,aio=io_uring|threads]
         [,cache=writeback|none|writethrough|directsync][,cache.direct=on|off][,read-only=on|off]
         [,discard=unmap|ignore][,locking=auto|on|off][,detect-zeroes=off|on|unmap][,copy-on-read=on|off]
-        [,throttling.LIMIT=N...][,throttling.group=ID]
-                 a disk image
+        [,throttling.LIMIT=N...][,throttling.group=ID][,rerror=report|ignore|stop]
+        [,werror=report|ignore|stop|enospc]
+                 a disk image. 'rerror' and 'werror' say what is done about failed reads and about other failed
+                 requests of a guest: it gets the error or does not, or is stopped until the QMP command 'cont', which
+                 repeats the request; with 'enospc', the default of 'werror', only if there is no space
   -blockdev driver=file,node-name=NAME,filename=PATH[,aio=...][,cache.direct=...][,read-only=...][,discard=...]
         [,locking=...][,auto-read-only=on|off][,force-share=on|off][,detect-zeroes=off|on|unmap]
   -blockdev driver=raw,node-name=NAME,file=NAME[,read-only=on|off][,offset=SIZE][,size=SIZE]
@@ -71,10 +74,11 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -device virtio-blk,id=ID,drive=ID[,vhost-user=PATH][,x-data-plane=on[,context=ID]][,num-queues=N][,queue-size=N]
         [,serial=TEXT][,ioeventfd=on|off][,irqfd=on|off][,logical_block_size=SIZE][,physical_block_size=SIZE]
         [,min_io_size=SIZE][,opt_io_size=SIZE][,discard_granularity=SIZE]
+        [,rerror=report|ignore|stop|enospc|auto][,werror=report|ignore|stop|enospc|auto]
                  a disk for the machine of -machine or, with 'vhost-user', for virtual machines that connect to the
                  Unix socket PATH. 'drive' is the id of a -drive or a node-name. With x-data-plane=on the context that
                  'context' names serves it; otherwise 'qcontext-main' does.
-                 '-device virtio-blk,help' lists the options
+                 'rerror' and 'werror' count more than those of the drive. '-device virtio-blk,help' lists the options
   -export [type=]vhost-user-blk,id=ID,node-name=NAME,addr.type=unix,addr.path=PATH[,writable=on|off][,num-queues=N]
         [,logical-block-size=N][,iothread=ID]
   -export [type=]vhost-user-blk,id=ID,node-name=NAME,addr.type=fd,addr.str=FD[,...]

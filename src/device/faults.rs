@@ -2,7 +2,8 @@
 //! the property `fault`.
 //!
 //! A guest or a front end can cause any number of failures. So of each kind a limited number is shown in a second; of the
-//! others, the last one is shown when the second is over, with the number of those before it.
+//! others, the last one is shown when the second is over, with the number of those before it. The event of a failure that stops the
+//! guest is always shown, because somebody has to let the guest go on.
 //!
 //! # Threads
 //! Reports come on any thread, with locks held: they are only stored. The device's control context shows them.
@@ -16,10 +17,12 @@ use std::time::Instant;
 
 use gsource::{AioContext, Bh, Clock, Timer};
 
+use super::error_stop::ErrorStop;
 use super::event::{self, DEVICE_FAULT, DeviceEvent};
 use crate::object::Dict;
 use crate::rate_limit::{RateLimit, RateVerdict};
-use crate::virtio::fault::{DeviceFault, FaultWatcher, RequestFailure};
+use crate::virtio::fault::{DeviceFault, FaultWatcher, IoStatus, RequestFailure};
+use crate::virtio::pluggable::PluggableDevice;
 
 /// How many faults are shown in a second. More than one, as one often explains the next.
 const FAULTS: u32 = 8;
@@ -33,6 +36,7 @@ pub(super) struct FaultLog {
     id: String,
     /// Its path in the object tree. `None` for one that an export keeps.
     path: Option<String>,
+    stop: ErrorStop,
     state: Mutex<FaultState>,
     show: Bh,
     /// Fires when something that was held back may be shown.
@@ -46,6 +50,14 @@ struct FaultState {
     failures: RateLimit<Report>,
     /// To be shown by the control context.
     waiting: Vec<Report>,
+    /// Failures that stop the guest. A request that waits is in one of them, so there are not more than requests.
+    stops: Vec<StopReport>,
+}
+
+/// A failure that stops the guest.
+struct StopReport {
+    status: IoStatus,
+    event: Option<DeviceEvent>,
 }
 
 /// Something to show.
@@ -55,18 +67,25 @@ struct Report {
 }
 
 impl FaultLog {
-    /// The log of the device `id`, which is at `path` in the object tree, or of the export of that id.
-    pub(super) fn new(id: &str, path: Option<String>, control: &AioContext) -> Arc<FaultLog> {
+    /// The log of `device`, the device `id`, which is at `path` in the object tree, or of the export of that id.
+    pub(super) fn new(
+        id: &str,
+        path: Option<String>,
+        device: &Arc<dyn PluggableDevice>,
+        control: &AioContext,
+    ) -> Arc<FaultLog> {
         Arc::new_cyclic(|this: &Weak<FaultLog>| {
             let [shown, released] = [(); 2].map(|()| Weak::clone(this));
             FaultLog {
                 id: id.to_owned(),
                 path,
+                stop: ErrorStop::new(device),
                 state: Mutex::new(FaultState {
                     fault: None,
                     faults: RateLimit::new(FAULTS),
                     failures: RateLimit::new(FAILURES),
                     waiting: Vec::new(),
+                    stops: Vec::new(),
                 }),
                 show: control.bh("device-faults", move || with(&shown, FaultLog::show)),
                 later: control.timer(Clock::Realtime, move || with(&released, FaultLog::release)),
@@ -77,6 +96,11 @@ impl FaultLog {
     /// Why the device or a queue did not serve its driver the last time, or why its front end was refused.
     pub(super) fn fault(&self) -> Option<String> {
         self.lock().fault.clone()
+    }
+
+    /// The stop of the guest for failed requests.
+    pub(super) fn stop(&self) -> &ErrorStop {
+        &self.stop
     }
 
     /// Shows everything that is held back or waits. For the end of the device.
@@ -102,11 +126,25 @@ impl FaultLog {
     }
 
     fn show(&self) {
+        self.stop_guest();
         let waiting = std::mem::take(&mut self.lock().waiting);
         for report in waiting {
             let kind = self.kind();
             glib::g_message!("qcontext", "{kind} '{}': {}", self.id, report.text);
             report.event.into_iter().for_each(event::emit);
+        }
+    }
+
+    /// Stops the guest for the failures that demand it. Who learns of it by the event can let the guest go on at once.
+    fn stop_guest(&self) {
+        let stops = std::mem::take(&mut self.lock().stops);
+        let is_stopped = !stops.is_empty();
+        for StopReport { status, event } in stops {
+            self.stop.begin(status);
+            event.into_iter().for_each(event::emit);
+        }
+        if is_stopped {
+            self.stop.stop_machine();
         }
     }
 
@@ -188,10 +226,16 @@ impl FaultWatcher for FaultLog {
             all.extend::<Dict>(data);
             DeviceEvent { event, data: all }
         };
-        let report = Report {
+        let mut report = Report {
             text: format!("queue {}: {}", failure.queue, failure.reason),
             event: failure.event.map(with_path),
         };
+        if let Some(status) = failure.stops {
+            let event = report.event.take();
+            report.text = format!("{}; {}", report.text, self.stop.describe());
+            self.lock().stops.push(StopReport { status, event });
+            self.show.schedule();
+        }
         self.offer(report, |state, report| {
             state.failures.offer(report, Instant::now())
         });

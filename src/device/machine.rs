@@ -26,8 +26,16 @@ impl microvm::MachineDevice for Device {
     }
 
     fn release(&self) {
+        self.go_on();
         if let Some(transport) = self.transport() {
             transport.release();
+        }
+    }
+
+    /// One that is served over vhost-user has no part in the machine.
+    fn stop_machine_by(&self, stop: Arc<dyn Fn() + Send + Sync>) {
+        if !self.is_beside() {
+            self.faults.stop().set_machine(stop);
         }
     }
 

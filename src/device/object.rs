@@ -11,7 +11,7 @@ use crate::virtio::pluggable::{ModelType, Named};
 use crate::{Error, ErrorKind, Result};
 
 /// The properties of every device with their types, in the order of the listing.
-const PROPERTIES: [Named; 12] = [
+const PROPERTIES: [Named; 13] = [
     ("type", "string"),
     ("id", "string"),
     ("context", "string"),
@@ -24,6 +24,7 @@ const PROPERTIES: [Named; 12] = [
     ("irqfd", "bool"),
     ("connected", "bool"),
     ("fault", "string"),
+    ("io-status", "BlockDeviceIoStatus"),
 ];
 
 /// All properties of a device of that model.
@@ -62,6 +63,7 @@ impl Object for Device {
             "irqfd" => matches!(options.transport, Machine { irqfd, .. } if irqfd).into(),
             "connected" => self.is_connected().into(),
             "fault" => self.faults.fault().unwrap_or_default().as_str().into(),
+            "io-status" => self.faults.stop().status().name().into(),
             _ => return self.model_property(name),
         })
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::kind::{EndedCallback, ExportType, Exported, NewExport};
+use crate::block::OnError;
 use crate::device::{Device, DeviceOptions};
 use crate::object::Options;
 use crate::schema::{Member, ValueType};
@@ -76,6 +77,9 @@ fn disk(new: &NewExport, options: &mut Options) -> Result<BlkOptions> {
     }
     disk.shares_writes = true;
     disk.kind = "export";
+    // As in QEMU: nobody stops the machine of an export.
+    disk.read_errors = Some(OnError::Report);
+    disk.write_errors = Some(OnError::Report);
     Ok(disk)
 }
 

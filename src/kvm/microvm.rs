@@ -62,6 +62,10 @@ pub trait MachineDevice: Send + Sync {
     /// Takes requests again after [`MachineDevice::hold`].
     fn release(&self);
 
+    /// From now on calls `stop` to stop the machine because a request of the device has failed. The run state is then
+    /// [`RunState::IoError`]. Any thread may call it.
+    fn stop_machine_by(&self, _stop: Arc<dyn Fn() + Send + Sync>) {}
+
     /// Joins the new machine.
     ///
     /// # Errors
@@ -148,7 +152,10 @@ impl MicroVm {
             builder.ok_or_else(|| Error::new(ErrorKind::Busy, "the machine has started"))?;
         let device = add(&mut builder);
         self.0.lock().builder = Some(builder);
-        self.0.lock().devices.push(device?);
+        let device = device?;
+        let weak = Arc::downgrade(&self.0);
+        device.stop_machine_by(Arc::new(move || runstate::stop_for_error(&weak)));
+        self.0.lock().devices.push(device);
         Ok(())
     }
 

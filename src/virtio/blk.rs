@@ -28,7 +28,7 @@ use super::pluggable::FinishCallback;
 use super::worker::{ConfigNotice, Model, QueueHandle, WorkerDevice};
 use super::{DeviceLimits, VirtioDevice};
 use crate::Result;
-use crate::block::{Access, Edge, Node, Parent, Permissions};
+use crate::block::{Access, Edge, ErrorRules, Node, Parent, Permissions};
 use crate::object::Value;
 
 mod block_sizes;
@@ -57,6 +57,7 @@ pub type Blk = WorkerDevice<BlkModel>;
 pub struct BlkModel {
     edge: Edge,
     read_only: bool,
+    error_rules: ErrorRules,
     serial: [u8; request::ID_LEN],
     sizes: BlockSizes,
     /// What each queue has done, kept over stops.
@@ -98,8 +99,13 @@ impl Blk {
         let read_only = options.read_only || node.is_read_only();
         let sizes = options.sizes.at_least(node.block_size());
         sizes.check()?;
+        let of_drive = node.error_rules();
         let model = BlkModel {
             read_only,
+            error_rules: ErrorRules {
+                read: options.read_errors.unwrap_or(of_drive.read),
+                write: options.write_errors.unwrap_or(of_drive.write),
+            },
             edge: node.attach(Parent::new(options.kind, id), access(read_only, options))?,
             serial: request::pad_id(serial),
             sizes,

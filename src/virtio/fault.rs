@@ -22,7 +22,7 @@ pub struct DeviceFault {
     pub reason: String,
 }
 
-/// A request that failed, though the queue goes on.
+/// A request that failed, though the queue is not broken.
 #[derive(Clone, Debug)]
 pub struct RequestFailure {
     /// The queue from which it came.
@@ -31,6 +31,32 @@ pub struct RequestFailure {
     pub reason: String,
     /// The event for management, if the host is the cause. Its data are without the device's path.
     pub event: Option<(&'static EventType, Dict)>,
+    /// The request is kept and the guest is to be stopped until somebody lets it go on; then the request is repeated. The status
+    /// that the device has until then.
+    pub stops: Option<IoStatus>,
+}
+
+/// Whether requests of a device wait because they failed, with QEMU's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoStatus {
+    /// None waits.
+    #[default]
+    Ok,
+    /// Some do, because there is no space.
+    NoSpace,
+    /// Some do, for another reason.
+    Failed,
+}
+
+impl IoStatus {
+    /// QEMU's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            IoStatus::Ok => "ok",
+            IoStatus::NoSpace => "nospace",
+            IoStatus::Failed => "failed",
+        }
+    }
 }
 
 /// The owner of a device, which hears what goes wrong with it.
@@ -64,6 +90,11 @@ impl FaultReporter {
         if let Some(watcher) = self.watcher() {
             watcher.request_failed(describe());
         }
+    }
+
+    /// Whether somebody hears of failures, who can stop the guest and let it go on.
+    pub fn is_watched(&self) -> bool {
+        self.watcher().is_some()
     }
 
     fn watcher(&self) -> Option<Arc<dyn FaultWatcher>> {

@@ -13,8 +13,9 @@
 //!          start               stop
 //! Idle ------------> Running --------> Stopping ----> Idle, or Running if a start came meanwhile
 //! ```
-//! While a queue is *held* it takes no chains, in any phase. It *rests* when it has no kept chains either; then nothing of
-//! the device changes the guest's memory until the queue is released.
+//! While a queue is *held* it takes no chains, in any phase. It *rests* when it does nothing for kept chains either; then nothing of
+//! the device changes the guest's memory until the queue is released. Kept chains are *parked* if their requests failed and wait for
+//! the guest to go on after a stop: the model repeats them after the last release, and answers them when the queue stops.
 //!
 //! # Threads
 //! `Life` is behind one mutex, which the home takes once per batch. Other threads take it to start, hold and stop, and to
@@ -225,6 +226,10 @@ impl<M: Model> QueueWorker<M> {
     fn batch(&self, cause: BatchCause) {
         let mut life = self.lock();
         let intake = life.intake();
+        let cause = match intake == Intake::Open && mem::take(&mut life.was_released) {
+            true => BatchCause::Release,
+            false => cause,
+        };
         let Some(serving) = life.serving() else {
             return;
         };
@@ -342,6 +347,7 @@ impl<M: Model> QueueWorker<M> {
     fn release(&self) {
         let mut life = self.lock();
         life.holds = life.holds.saturating_sub(1);
+        life.was_released |= life.holds == 0;
         let rested = life.take_rested();
         drop(life);
         self.resume.schedule();

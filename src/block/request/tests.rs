@@ -44,8 +44,8 @@ fn a_request_that_is_restarted_has_all_of_its_memory_again() {
     ] {
         let mut buffers = [vec![1; 3], vec![], vec![2; 4], vec![3; 5]];
         let mut request = request(&mut buffers);
-        let whole = |request: &Request| -> Vec<_> {
-            let vectors = request.segments.iter();
+        let whole = |of: &Request| -> Vec<_> {
+            let vectors = of.segments.iter();
             vectors.map(|v| (v.iov_base.addr(), v.iov_len)).collect()
         };
         let before = whole(&request);

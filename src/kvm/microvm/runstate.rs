@@ -8,12 +8,12 @@
 //! I/O requests in a ring that no device has taken stay there until the machine resumes.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::{MicroVm, MicroVmCore, MicroVmState, when_all, with};
 use crate::kvm::MachineEnd;
 use crate::virtio::notify::Signal;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, QContext, Result};
 
 /// The run state of a machine, with QEMU's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum RunState {
     Running,
     /// It is paused.
     Paused,
+    /// It is paused because a request of a device has failed.
+    IoError,
     /// It has ended.
     Shutdown,
     /// It has ended because it could not continue.
@@ -38,6 +40,7 @@ impl RunState {
             RunState::Prelaunch => "prelaunch",
             RunState::Running => "running",
             RunState::Paused => "paused",
+            RunState::IoError => "io-error",
             RunState::Shutdown => "shutdown",
             RunState::InternalError => "internal-error",
         }
@@ -94,7 +97,8 @@ pub(super) type RequestDone = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// See the module.
 pub(super) enum RunStateRequest {
-    Pause(RequestDone),
+    /// The run state is this one then.
+    Pause(RunState, RequestDone),
     Resume(RequestDone),
     Reset(RequestDone),
     PressButton(RequestDone),
@@ -102,8 +106,8 @@ pub(super) enum RunStateRequest {
 
 /// A change of the run state that is not complete.
 pub(super) enum Transition {
-    /// It pauses: vcpus park, then I/O finishes.
-    Pause(RequestDone),
+    /// It pauses: vcpus park, then I/O finishes, and the run state is this one.
+    Pause(RunState, RequestDone),
     /// It resumes.
     Resume,
     /// The machine ends for a reset that was requested.
@@ -129,7 +133,8 @@ impl MicroVm {
     /// Pauses the machine, and calls `done` when nothing changes any more; see the module. No effect on a machine that does not
     /// run.
     pub fn pause(&self, done: impl FnOnce(Result<()>) + Send + 'static) {
-        self.0.request(RunStateRequest::Pause(Box::new(done)));
+        let request = RunStateRequest::Pause(RunState::Paused, Box::new(done));
+        self.0.request(request);
     }
 
     /// Resumes the machine, and calls `done`.
@@ -152,7 +157,7 @@ impl MicroVm {
 impl RunStateRequest {
     /// Fails the request, because the machine has ended.
     pub(super) fn refuse(self) {
-        let (RunStateRequest::Pause(done)
+        let (RunStateRequest::Pause(_, done)
         | RunStateRequest::Resume(done)
         | RunStateRequest::Reset(done)
         | RunStateRequest::PressButton(done)) = self;
@@ -165,12 +170,27 @@ impl MicroVmState {
     /// becomes a request for the new machine.
     pub(super) fn abandon(&mut self) -> bool {
         match self.transition.take() {
-            Some(Transition::Pause(done)) => self.requests.push_front(RunStateRequest::Pause(done)),
+            Some(Transition::Pause(to, done)) => {
+                self.requests.push_front(RunStateRequest::Pause(to, done));
+            }
             Some(Transition::EndForReset) => return true,
             Some(Transition::Resume | Transition::Reset) | None => {}
         }
         false
     }
+}
+
+/// Pauses the machine because a request has failed, soon.
+pub(super) fn stop_for_error(machine: &Weak<MicroVmCore>) {
+    let machine = Weak::clone(machine);
+    let stop = move || {
+        with(&machine, |this| {
+            let request = RunStateRequest::Pause(RunState::IoError, Box::new(|_| ()));
+            this.request(request);
+        });
+    };
+    // Does not fail: the main context cannot be stopped.
+    let _ = QContext::main().invoke(stop);
 }
 
 impl MicroVmCore {
@@ -196,7 +216,7 @@ impl MicroVmCore {
                     request.refuse();
                     RequestProgress::Complete
                 }
-                RunStateRequest::Pause(done) => self.begin_pause(done),
+                RunStateRequest::Pause(to, done) => self.begin_pause(to, done),
                 RunStateRequest::Resume(done) => self.resume(done),
                 RunStateRequest::Reset(done) => self.begin_reset(done),
                 RunStateRequest::PressButton(done) => self.press_button(done),
@@ -207,14 +227,14 @@ impl MicroVmCore {
         }
     }
 
-    fn begin_pause(self: &Arc<Self>, done: RequestDone) -> RequestProgress {
+    fn begin_pause(self: &Arc<Self>, to: RunState, done: RequestDone) -> RequestProgress {
         let mut state = self.lock();
         if state.status != RunState::Running {
             drop(state);
             done(Ok(()));
             return RequestProgress::Complete;
         }
-        state.transition = Some(Transition::Pause(done));
+        state.transition = Some(Transition::Pause(to, done));
         state.stop_clock();
         let generation = state.generation;
         let machine = state.machine.clone();
@@ -249,10 +269,10 @@ impl MicroVmCore {
         if state.generation != generation {
             return;
         }
-        let Some(Transition::Pause(done)) = state.transition.take() else {
+        let Some(Transition::Pause(to, done)) = state.transition.take() else {
             return;
         };
-        state.status = RunState::Paused;
+        state.status = to;
         drop(state);
         self.emit(MachineEvent::Stopped);
         done(Ok(()));

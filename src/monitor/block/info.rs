@@ -7,6 +7,7 @@ use super::bitmap::{self, BITMAP_INFO};
 use super::image_info::{IMAGE_INFO, file_name, image};
 use crate::block::{Node, edges};
 use crate::monitor::reply::Reply;
+use crate::object::tree::{self, PERIPHERAL};
 use crate::object::{Dict, Options, Value};
 use crate::schema::{CommandType, EnumType, Member, NOTHING, ObjectType, ValueType};
 
@@ -147,8 +148,10 @@ static BLOCK_INFO: ObjectType = ObjectType::new(
         Member::new("removable", ValueType::Bool),
         Member::new("locked", ValueType::Bool),
         Member::optional("inserted", ValueType::Object(&BLOCK_DEVICE_INFO)),
+        Member::optional("io-status", ValueType::Enum(IO_STATUS)),
     ],
 );
+const IO_STATUS: EnumType = EnumType::new("BlockDeviceIoStatus", &["ok", "failed", "nospace"]);
 
 /// One entry for each device that uses a node. On a thread as well.
 pub(super) fn devices(_: Options, reply: Reply) {
@@ -165,12 +168,24 @@ pub(super) fn devices(_: Options, reply: Reply) {
 }
 
 fn device(id: &str, node: &Node) -> Value {
-    Value::dict([
-        ("device", "".into()),
-        ("qdev", id.into()),
-        ("type", "unknown".into()),
-        ("removable", false.into()),
-        ("locked", false.into()),
-        ("inserted", info(node, &images_behind(node))),
-    ])
+    let mut members: Dict = vec![
+        ("device".to_owned(), "".into()),
+        ("qdev".to_owned(), id.into()),
+        ("type".to_owned(), "unknown".into()),
+        ("removable".to_owned(), false.into()),
+        ("locked".to_owned(), false.into()),
+        ("inserted".to_owned(), info(node, &images_behind(node))),
+    ];
+    members.extend(io_status(id).map(|status| ("io-status".to_owned(), status)));
+    Value::Dict(members)
+}
+
+/// Whether requests of the device wait, if its guest may be stopped for errors.
+fn io_status(id: &str) -> Option<Value> {
+    let path = format!("{PERIPHERAL}/{id}");
+    let may_stop = ["rerror", "werror"].into_iter().any(|name| {
+        let rule = tree::get(&path, name).ok();
+        rule.is_some_and(|rule| rule == "enospc".into() || rule == "stop".into())
+    });
+    may_stop.then(|| tree::get(&path, "io-status").ok())?
 }

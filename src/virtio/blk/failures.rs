@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::block::{Node, Op, Request};
+use crate::block::{ErrorAction, Node, Op, Request};
 use crate::object::{Dict, Value};
 use crate::schema::{EnumType, EventType, Member, ObjectType, ValueType};
+use crate::virtio::fault::IoStatus;
 use crate::virtio::worker::FailureReport;
 
 /// QEMU's event of a failed request.
@@ -30,8 +31,6 @@ pub static BLOCK_IO_ERROR: EventType = EventType::new(
 );
 const OPERATIONS: EnumType = EnumType::new("IoOperationType", &["read", "write"]);
 const ACTIONS: EnumType = EnumType::new("BlockErrorAction", &["ignore", "report", "stop"]);
-/// What is done about a failed request: the guest gets an error.
-const ACTION: &str = "report";
 
 /// How many requests failed with which errno, on all queues of a disk.
 #[derive(Debug, Default)]
@@ -58,14 +57,23 @@ impl FailureCounts {
     }
 }
 
-/// Describes a request that failed with `errno`. If the guest asked for what the disk does not have, there is no event.
-pub(super) fn describe(
-    node: &Arc<Node>,
-    request: &Request,
-    errno: i32,
-    is_guests: bool,
-) -> FailureReport {
-    let reason = error_text(errno);
+/// A request that failed.
+#[derive(Debug)]
+pub(super) struct Failure<'a> {
+    pub(super) node: &'a Arc<Node>,
+    pub(super) request: &'a Request,
+    pub(super) errno: i32,
+    /// The guest asked for what the disk does not have.
+    pub(super) is_guests: bool,
+    pub(super) action: ErrorAction,
+    /// Some errors of the disk stop the guest.
+    pub(super) may_stop: bool,
+}
+
+/// Describes a request that failed. If the guest asked for what the disk does not have, there is no event.
+pub(super) fn describe(failure: &Failure<'_>) -> FailureReport {
+    let Failure { node, request, .. } = failure;
+    let reason = error_text(failure.errno);
     let (name, length, offset) = (node.name(), request.length(), request.offset());
     let what = match request.op() {
         Op::Read => format!("read of {length} bytes at {offset}"),
@@ -76,28 +84,41 @@ pub(super) fn describe(
         Op::Discard => format!("discard of {length} bytes at {offset}"),
         Op::WriteZeroes { .. } => format!("write-zeroes of {length} bytes at {offset}"),
     };
-    let event = (!is_guests).then(|| (&BLOCK_IO_ERROR, event(node, request.op(), errno, &reason)));
+    let more = match failure.action {
+        ErrorAction::Ignore => ", which is ignored",
+        ErrorAction::Report | ErrorAction::Stop => "",
+    };
+    let stops = match (failure.action, failure.errno) {
+        (ErrorAction::Stop, libc::ENOSPC) => Some(IoStatus::NoSpace),
+        (ErrorAction::Stop, _) => Some(IoStatus::Failed),
+        _ => None,
+    };
     FailureReport {
-        reason: format!("{what} of drive '{name}' failed: {reason}"),
-        event,
+        reason: format!("{what} of drive '{name}' failed: {reason}{more}"),
+        event: (!failure.is_guests).then(|| (&BLOCK_IO_ERROR, event(failure, &reason))),
+        stops,
     }
 }
 
 /// The data of QEMU's event, without the path of the device.
-fn event(node: &Arc<Node>, op: Op, errno: i32, reason: &str) -> Dict {
-    let (drive, node_name) = match node.is_drive() {
-        true => (node.name(), None),
-        false => ("", Some(node.name())),
+fn event(failure: &Failure<'_>, reason: &str) -> Dict {
+    let node = failure.node;
+    let drive = if node.is_drive() { node.name() } else { "" };
+    let operation = match failure.request.op() {
+        Op::Read => "read",
+        _ => "write",
     };
-    let operation = if op == Op::Read { "read" } else { "write" };
-    let mut data: Dict = vec![("device".to_owned(), drive.into())];
-    data.extend(node_name.map(|name| ("node-name".to_owned(), name.into())));
-    data.extend([
+    let mut data: Dict = vec![
+        ("device".to_owned(), drive.into()),
+        ("node-name".to_owned(), node.name().into()),
         ("operation".to_owned(), operation.into()),
-        ("action".to_owned(), ACTION.into()),
-        ("nospace".to_owned(), (errno == libc::ENOSPC).into()),
-        ("reason".to_owned(), reason.into()),
-    ]);
+        ("action".to_owned(), failure.action.name().into()),
+    ];
+    if failure.may_stop {
+        let is_space = failure.errno == libc::ENOSPC;
+        data.push(("nospace".to_owned(), is_space.into()));
+    }
+    data.push(("reason".to_owned(), reason.into()));
     data
 }
 

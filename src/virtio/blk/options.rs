@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::BlockSizes;
+use crate::block::OnError;
 use crate::object::Options;
 use crate::virtio::pluggable::Named;
 use crate::{Error, ErrorKind, Result};
@@ -10,7 +11,7 @@ use crate::{Error, ErrorKind, Result};
 const NUM_QUEUES_MAX: u16 = 64;
 
 /// The options with their types.
-pub(super) const OPTIONS: [Named; 8] = [
+pub(super) const OPTIONS: [Named; 10] = [
     ("discard_granularity", "size"),
     ("drive", "string"),
     ("logical_block_size", "size"),
@@ -18,7 +19,9 @@ pub(super) const OPTIONS: [Named; 8] = [
     ("num-queues", "int"),
     ("opt_io_size", "size"),
     ("physical_block_size", "size"),
+    ("rerror", "BlockdevOnError"),
     ("serial", "string"),
+    ("werror", "BlockdevOnError"),
 ];
 
 /// A disk to be made.
@@ -38,6 +41,10 @@ pub struct BlkOptions {
     pub kind: &'static str,
     /// What the guest is told about blocks.
     pub sizes: BlockSizes,
+    /// `rerror`: what is done about failed reads; what the drive says if absent.
+    pub read_errors: Option<OnError>,
+    /// `werror`: the same about all other requests.
+    pub write_errors: Option<OnError>,
 }
 
 impl BlkOptions {
@@ -51,6 +58,8 @@ impl BlkOptions {
             shares_writes: false,
             kind: "device",
             sizes: BlockSizes::default(),
+            read_errors: None,
+            write_errors: None,
         }
     }
 
@@ -66,6 +75,8 @@ impl BlkOptions {
         })?);
         disk.serial = options.take_str("serial")?;
         disk.sizes = BlockSizes::take(options)?;
+        disk.read_errors = OnError::take_of_device(options, "rerror")?;
+        disk.write_errors = OnError::take_of_device(options, "werror")?;
         if let Some(count) = options.take_uint("num-queues", 1..=NUM_QUEUES_MAX.into())? {
             disk.num_queues = u16::try_from(count).unwrap_or(NUM_QUEUES_MAX);
         }

@@ -20,6 +20,8 @@ pub static MODEL: ModelType = ModelType {
         ("drive", "string"),
         ("num-queues", "int"),
         ("read-only", "bool"),
+        ("rerror", "BlockdevOnError"),
+        ("werror", "BlockdevOnError"),
         ("logical_block_size", "size"),
         ("physical_block_size", "size"),
         ("min_io_size", "size"),
@@ -75,6 +77,8 @@ pub(super) fn property(model: &BlkModel, name: &str) -> Option<Value> {
             return Some(queues.into());
         }
         "read-only" => return Some(model.read_only.into()),
+        "rerror" => return Some(model.error_rules.read.name().into()),
+        "werror" => return Some(model.error_rules.write.name().into()),
         "errors-by-errno" => return Some(model.failures.to_value()),
         "reads" => model.total().reads,
         "writes" => model.total().writes,

@@ -3,22 +3,25 @@
 //! Used by the worker of the queue, under its lock. Each queue has a channel of its own to the node.
 //!
 //! # Invariants
-//! 1. The chain of a request in flight is kept, and its tag is the request's. So the guest's memory, which the worker keeps
+//! 1. The chain of a request in flight, or parked, is kept, and its tag is the request's. So the guest's memory, which the worker keeps
 //!    as long as a chain is kept, outlives the request.
 #![allow(unsafe_code)] // hands guest memory to the block layer
 
+use std::mem;
 use std::sync::Arc;
 
 use gsource::AioContext;
 
 use super::BlkModel;
 use super::config::SECTOR;
-use super::failures::{self, FailureCounts};
+use super::failures::{self, Failure, FailureCounts};
 use super::request::{
     Frame, ID_LEN, RequestKind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
 };
 use super::stats::Totals;
-use crate::block::{Channel, ChannelOwner, Finished, Op, Request, Submission};
+use crate::block::{
+    Channel, ChannelOwner, ErrorAction, ErrorRules, Finished, Op, Request, Submission,
+};
 use crate::virtio::memory::GuestSlice;
 use crate::virtio::queue::{Broken, Chain};
 use crate::virtio::worker::{Answers, QueueHandle, QueueModel, Tag};
@@ -32,6 +35,11 @@ pub struct BlkQueue {
     /// Reused from batch to batch.
     finished: Vec<Finished>,
     failures: Arc<FailureCounts>,
+    error_rules: ErrorRules,
+    /// Requests that failed and wait until the guest goes on. Their chains are kept.
+    parked: Vec<Finished>,
+    /// The queue is to stop: nothing is parked any more.
+    is_ending: bool,
     /// The channel knows it weakly.
     owner: Arc<QueueOwner>,
 }
@@ -72,32 +80,45 @@ impl BlkQueue {
             totals,
             finished: Vec::new(),
             failures: Arc::clone(&model.failures),
+            error_rules: model.error_rules,
+            parked: Vec::new(),
+            is_ending: false,
             owner,
         }
     }
 
-    /// Counts a request that the block layer has finished; returns the answer for the guest.
-    fn finish(&mut self, done: Finished) -> Answer {
-        let ok = done.result == 0;
+    /// Counts a request that the block layer has finished; returns the answer for the guest, or `None` if the request is parked.
+    fn finish(&mut self, done: Finished) -> Option<Answer> {
         let request = &done.request;
+        let ok = done.result == 0;
         self.totals.now.finish(request.op(), request.length(), ok);
-        if !ok {
-            self.report(request, -done.result);
+        let action = match ok {
+            true => ErrorAction::Ignore,
+            false => self.fail(request, -done.result),
+        };
+        if action == ErrorAction::Stop {
+            self.parked.push(done);
+            return None;
         }
+        Some(self.answer(done.request, action == ErrorAction::Ignore))
+    }
+
+    /// The answer for the guest. The request is taken back.
+    fn answer(&mut self, request: Box<Request>, ok: bool) -> Answer {
         let written = match (request.op(), ok) {
             (Op::Read, true) => request.length(),
             (Op::Read, false) => request.transferred(),
             _ => 0,
         };
-        self.channel.recycle(done.request);
+        self.channel.recycle(request);
         Answer {
             written: u32::try_from(written).unwrap_or(u32::MAX),
             status: if ok { STATUS_OK } else { STATUS_IOERR },
         }
     }
 
-    /// Carries out what the frame asks for. Returns the answer for the guest, or `None` if the request is on its way and
-    /// finishes with the answer's next tag.
+    /// Carries out what the frame asks for. Returns the answer for the guest, or `None` if the request is on its way or parked,
+    /// and finishes with the answer's next tag.
     fn carry_out(&mut self, frame: &Frame<'_, '_>, tag: Tag) -> Option<Answer> {
         let Some(header) = frame.header else {
             return Some(self.refuse(STATUS_IOERR));
@@ -111,20 +132,35 @@ impl BlkQueue {
         match self.make_request(frame, header, tag) {
             Ok(request) => match self.channel.submit(request) {
                 Submission::Queued => None,
-                Submission::Done(done) => Some(self.finish(done)),
+                Submission::Done(done) => self.finish(done),
             },
             Err(status) => Some(self.refuse(status)),
         }
     }
 
-    /// Counts a failed request, and reports it to those who run the host.
+    /// Counts a failed request, reports it to those who run the host, and says what is done about it. A request that asks for what
+    /// the disk does not have is the guest's fault, so the guest gets an error.
     #[cold]
-    fn report(&self, request: &Request, errno: i32) {
+    fn fail(&self, request: &Request, errno: i32) -> ErrorAction {
         self.failures.count(errno);
         let is_guests = self.channel.refuses(request);
-        self.owner
-            .0
-            .request_failed(|| failures::describe(self.channel.node(), request, errno, is_guests));
+        let handle = &self.owner.0;
+        let action = match self.error_rules.action(request.op(), errno) {
+            _ if is_guests => ErrorAction::Report,
+            ErrorAction::Stop if self.is_ending || !handle.may_park() => ErrorAction::Report,
+            action => action,
+        };
+        handle.request_failed(|| {
+            failures::describe(&Failure {
+                node: self.channel.node(),
+                request,
+                errno,
+                is_guests,
+                action,
+                may_stop: self.error_rules.may_stop(),
+            })
+        });
+        action
     }
 
     /// Counts a request that makes no sense to the disk; returns the answer for the guest.
@@ -179,6 +215,7 @@ impl QueueModel for BlkQueue {
             Some(answer) => answers.finish_with_status(chain, answer.written, answer.status),
             None => {
                 answers.keep(chain);
+                answers.set_parked(self.parked.len());
             }
         }
         Ok(())
@@ -189,10 +226,36 @@ impl QueueModel for BlkQueue {
         self.channel.reap(&mut finished);
         for done in finished.drain(..) {
             let tag = Tag::from(done.request.tag());
-            let answer = self.finish(done);
+            if let Some(answer) = self.finish(done) {
+                answers.complete_with_status(tag, answer.written, answer.status);
+            }
+        }
+        answers.set_parked(self.parked.len());
+        self.finished = finished;
+    }
+
+    fn repeat_parked(&mut self, answers: &mut Answers) {
+        for failed in mem::take(&mut self.parked) {
+            let tag = Tag::from(failed.request.tag());
+            if let Submission::Done(done) = self.channel.repeat(failed.request)
+                && let Some(answer) = self.finish(done)
+            {
+                answers.complete_with_status(tag, answer.written, answer.status);
+            }
+        }
+        answers.set_parked(self.parked.len());
+    }
+
+    /// The driver gets an error: it still waits for an answer if the queue is stopped by its hypervisor, and does not look at it
+    /// after a reset.
+    fn give_up_parked(&mut self, answers: &mut Answers) {
+        self.is_ending = true;
+        for failed in mem::take(&mut self.parked) {
+            let tag = Tag::from(failed.request.tag());
+            let answer = self.answer(failed.request, false);
             answers.complete_with_status(tag, answer.written, answer.status);
         }
-        self.finished = finished;
+        answers.set_parked(0);
     }
 
     fn begin_iteration(&mut self) {

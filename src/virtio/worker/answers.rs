@@ -26,6 +26,8 @@ pub struct Answers {
     free: usize,
     /// How many slots hold a chain.
     kept: usize,
+    /// How many of them are parked.
+    parked: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,7 @@ impl Answers {
             slots: Vec::new(),
             free: 0,
             kept: 0,
+            parked: 0,
         }
     }
 
@@ -136,6 +139,23 @@ impl Answers {
         }
         self.virtqueue
             .push_used(chain.head, data.saturating_add(STATUS_LEN));
+    }
+
+    /// Says how many of the kept chains are parked. Nothing is done for these, so the queue rests in spite of them. They wait until
+    /// the device goes on after it was held, or until the queue stops.
+    #[inline]
+    pub fn set_parked(&mut self, count: usize) {
+        self.parked = count;
+    }
+
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        self.parked
+    }
+
+    /// Whether something is done for kept chains.
+    pub(super) fn has_busy(&self) -> bool {
+        self.kept > self.parked
     }
 
     /// Whether chains are kept.

@@ -17,6 +17,8 @@ pub(super) struct Life<M: Model> {
     pub(super) phase: Phase<M::Queue>,
     /// How many holders keep the queue from taking chains.
     pub(super) holds: u32,
+    /// The last holder has gone since the queue last took chains.
+    pub(super) was_released: bool,
     /// Holders that wait until the queue rests.
     pub(super) resting: Vec<Rested>,
     pub(super) kick: Option<KickFd>,
@@ -50,6 +52,7 @@ impl<M: Model> Life<M> {
         Life {
             phase: Phase::Idle,
             holds: 0,
+            was_released: false,
             resting: Vec::new(),
             kick: None,
             refused: None,
@@ -74,20 +77,21 @@ impl<M: Model> Life<M> {
     pub(super) fn intake(&self) -> Intake {
         match self.phase {
             Phase::Running(_) if self.holds == 0 => Intake::Open,
-            _ => Intake::Closed,
+            Phase::Running(_) => Intake::Held,
+            Phase::Idle | Phase::Stopping(..) => Intake::Ending,
         }
     }
 
-    /// Whether no chain is kept.
+    /// Whether nothing is done for a chain.
     pub(super) fn rests(&mut self) -> bool {
         self.serving().is_none_or(|serving| serving.is_quiet())
     }
 
-    /// True, in the form of what kept the worker alive, when a stopping queue is quiet. Once, so that its end is scheduled
+    /// True, in the form of what kept the worker alive, when a stopping queue keeps no chain. Once, so that its end is scheduled
     /// once.
     pub(super) fn take_quiet(&mut self) -> Option<Arc<QueueWorker<M>>> {
         match &self.phase {
-            Phase::Stopping(Some(serving), _) if serving.is_quiet() => self.keep.take(),
+            Phase::Stopping(Some(serving), _) if serving.is_empty() => self.keep.take(),
             _ => None,
         }
     }

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::object::{Dict, Value};
 use crate::schema::EventType;
 use crate::virtio::DeviceLimits;
-use crate::virtio::fault::{FaultReporter, RequestFailure};
+use crate::virtio::fault::{FaultReporter, IoStatus, RequestFailure};
 use crate::virtio::pluggable::FinishCallback;
 use crate::virtio::queue::{Broken, Chain};
 
@@ -87,6 +87,13 @@ pub trait QueueModel: Send + 'static {
         false
     }
 
+    /// The device goes on after it was held: repeats the requests that were [parked](Answers::set_parked).
+    fn repeat_parked(&mut self, _answers: &mut Answers) {}
+
+    /// The queue is to stop: answers the requests that were parked, and parks none from now on. Called in each batch until the
+    /// queue has stopped.
+    fn give_up_parked(&mut self, _answers: &mut Answers) {}
+
     /// The queue begins or ends to stop or to rest. Until it ends, kept chains should be completed without waits that the model
     /// adds by itself.
     fn hurry(&mut self, _is_hurried: bool) {}
@@ -106,6 +113,8 @@ pub struct FailureReport {
     pub reason: String,
     /// The event for management, if the host is the cause. Its data are without the device's path.
     pub event: Option<(&'static EventType, Dict)>,
+    /// The request is parked until the device goes on; see [`RequestFailure::stops`].
+    pub stops: Option<IoStatus>,
 }
 
 /// A model's way back to one of its queues. Does not keep it.
@@ -142,13 +151,24 @@ impl QueueHandle {
         };
         let (faults, queue) = queue.faults();
         faults.request_failed(|| {
-            let FailureReport { reason, event } = describe();
+            let FailureReport {
+                reason,
+                event,
+                stops,
+            } = describe();
             RequestFailure {
                 queue,
                 reason,
                 event,
+                stops,
             }
         });
+    }
+
+    /// Whether a request may be parked: somebody hears of it who lets the device go on.
+    pub fn may_park(&self) -> bool {
+        let queue = self.0.upgrade();
+        queue.is_some_and(|queue| queue.faults().0.is_watched())
     }
 }
 

@@ -36,8 +36,13 @@ pub(crate) struct Patience {
     pub(crate) notice: Mutex<Option<ConfigNotice>>,
     /// Runs when the next queue ends.
     pub(crate) at_end: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// How often chains were repeated that were parked.
+    pub(crate) repeated: AtomicU32,
+    /// How many were given up.
+    pub(crate) given_up: AtomicU32,
     kept: AtomicU32,
     finishes: AtomicBool,
+    parks: AtomicBool,
     handles: Mutex<Vec<QueueHandle>>,
 }
 
@@ -55,10 +60,19 @@ impl Patience {
 
     /// Completes what waits in all queues.
     pub(crate) fn finish(&self) {
-        self.finishes.store(true, Ordering::SeqCst);
+        self.once(&self.finishes);
+    }
+
+    /// Parks what waits in all queues.
+    pub(crate) fn park(&self) {
+        self.once(&self.parks);
+    }
+
+    fn once(&self, what: &AtomicBool) {
+        what.store(true, Ordering::SeqCst);
         let handles = self.handles.lock().unwrap().clone();
         handles.iter().for_each(QueueHandle::ready);
-        self.finishes.store(false, Ordering::SeqCst);
+        what.store(false, Ordering::SeqCst);
     }
 }
 
@@ -120,13 +134,35 @@ impl QueueModel for PatientQueue {
     }
 
     fn complete(&mut self, answers: &mut Answers) {
-        if !self.patience.finishes.load(Ordering::SeqCst) {
-            return;
+        if self.patience.finishes.load(Ordering::SeqCst) {
+            self.complete_all(answers);
+        } else if self.patience.parks.load(Ordering::SeqCst) {
+            answers.set_parked(self.kept.len());
         }
+    }
+
+    fn repeat_parked(&mut self, answers: &mut Answers) {
+        self.patience.repeated.fetch_add(1, Ordering::SeqCst);
+        answers.set_parked(0);
+    }
+
+    fn give_up_parked(&mut self, answers: &mut Answers) {
+        let count = answers.parked();
+        if count > 0 {
+            let count = u32::try_from(count).unwrap();
+            self.patience.given_up.fetch_add(count, Ordering::SeqCst);
+            self.complete_all(answers);
+        }
+    }
+}
+
+impl PatientQueue {
+    fn complete_all(&mut self, answers: &mut Answers) {
         for tag in self.kept.drain(..) {
             answers.complete_with_status(tag, 0, DONE);
             self.patience.kept.fetch_sub(1, Ordering::SeqCst);
         }
+        answers.set_parked(0);
     }
 }
 

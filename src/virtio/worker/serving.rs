@@ -2,7 +2,7 @@
 //!
 //! Used by [`super::QueueWorker`], under its lock. A batch:
 //!
-//! 1. the model completes kept chains whose work is done;
+//! 1. the model completes kept chains whose work is done, and repeats those that were parked if the device goes on;
 //! 2. new chains are taken and served by the model, which answers them or keeps them;
 //! 3. the used index is published, one store for all, and the guest is called at most once.
 //!
@@ -32,14 +32,18 @@ pub(super) enum BatchCause {
     Kick,
     /// The model has something to complete. The iteration may have had its share of work already.
     Completion,
+    /// The device goes on after it was held: what is parked is repeated.
+    Release,
 }
 
 /// Whether a batch may take new chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Intake {
     Open,
-    /// The queue is held, or is to stop.
-    Closed,
+    /// The queue is held.
+    Held,
+    /// The queue is to stop.
+    Ending,
 }
 
 /// What the queue wants after a batch.
@@ -133,8 +137,13 @@ impl<Q: QueueModel> Serving<Q> {
         self.fault.take()
     }
 
-    /// True when no chain is kept: nothing writes to the guest's memory before the next batch.
+    /// True when nothing is done for a chain: nothing writes to the guest's memory before the next batch.
     pub(super) fn is_quiet(&self) -> bool {
+        !self.answers.has_busy()
+    }
+
+    /// True when no chain is kept.
+    pub(super) fn is_empty(&self) -> bool {
         !self.answers.has_kept()
     }
 
@@ -144,12 +153,12 @@ impl<Q: QueueModel> Serving<Q> {
         self.broken.is_none() && queue.in_flight() < queue.size() && queue.has_available()
     }
 
-    /// Begins or ends the time in which the home looks at the ring without kicks. With a closed intake the guest's memory is
-    /// left alone; the batch that opens it again tells the guest.
+    /// Begins or ends the time in which the home looks at the ring without kicks. Unless the intake is open, the guest's memory
+    /// is left alone; the batch that opens it again tells the guest.
     pub(super) fn set_polling(&mut self, polling: bool, intake: Intake) {
         self.polling = polling;
         match (intake, polling) {
-            (Intake::Closed, _) => {}
+            (Intake::Held | Intake::Ending, _) => {}
             (Intake::Open, true) => self.answers.virtqueue.disable_notifications(),
             (Intake::Open, false) => {
                 self.answers.virtqueue.enable_notifications();
@@ -177,20 +186,25 @@ impl<Q: QueueModel> Serving<Q> {
         notifications: &Notifications,
     ) -> AfterBatch {
         if let Some(model) = &mut self.model {
-            if cause == BatchCause::Kick {
+            if cause != BatchCause::Completion {
                 model.begin_iteration();
             }
-            let is_closing = intake == Intake::Closed;
+            let is_closing = intake != Intake::Open;
             if self.is_hurried != is_closing {
                 self.is_hurried = is_closing;
                 model.hurry(is_closing);
             }
             model.complete(&mut self.answers);
+            if intake == Intake::Ending {
+                model.give_up_parked(&mut self.answers);
+            } else if cause == BatchCause::Release && self.broken.is_none() {
+                model.repeat_parked(&mut self.answers);
+            }
         }
         let next = match (self.broken, intake) {
             (Some(_), _) => AfterBatch::Broken,
             (None, Intake::Open) => self.take_chains(),
-            (None, Intake::Closed) => AfterBatch::Wait,
+            (None, Intake::Held | Intake::Ending) => AfterBatch::Wait,
         };
         if let Some(model) = &mut self.model {
             model.end_batch();

@@ -13,6 +13,7 @@ use crate::virtio::notify::Signal;
 
 mod answers;
 mod hold;
+mod parked;
 
 #[test]
 fn a_started_queue_serves_what_is_there_and_what_comes() {

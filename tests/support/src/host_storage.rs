@@ -82,6 +82,23 @@ impl FileSystem {
         })
     }
 
+    /// A file system in memory, of so many MiB.
+    ///
+    /// # Errors
+    /// Why the host does not make one.
+    pub fn in_memory(mebibytes: u64) -> Result<FileSystem, String> {
+        let directory = TestDir::new();
+        let point = directory.file("mounted");
+        std::fs::create_dir(&point).unwrap();
+        let size = format!("size={mebibytes}M");
+        run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], &point)?;
+        Ok(FileSystem {
+            root: detached_root(&point)?,
+            _directory: directory,
+            _device: None,
+        })
+    }
+
     /// A file system that a program serves, by FUSE.
     ///
     /// # Errors

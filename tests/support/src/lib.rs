@@ -3,7 +3,8 @@
 //! * everywhere: [`capability`], [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`], [`fd_source`], [`aio_load`]
 //! * the host: [`host_storage`]
-//! * the program `qctx`: [`process`], [`server`], [`qmp`], [`listener`], and [`tiny_kernel`], [`linux_guest`] to boot
+//! * the program `qctx`: [`process`], [`server`], [`qmp`], [`listener`], and [`tiny_kernel`], [`scripted_guest`],
+//!   [`linux_guest`] to boot
 //! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload`, `shadow`, `shared_sectors` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
@@ -50,6 +51,7 @@ pub mod random;
 pub mod raw_front_end;
 #[cfg(feature = "devices")]
 pub mod real_mode;
+pub mod scripted_guest;
 pub mod seccomp;
 #[cfg(feature = "devices")]
 pub mod served_disk;

@@ -63,7 +63,7 @@ const BUSY: [u8; 41] = [
 ];
 
 /// Where the kernel is loaded.
-const START: u64 = 0x20_0000;
+pub const START: u64 = 0x20_0000;
 
 /// The kernel that does what is typed.
 pub fn elf() -> Vec<u8> {
