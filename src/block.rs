@@ -106,6 +106,7 @@ pub use create::{BLOCKDEV_CREATE_OPTIONS, create};
 pub use dirty_bitmap::DirtyBitmap;
 pub use dirty_bitmap::bits::{Dirtied, DirtyBits};
 pub use dirty_bitmap::frozen::FrozenBits;
+pub use dirty_bitmap::hold::HeldBitmap;
 pub use drain::{DrainedNodes, Draining, drain};
 pub use driver::Driver;
 pub use drivers::backing::allow_image_folder;

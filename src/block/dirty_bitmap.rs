@@ -6,7 +6,7 @@
 //!
 //! * [`bits`]: which ranges are dirty; [`tree`]: the bits, so that they are found fast; `words`: their memory
 //! * [`list`]: the bitmaps of a node
-//! * [`frozen`]: what was dirty, while it is copied
+//! * [`frozen`]: what was dirty, while it is copied; [`hold`]: a bitmap that others read
 //! * [`change`](super::bitmap_change): what users do with bitmaps, all or nothing
 //!
 //! # What a bitmap records
@@ -27,6 +27,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub(super) mod bits;
 pub(super) mod frozen;
+pub(super) mod hold;
 pub(super) mod list;
 #[cfg(test)]
 mod model;

@@ -4,7 +4,7 @@
 //! * [`negotiation`]: the options of a client, up to the export that it chooses
 //! * [`offer`]: an export and its clients
 //! * [`connection`], [`socket`], [`requests`]: the transmission phase
-//! * [`execute`], [`status`], [`reply`]: one request
+//! * [`execute`], [`status`], [`reply`]: one request; [`bitmaps`]: dirty bitmaps that clients may ask for
 //!
 //! A client's negotiation is a task on the main context. Its transmission is a task on the context of the export. There is one
 //! server, as in QEMU; its exports end with it.
@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use super::kind::{ExportType, Exported, NewExport};
 use crate::nbd::protocol::MAX_STRING;
-use crate::object::{Options, Value};
+use crate::object::Options;
 use crate::schema::{AlternateType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod bitmaps;
 mod connection;
 mod execute;
 pub(super) mod listener;
@@ -73,14 +74,15 @@ fn open(new: NewExport, options: &mut Options) -> Result<Arc<dyn Exported>> {
     if let Some(description) = &description {
         check_len("description", description)?;
     }
-    refuse_bitmaps(options)?;
+    let held = bitmaps::take(options, &new.node, new.writable)?;
+    let shown = held.iter().map(|hold| Arc::clone(hold.bitmap()));
     let depth = options.take_bool("allocation-depth")?.unwrap_or(false);
     let seen = OfferedAs {
         name,
         description,
-        contexts: StatusContexts::of_export(depth),
+        contexts: StatusContexts::of_export(depth, shown.collect()),
     };
-    Ok(Arc::new(ExportedOffer(NbdOffer::open(new, seen)?)))
+    Ok(Arc::new(ExportedOffer(NbdOffer::open(new, seen, held)?)))
 }
 
 pub(super) fn not_running() -> Error {
@@ -92,24 +94,6 @@ fn check_len(what: &str, text: &str) -> Result<()> {
         true => Err(invalid(format!("{what} '{text}' too long"))),
         false => Ok(()),
     }
-}
-
-/// There are no dirty bitmaps yet.
-fn refuse_bitmaps(options: &mut Options) -> Result<()> {
-    let Some(Value::List(bitmaps)) = options.take("bitmaps") else {
-        return Ok(());
-    };
-    let Some(bitmap) = bitmaps.first() else {
-        return Ok(());
-    };
-    let text = match bitmap.member("name").and_then(Value::as_str) {
-        Some(name) => format!("Dirty bitmap '{name}' not found"),
-        None => format!(
-            "Bitmap '{}' is not found",
-            bitmap.as_str().unwrap_or_default()
-        ),
-    };
-    Err(Error::new(ErrorKind::NotFound, text))
 }
 
 fn invalid(message: String) -> Error {

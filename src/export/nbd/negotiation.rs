@@ -290,10 +290,10 @@ impl Negotiation<'_> {
         let Some(offer) = NbdOffer::find(&export) else {
             return self.unknown_export(number, &export).await;
         };
-        let offered = offer.seen.contexts;
+        let offered = &offer.seen.contexts;
         let mut chosen = StatusContexts::default();
         if is_list && queries.is_empty() {
-            chosen = offered;
+            chosen = offered.clone();
         }
         for query in &queries {
             chosen.add(offered, query, is_list);

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -15,7 +16,7 @@ use std::task::{Context, Waker};
 use gsource::AioContext;
 
 use super::status::StatusContexts;
-use crate::block::{Access, BlockBackend, Edge, Node, Parent, Permissions};
+use crate::block::{Access, BlockBackend, Edge, HeldBitmap, Node, Parent, Permissions};
 use crate::export::kind::{EndedCallback, Exported, NewExport};
 use crate::{Error, ErrorKind, QContext, Result};
 
@@ -45,6 +46,8 @@ pub(super) struct NbdOffer {
 struct OfferState {
     /// Absent at the end.
     edge: Option<Edge>,
+    /// The bitmaps that it shows, so that nobody changes them.
+    bitmaps: Vec<HeldBitmap>,
     clients: Vec<Arc<ClientEnd>>,
     is_ending: bool,
     ended: Option<EndedCallback>,
@@ -80,11 +83,15 @@ impl ClientEnd {
 }
 
 impl NbdOffer {
-    /// Offers the node of `new`.
+    /// Offers the node of `new`, and shows these bitmaps.
     ///
     /// # Errors
     /// The name is taken, or the node cannot be used so.
-    pub(super) fn open(new: NewExport, seen: OfferedAs) -> Result<Arc<NbdOffer>> {
+    pub(super) fn open(
+        new: NewExport,
+        seen: OfferedAs,
+        bitmaps: Vec<HeldBitmap>,
+    ) -> Result<Arc<NbdOffer>> {
         check_unused(&seen.name)?;
         let read = Permissions::CONSISTENT_READ;
         let access = Access {
@@ -108,6 +115,7 @@ impl NbdOffer {
             aio,
             state: Mutex::new(OfferState {
                 edge: Some(edge),
+                bitmaps,
                 ..OfferState::default()
             }),
         });
@@ -201,8 +209,9 @@ impl NbdOffer {
         self.context.detach(&self.aio);
         let mut state = self.state();
         let (edge, ended) = (state.edge.take(), state.ended.take());
+        let bitmaps = mem::take(&mut state.bitmaps);
         drop(state);
-        drop(edge);
+        drop((edge, bitmaps));
         ended.into_iter().for_each(|ended| ended());
     }
 

@@ -2,65 +2,83 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::sync::Arc;
 
-use crate::block::{BlockBackend, BlockStatus};
+use crate::block::{BlockBackend, BlockStatus, DirtyBitmap, DirtyBits};
 use crate::nbd::protocol::meta::{BASE_ALLOCATION, Extent, MetaContext, allocation};
 
 /// In which image of the backing chain a range is.
 const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
+/// The beginning of the names of dirty bitmaps.
+const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+/// Flag of an extent of a dirty bitmap.
+const DIRTY: u64 = 1;
 /// The most extents in one answer, and the most questions to the node for it. A client asks again for the rest.
 const EXTENTS_MAX: usize = 1024;
 /// The longest extent of a header with lengths of 32 bits.
 const LENGTH_MAX: u64 = u32::MAX as u64 & !(64 * 1024 - 1);
 
 /// Which contexts an export has, or a client has chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct StatusContexts {
     allocation: bool,
     depth: bool,
+    /// With their numbers.
+    bitmaps: Vec<(u32, Arc<DirtyBitmap>)>,
 }
 
 const ALLOCATION_ID: u32 = 0;
 const DEPTH_ID: u32 = 1;
+const FIRST_BITMAP_ID: u32 = 2;
 
 impl StatusContexts {
     /// Those of an export.
-    pub(super) fn of_export(depth: bool) -> StatusContexts {
+    pub(super) fn of_export(depth: bool, bitmaps: Vec<Arc<DirtyBitmap>>) -> StatusContexts {
         StatusContexts {
             allocation: true,
             depth,
+            bitmaps: (FIRST_BITMAP_ID..).zip(bitmaps).collect(),
         }
     }
 
-    pub(super) fn is_empty(self) -> bool {
-        self == StatusContexts::default()
+    pub(super) fn is_empty(&self) -> bool {
+        !self.allocation && !self.depth && self.bitmaps.is_empty()
     }
 
     /// Adds those of `offered` that a query names. In a list, a query may name a whole name space.
-    pub(super) fn add(&mut self, offered: StatusContexts, query: &str, is_list: bool) {
+    pub(super) fn add(&mut self, offered: &StatusContexts, query: &str, is_list: bool) {
         let fits = |name: &str, space: &str| query == name || (is_list && query == space);
         self.allocation |= offered.allocation && fits(BASE_ALLOCATION, "base:");
         self.depth |= offered.depth && fits(ALLOCATION_DEPTH, "qemu:");
+        for (id, bitmap) in &offered.bitmaps {
+            let is_named = fits(&context_name(bitmap), "qemu:") || fits("", DIRTY_BITMAP);
+            if is_named && self.bitmaps.iter().all(|(known, _)| known != id) {
+                self.bitmaps.push((*id, Arc::clone(bitmap)));
+            }
+        }
     }
 
     /// Their names and numbers.
-    pub(super) fn list(self) -> Vec<MetaContext> {
+    pub(super) fn list(&self) -> Vec<MetaContext> {
         let all = [
             (self.allocation, ALLOCATION_ID, BASE_ALLOCATION),
             (self.depth, DEPTH_ID, ALLOCATION_DEPTH),
         ];
-        all.into_iter()
-            .filter(|(is_there, ..)| *is_there)
-            .map(|(_, id, name)| MetaContext {
-                id,
-                name: name.to_owned(),
-            })
-            .collect()
+        let there = all.into_iter().filter(|(is_there, ..)| *is_there);
+        let plain = there.map(|(_, id, name)| MetaContext {
+            id,
+            name: name.to_owned(),
+        });
+        let bitmaps = self.bitmaps.iter().map(|(id, bitmap)| MetaContext {
+            id: *id,
+            name: context_name(bitmap),
+        });
+        plain.chain(bitmaps).collect()
     }
 
     /// What each context says of the range or of its beginning. With `is_one`, about one extent.
     pub(super) async fn ask(
-        self,
+        &self,
         backend: &BlockBackend,
         offset: u64,
         length: u64,
@@ -86,11 +104,36 @@ impl StatusContexts {
             }
             at += status.length;
         }
-        Ok(answers
+        let plain = answers
             .into_iter()
-            .map(|(id, _, extents)| (id, extents.list))
-            .collect())
+            .map(|(id, _, extents)| (id, extents.list));
+        let of = |bitmap: &DirtyBitmap| dirty_extents(bitmap.bits(), offset, length, is_one);
+        let bitmaps = self.bitmaps.iter().map(|(id, bitmap)| (*id, of(bitmap)));
+        Ok(plain.chain(bitmaps).collect())
     }
+}
+
+/// The name of the context that shows a bitmap.
+fn context_name(bitmap: &DirtyBitmap) -> String {
+    let name = bitmap.name().unwrap_or_default();
+    format!("{}{name}", DIRTY_BITMAP)
+}
+
+/// What is dirty of a range or of its beginning. With `is_one`, one extent.
+fn dirty_extents(bits: &DirtyBits, offset: u64, length: u64, is_one: bool) -> Vec<Extent> {
+    let mut extents = Extents::new(is_one);
+    let (mut at, end) = (offset, offset + length);
+    while at < end && !extents.is_full {
+        let run = bits.next_dirty(at..end).unwrap_or(end..end);
+        if at < run.start {
+            extents.add(run.start - at, 0);
+        }
+        if run.start < run.end {
+            extents.add(run.end - run.start, DIRTY);
+        }
+        at = run.end;
+    }
+    extents.list
 }
 
 type Flags = fn(BlockStatus) -> u64;
@@ -185,10 +228,10 @@ mod tests {
 
     #[test]
     fn queries_name_a_context_or_in_a_list_all_of_a_name_space() {
-        let offered = StatusContexts::of_export(true);
+        let offered = StatusContexts::of_export(true, Vec::new());
         let chosen = |query: &str, is_list| {
             let mut chosen = StatusContexts::default();
-            chosen.add(offered, query, is_list);
+            chosen.add(&offered, query, is_list);
             let names = chosen.list().into_iter().map(|context| context.name);
             names.collect::<Vec<_>>().join(" ")
         };
@@ -200,9 +243,11 @@ mod tests {
             "qemu:allocation-depth"
         );
         assert_eq!(chosen("qemu:", true), "qemu:allocation-depth");
-        assert_eq!(chosen("qemu:dirty-bitmap:b", false), "");
+        for dirty in ["qemu:dirty-bitmap:b", "qemu:dirty-bitmap:"] {
+            assert_eq!(chosen(dirty, true), "");
+        }
         let mut none = StatusContexts::default();
-        none.add(StatusContexts::of_export(false), "qemu:", true);
+        none.add(&StatusContexts::of_export(false, Vec::new()), "qemu:", true);
         assert!(none.is_empty());
     }
 }
