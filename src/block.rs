@@ -32,8 +32,9 @@
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `mirror`: the job whose copy follows what is written; `tap`: its look at that
-//! * `stream`: the job that frees an image from its backing files; `on_error`, `error_policy`: what guests
-//!   and jobs do about errors
+//! * `stream`: the job that frees an image from its backing files; `commit`: the job that moves its data into one of them; `chain`: images
+//!   over each other
+//! * `on_error`, `error_policy`: what guests and jobs do about errors
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
 //! * `backend`, `io_buffer`, `status`: what tasks use: exports and jobs
@@ -48,8 +49,10 @@ mod backend;
 mod bitmap_change;
 mod bounce;
 mod budget;
+mod chain;
 mod change;
 mod channel;
+mod commit;
 mod common;
 mod create;
 mod dirty_bitmap;
@@ -99,6 +102,9 @@ pub use backend::BlockBackend;
 pub use bitmap_change::{BitmapAction, BitmapChange, BitmapRef};
 pub use change::GraphChange;
 pub use channel::Channel;
+// For the monitor.
+#[doc(hidden)]
+pub use commit::{BLOCK_COMMIT_OPTIONS, CommitStart, commit};
 pub use common::DetectZeroes;
 // For the monitor.
 #[doc(hidden)]
@@ -135,7 +141,7 @@ pub use request::{Finished, Op, Request, Submission};
 pub use snapshot::snapshot;
 pub use status::BlockStatus;
 #[doc(hidden)]
-pub use stream::{BLOCK_STREAM_OPTIONS, stream};
+pub use stream::{BLOCK_STREAM_OPTIONS, check_unused, stream};
 pub use write_record::WriteRecord;
 
 /// Makes the types of objects known that belong to the block layer: `throttle-group`, `tls-creds-x509`.

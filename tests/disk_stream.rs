@@ -13,7 +13,7 @@ use std::thread;
 use support::directory::TestDir;
 use support::front_end::Guest;
 use support::listener::Listener;
-use support::qemu_img::{check, content, missing, qemu_img, wait_unlocked};
+use support::qemu_img::{check, content, missing, overlay, qemu_img, wait_unlocked};
 use support::random::Random;
 use support::server::Server;
 use support::skip::skip;
@@ -35,22 +35,13 @@ fn chain(directory: &TestDir) {
         part.fill_with(|| random.number().to_le_bytes()[0]);
     }
     fs::write(directory.file("base.raw"), &bytes).unwrap();
-    overlay(directory, "mid.qcow2", "base.raw", "raw");
+    overlay(directory.path(), "mid.qcow2", "base.raw", "raw");
     let line = "-drive if=none,id=mid,file=mid.qcow2,format=qcow2 \
         -device virtio-blk,id=disk,drive=mid,num-queues=2,vhost-user=d.sock";
-    let mut server = Server::start(directory, &words(line));
+    let mut server = Server::start_line(directory, line);
     work(directory, || true);
     server.stop();
-    overlay(directory, "top.qcow2", "mid.qcow2", "qcow2");
-}
-
-fn overlay(directory: &TestDir, name: &str, backing: &str, format: &str) {
-    let arguments = ["create", "-f", "qcow2", "-b", backing, "-F", format, name];
-    qemu_img(directory.path(), &arguments);
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
+    overlay(directory.path(), "top.qcow2", "mid.qcow2", "qcow2");
 }
 
 /// Reads and writes the first part of the disk, and checks what was read, until `is_over`; once at least.
@@ -78,7 +69,7 @@ fn an_image_gets_the_data_of_its_backing_files_while_a_guest_works() {
     let directory = TestDir::new();
     chain(&directory);
     let before = content(directory.path(), "top.qcow2");
-    let mut server = Server::start(&directory, &words(NODES));
+    let mut server = Server::start_line(&directory, NODES);
     let mut listener = Listener::new(&server);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -137,7 +128,7 @@ fn a_kill_at_any_time_leaves_all_images_good() {
         chain(&directory);
         let base = fs::read(directory.file("base.raw")).unwrap();
         let before = content(directory.path(), "top.qcow2");
-        let mut server = Server::start(&directory, &words(NODES));
+        let mut server = Server::start_line(&directory, NODES);
         let mut listener = Listener::new(&server);
         let whole = r#""device":"top","job-id":"s","auto-dismiss":false"#;
         listener.done("block-stream", whole);
@@ -162,8 +153,8 @@ const FAILING: &str = "-blockdev blkdebug,node-name=bad,image.driver=file,image.
 fn stream_over_failing_base(on_error: &str) -> (TestDir, Server, Listener) {
     let directory = TestDir::new();
     chain(&directory);
-    overlay(&directory, "top.qcow2", "base.raw", "raw");
-    let server = Server::start(&directory, &words(FAILING));
+    overlay(directory.path(), "top.qcow2", "base.raw", "raw");
+    let server = Server::start_line(&directory, FAILING);
     let mut listener = Listener::new(&server);
     let arguments =
         format!(r#""device":"top","job-id":"s","on-error":"{on_error}","auto-dismiss":false"#);
@@ -214,7 +205,7 @@ fn data_behind_a_filter_is_copied_as_well() {
     chain(&directory);
     let before = content(directory.path(), "top.qcow2");
     let line = "-blockdev qcow2,node-name=top,file.driver=file,file.filename=top.qcow2,backing.driver=blkdebug,backing.image.driver=qcow2,backing.image.file.driver=file,backing.image.file.filename=mid.qcow2";
-    let mut server = Server::start(&directory, &words(line));
+    let mut server = Server::start_line(&directory, line);
     let mut listener = Listener::new(&server);
     listener.done("block-stream", r#""device":"top","job-id":"s""#);
     listener.wait("BLOCK_JOB_COMPLETED");

@@ -18,6 +18,7 @@ use super::common::CommonOptions;
 use super::drain::DrainedNodes;
 use super::drivers::{child_roles, may_change};
 use super::graph::Edge;
+use super::graph::frozen::FreezeNumber;
 use super::graph::rewire::Rewiring;
 use super::node::Node;
 use super::node::renewal::Renewal;
@@ -37,6 +38,7 @@ pub struct GraphChange {
     moved: Vec<(Arc<Node>, Arc<Node>)>,
     /// The numbers of edges.
     released: Vec<u64>,
+    thawed: Option<FreezeNumber>,
 }
 
 /// A node that is to be opened anew.
@@ -106,9 +108,12 @@ impl GraphChange {
             check_cycle(parent, role, child)?;
         }
         keys.push((role.to_owned(), value.clone()));
+        // What it got from its parent stays.
+        let mut keys = Options::from_dict(keys);
+        parent.common().pass_on(&mut keys);
         // The other children that the options describe are still the node's own.
         set(&mut options, role, value);
-        self.push(parent, keys, options);
+        self.push(parent, keys.into_entries(), options);
         Ok(())
     }
 
@@ -133,6 +138,41 @@ impl GraphChange {
     /// The parent of `edge` needs nothing any more, and shares everything.
     pub(super) fn release(&mut self, edge: &Edge) {
         self.released.push(edge.number());
+    }
+
+    /// The node can be written, or is only read, with the files that its options describe. Its options stay, so a `blockdev-reopen`
+    /// without `read-only` does what it did before.
+    ///
+    /// # Errors
+    /// `Unsupported` if the node was not made by a `-blockdev`.
+    pub(super) fn set_read_only(&mut self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+        let options = node.options();
+        if options.is_empty() {
+            let message = format!("the options of node '{}' cannot change", node.name());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let mut keys = options.clone();
+        for role in child_roles(node.driver().name()) {
+            let (value, _) = take_part(&mut keys, role);
+            let child = node.child_of(role);
+            let name = child.as_ref().map(|child| child.name().into());
+            keys.extend(name.or(value).map(|value| (role.to_owned(), value)));
+            let own = child.filter(|_| role != "backing" && is_described(node, role));
+            if let Some(own) = own.filter(|own| !has_part(&own.options(), "read-only")) {
+                self.set_read_only(&own, read_only)?;
+            }
+        }
+        set(&mut keys, "read-only", Value::Bool(read_only));
+        // What it got from its parent stays.
+        let mut keys = Options::from_dict(keys);
+        node.common().pass_on(&mut keys);
+        self.push(node, keys.into_entries(), options);
+        Ok(())
+    }
+
+    /// A job's use of a chain ends with the change.
+    pub(super) fn thaw(&mut self, links: FreezeNumber) {
+        self.thawed = Some(links);
     }
 
     /// The nodes to be drained.
@@ -162,6 +202,7 @@ impl GraphChange {
                 renewed: renewed.collect(),
                 moved: self.moved,
                 released: self.released,
+                thawed: self.thawed,
             };
             rewiring.make().map(|()| rewiring)
         });

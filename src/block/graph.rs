@@ -19,6 +19,9 @@ use super::node::Node;
 use super::permission::{Access, Permissions};
 use crate::{Error, ErrorKind, Result};
 
+use frozen::Frozen;
+
+pub(super) mod frozen;
 pub(super) mod rewire;
 #[cfg(test)]
 mod tests;
@@ -90,6 +93,12 @@ impl Parent {
             reach: Reach::Through,
             is_new: false,
         }
+    }
+
+    /// The same parent, for which the child is `role`.
+    #[must_use]
+    pub(super) fn with_role(self, role: &'static str) -> Parent {
+        Parent { role, ..self }
     }
 
     /// A node on top of another one, which is its child `role`.
@@ -184,6 +193,8 @@ struct EdgeRecord {
     total: Access,
     on_resize: Option<ResizeCallback>,
     target: Weak<EdgeTarget>,
+    /// The job that needs the edge as it is.
+    frozen: Option<Frozen>,
 }
 
 impl EdgeRecord {
@@ -197,6 +208,9 @@ impl EdgeRecord {
         let Some(node) = self.parent.node else {
             return self.own;
         };
+        if self.frozen.is_some_and(|frozen| frozen.is_loose) {
+            return Access::NEUTRAL;
+        }
         let above = edges
             .iter()
             .filter(|above| above.child == node && above.counts());
@@ -271,6 +285,16 @@ impl Edge {
         self.access.needs
     }
 
+    /// Makes the child longer or shorter, as a node does whose own length follows.
+    ///
+    /// # Errors
+    /// As for [`Node::set_length`], whose caller has passed the node.
+    pub(super) fn set_length(&self, length: u64) -> Result<()> {
+        let node = self.node();
+        check_shared(&node, Permissions::RESIZE, Some(self))?;
+        node.set_length_for_parent(length)
+    }
+
     /// Calls `changed` each time the length of the node has changed. It replaces an earlier callback. The thread that
     /// changed the length or noticed the change makes the call, with no lock held.
     pub fn on_resize(&self, changed: impl Fn() + Send + Sync + 'static) {
@@ -312,7 +336,7 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
         ));
     }
     let target = EdgeTarget::new(node);
-    let mut record = EdgeRecord {
+    let record = EdgeRecord {
         number: fresh_number(),
         parent,
         child: node.id(),
@@ -321,25 +345,35 @@ pub(super) fn attach(node: &Arc<Node>, parent: Parent, access: Access) -> Result
         total: access,
         on_resize: None,
         target: Arc::downgrade(&target),
+        frozen: None,
     };
     let (number, role) = (record.number, record.parent.role);
-    let counts = record.counts();
-    let mut edges = lock();
-    let mut changed = edges.clone();
-    record.total = record.total_among(&changed);
-    changed.push(record);
-    if counts {
-        settle(&mut changed, node.id())?;
-    }
-    let before = mem::replace(&mut *edges, changed);
-    drop(edges);
-    drop(before);
+    enter(record)?;
     Ok(Edge {
         number,
         role,
         target,
         access,
     })
+}
+
+/// Adds an edge, if the others allow it.
+fn enter(mut record: EdgeRecord) -> Result<()> {
+    let (counts, child) = (record.counts(), record.child);
+    let mut edges = lock();
+    if !counts {
+        record.frozen = frozen::of_same_link(&edges, &record);
+    }
+    let mut changed = edges.clone();
+    record.total = record.total_among(&changed);
+    changed.push(record);
+    if counts {
+        settle(&mut changed, child)?;
+    }
+    let before = mem::replace(&mut *edges, changed);
+    drop(edges);
+    drop(before);
+    Ok(())
 }
 
 /// An edge, as `x-debug-query-block-graph` shows it.
@@ -377,13 +411,19 @@ pub(super) fn parents(node: NodeId) -> Vec<Parent> {
     edges.map(|edge| edge.parent).collect()
 }
 
-/// Checks that all parents of the node let others do `permission`.
+/// Checks that all parents of the node, but that of `except`, let others do `permission`.
 ///
 /// # Errors
 /// `Busy` if one does not.
-pub(super) fn check_shared(node: &Node, permission: Permissions) -> Result<()> {
+pub(super) fn check_shared(
+    node: &Node,
+    permission: Permissions,
+    except: Option<&Edge>,
+) -> Result<()> {
     let edges = edges_to(node.id());
-    let refuses = |edge: &&EdgeRecord| !edge.total.shares.contains(permission);
+    let except = except.map(|edge| edge.number);
+    let refuses =
+        |edge: &&EdgeRecord| !edge.total.shares.contains(permission) && Some(edge.number) != except;
     match edges.iter().find(refuses) {
         Some(edge) => Err(conflict(
             permission,

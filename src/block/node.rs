@@ -24,6 +24,7 @@ use super::on_error::ErrorRules;
 use super::partial_write::PartialWrites;
 use super::permission::{Access, Permissions};
 use super::resize_pass::ResizePass;
+use super::stream::check_unused;
 use super::tap::{TapSlot, WriteTap};
 use super::watch::{self, WriteThreshold};
 use super::way::Way;
@@ -180,9 +181,11 @@ impl Node {
         let node = names::find(name).ok_or_else(unknown)?;
         let busy = |message| Err(Error::new(ErrorKind::Busy, message));
         let parents = node.parents();
-        if let Some(user) = parents.iter().find(|parent| parent.node_id().is_none()) {
+        let is_root = |parent: &&Parent| parent.node_id().is_none() && parent.role() == "root";
+        if let Some(user) = parents.iter().find(is_root) {
             return busy(format!("Node {name} is in use by {user}"));
         }
+        check_unused(&node)?;
         if !names::is_owned(&node) {
             return busy(format!("Node {name} is not owned by the monitor"));
         }
@@ -243,7 +246,7 @@ impl Node {
             let message = format!("Node '{name}': length {length} is not a multiple of {unit}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        graph::check_shared(self, Permissions::RESIZE)?;
+        graph::check_shared(self, Permissions::RESIZE, None)?;
         let resized = self.state().driver.set_length(length);
         drop(pass);
         self.follow_resize(resized)

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::chain::nodes_below;
 use super::drain::Crossing;
 use super::node::Node;
 
@@ -76,17 +77,4 @@ impl Drop for ResizePass<'_> {
     fn drop(&mut self) {
         self.leave();
     }
-}
-
-/// The nodes below, each once.
-fn nodes_below(node: &Node) -> Vec<Arc<Node>> {
-    let mut found: Vec<Arc<Node>> = Vec::new();
-    let mut left = node.children();
-    while let Some(child) = left.pop() {
-        if !found.iter().any(|known| known.id() == child.id()) {
-            left.extend(child.children());
-            found.push(child);
-        }
-    }
-    found
 }

@@ -5,17 +5,17 @@
 //! file, or none, and the image is opened anew over that, with its channels drained.
 #![forbid(unsafe_code)]
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 
 use super::backend::BlockBackend;
+use super::chain::chain_of;
 use super::change::GraphChange;
 use super::drain::drain;
 use super::driver::Driver;
 use super::drivers::qcow2::{BackingName, rewrite_backing};
 use super::error_policy::{ErrorPolicy, OnError};
+use super::graph::frozen::FrozenLinks;
 use super::graph::{Edge, Parent};
 use super::node::Node;
 use super::permission::{Access, Permissions};
@@ -54,6 +54,8 @@ struct StreamWork {
     /// `None` if the image takes nothing from files that are to go.
     plan: Option<StreamPlan>,
     on_error: OnError,
+    /// The images whose data is copied stay where they are.
+    links: FrozenLinks,
 }
 
 /// What the image is to have.
@@ -75,7 +77,10 @@ pub fn stream(mut arguments: Options) -> Result<()> {
     let device = arguments.need_str("device")?;
     let top = Node::find(&device)?;
     let base = wanted.find(&top)?;
-    check_unused(&top)?;
+    let is_base = |node: &&Arc<Node>| base.as_ref().is_some_and(|base| base.id() == node.id());
+    let chain = chain_of(&top);
+    let going = chain.iter().take_while(|node| !is_base(node));
+    going.clone().try_for_each(|node| check_unused(node))?;
     let name = arguments.take_str("backing-file")?;
     if base.is_none() && name.is_some() {
         return Err(invalid(
@@ -94,8 +99,14 @@ pub fn stream(mut arguments: Options) -> Result<()> {
         needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE_UNCHANGED),
         shares: Permissions::ALL.without(Permissions::RESIZE),
     };
-    let edge = top.attach(Parent::new("job", options.id.clone()), access)?;
+    let parent = Parent::new("job", options.id.clone());
+    let links = match &plan {
+        Some(plan) => freeze(&top, plan, &parent)?,
+        None => FrozenLinks::freeze(&[], false)?,
+    };
+    let edge = top.attach(parent, access)?;
     let work = StreamWork {
+        links,
         edge,
         plan,
         on_error,
@@ -182,7 +193,10 @@ fn backing_chain(top: &Arc<Node>) -> Vec<Arc<Node>> {
 }
 
 /// Checks that no job uses the node.
-pub(super) fn check_unused(node: &Node) -> Result<()> {
+///
+/// # Errors
+/// `Busy` if one does.
+pub fn check_unused(node: &Node) -> Result<()> {
     let parents = node.parents();
     let Some(user) = parents.iter().find(|parent| parent.kind() == "job") else {
         return Ok(());
@@ -236,6 +250,28 @@ fn plan(
     }))
 }
 
+/// Takes the images that are to go, and freezes the links to them and to the base.
+fn freeze(top: &Arc<Node>, plan: &StreamPlan, parent: &Parent) -> Result<FrozenLinks> {
+    let access = Access {
+        needs: Permissions::NONE,
+        shares: Permissions::CONSISTENT_READ.and(Permissions::WRITE_UNCHANGED),
+    };
+    let chain = chain_of(top);
+    let is_base = |node: &Arc<Node>| match &plan.base {
+        Some((base, _)) => base.id() == node.id(),
+        None => false,
+    };
+    let base = chain.iter().position(is_base).unwrap_or(chain.len());
+    let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
+    let whole = &chain[..chain.len().min(base + 1)];
+    let links: Vec<_> = whole.windows(2).map(pair).collect();
+    let mut links = FrozenLinks::freeze(&links, false)?;
+    for node in &chain[1..base] {
+        links.attach(node, parent.clone().with_role("intermediate node"), access)?;
+    }
+    Ok(links)
+}
+
 impl JobWork for StreamWork {
     fn run(self: Arc<Self>, job: Arc<RunningJob>) -> WorkFuture {
         Box::pin(async move {
@@ -273,7 +309,7 @@ impl StreamWork {
             match is_copied {
                 true => job.keep_speed(count).await,
                 // Neighbours on the same home get their turn.
-                false => yield_now().await,
+                false => job.yield_now().await,
             }
         }
         if !job.is_cancelled() {
@@ -291,6 +327,7 @@ impl StreamWork {
         let (base, name) = plan.base.clone().unzip();
         let mut change = GraphChange::new();
         change.set_child(&top, "backing", base.as_ref())?;
+        change.thaw(self.links.number());
         let drained = drain(&change.nodes()).await;
         let made = job.aio().run_in_pool(move || {
             // A name that is there without the rest does no harm: the image has all data.
@@ -325,19 +362,6 @@ async fn copy_next(
         0 => Ok((count, true)),
         result => Err((count, io::Error::from_raw_os_error(-result))),
     }
-}
-
-/// Lets the other tasks of the home go on.
-async fn yield_now() {
-    let mut is_over = false;
-    poll_fn(|context| match std::mem::replace(&mut is_over, true) {
-        true => Poll::Ready(()),
-        false => {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
 }
 
 fn os(error: io::Error) -> Error {

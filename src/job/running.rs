@@ -246,6 +246,25 @@ impl RunningJob {
         }
     }
 
+    /// Lets the other tasks of the home go on.
+    pub async fn yield_now(&self) {
+        let mut is_over = false;
+        poll_fn(|context| match mem::replace(&mut is_over, true) {
+            true => Poll::Ready(()),
+            false => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Rests for a time, or until a user cancels or pauses the job.
+    pub async fn rest_ns(&self, length_ns: u64) {
+        self.sleep_until(now_ns().saturating_add(length_ns), || false)
+            .await;
+    }
+
     /// Rests until a time of the realtime clock, or until a user cancels or pauses the job, or `is_over`.
     async fn sleep_until(&self, until_ns: u64, is_over: impl Fn() -> bool) {
         let until = i64::try_from(until_ns).unwrap_or(i64::MAX);

@@ -4,6 +4,7 @@
 //! * `image_info`: what both say about its image
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
+//! * `commit`: `block-commit`
 //! * `snapshot`: `blockdev-snapshot`, `transaction`
 //! * `bitmap`: `block-dirty-bitmap-*`
 //! * `threshold`: `block-set-write-threshold`
@@ -23,6 +24,7 @@ use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
 mod bitmap;
+mod commit;
 mod graph;
 mod image_info;
 mod info;
@@ -39,6 +41,7 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
     commands.add(&BLOCK_STREAM, block_stream);
+    commands.add_later(&commit::BLOCK_COMMIT, commit::commit);
     commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);
     commands.add_later(&snapshot::TRANSACTION, snapshot::transaction);
     bitmap::add(commands);
@@ -127,6 +130,7 @@ fn resize_target(mut arguments: Options) -> Result<(Arc<Node>, u64)> {
         let message = format!("Cannot find device='{device}' nor node-name='{name}'");
         Error::new(ErrorKind::NotFound, message)
     })?;
+    block::check_unused(&node)?;
     let size = arguments.take_int("size")?.unwrap_or(0);
     let size = u64::try_from(size).map_err(|_| arguments.bad("size", "a >0 size"))?;
     let length = size.checked_next_multiple_of(node.block_size());

@@ -7,6 +7,7 @@ use std::process::Command;
 use qcontext::json;
 use qcontext::object::Value;
 use support::deadline::wait_for;
+use support::qemu_img::overlay;
 
 use super::both::{Both, Daemon, difference, plain, with};
 
@@ -29,8 +30,13 @@ enum Outcome {
 impl Daemon {
     /// Starts the job `j`, waits until it is concluded, and dismisses it.
     fn create(&mut self, options: &str) -> Outcome {
+        self.run_job(&create(options))
+    }
+
+    /// The same with a request of any kind.
+    fn run_job(&mut self, request: &str) -> Outcome {
         let mut heard = Vec::new();
-        self.client.send(create(options).as_bytes());
+        self.client.send(request.as_bytes());
         let mut is_answered = false;
         while !is_answered || heard.last().is_none_or(|last| last != "concluded") {
             let value = json::parse(&self.client.line()).unwrap();
@@ -393,6 +399,163 @@ fn wrong_arguments_of_streams_and_snapshots_have_the_storage_daemons_texts() {
         plain("query-jobs"),
     ] {
         both.alike(&request);
+    }
+}
+
+/// Three images over `a.img`, of which `o3` is the disk. The first has data.
+fn chain() -> Option<Both> {
+    let base = [
+        "--blockdev",
+        "raw,node-name=base,read-only=on,file.driver=file,file.filename=a.img",
+        "--blockdev",
+        "raw,node-name=other,file.driver=file,file.filename=b.img",
+    ];
+    let mut both = Both::start(&base)?;
+    let mut below = ("base", "a.img", "raw");
+    for (name, file) in [("o1", "o1.qcow2"), ("o2", "o2.qcow2"), ("o3", "o3.qcow2")] {
+        for daemon in [&both.theirs, &both.ours] {
+            overlay(daemon.directory.path(), file, below.1, below.2);
+            if name == "o1" {
+                let write = ["-c", "write -P 3 0 256k", file];
+                let mut command = Command::new("qemu-io");
+                command.args(write).current_dir(daemon.directory.path());
+                assert!(command.output().unwrap().status.success());
+            }
+        }
+        let read_only = name != "o3";
+        both.alike(&with(
+            "blockdev-add",
+            &format!(
+                r#""driver":"qcow2","node-name":"{name}","read-only":{read_only},"backing":"{}","file":{{"driver":"file","filename":"{file}"}}"#,
+                below.0
+            ),
+        ));
+        below = (name, file, "qcow2");
+    }
+    Some(both)
+}
+
+#[test]
+fn wrong_arguments_of_commits_have_the_storage_daemons_texts() {
+    let Some(mut both) = chain() else {
+        return;
+    };
+    for arguments in [
+        r#""device":"nosuch","job-id":"c""#,
+        r#""device":"o3","job-id":"c","top":"o2.qcow2","top-node":"o2""#,
+        r#""device":"o3","job-id":"c","top-node":"nosuch""#,
+        r#""device":"o3","job-id":"c","top-node":"other""#,
+        r#""device":"o3","job-id":"c","top":"nosuch""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base":"a.img","base-node":"base""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base-node":"nosuch""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base-node":"other""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base-node":"o3""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base":"nosuch""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","base-node":"o2""#,
+        r#""device":"o3","job-id":"c","top-node":"base""#,
+        r#""device":"other","job-id":"c""#,
+        r#""device":"o2","job-id":"c""#,
+        r#""device":"o3","top-node":"o2""#,
+        r#""device":"o3","job-id":"1x","top-node":"o2""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","speed":-1"#,
+        r#""device":"o3","job-id":"c","top-node":"o2","on-error":"nosuch""#,
+        r#""device":"o3","job-id":"c","top-node":"o2","filter-node-name":"o1""#,
+        r#""device":"o3","job-id":"c","backing-file":"x""#,
+        r#""job-id":"c""#,
+    ] {
+        both.alike(&with("block-commit", arguments));
+    }
+    both.alike(&plain("query-jobs"));
+}
+
+fn reopen(node: &str, backing: &str, read_only: bool) -> String {
+    with(
+        "blockdev-reopen",
+        &format!(
+            r#""options":[{{"driver":"qcow2","node-name":"{node}","read-only":{read_only},"backing":{backing},"file":{{"driver":"file","filename":"{node}.qcow2"}}}}]"#
+        ),
+    )
+}
+
+/// What the storage daemon refuses is refused with its words, and the rest is done.
+#[test]
+fn a_chain_below_a_job_stays_as_it_is() {
+    let Some(mut both) = chain() else {
+        return;
+    };
+    let export = |node: &str| {
+        let arguments = format!(
+            r#""type":"vhost-user-blk","id":"e{node}","node-name":"{node}","addr":{{"type":"unix","path":"{node}.sock"}}"#
+        );
+        with("block-export-add", &arguments)
+    };
+    let commit = r#""device":"o3","job-id":"j","top-node":"o2","speed":4096"#;
+    both.alike(&with("block-commit", commit));
+    for request in [
+        with("block-commit", commit),
+        with("block-stream", r#""device":"o3","job-id":"s""#),
+        with("block-stream", r#""device":"o2","job-id":"s""#),
+        with("blockdev-del", r#""node-name":"o3""#),
+        with("blockdev-del", r#""node-name":"o1""#),
+        with("blockdev-del", r#""node-name":"base""#),
+        with("block_resize", r#""node-name":"o1","size":1048576"#),
+        with("block_resize", r#""node-name":"base","size":1048576"#),
+        with("blockdev-snapshot", r#""node":"o3","overlay":"other""#),
+        reopen("o2", "\"base\"", true),
+        reopen("o2", "null", true),
+        reopen("o2", "\"o1\"", true),
+        reopen("o1", "\"base\"", false),
+        reopen("o3", "\"o2\"", false),
+        export("base"),
+    ] {
+        both.alike(&request);
+    }
+    // Who reads and shares is named otherwise.
+    for node in ["o1", "o2"] {
+        for daemon in [&mut both.theirs, &mut both.ours] {
+            let answer = format!("{:?}", daemon.ask(&export(node)));
+            let conflict = format!(
+                "Permission conflict on node '{node}': permissions 'consistent read' are both required by "
+            );
+            let who = format!("job 'j' (uses node '{node}' as 'intermediate node' child)");
+            assert!(
+                answer.contains(&conflict) && answer.contains(&who),
+                "{answer}"
+            );
+        }
+    }
+    both.alike(&with("block-job-set-speed", r#""device":"j","speed":0"#));
+    for daemon in [&mut both.theirs, &mut both.ours] {
+        while !daemon.client.line().contains(r#""status": "null""#) {}
+    }
+    for node in ["o2", "o1"] {
+        both.alike(&with("blockdev-del", &format!(r#""node-name":"{node}""#)));
+    }
+    let stream = r#""device":"o3","job-id":"j","speed":4096"#;
+    both.alike(&with("block-stream", stream));
+    both.alike(&reopen("o3", "null", false));
+    both.alike(&with("block-job-cancel", r#""device":"j""#));
+}
+
+/// The states of a commit, and the events between them.
+#[test]
+fn a_commit_is_told_as_by_the_storage_daemon() {
+    for more in ["", r#","base-node":"o1""#] {
+        let Some(mut both) = chain() else {
+            return;
+        };
+        let arguments =
+            format!(r#""device":"o3","job-id":"j","top-node":"o2","auto-dismiss":false{more}"#);
+        let request = with("block-commit", &arguments);
+        let expected = both.theirs.run_job(&request);
+        assert_eq!(both.ours.run_job(&request), expected);
+        let [theirs, ours] = [&both.theirs, &both.ours].map(|daemon| {
+            let info = daemon.image(&["info"], "o3.qcow2");
+            let name = |member| info.member(member).cloned();
+            (name("backing-filename"), name("backing-filename-format"))
+        });
+        assert_eq!(theirs, ours);
+        both.alike(&plain("query-named-block-nodes"));
     }
 }
 

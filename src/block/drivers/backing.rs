@@ -71,6 +71,10 @@ impl BackingChain {
                 "the format '{other}' of the backing file '{name}' is not supported"
             ))),
         })?;
+        let inner = below.options().into_iter();
+        let mut options = vec![("driver".to_owned(), image.driver().name().into())];
+        options.extend(inner.map(|(key, value)| (format!("file.{key}"), value)));
+        image.set_options(options);
         image.enter(duplicate_node)?;
         Ok(image)
     }
@@ -170,6 +174,10 @@ fn open_path(path: &Path, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node
     };
     let options = FileOptions::take(&mut Options::from_dict(vec![]), &common, text.into())?;
     let node = Node::child(None, common, |node| options.open(Driver::File, node))?;
+    node.set_options(vec![
+        ("driver".to_owned(), Driver::File.name().into()),
+        ("filename".to_owned(), text.into()),
+    ]);
     node.enter(duplicate_node)?;
     Ok(node)
 }

@@ -102,7 +102,7 @@ impl BlockDriver for CopyOnReadDriver {
     }
 
     fn set_length(&self, length: u64) -> Result<()> {
-        self.child.node().set_length(length)
+        self.child.set_length(length)
     }
 
     fn block_size(&self) -> u64 {

@@ -138,7 +138,7 @@ impl BlockDriver for RawDriver {
         }
         let whole = length.checked_add(self.part.offset);
         let whole = whole.ok_or_else(|| invalid("Disk size too large for the chosen offset"))?;
-        self.child.node().set_length(whole)
+        self.child.set_length(whole)
     }
 
     fn block_size(&self) -> u64 {

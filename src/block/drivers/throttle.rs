@@ -95,7 +95,7 @@ impl BlockDriver for ThrottleDriver {
     }
 
     fn set_length(&self, length: u64) -> Result<()> {
-        self.child.node().set_length(length)
+        self.child.set_length(length)
     }
 
     fn block_size(&self) -> u64 {

@@ -5,6 +5,7 @@
 //! checked as they are after the change.
 #![forbid(unsafe_code)]
 
+use super::frozen::FreezeNumber;
 use super::*;
 
 /// What changes.
@@ -16,6 +17,8 @@ pub(in crate::block) struct Rewiring {
     pub(in crate::block) moved: Vec<(Arc<Node>, Arc<Node>)>,
     /// The numbers of edges whose parents need nothing any more and share everything.
     pub(in crate::block) released: Vec<u64>,
+    /// The job's use of a chain that ends with the change.
+    pub(in crate::block) thawed: Option<FreezeNumber>,
 }
 
 impl Rewiring {
@@ -23,11 +26,14 @@ impl Rewiring {
     ///
     /// # Errors
     /// `Busy` if permissions contradict each other after it; `InvalidArgument` if a node that cannot be written has a parent that
-    /// writes. Then nothing changes.
+    /// writes, or a frozen link would change. Then nothing changes.
     pub(in crate::block) fn make(&self) -> Result<()> {
         let mut edges = lock();
         let mut changed = edges.clone();
-        self.renew(&mut changed);
+        if let Some(number) = self.thawed {
+            frozen::thaw(&mut changed, number);
+        }
+        self.renew(&mut changed)?;
         let targets = self.move_parents(&mut changed);
         let released = |edge: &&mut EdgeRecord| self.released.contains(&edge.number);
         changed
@@ -66,11 +72,13 @@ impl Rewiring {
         parent.is_some_and(|parent| self.renewed.iter().any(|node| node.id() == parent))
     }
 
-    fn renew(&self, edges: &mut Vec<EdgeRecord>) {
+    fn renew(&self, edges: &mut Vec<EdgeRecord>) -> Result<()> {
+        frozen::check_kept(edges, |edge| self.is_renewed(edge))?;
         edges.retain(|edge| !edge.counts() || !self.is_renewed(edge));
         for edge in edges.iter_mut().filter(|edge| self.is_renewed(edge)) {
             edge.parent.is_new = false;
         }
+        Ok(())
     }
 
     /// Returns the targets to be set.
@@ -111,7 +119,7 @@ impl Access {
 }
 
 /// Computes what all parents do and share, those above before those below, and checks them against each other.
-fn settle_all(edges: &mut [EdgeRecord]) -> Result<()> {
+pub(super) fn settle_all(edges: &mut [EdgeRecord]) -> Result<()> {
     for edge in edges.iter_mut() {
         edge.total = edge.own;
     }

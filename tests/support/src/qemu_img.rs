@@ -27,6 +27,12 @@ pub fn qemu_img(directory: &Path, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
+/// Makes a qcow2 image over another image.
+pub fn overlay(directory: &Path, name: &str, backing: &str, format: &str) {
+    let arguments = ["create", "-f", "qcow2", "-b", backing, "-F", format, name];
+    qemu_img(directory, &arguments);
+}
+
 /// Checks that an image has no error, and no lost cluster either unless these are allowed.
 pub fn check(directory: &Path, image: &str, may_leak: bool) {
     let output = run(directory, &["check", image]);

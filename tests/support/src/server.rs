@@ -29,6 +29,11 @@ impl Server {
         Self::start_under(directory, &[], arguments)
     }
 
+    /// The same with arguments that are separated by spaces.
+    pub fn start_line(directory: &TestDir, line: &str) -> Server {
+        Self::start(directory, &line.split_whitespace().collect::<Vec<_>>())
+    }
+
     /// The same in a directory of its own.
     pub fn start_alone(arguments: &[&str]) -> Server {
         Self::start_alone_under(&[], arguments)

@@ -1,0 +1,366 @@
+//! `block-commit`: what an image and those behind it have goes into a base further down, as a job, and they are not needed any more.
+//!
+//! 1. [`commit`] finds the images. The nodes that it names are drained, and [`CommitStart::start`] makes the base writable and takes
+//!    the chain: its links are frozen, and only the job writes to the base ([`super::graph::frozen`]).
+//! 2. The job asks for each range which image decides what it is. It copies what is above the base (`copy`). Whoever reads through
+//!    the images above sees no difference, because these still have what is copied.
+//! 3. At the end the images above get the base as their backing file, in their headers and in the graph, under a drain (`finish`).
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::chain::{chain_of, is_filter, position, users};
+use super::change::GraphChange;
+use super::common::duplicate_node;
+use super::drain::DrainedNodes;
+use super::driver::Driver;
+use super::drivers::qcow2::BackingName;
+use super::graph::frozen::FrozenLinks;
+use super::graph::{Parent, edges};
+use super::node::Node;
+use super::on_error::{ON_ERROR, OnError};
+use super::permission::{Access, Permissions};
+use super::stream::check_unused;
+use crate::job::{self, JobOptions, JobStep, JobType, JobWork, RunningJob, WorkFuture};
+use crate::object::Options;
+use crate::schema::{Member, ObjectType, ValueType};
+use crate::{Error, ErrorKind, QContext, Result};
+
+mod copy;
+mod finish;
+
+/// What `block-commit` takes.
+pub static BLOCK_COMMIT_OPTIONS: ObjectType = ObjectType::new(
+    "q_obj_block-commit-arg",
+    &[
+        Member::optional("job-id", ValueType::Str),
+        Member::new("device", ValueType::Str),
+        Member::optional("base-node", ValueType::Str),
+        Member::optional("base", ValueType::Str),
+        Member::optional("top-node", ValueType::Str),
+        Member::optional("top", ValueType::Str),
+        Member::optional("backing-file", ValueType::Str),
+        Member::optional("backing-mask-protocol", ValueType::Bool),
+        Member::optional("speed", ValueType::Int),
+        Member::optional("on-error", ValueType::Enum(ON_ERROR)),
+        Member::optional("filter-node-name", ValueType::Str),
+        Member::optional("auto-finalize", ValueType::Bool),
+        Member::optional("auto-dismiss", ValueType::Bool),
+    ],
+);
+
+/// A commit that can begin when its nodes are drained.
+#[derive(Debug)]
+pub struct CommitStart {
+    device: Arc<Node>,
+    /// From the top down to the base.
+    chain: Vec<Arc<Node>>,
+    /// How the images above are to name the base.
+    name: BackingName,
+    on_error: OnError,
+    options: JobOptions,
+    /// Makes the base writable.
+    change: Option<GraphChange>,
+}
+
+/// The job's work.
+#[derive(Debug)]
+struct CommitWork {
+    top: Arc<Node>,
+    base: Arc<Node>,
+    /// How many images go: those above the base.
+    depth: u32,
+    name: BackingName,
+    on_error: OnError,
+    /// The base is only read before and after.
+    was_read_only: bool,
+    /// `None` when the chain is free again.
+    links: Mutex<Option<FrozenLinks>>,
+}
+
+/// Finds what the arguments of `block-commit` name.
+///
+/// # Errors
+/// There is no such image in the chain; a job uses one; the top is the disk itself; the options of a node that is to change are not
+/// known.
+pub fn commit(mut arguments: Options) -> Result<CommitStart> {
+    let device = find_device(&arguments.need_str("device")?)?;
+    let whole = chain_of(&device);
+    let first = Wanted::take(&mut arguments, "top")?.find_top(&whole)?;
+    let last = Wanted::take(&mut arguments, "base")?.find_base(&whole[first..])?;
+    let chain = whole[first..=first + last].to_vec();
+    chain.iter().try_for_each(|node| check_unused(node))?;
+    let [top, .., base] = &chain[..] else {
+        return Err(invalid("cannot commit an image into itself"));
+    };
+    let file = arguments.take_str("backing-file")?;
+    check_inactive(&whole, top, file.is_some())?;
+    if let Some(name) = arguments.take_str("filter-node-name")? {
+        Node::check_unused(&name, duplicate_node)?;
+    }
+    let hides = arguments.take_bool("backing-mask-protocol")?;
+    let name = backing_name(base, file, hides.unwrap_or(false))?;
+    let on_error = OnError::take(&mut arguments, "on-error")?;
+    let id = arguments.take_str("job-id")?;
+    let id = id.unwrap_or_else(|| match device.is_drive() {
+        true => device.name().to_owned(),
+        false => String::new(),
+    });
+    let options = JobOptions::take(&mut arguments, id, JobType::Commit)?;
+    // Refused now rather than at the end.
+    finish::end_of_chain(top, base)?;
+    let mut change = GraphChange::new();
+    let is_read_only = base.is_read_only();
+    if is_read_only {
+        change.set_read_only(base, false)?;
+    }
+    Ok(CommitStart {
+        device,
+        name,
+        on_error,
+        options,
+        change: is_read_only.then_some(change),
+        chain,
+    })
+}
+
+fn find_device(name: &str) -> Result<Arc<Node>> {
+    let device = Node::find(name).map_err(|_| {
+        let message = format!("Device '{name}' not found");
+        Error::new(ErrorKind::DeviceNotFound, message)
+    })?;
+    let parents = device.parents();
+    let is_inner = |parent: &Parent| parent.node_id().is_some() || parent.kind() == "job";
+    match parents.iter().any(is_inner) {
+        true => Err(invalid("Need a root block node")),
+        false => Ok(device),
+    }
+}
+
+/// One end of what is committed, as the arguments name it.
+#[derive(Debug)]
+struct Wanted {
+    file: Option<String>,
+    node: Option<String>,
+}
+
+impl Wanted {
+    fn take(arguments: &mut Options, end: &str) -> Result<Wanted> {
+        let by_node = format!("{end}-node");
+        let wanted = Wanted {
+            file: arguments.take_str(end)?,
+            node: arguments.take_str(&by_node)?,
+        };
+        match (&wanted.file, &wanted.node) {
+            (Some(_), Some(_)) => Err(invalid(format!(
+                "'{by_node}' and '{end}' are mutually exclusive"
+            ))),
+            _ => Ok(wanted),
+        }
+    }
+
+    /// The place of the top in the chain of the device.
+    fn find_top(&self, chain: &[Arc<Node>]) -> Result<usize> {
+        match (&self.node, &self.file) {
+            (Some(name), _) => find_in(chain, name),
+            (None, Some(file)) => {
+                let missing = || invalid(format!("Top image file {file} not found"));
+                find_file(chain, file).ok_or_else(missing)
+            }
+            (None, None) => Ok(0),
+        }
+    }
+
+    /// The place of the base in the chain from the top on.
+    fn find_base(&self, chain: &[Arc<Node>]) -> Result<usize> {
+        match (&self.node, &self.file) {
+            (Some(name), _) => find_in(chain, name),
+            (None, Some(file)) => {
+                let found = chain.get(1..).and_then(|below| find_file(below, file));
+                let missing = || invalid(format!("Can't find '{file}' in the backing chain"));
+                found.map(|place| place + 1).ok_or_else(missing)
+            }
+            (None, None) => Ok(chain.len() - 1),
+        }
+    }
+}
+
+fn find_in(chain: &[Arc<Node>], name: &str) -> Result<usize> {
+    let node = Node::find(name).map_err(|_| {
+        let message = format!("Cannot find device='' nor node-name='{name}'");
+        Error::new(ErrorKind::NotFound, message)
+    })?;
+    let missing = || invalid(format!("'{name}' is not in this backing file chain"));
+    position(chain, &node).ok_or_else(missing)
+}
+
+fn find_file(chain: &[Arc<Node>], file: &str) -> Option<usize> {
+    let is_it = |node: &Arc<Node>| !is_filter(node) && node.filename().as_deref() == Some(file);
+    chain.iter().position(is_it)
+}
+
+/// Checks that the top is not the disk itself, and that nobody writes to it.
+fn check_inactive(whole: &[Arc<Node>], top: &Arc<Node>, has_name: bool) -> Result<()> {
+    let place = position(whole, top).unwrap_or(0);
+    let is_active = whole[..place].iter().all(|above| is_filter(above));
+    let writes = |edge: &super::EdgeInfo| {
+        edge.child == top.id() && edge.access.needs.contains(Permissions::WRITE)
+    };
+    let what = match (is_active, edges().iter().any(writes)) {
+        (false, false) => return Ok(()),
+        (true, _) => "'top' is the active layer",
+        (false, true) => "'top' has a writer on it",
+    };
+    if has_name {
+        return Err(invalid(format!("'backing-file' specified, but {what}")));
+    }
+    let message =
+        format!("{what}: only images behind the disk can be committed; give 'top' or 'top-node'");
+    Err(Error::new(ErrorKind::Unsupported, message))
+}
+
+/// How images name the base. If it `hides_protocol`, a file without a format of its own is `raw`.
+fn backing_name(
+    base: &Arc<Node>,
+    file: Option<String>,
+    hides_protocol: bool,
+) -> Result<BackingName> {
+    let file = file.or_else(|| base.filename()).ok_or_else(|| {
+        let message = format!(
+            "node '{}' has no file name: give 'backing-file'",
+            base.name()
+        );
+        invalid(message)
+    })?;
+    let chain = chain_of(base);
+    let image = chain.iter().find(|node| !is_filter(node)).unwrap_or(base);
+    let is_protocol = matches!(
+        image.driver(),
+        Driver::File | Driver::HostDevice | Driver::Nbd | Driver::NullCo
+    );
+    let format = match hides_protocol && is_protocol {
+        true => Driver::Raw.name(),
+        false => image.driver().name(),
+    };
+    Ok(BackingName {
+        file,
+        format: format.to_owned(),
+    })
+}
+
+impl CommitStart {
+    /// The nodes to be drained.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.change.as_ref().map_or(Vec::new(), GraphChange::nodes)
+    }
+
+    /// Starts the job, on a thread that may wait for I/O.
+    ///
+    /// # Errors
+    /// The base cannot be written; others use the images in a way that contradicts the job; the job's id is taken or not
+    /// well-formed. Then nothing has changed.
+    pub fn start(self, drained: &DrainedNodes) -> Result<()> {
+        let CommitStart {
+            device,
+            chain,
+            name,
+            on_error,
+            options,
+            change,
+        } = self;
+        let [top, between @ .., base] = &chain[..] else {
+            return Err(invalid("cannot commit an image into itself"));
+        };
+        let images = chain[..chain.len() - 1].iter();
+        let was_read_only = change.is_some();
+        let work = CommitWork {
+            top: Arc::clone(top),
+            base: Arc::clone(base),
+            depth: u32::try_from(images.filter(|node| !is_filter(node)).count()).unwrap_or(0),
+            name,
+            on_error,
+            was_read_only,
+            links: Mutex::default(),
+        };
+        let job = Parent::new("job", options.id.clone());
+        let mut links = take_chain(&chain)?;
+        links.attach(&device, job.clone().with_role("main node"), Access::NEUTRAL)?;
+        for node in [top].into_iter().chain(between) {
+            links.attach(node, job.clone().with_role("intermediate node"), PASSAGE)?;
+        }
+        change.map_or(Ok(()), |change| change.make(drained))?;
+        let access = writer(work.has_to_grow());
+        let started = links.attach(base, job, access).and_then(|()| {
+            *work.links() = Some(links);
+            let work = Arc::new(work);
+            let same: Arc<CommitWork> = Arc::clone(&work);
+            let started = job::start(options, &QContext::main(), work);
+            started.inspect_err(|_| drop(same.links().take()))
+        });
+        started.or_else(|error| {
+            if was_read_only {
+                let mut back = GraphChange::new();
+                back.set_read_only(base, true)?;
+                back.make(drained)?;
+            }
+            Err(error)
+        })
+    }
+}
+
+/// Nobody may read an image whose base is being written, and nobody may write to it.
+const PASSAGE: Access = Access {
+    needs: Permissions::NONE,
+    shares: Permissions::WRITE_UNCHANGED,
+};
+
+/// Nobody else writes to the base.
+fn writer(has_to_grow: bool) -> Access {
+    let read = Permissions::CONSISTENT_READ;
+    let write = read.and(Permissions::WRITE);
+    Access {
+        needs: match has_to_grow {
+            true => write.and(Permissions::RESIZE),
+            false => write,
+        },
+        shares: read.and(Permissions::WRITE_UNCHANGED),
+    }
+}
+
+/// Freezes the links from those above the top down to the base.
+fn take_chain(chain: &[Arc<Node>]) -> Result<FrozenLinks> {
+    let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
+    let mut links: Vec<_> = chain.windows(2).map(pair).collect();
+    let above = users(&chain[0]).into_iter();
+    links.extend(above.map(|(user, _)| (user, Arc::clone(&chain[0]))));
+    FrozenLinks::freeze(&links, true)
+}
+
+impl CommitWork {
+    fn has_to_grow(&self) -> bool {
+        self.base.length() < self.top.length()
+    }
+
+    /// The links are consistent after every single operation on them.
+    fn links(&self) -> MutexGuard<'_, Option<FrozenLinks>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl JobWork for CommitWork {
+    fn run(self: Arc<Self>, job: Arc<RunningJob>) -> WorkFuture {
+        Box::pin(async move { self.copy(&job).await })
+    }
+
+    fn step(self: Arc<Self>, step: JobStep, job: Arc<RunningJob>) -> Option<WorkFuture> {
+        match step {
+            JobStep::Prepare => Some(Box::pin(async move { self.finish(&job).await })),
+            JobStep::Abort => Some(Box::pin(async move { self.give_up(&job).await })),
+            JobStep::Commit => None,
+        }
+    }
+}
+
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}

@@ -1,0 +1,27 @@
+//! Data of images goes into their backing files: `block-commit`.
+#![forbid(unsafe_code)]
+
+use crate::block::{self, BLOCK_COMMIT_OPTIONS, drain};
+use crate::monitor::reply::Reply;
+use crate::object::Options;
+use crate::schema::CommandType;
+
+pub(super) static BLOCK_COMMIT: CommandType =
+    CommandType::new("block-commit", &BLOCK_COMMIT_OPTIONS);
+
+/// The job starts when the base is quiet, on a thread of its own, because the base may have to be opened anew.
+pub(super) fn commit(arguments: Options, reply: Reply) {
+    let start = match block::commit(arguments) {
+        Ok(start) => start,
+        Err(error) => return reply.done(Err(error)),
+    };
+    let draining = drain(&start.nodes());
+    glib::MainContext::default().spawn_local(async move {
+        let drained = draining.await;
+        reply.done_by_thread("block-commit", move || {
+            let outcome = start.start(&drained);
+            drop(drained);
+            outcome
+        });
+    });
+}
