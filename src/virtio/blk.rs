@@ -58,6 +58,8 @@ pub struct BlkModel {
     edge: Edge,
     read_only: bool,
     error_rules: ErrorRules,
+    /// The id of the `-drive` that the disk was made with, also when another node has taken its place; empty for a `-blockdev`.
+    drive: Arc<str>,
     serial: [u8; request::ID_LEN],
     sizes: BlockSizes,
     /// What each queue has done, kept over stops.
@@ -100,12 +102,14 @@ impl Blk {
         let sizes = options.sizes.at_least(node.block_size());
         sizes.check()?;
         let of_drive = node.error_rules();
+        let drive = if node.is_drive() { node.name() } else { "" };
         let model = BlkModel {
             read_only,
             error_rules: ErrorRules {
                 read: options.read_errors.unwrap_or(of_drive.read),
                 write: options.write_errors.unwrap_or(of_drive.write),
             },
+            drive: drive.into(),
             edge: node.attach(Parent::new(options.kind, id), access(read_only, options))?,
             serial: request::pad_id(serial),
             sizes,

@@ -55,6 +55,38 @@ fn nodes_change_while_a_request_waits() {
     }
 }
 
+/// The event has the id of the drive, which is what a user has named.
+#[test]
+fn a_drive_keeps_its_name_when_an_overlay_takes_its_place() {
+    if let Some(reason) = qemu_img::missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    directory.image("disk0.raw", 1);
+    qemu_img(
+        directory.path(),
+        &["create", "-f", "qcow2", "top.qcow2", "1M"],
+    );
+    let drive = "if=none,id=b0,file=disk0.raw,format=raw";
+    let mut scene = Scene::of(SETTINGS[0], directory, &["-drive", drive], "");
+    let rule = Rule::once("write", libc::ENOSPC).json();
+    let overlay = format!(
+        r#""driver":"qcow2","node-name":"top","backing":null,"file":{{"driver":"blkdebug","inject-error":[{rule}],
+            "image":{{"driver":"file","filename":"top.qcow2"}}}}"#
+    );
+    scene.command("blockdev-add", &overlay);
+    scene.command("blockdev-snapshot", r#""node":"b0","overlay":"top""#);
+    let mut guest = scene.guest();
+    submit(&mut guest, 0, &io(true, 7));
+    let event = scene.client.line();
+    let names = r#""device": "b0", "node-name": "top""#;
+    assert!(event.contains(names), "{event}");
+    scene.goes_on();
+    assert_eq!(guest.wait(0), [(0, 0)]);
+    assert_eq!(guest.run(0, &io(false, 7)), 0);
+    assert_eq!(guest.memory.bytes()[7 * BLOCK], 8);
+}
+
 #[test]
 fn a_shorter_disk_does_not_have_the_request_any_more() {
     let mut scene = Scene::new(SETTINGS[0], &[Rule::once("write", libc::ENOSPC)], "");

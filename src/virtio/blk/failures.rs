@@ -60,6 +60,8 @@ impl FailureCounts {
 /// A request that failed.
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
+    /// The id of the `-drive`, or empty.
+    pub(super) drive: &'a str,
     pub(super) node: &'a Arc<Node>,
     pub(super) request: &'a Request,
     pub(super) errno: i32,
@@ -102,15 +104,13 @@ pub(super) fn describe(failure: &Failure<'_>) -> FailureReport {
 
 /// The data of QEMU's event, without the path of the device.
 fn event(failure: &Failure<'_>, reason: &str) -> Dict {
-    let node = failure.node;
-    let drive = if node.is_drive() { node.name() } else { "" };
     let operation = match failure.request.op() {
         Op::Read => "read",
         _ => "write",
     };
     let mut data: Dict = vec![
-        ("device".to_owned(), drive.into()),
-        ("node-name".to_owned(), node.name().into()),
+        ("device".to_owned(), failure.drive.into()),
+        ("node-name".to_owned(), failure.node.name().into()),
         ("operation".to_owned(), operation.into()),
         ("action".to_owned(), failure.action.name().into()),
     ];

@@ -36,6 +36,7 @@ pub struct BlkQueue {
     finished: Vec<Finished>,
     failures: Arc<FailureCounts>,
     error_rules: ErrorRules,
+    drive: Arc<str>,
     /// Requests that failed and wait until the guest goes on. Their chains are kept.
     parked: Vec<Finished>,
     /// The queue is to stop: nothing is parked any more.
@@ -81,6 +82,7 @@ impl BlkQueue {
             finished: Vec::new(),
             failures: Arc::clone(&model.failures),
             error_rules: model.error_rules,
+            drive: Arc::clone(&model.drive),
             parked: Vec::new(),
             is_ending: false,
             owner,
@@ -152,6 +154,7 @@ impl BlkQueue {
         };
         handle.request_failed(|| {
             failures::describe(&Failure {
+                drive: &self.drive,
                 node: self.channel.node(),
                 request,
                 errno,
