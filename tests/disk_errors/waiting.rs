@@ -5,14 +5,17 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
 
 use support::deadline::wait_for;
 use support::host_storage::FileSystem;
 use support::qemu_img::{self, qemu_img};
+use support::random::Random;
 use support::raw_front_end::{
     self, FrontEnd, Raw, eventfd, memory, pair, used_index, write_requests,
 };
 use support::skip::skip;
+use support::workload::Workload;
 
 use super::*;
 
@@ -96,6 +99,40 @@ fn a_shorter_disk_does_not_have_the_request_any_more() {
     scene.command("block_resize", r#""node-name":"b0","size":65536"#);
     scene.goes_on();
     assert_ne!(guest.wait(0)[0].1, 0);
+}
+
+/// All the time some requests fail, others are under way, and somebody lets the device go on.
+#[test]
+fn a_busy_disk_whose_requests_fail_now_and_then_loses_nothing() {
+    const LOAD: Workload = Workload {
+        depth: 8,
+        requests: 2000,
+        keeps_data: true,
+    };
+    for setting in SETTINGS {
+        let mut random = Random(setting.1 as u64);
+        let rules: Vec<Rule> = (0..200)
+            .map(|number| Rule {
+                block: Some(random.index(LOAD.depth * 8)),
+                immediately: number % 3 == 0,
+                ..Rule::once(["read", "write"][number % 2], libc::ENOSPC)
+            })
+            .collect();
+        let mut scene = Scene::new(setting, &rules, ",rerror=stop,werror=stop");
+        let socket = scene.directory.socket("disk0.sock");
+        let work = thread::spawn(move || {
+            let memory = LOAD.memory(setting.1);
+            let mut guest = Guest::connect(&socket, setting.1, 128, true, memory).unwrap();
+            LOAD.run(&mut guest, &mut Random(5));
+        });
+        while !work.is_finished() {
+            scene.client.send(br#"{"execute":"cont"}"#);
+            while !scene.client.line().contains("\"return\"") {}
+        }
+        work.join().unwrap();
+        let errors: u32 = scene.property("errors").parse().unwrap();
+        assert!(errors > 100, "{errors}");
+    }
 }
 
 /// A front end that stops the queue gets an error for the guest, because it waits for all requests.
