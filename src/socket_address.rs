@@ -4,24 +4,29 @@
 //!
 //! # Threads
 //! A connection is begun on the home of an AioContext. Names are looked up, and TCP connects, on a worker of its pool.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // a child makes system calls
 
 use std::fmt;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use gsource::{AioContext, Clock};
 
+use crate::inherited_socket::{self, InheritedSocket, SocketState};
 use crate::nbd::stream::StreamSocket;
 use crate::object::Options;
 use crate::schema::{Case, Member, ObjectType, ValueType, Variants};
 use crate::unix_socket;
 use crate::{Error, ErrorKind, Result};
 
-/// How long one address of a host may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+mod inet;
+mod tcp_options;
+
+pub(crate) use inet::{INET_MEMBERS, InetAddress};
+
 /// When a Unix socket whose queue is full is asked again.
 const AGAIN_NS: i64 = 10_000_000;
 
@@ -34,14 +39,8 @@ pub(crate) static SOCKET_ADDRESS: ObjectType = ObjectType::tagged(
         tag_type: "SocketAddressType",
         cases: || {
             vec![
-                Case::new(
-                    "inet",
-                    &[
-                        Member::new("host", ValueType::Str),
-                        Member::new("port", ValueType::Str),
-                    ],
-                ),
-                Case::new("unix", &[Member::new("path", ValueType::Str)]),
+                Case::new("inet", &INET_MEMBERS),
+                Case::new("unix", &UNIX_MEMBERS),
                 Case::new(
                     "vsock",
                     &[
@@ -55,18 +54,37 @@ pub(crate) static SOCKET_ADDRESS: ObjectType = ObjectType::tagged(
     },
 );
 
+/// What describes a path.
+pub(crate) static UNIX_MEMBERS: [Member; 3] = [
+    Member::new("path", ValueType::Str),
+    Member::optional("abstract", ValueType::Bool),
+    Member::optional("tight", ValueType::Bool),
+];
+
+/// Takes the path of a Unix socket out of its options.
+///
+/// # Errors
+/// It is missing, or the socket has no file.
+pub(crate) fn take_path(options: &mut Options) -> Result<PathBuf> {
+    let path = options.need_str("path")?;
+    if options.take_bool("abstract")?.unwrap_or(false) {
+        let message = "abstract=on is not supported: the socket must have a file";
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    // It says how an abstract name is padded.
+    options.take_bool("tight")?;
+    Ok(path.into())
+}
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketAddress {
     /// A Unix socket.
     Unix(PathBuf),
     /// A TCP port of a host.
-    Inet {
-        /// A name or a number.
-        host: String,
-        /// A number.
-        port: String,
-    },
+    Inet(InetAddress),
+    /// The fd of a connection that another process has made.
+    Fd(RawFd),
 }
 
 impl SocketAddress {
@@ -76,13 +94,14 @@ impl SocketAddress {
     /// Something is missing; the type is not supported.
     pub(crate) fn take(options: &mut Options) -> Result<SocketAddress> {
         match options.need_str("type")?.as_str() {
-            "unix" => Ok(SocketAddress::Unix(options.need_str("path")?.into())),
-            "inet" => Ok(SocketAddress::Inet {
-                host: options.need_str("host")?,
-                port: options.need_str("port")?,
-            }),
+            "unix" => Ok(SocketAddress::Unix(take_path(options)?)),
+            "inet" => Ok(SocketAddress::Inet(InetAddress::take(options)?)),
+            "fd" => {
+                let fd = inherited_socket::parse_number(&options.need_str("str")?)?;
+                Ok(SocketAddress::Fd(fd))
+            }
             _ => {
-                let message = "Only socket address types 'inet' and 'unix' are supported";
+                let message = "Only socket address types 'inet', 'unix' and 'fd' are supported";
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         }
@@ -95,11 +114,12 @@ impl SocketAddress {
     pub(crate) async fn connect(&self, aio: &AioContext) -> Result<StreamSocket> {
         let connected = match self {
             SocketAddress::Unix(path) => connect_unix(aio, path).await,
-            SocketAddress::Inet { host, port } => {
-                let (host, port) = (host.clone(), port.clone());
-                let worker = aio.run_in_pool(move || connect_inet(&host, &port));
-                worker.await?
+            SocketAddress::Inet(address) => {
+                let address = address.clone();
+                let worker = aio.run_in_pool(move || address.connect());
+                worker.await?.and_then(tcp)
             }
+            SocketAddress::Fd(fd) => take_over(*fd),
         };
         connected.map_err(|error| Error::os(format!("Failed to connect to '{self}'"), error))
     }
@@ -109,7 +129,8 @@ impl fmt::Display for SocketAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SocketAddress::Unix(path) => write!(out, "{}", path.display()),
-            SocketAddress::Inet { host, port } => write!(out, "{host}:{port}"),
+            SocketAddress::Inet(address) => address.fmt(out),
+            SocketAddress::Fd(fd) => write!(out, "fd:{fd}"),
         }
     }
 }
@@ -126,21 +147,25 @@ async fn connect_unix(aio: &AioContext, path: &Path) -> io::Result<StreamSocket>
     }
 }
 
-/// Tries the addresses of a host in turn. It blocks.
-fn connect_inet(host: &str, port: &str) -> io::Result<StreamSocket> {
-    let port = port
-        .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the port is not a number"))?;
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
-            Ok(stream) => {
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                return Ok(StreamSocket::Tcp(stream));
-            }
-            Err(error) => last = error,
+fn tcp(stream: TcpStream) -> io::Result<StreamSocket> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    Ok(StreamSocket::Tcp(stream))
+}
+
+/// A connection that another process has made. It hangs up when it is dropped, though that process may have it, too.
+fn take_over(fd: RawFd) -> io::Result<StreamSocket> {
+    match inherited_socket::duplicate(fd, SocketState::Connected)? {
+        InheritedSocket::Unix(socket) => {
+            let stream = UnixStream::from(socket);
+            stream.peer_addr()?;
+            stream.set_nonblocking(true)?;
+            Ok(StreamSocket::Unix(stream))
+        }
+        InheritedSocket::Tcp(socket) => {
+            let stream = TcpStream::from(socket);
+            stream.peer_addr()?;
+            tcp(stream)
         }
     }
-    Err(last)
 }

@@ -28,11 +28,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "vhost-user")]
+use crate::inherited_socket::{self, InheritedSocket, SocketState};
 use crate::{Error, ErrorKind};
 
 mod address;
-#[cfg(feature = "vhost-user")]
-mod inherited;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -86,7 +86,19 @@ impl ListeningSocket {
     /// It is not the number of such a socket.
     #[cfg(feature = "vhost-user")]
     pub(crate) fn inherited(fd: RawFd) -> io::Result<ListeningSocket> {
-        let socket = UnixListener::from(inherited::duplicate(fd)?);
+        match inherited_socket::duplicate(fd, SocketState::Listening)? {
+            InheritedSocket::Unix(socket) => ListeningSocket::of_fd(socket),
+            InheritedSocket::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Takes over a Unix socket that listens.
+    ///
+    /// # Errors
+    /// The kernel's.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn of_fd(fd: OwnedFd) -> io::Result<ListeningSocket> {
+        let socket = UnixListener::from(fd);
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         Ok(ListeningSocket {

@@ -63,6 +63,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
   -blockdev driver=nbd,node-name=NAME,server.type=unix,server.path=PATH[,export=NAME]
   -blockdev driver=nbd,node-name=NAME,server.type=inet,server.host=HOST,server.port=PORT[,export=NAME]
+        [,server.ipv4=on|off][,server.ipv6=on|off][,server.numeric=on|off][,server.keep-alive=on|off]
+  -blockdev driver=nbd,node-name=NAME,server.type=fd,server.str=FD[,export=NAME]
         [,tls-creds=ID][,tls-hostname=NAME][,reconnect-delay=SECONDS][,open-timeout=SECONDS]
         [,read-only=on|off][,auto-read-only=on|off]
                  a block device node: a file, an image in another node, no data at all, for measuring, another node
@@ -91,10 +93,10 @@ Options (one or two dashes, in any order; objects are created first, monitors la
                  make the node longer. With 'allow-other=on' other users may open it, with 'auto' if that is possible
   -nbd-server addr.type=unix,addr.path=PATH[,tls-creds=ID][,max-connections=N]
         [,handshake-max-seconds=N]
-  -nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,...]
+  -nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,addr.to=PORT][,addr.ipv4=on|off][,addr.ipv6=on|off][,...]
   -nbd-server addr.type=fd,addr.str=FD[,...]
-                 an NBD server at a Unix socket, a TCP port, or a listening socket that the program inherits. By default
-                 it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit. With
+                 an NBD server at a Unix socket, a TCP port, the first free one up to 'to', or a listening socket that
+                 the program inherits. By default it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit. With
                  'tls-creds' it talks under TLS only
   -export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,description=TEXT][,writable=on|off][,allocation-depth=on|off]
         [,iothread=ID]

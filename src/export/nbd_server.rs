@@ -11,7 +11,7 @@ use crate::block::Node;
 use crate::nbd::tls_creds::TlsCreds;
 use crate::object::{Dict, Options, Value};
 use crate::schema::{self, Case, Member, ObjectType, ValueType, Variants};
-use crate::socket_address::SOCKET_ADDRESS;
+use crate::socket_address::{INET_MEMBERS, SOCKET_ADDRESS, UNIX_MEMBERS};
 use crate::{Error, ErrorKind, Result};
 
 /// QEMU's defaults.
@@ -60,15 +60,8 @@ static LEGACY_ADDRESS: ObjectType = ObjectType::tagged(
     },
 );
 
-static INET: ObjectType = ObjectType::new(
-    "InetSocketAddress",
-    &[
-        Member::new("host", ValueType::Str),
-        Member::new("port", ValueType::Str),
-    ],
-);
-static UNIX: ObjectType =
-    ObjectType::new("UnixSocketAddress", &[Member::new("path", ValueType::Str)]);
+static INET: ObjectType = ObjectType::new("InetSocketAddress", &INET_MEMBERS);
+static UNIX: ObjectType = ObjectType::new("UnixSocketAddress", &UNIX_MEMBERS);
 static VSOCK: ObjectType = ObjectType::new(
     "VsockSocketAddress",
     &[

@@ -3,15 +3,16 @@
 //! It is the device that `-device virtio-blk,vhost-user=PATH` makes, without a place in the tree of devices.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::kind::{EndedCallback, ExportType, Exported, NewExport};
 use crate::block::OnError;
 use crate::device::{Device, DeviceOptions};
+use crate::inherited_socket;
 use crate::object::Options;
 use crate::schema::{Member, ValueType};
-use crate::socket_address::SOCKET_ADDRESS;
+use crate::socket_address::{SOCKET_ADDRESS, take_path};
 use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
 use crate::virtio::blk::{BlkOptions, BlockSizes};
 use crate::{Error, ErrorKind, Result};
@@ -99,7 +100,7 @@ fn block_size(options: &mut Options) -> Result<Option<u32>> {
 /// The socket that front ends connect to.
 fn socket(id: &str, address: &mut Options) -> Result<ListeningSocket> {
     match address.need_str("type")?.as_str() {
-        "unix" => listen(id, &PathBuf::from(address.need_str("path")?)),
+        "unix" => listen(id, &take_path(address)?),
         "fd" => take_over(&address.need_str("str")?),
         _ => {
             let message = "Only socket address types 'unix' and 'fd' are supported";
@@ -123,8 +124,7 @@ fn listen(id: &str, path: &Path) -> Result<ListeningSocket> {
 
 /// The socket that the process has inherited under this number.
 fn take_over(number: &str) -> Result<ListeningSocket> {
-    let fd = number.parse().ok().filter(|fd| *fd >= 0);
-    let fd = fd.ok_or_else(|| invalid(format!("Unable to parse FD number {number}")))?;
+    let fd = inherited_socket::parse_number(number)?;
     ListeningSocket::inherited(fd).map_err(|error| {
         let what = format!("File descriptor '{number}' is not a listening Unix socket");
         Error::os(what, error)

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -32,12 +32,23 @@ pub(crate) enum StreamSocket {
 pub(crate) struct NbdStream {
     socket: StreamSocket,
     tls: Option<Box<Connection>>,
+    /// Another process has the socket as well.
+    hangs_up: bool,
 }
 
 impl NbdStream {
     /// A connection in the clear.
     pub(crate) fn plain(socket: StreamSocket) -> NbdStream {
-        NbdStream { socket, tls: None }
+        NbdStream {
+            socket,
+            tls: None,
+            hangs_up: false,
+        }
+    }
+
+    /// Ends the connection when this is dropped, though the socket may be open elsewhere.
+    pub(crate) fn hang_up_at_the_end(&mut self) {
+        self.hangs_up = true;
     }
 
     /// Goes on under TLS, as the client. The server's certificate must have the name.
@@ -120,7 +131,7 @@ impl NbdStream {
 
     /// Takes what the socket has for TLS.
     fn take_records(&mut self) -> io::Result<()> {
-        let NbdStream { socket, tls } = self;
+        let NbdStream { socket, tls, .. } = self;
         let Some(tls) = tls else {
             return Ok(());
         };
@@ -151,7 +162,7 @@ impl NbdStream {
     /// # Errors
     /// The connection is lost.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
-        let NbdStream { socket, tls } = self;
+        let NbdStream { socket, tls, .. } = self;
         while let Some(tls) = tls.as_mut().filter(|tls| tls.wants_write()) {
             match retry(|| tls.write_tls(socket)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -202,6 +213,18 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 
 fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl Drop for NbdStream {
+    fn drop(&mut self) {
+        if self.hangs_up {
+            // There may be no connection any more.
+            let _ = match &self.socket {
+                StreamSocket::Unix(socket) => socket.shutdown(Shutdown::Both),
+                StreamSocket::Tcp(socket) => socket.shutdown(Shutdown::Both),
+            };
+        }
+    }
 }
 
 impl fmt::Debug for NbdStream {

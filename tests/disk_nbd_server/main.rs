@@ -5,6 +5,7 @@
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod addresses;
 mod bitmaps;
 mod hostile;
 mod limits;

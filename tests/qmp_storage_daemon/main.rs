@@ -343,6 +343,16 @@ fn the_nbd_server_has_the_storage_daemons_answers() {
     let start =
         |address: &str, more: &str| with("nbd-server-start", &format!(r#""addr":{address}{more}"#));
     let unix = r#"{"type":"unix","data":{"path":"nbd.sock"}}"#;
+    let inet = |more: &str| {
+        let address =
+            format!(r#"{{"type":"inet","data":{{"host":"127.0.0.1","port":"1"{more}}}}}"#);
+        start(&address, "")
+    };
+    let node = |server: &str| {
+        add(&format!(
+            r#""driver":"nbd","node-name":"n9","server":{{{server}}}"#
+        ))
+    };
     for request in [
         add(r#""driver":"file","node-name":"ro","filename":"b.img","read-only":true"#),
         plain("nbd-server-stop"),
@@ -352,6 +362,16 @@ fn the_nbd_server_has_the_storage_daemons_answers() {
         start(r#"{"type":"unix","data":{}}"#, ""),
         start(r#"{"type":"nosuch","data":{}}"#, ""),
         start(unix, r#","tls-creds":"nosuch""#),
+        inet(r#","ipv4":false,"ipv6":false"#),
+        inet(r#","ipv4":1"#),
+        inet(r#","to":65536"#),
+        inet(r#","bogus":1"#),
+        node(r#""type":"inet","host":"127.0.0.1","port":"1""#),
+        node(r#""type":"inet","host":"127.0.0.1","port":"1","ipv4":false,"ipv6":false"#),
+        node(r#""type":"inet","host":"127.0.0.1","port":"1","ipv4":false,"to":3"#),
+        node(r#""type":"inet","host":"127.0.0.1","port":"1","numeric":true,"keep-alive":true"#),
+        node(r#""type":"unix","path":"x","tight":false"#),
+        node(r#""type":"fd""#),
         start(unix, r#","max-connections":-1"#),
         start(unix, r#","bogus":1"#),
         start(unix, r#","max-connections":3,"handshake-max-seconds":30"#),

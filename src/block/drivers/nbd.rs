@@ -49,7 +49,7 @@ const SECOND_NS: i64 = 1_000_000_000;
 #[derive(Debug)]
 struct NbdDriver {
     export: NbdExport,
-    file_name: String,
+    file_name: Option<String>,
     read_only: bool,
 }
 
@@ -82,8 +82,8 @@ fn take_tls(keys: &mut Options, address: &SocketAddress) -> Result<Option<TlsOpt
     let creds = TlsCreds::find(&id)?;
     creds.client()?;
     let name = name.or_else(|| match address {
-        SocketAddress::Inet { host, .. } => Some(host.clone()),
-        SocketAddress::Unix(_) => None,
+        SocketAddress::Inet(address) => Some(address.host.clone()),
+        SocketAddress::Unix(_) | SocketAddress::Fd(_) => None,
     });
     let invalid = |message| Error::new(ErrorKind::InvalidArgument, message);
     let name = name.ok_or_else(|| invalid("No hostname for certificate validation"))?;
@@ -152,6 +152,6 @@ impl BlockDriver for NbdDriver {
     }
 
     fn filename(&self) -> Option<String> {
-        Some(self.file_name.clone())
+        self.file_name.clone()
     }
 }

@@ -6,8 +6,10 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
+use crate::inherited_socket::{self, InheritedSocket, SocketState};
 use crate::nbd::stream::{NbdStream, StreamSocket};
 use crate::object::Options;
+use crate::socket_address::{self, InetAddress};
 use crate::unix_socket::{ListenError, ListeningSocket, SocketAccess};
 use crate::{Error, ErrorKind, Result};
 
@@ -25,8 +27,8 @@ impl NbdListener {
     /// There can be no such socket.
     pub(in crate::export) fn open(kind: &str, address: &mut Options) -> Result<NbdListener> {
         match kind {
-            "unix" => unix(Path::new(&address.need_str("path")?)),
-            "inet" => tcp(&address.need_str("host")?, &address.need_str("port")?),
+            "unix" => unix(&socket_address::take_path(address)?),
+            "inet" => InetAddress::take(address)?.listen().map(NbdListener::Tcp),
             "fd" => inherited(&address.need_str("str")?),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -77,28 +79,20 @@ fn unix(path: &Path) -> Result<NbdListener> {
     })
 }
 
-fn tcp(host: &str, port: &str) -> Result<NbdListener> {
-    let number = port.parse::<u16>().map_err(|_| {
-        let message = format!("can't convert to a number: {port}");
-        Error::new(ErrorKind::InvalidArgument, message)
-    })?;
-    let host = if host.is_empty() { "::" } else { host };
-    let failed = |error| Error::os(format!("Failed to bind socket to {host}:{port}"), error);
-    let listener = TcpListener::bind((host, number)).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(NbdListener::Tcp(listener))
-}
-
 /// The socket that the process has inherited under this number.
 fn inherited(number: &str) -> Result<NbdListener> {
-    let fd = number.parse().ok().filter(|fd| *fd >= 0);
-    let fd = fd.ok_or_else(|| {
-        let message = format!("Unable to parse FD number {number}");
-        Error::new(ErrorKind::InvalidArgument, message)
-    })?;
-    let socket = ListeningSocket::inherited(fd);
-    socket.map(NbdListener::Unix).map_err(|error| {
-        let what = format!("File descriptor '{number}' is not a listening Unix socket");
+    let fd = inherited_socket::parse_number(number)?;
+    let socket = inherited_socket::duplicate(fd, SocketState::Listening);
+    let listener = socket.and_then(|socket| match socket {
+        InheritedSocket::Unix(socket) => ListeningSocket::of_fd(socket).map(NbdListener::Unix),
+        InheritedSocket::Tcp(socket) => {
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            Ok(NbdListener::Tcp(listener))
+        }
+    });
+    listener.map_err(|error| {
+        let what = format!("File descriptor '{number}' is not a listening socket");
         Error::os(what, error)
     })
 }

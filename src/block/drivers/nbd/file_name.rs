@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::block::way::nbd::server::ServerOptions;
 use crate::nbd::protocol::PORT;
-use crate::socket_address::SocketAddress;
+use crate::socket_address::{InetAddress, SocketAddress};
 use crate::{Error, ErrorKind, Result};
 
 /// Reads a file name. `None` if it is the name of a file.
@@ -78,11 +78,8 @@ fn inet(host: &str, port: &str) -> Option<SocketAddress> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = bare.unwrap_or(host);
-    let is_port = port.parse::<u16>().is_ok();
-    (is_port && !host.is_empty()).then(|| SocketAddress::Inet {
-        host: host.to_owned(),
-        port: port.to_owned(),
-    })
+    let port = port.parse().ok().filter(|_| !host.is_empty())?;
+    Some(SocketAddress::Inet(InetAddress::new(host, port)))
 }
 
 /// Decodes `%XX`.
@@ -100,11 +97,12 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-/// The URI of an export.
-pub(super) fn file_name(address: &SocketAddress, export: &str) -> String {
+/// The URI of an export, if its server can be found by it.
+pub(super) fn file_name(address: &SocketAddress, export: &str) -> Option<String> {
     let mut name = match address {
         SocketAddress::Unix(_) => "nbd+unix://".to_owned(),
-        SocketAddress::Inet { .. } => format!("nbd://{address}"),
+        SocketAddress::Inet(address) => format!("nbd://{address}"),
+        SocketAddress::Fd(_) => return None,
     };
     if !export.is_empty() {
         // Writing to a string does not fail.
@@ -113,7 +111,7 @@ pub(super) fn file_name(address: &SocketAddress, export: &str) -> String {
     if let SocketAddress::Unix(path) = address {
         let _ = write!(name, "?socket={}", path.display());
     }
-    name
+    Some(name)
 }
 
 fn invalid(message: String) -> Error {
@@ -181,7 +179,7 @@ mod tests {
     fn names_of_nodes() {
         let name = |parts: Option<AddressAndExport>| {
             let (address, export) = parts.unwrap();
-            file_name(&address, &export)
+            file_name(&address, &export).unwrap()
         };
         assert_eq!(name(unix("/run/s", "x")), "nbd+unix:///x?socket=/run/s");
         assert_eq!(name(unix("/run/s", "")), "nbd+unix://?socket=/run/s");

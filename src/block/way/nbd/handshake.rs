@@ -22,6 +22,7 @@ use crate::nbd::protocol::handshake::{
 };
 use crate::nbd::protocol::meta::{BASE_ALLOCATION, MetaContext, MetaQueries};
 use crate::nbd::stream::NbdStream;
+use crate::socket_address::SocketAddress;
 use crate::{Error, ErrorKind, Result};
 
 /// How long a connection may take to reach the transmission phase.
@@ -49,7 +50,10 @@ pub(super) async fn open(
 ) -> Result<Opened> {
     let opening = async {
         let socket = server.address.connect(aio).await?;
-        let stream = NbdStream::plain(socket);
+        let mut stream = NbdStream::plain(socket);
+        if matches!(server.address, SocketAddress::Fd(_)) {
+            stream.hang_up_at_the_end();
+        }
         let talk = Talk {
             aio,
             stream,

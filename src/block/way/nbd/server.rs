@@ -107,7 +107,8 @@ impl NbdServer {
 
     /// Whether several connections see the same data.
     pub(super) fn allows_several(&self) -> bool {
-        self.facts.has(transmission_flag::CAN_MULTI_CONN)
+        let is_given = matches!(self.options.address, SocketAddress::Fd(_));
+        !is_given && self.facts.has(transmission_flag::CAN_MULTI_CONN)
     }
 
     /// Counts another connection; false if there are enough.
