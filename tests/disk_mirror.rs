@@ -448,8 +448,8 @@ fn other_commands_beside_a_mirror_are_refused_or_done() {
             ("blockdev-snapshot", r#""node":"src","overlay":"over""#, busy),
             ("blockdev-mirror", r#""job-id":"n","device":"src","target":"over","sync":"full""#, busy),
             ("blockdev-mirror", r#""job-id":"n","device":"over","target":"dst","sync":"full""#, busy),
-            ("block_resize", r#""node-name":"src","size":33554432"#, "'resize'"),
-            ("block_resize", r#""node-name":"dst","size":33554432"#, "'resize'"),
+            ("block_resize", r#""node-name":"src","size":33554432"#, busy),
+            ("block_resize", r#""node-name":"dst","size":33554432"#, busy),
             ("blockdev-del", r#""node-name":"src""#, "in use"),
             ("blockdev-del", r#""node-name":"dst""#, "in use"),
         ] {
