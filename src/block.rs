@@ -138,7 +138,7 @@ pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};
 #[doc(hidden)] // for the monitor
-pub use snapshot::snapshot;
+pub use snapshot::{NewOverlay, snapshot, snapshot_sync};
 pub use status::BlockStatus;
 #[doc(hidden)]
 pub use stream::{BLOCK_STREAM_OPTIONS, check_unused, stream};

@@ -1,4 +1,4 @@
-//! Snapshots of two disks at once while their guests work: no byte is lost, what was before stays as it was, and a snapshot of
+//! Snapshots of several disks at once while their guests work: no byte is lost, what was before stays as it was, and a snapshot of
 //! which one part fails changes nothing.
 //!
 //! Needs `qemu-img`; the test says SKIP where that is not installed.
@@ -131,4 +131,112 @@ fn two_disks_are_snapshotted_at_once_while_guests_work() {
             check(directory.path(), &image(disk, round), false);
         }
     }
+}
+
+/// An action of `blockdev-snapshot-sync` for a disk.
+fn sync_action(disk: usize, round: usize) -> String {
+    let (before, file) = (round - 1, image(disk, round));
+    format!(
+        r#"{{"type":"blockdev-snapshot-sync","data":{{"node-name":"d{disk}r{before}","snapshot-file":"{file}","snapshot-node-name":"d{disk}r{round}"}}}}"#
+    )
+}
+
+const DISKS: usize = 5;
+
+/// The disks' images are made by the snapshots themselves.
+#[test]
+fn images_are_made_for_snapshots_of_several_disks_or_for_none() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    let mut line =
+        "-object qcontext,id=ctx0,threaded=on -object qcontext,id=ctx1,threaded=on".to_owned();
+    for disk in 0..DISKS {
+        let file = image(disk, 0);
+        qemu_img(directory.path(), &["create", "-f", "raw", &file, "4M"]);
+        line += &format!(
+            " -blockdev raw,node-name=d{disk}r0,file.driver=file,file.filename={file} \
+            -device virtio-blk,id=disk{disk},drive=d{disk}r0,num-queues=2,x-data-plane=on,context=ctx{},vhost-user=d{disk}.sock",
+            disk % 2
+        );
+    }
+    let mut server = Server::start_line(&directory, &line);
+    let mut client = server.client();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let guests = [0, 1].map(|disk| {
+            let (directory, is_over) = (&directory, &is_over);
+            scope.spawn(move || work(directory, disk, is_over))
+        });
+        for round in 1..=2 {
+            let mut actions: Vec<_> = (0..DISKS).map(|disk| sync_action(disk, round)).collect();
+            let good = format!(r#""actions":[{}]"#, actions.join(","));
+            // The third one names a disk that is not there.
+            actions[2] = actions[2].replace("d2r", "nosuch");
+            let failing = format!(r#""actions":[{}]"#, actions.join(","));
+            assert_eq!(
+                ask(&mut client, "transaction", &failing),
+                generic(&format!(
+                    "Cannot find device='' nor node-name='nosuch{}'",
+                    round - 1
+                ))
+            );
+            for disk in 0..DISKS {
+                assert!(!directory.file(&image(disk, round)).exists());
+            }
+            assert_eq!(ask(&mut client, "transaction", &good), returns("{}"));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        guests.into_iter().for_each(|guest| guest.join().unwrap());
+    });
+    for disk in 0..DISKS {
+        let errors = format!("/machine/peripheral/disk{disk}.errors");
+        assert_eq!(server.number(&errors), 0);
+    }
+    drop(client);
+    server.stop();
+    for disk in 0..DISKS {
+        for round in 1..=2 {
+            check(directory.path(), &image(disk, round), false);
+        }
+        let info = qemu_img(
+            directory.path(),
+            &["info", "--backing-chain", &image(disk, 2)],
+        );
+        for below in [image(disk, 0), image(disk, 1)] {
+            assert!(info.contains(&format!("backing file: {below}")), "{info}");
+        }
+    }
+}
+
+/// The name in an overlay leads to the disk from the overlay's folder.
+#[test]
+fn an_overlay_in_another_folder_finds_its_backing_file() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    qemu_img(directory.path(), &["create", "-f", "raw", "base.raw", "4M"]);
+    fs::create_dir(directory.file("below")).unwrap();
+    let line = "-blockdev raw,node-name=d,file.driver=file,file.filename=base.raw \
+        -device virtio-blk,id=disk,drive=d,vhost-user=d0.sock";
+    let mut server = Server::start_line(&directory, line);
+    let mut client = server.client();
+    for (node, file, name) in [("d", "o1.qcow2", "o1"), ("o1", "below/o2.qcow2", "o2")] {
+        let arguments = format!(
+            r#""node-name":"{node}","snapshot-file":"{file}","snapshot-node-name":"{name}""#
+        );
+        assert_eq!(
+            ask(&mut client, "blockdev-snapshot-sync", &arguments),
+            returns("{}")
+        );
+    }
+    drop(client);
+    server.stop();
+    let info = qemu_img(
+        directory.path(),
+        &["info", "--backing-chain", "below/o2.qcow2"],
+    );
+    assert!(info.contains("backing file: base.raw"), "{info}");
 }

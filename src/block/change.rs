@@ -131,6 +131,19 @@ impl GraphChange {
                 self.set_child(&parent, edge.parent.role(), Some(by))?;
             }
         }
+        // Those who were to use the node use what takes its place.
+        for (_, to) in &mut self.moved {
+            if to.id() == node.id() {
+                *to = Arc::clone(by);
+            }
+        }
+        for opening in self
+            .openings
+            .iter_mut()
+            .filter(|one| one.node.id() != by.id())
+        {
+            opening.rename_child(node, by);
+        }
         self.moved.push((Arc::clone(node), Arc::clone(by)));
         Ok(())
     }
@@ -138,6 +151,12 @@ impl GraphChange {
     /// The parent of `edge` needs nothing any more, and shares everything.
     pub(super) fn release(&mut self, edge: &Edge) {
         self.released.push(edge.number());
+    }
+
+    /// What takes the place of the node with this change.
+    pub(super) fn successor(&self, node: &Node) -> Option<&Arc<Node>> {
+        let mut moved = self.moved.iter();
+        moved.find_map(|(from, to)| (from.id() == node.id()).then_some(to))
     }
 
     /// The node can be written, or is only read, with the files that its options describe. Its options stay, so a `blockdev-reopen`
@@ -349,6 +368,20 @@ fn check_backing(node: &Node, role: &str, keys: &Dict) -> Result<()> {
 }
 
 impl NodeOpening {
+    /// Its children that are `node` become `by`.
+    fn rename_child(&mut self, node: &Node, by: &Node) {
+        for role in child_roles(self.node.driver().name()) {
+            for entries in [&mut self.keys, &mut self.options] {
+                let mut entries = entries.iter_mut();
+                let child =
+                    entries.find(|(key, value)| key == role && value.as_str() == Some(node.name()));
+                child
+                    .into_iter()
+                    .for_each(|(_, value)| *value = by.name().into());
+            }
+        }
+    }
+
     /// Whether the node is above `other`, now or after the change.
     fn is_above(&self, other: &Arc<Node>) -> bool {
         let named = |(_, value): &(String, Value)| value.as_str() == Some(other.name());

@@ -20,6 +20,9 @@ mod file;
 mod preallocation;
 mod qcow2;
 
+pub(super) use file::make_file;
+pub(super) use qcow2::write_overlay;
+
 /// A driver that makes images.
 struct Creator {
     driver: &'static str,

@@ -24,6 +24,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 
 use super::gate::{CountQuiet, Drained, Gate};
 use super::node::Node;
@@ -106,6 +107,29 @@ impl Future for Draining {
                 Poll::Pending
             }
         }
+    }
+}
+
+impl Draining {
+    /// Blocks the thread until the nodes are quiet. It may not be the home of one of their queues.
+    pub fn wait(mut self) -> DrainedNodes {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            let mut context = Context::from_waker(&waker);
+            if let Poll::Ready(drained) = Pin::new(&mut self).poll(&mut context) {
+                return drained;
+            }
+            thread::park();
+        }
+    }
+}
+
+/// Lets a thread that waits go on.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

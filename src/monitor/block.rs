@@ -5,7 +5,7 @@
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
 //! * `commit`: `block-commit`
-//! * `snapshot`: `blockdev-snapshot`, `transaction`
+//! * `snapshot`: `blockdev-snapshot`, `blockdev-snapshot-sync`; `transaction`: these and others at once
 //! * `bitmap`: `block-dirty-bitmap-*`
 //! * `threshold`: `block-set-write-threshold`
 //! * `graph`: `x-debug-query-block-graph`
@@ -32,6 +32,7 @@ mod reopen;
 mod snapshot;
 mod stats;
 mod threshold;
+mod transaction;
 
 pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_ADD, blockdev_add);
@@ -43,7 +44,8 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add(&BLOCK_STREAM, block_stream);
     commands.add_later(&commit::BLOCK_COMMIT, commit::commit);
     commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);
-    commands.add_later(&snapshot::TRANSACTION, snapshot::transaction);
+    commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT_SYNC, snapshot::snapshot_sync);
+    commands.add_later(&transaction::TRANSACTION, transaction::transaction);
     bitmap::add(commands);
     commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);
     commands.add_event(&threshold::WRITE_THRESHOLD);

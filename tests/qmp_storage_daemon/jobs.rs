@@ -606,6 +606,53 @@ fn wrong_arguments_of_mirrors_have_the_storage_daemons_texts() {
 }
 
 #[test]
+fn wrong_arguments_of_synchronous_snapshots_have_the_storage_daemons_texts() {
+    let nodes = [
+        "--blockdev",
+        "raw,node-name=base,file.driver=file,file.filename=a.img",
+        "--blockdev",
+        "raw,node-name=b,file.driver=file,file.filename=b.img",
+    ];
+    let Some(mut both) = Both::start(&nodes) else {
+        return;
+    };
+    for arguments in [
+        r#""node-name":"nosuch","snapshot-file":"s.qcow2","snapshot-node-name":"s""#,
+        r#""snapshot-file":"s.qcow2","snapshot-node-name":"s""#,
+        r#""device":"base","snapshot-file":"s.qcow2","snapshot-node-name":"s""#,
+        r#""node-name":"base","snapshot-file":"s.qcow2","snapshot-node-name":"b""#,
+        r#""node-name":"base","snapshot-file":"s.qcow2""#,
+        r#""node-name":"base","snapshot-file":"s.qcow2","snapshot-node-name":"s","format":"raw""#,
+        r#""node-name":"base","snapshot-file":"s.qcow2","snapshot-node-name":"s","format":"nosuch""#,
+        r#""node-name":"base","snapshot-file":"s.qcow2","snapshot-node-name":"s","mode":"nosuch""#,
+        r#""node-name":"base","snapshot-file":"/nosuch/s.qcow2","snapshot-node-name":"s""#,
+        r#""node-name":"base","snapshot-file":"nosuch.qcow2","snapshot-node-name":"s","mode":"existing""#,
+        r#""node-name":"base","snapshot-file":"a.img","snapshot-node-name":"s""#,
+        r#""node-name":"base""#,
+    ] {
+        both.alike(&with("blockdev-snapshot-sync", arguments));
+    }
+    let action = |node: &str, name: &str| {
+        format!(
+            r#"{{"type":"blockdev-snapshot-sync","data":{{"node-name":"{node}","snapshot-file":"{name}.qcow2","snapshot-node-name":"{name}"}}}}"#
+        )
+    };
+    for arguments in [
+        format!(r#""actions":[{},{}]"#, action("b", "s1"), action("b", "s2")),
+        format!(
+            r#""actions":[{}],"properties":{{"completion-mode":"grouped"}}"#,
+            action("b", "s1")
+        ),
+        format!(
+            r#""actions":[{},{{"type":"abort","data":{{}}}}]"#,
+            action("b", "s1")
+        ),
+    ] {
+        both.alike(&with("transaction", &arguments));
+    }
+}
+
+#[test]
 fn an_image_that_is_written_slowly_is_given_up_at_once() {
     let limited = [
         "--object",

@@ -59,6 +59,19 @@ impl JobWork for CreateFile {
     }
 }
 
+/// Makes an empty file, which no other program may be using. It blocks the thread.
+///
+/// # Errors
+/// The host's; `Busy` if it is used.
+pub(in crate::block) fn make_file(path: &str) -> Result<File> {
+    let new = CreateFile {
+        path: path.to_owned(),
+        size: 0,
+        preallocation: Preallocation::Off,
+    };
+    new.open()
+}
+
 impl CreateFile {
     async fn make(self: &Arc<Self>, control: &RunningJob) -> Result<()> {
         if self.preallocation == Preallocation::Metadata {

@@ -22,11 +22,13 @@ use crate::{Error, Result};
 
 mod header;
 mod layout;
+mod overlay;
 #[cfg(test)]
 mod tests;
 
 use header::Qcow2Recipe;
 use layout::Qcow2Layout;
+pub(in crate::block) use overlay::write_overlay;
 
 const VERSION: EnumType = EnumType::new("BlockdevQcow2Version", &["v2", "v3"]);
 const COMPRESSION: EnumType = EnumType::new("Qcow2CompressionType", &["zlib", "zstd"]);

@@ -50,7 +50,7 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
 }
 
 /// Makes a change when its nodes are quiet, on a thread of its own, which may wait for storage.
-pub(super) fn run(change: GraphChange, reply: Reply) {
+fn run(change: GraphChange, reply: Reply) {
     let draining = drain(&change.nodes());
     glib::MainContext::default().spawn_local(async move {
         let drained = draining.await;
