@@ -367,3 +367,52 @@ fn a_failing_request_ends_the_job_or_is_repeated() {
         assert!(info.contains(&format!("backing file: {name}")), "{info}");
     }
 }
+
+#[test]
+fn a_disk_goes_into_its_own_base_which_takes_its_place() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    chain(&directory);
+    let before = content(directory.path(), "top.qcow2");
+    let mut server = Server::start_line(&directory, DISK);
+    let mut listener = Listener::new(&server);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let guest = scope.spawn(|| work(&directory, || is_over.load(Ordering::Relaxed)));
+        let slow = r#""device":"top","job-id":"c","speed":65536"#;
+        listener.done("block-commit", slow);
+        assert_writable(&mut listener, 4);
+        listener.done("job-cancel", r#""id":"c""#);
+        listener.wait("BLOCK_JOB_CANCELLED");
+        listener.status("null");
+        assert_writable(&mut listener, 2);
+        let whole = r#""device":"top","job-id":"c""#;
+        listener.done("block-commit", whole);
+        listener.wait("BLOCK_JOB_READY");
+        // It ends well, and the disk stays what it is.
+        listener.done("block-job-cancel", r#""device":"c""#);
+        listener.wait("BLOCK_JOB_COMPLETED");
+        listener.status("null");
+        assert_writable(&mut listener, 2);
+        listener.done("block-commit", whole);
+        listener.wait("BLOCK_JOB_READY");
+        listener.done("job-complete", r#""id":"c""#);
+        let completed = listener.wait("BLOCK_JOB_COMPLETED");
+        assert!(!completed.contains("error"), "{completed}");
+        listener.status("null");
+        is_over.store(true, Ordering::Relaxed);
+        guest.join().unwrap();
+    });
+    assert_eq!(server.number("/machine/peripheral/disk.errors"), 0);
+    // The guest writes to the base alone.
+    work(&directory, || true);
+    drop(listener);
+    server.stop();
+    let after = fs::read(directory.file("base.raw")).unwrap();
+    assert!(after.len() == SIZE && after[WRITTEN..] == before[WRITTEN..]);
+    for name in ["low.qcow2", "high.qcow2", "top.qcow2"] {
+        check(directory.path(), name, false);
+    }
+}

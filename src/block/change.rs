@@ -159,17 +159,23 @@ impl GraphChange {
         moved.find_map(|(from, to)| (from.id() == node.id()).then_some(to))
     }
 
-    /// The node can be written, or is only read, with the files that its options describe. Its options stay, so a `blockdev-reopen`
-    /// without `read-only` does what it did before.
+    /// The node can be written, or is only read, with the files that its options describe.
     ///
     /// # Errors
     /// `Unsupported` if the node was not made by a `-blockdev`.
     pub(super) fn set_read_only(&mut self, node: &Arc<Node>, read_only: bool) -> Result<()> {
-        let options = node.options();
+        let mut options = node.options();
         if options.is_empty() {
             let message = format!("the options of node '{}' cannot change", node.name());
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        set(&mut options, "read-only", Value::Bool(read_only));
+        self.open_read_only(node, options, read_only);
+        Ok(())
+    }
+
+    /// The same for a node that is to remember these options.
+    fn open_read_only(&mut self, node: &Arc<Node>, options: Dict, read_only: bool) {
         let mut keys = options.clone();
         for role in child_roles(node.driver().name()) {
             let (value, _) = take_part(&mut keys, role);
@@ -178,7 +184,8 @@ impl GraphChange {
             keys.extend(name.or(value).map(|value| (role.to_owned(), value)));
             let own = child.filter(|_| role != "backing" && is_described(node, role));
             if let Some(own) = own.filter(|own| !has_part(&own.options(), "read-only")) {
-                self.set_read_only(&own, read_only)?;
+                let same = own.options();
+                self.open_read_only(&own, same, read_only);
             }
         }
         set(&mut keys, "read-only", Value::Bool(read_only));
@@ -186,7 +193,6 @@ impl GraphChange {
         let mut keys = Options::from_dict(keys);
         node.common().pass_on(&mut keys);
         self.push(node, keys.into_entries(), options);
-        Ok(())
     }
 
     /// A job's use of a chain ends with the change.

@@ -5,6 +5,8 @@
 //! 2. The job asks for each range which image decides what it is. It copies what is above the base (`copy`). Whoever reads through
 //!    the images above sees no difference, because these still have what is copied.
 //! 3. At the end the images above get the base as their backing file, in their headers and in the graph, under a drain (`finish`).
+//!
+//! If the top is the disk itself, the job is a mirror into the base ([`super::mirror`]).
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +19,7 @@ use super::driver::Driver;
 use super::drivers::qcow2::BackingName;
 use super::graph::frozen::FrozenLinks;
 use super::graph::{Parent, edges};
+use super::mirror::start_active_commit;
 use super::node::Node;
 use super::on_error::{ON_ERROR, OnError};
 use super::permission::{Access, Permissions};
@@ -55,25 +58,31 @@ pub struct CommitStart {
     device: Arc<Node>,
     /// From the top down to the base.
     chain: Vec<Arc<Node>>,
-    /// How the images above are to name the base.
-    name: BackingName,
+    /// How the images above are to name the base; `None` if the top is the disk itself.
+    name: Option<BackingName>,
     on_error: OnError,
     options: JobOptions,
     /// Makes the base writable.
     change: Option<GraphChange>,
 }
 
+/// What is committed.
+#[derive(Debug)]
+pub(super) struct CommitPlan {
+    pub(super) top: Arc<Node>,
+    pub(super) base: Arc<Node>,
+    /// How many images go: those above the base.
+    pub(super) depth: u32,
+    pub(super) on_error: OnError,
+    /// The base is only read otherwise.
+    pub(super) was_read_only: bool,
+}
+
 /// The job's work.
 #[derive(Debug)]
 struct CommitWork {
-    top: Arc<Node>,
-    base: Arc<Node>,
-    /// How many images go: those above the base.
-    depth: u32,
+    plan: CommitPlan,
     name: BackingName,
-    on_error: OnError,
-    /// The base is only read before and after.
-    was_read_only: bool,
     /// `None` when the chain is free again.
     links: Mutex<Option<FrozenLinks>>,
 }
@@ -94,12 +103,15 @@ pub fn commit(mut arguments: Options) -> Result<CommitStart> {
         return Err(invalid("cannot commit an image into itself"));
     };
     let file = arguments.take_str("backing-file")?;
-    check_inactive(&whole, top, file.is_some())?;
+    let is_active = is_active(&whole, top, file.is_some())?;
     if let Some(name) = arguments.take_str("filter-node-name")? {
         Node::check_unused(&name, duplicate_node)?;
     }
     let hides = arguments.take_bool("backing-mask-protocol")?;
-    let name = backing_name(base, file, hides.unwrap_or(false))?;
+    let name = match is_active {
+        true => None,
+        false => Some(backing_name(base, file, hides.unwrap_or(false))?),
+    };
     let on_error = OnError::take(&mut arguments, "on-error")?;
     let id = arguments.take_str("job-id")?;
     let id = id.unwrap_or_else(|| match device.is_drive() {
@@ -107,8 +119,10 @@ pub fn commit(mut arguments: Options) -> Result<CommitStart> {
         false => String::new(),
     });
     let options = JobOptions::take(&mut arguments, id, JobType::Commit)?;
-    // Refused now rather than at the end.
-    finish::end_of_chain(top, base)?;
+    if !is_active {
+        // Refused now rather than at the end.
+        finish::end_of_chain(top, base)?;
+    }
     let mut change = GraphChange::new();
     let is_read_only = base.is_read_only();
     if is_read_only {
@@ -199,24 +213,22 @@ fn find_file(chain: &[Arc<Node>], file: &str) -> Option<usize> {
     chain.iter().position(is_it)
 }
 
-/// Checks that the top is not the disk itself, and that nobody writes to it.
-fn check_inactive(whole: &[Arc<Node>], top: &Arc<Node>, has_name: bool) -> Result<()> {
+/// Whether the top is the disk itself, or somebody writes to it. Then nothing above it can have a name for the base.
+fn is_active(whole: &[Arc<Node>], top: &Arc<Node>, has_name: bool) -> Result<bool> {
     let place = position(whole, top).unwrap_or(0);
-    let is_active = whole[..place].iter().all(|above| is_filter(above));
+    let is_disk = whole[..place].iter().all(|above| is_filter(above));
     let writes = |edge: &super::EdgeInfo| {
         edge.child == top.id() && edge.access.needs.contains(Permissions::WRITE)
     };
-    let what = match (is_active, edges().iter().any(writes)) {
-        (false, false) => return Ok(()),
+    let what = match (is_disk, edges().iter().any(writes)) {
+        (false, false) => return Ok(false),
         (true, _) => "'top' is the active layer",
         (false, true) => "'top' has a writer on it",
     };
-    if has_name {
-        return Err(invalid(format!("'backing-file' specified, but {what}")));
+    match has_name {
+        true => Err(invalid(format!("'backing-file' specified, but {what}"))),
+        false => Ok(true),
     }
-    let message =
-        format!("{what}: only images behind the disk can be committed; give 'top' or 'top-node'");
-    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 /// How images name the base. If it `hides_protocol`, a file without a format of its own is `raw`.
@@ -260,43 +272,32 @@ impl CommitStart {
     /// The base cannot be written; others use the images in a way that contradicts the job; the job's id is taken or not
     /// well-formed. Then nothing has changed.
     pub fn start(self, drained: &DrainedNodes) -> Result<()> {
+        let was_read_only = self.change.is_some();
+        let mut links = take_chain(&self.chain, self.name.is_some())?;
+        self.take_nodes(&mut links)?;
         let CommitStart {
-            device,
             chain,
             name,
             on_error,
             options,
             change,
+            ..
         } = self;
-        let [top, between @ .., base] = &chain[..] else {
+        let [top, .., base] = &chain[..] else {
             return Err(invalid("cannot commit an image into itself"));
         };
-        let images = chain[..chain.len() - 1].iter();
-        let was_read_only = change.is_some();
-        let work = CommitWork {
+        change.map_or(Ok(()), |change| change.make(drained))?;
+        let plan = CommitPlan {
             top: Arc::clone(top),
             base: Arc::clone(base),
-            depth: u32::try_from(images.filter(|node| !is_filter(node)).count()).unwrap_or(0),
-            name,
+            depth: depth_of_base(&chain),
             on_error,
             was_read_only,
-            links: Mutex::default(),
         };
-        let job = Parent::new("job", options.id.clone());
-        let mut links = take_chain(&chain)?;
-        links.attach(&device, job.clone().with_role("main node"), Access::NEUTRAL)?;
-        for node in [top].into_iter().chain(between) {
-            links.attach(node, job.clone().with_role("intermediate node"), PASSAGE)?;
-        }
-        change.map_or(Ok(()), |change| change.make(drained))?;
-        let access = writer(work.has_to_grow());
-        let started = links.attach(base, job, access).and_then(|()| {
-            *work.links() = Some(links);
-            let work = Arc::new(work);
-            let same: Arc<CommitWork> = Arc::clone(&work);
-            let started = job::start(options, &QContext::main(), work);
-            started.inspect_err(|_| drop(same.links().take()))
-        });
+        let started = match name {
+            Some(name) => plan.start(name, links, options),
+            None => start_active_commit(plan, links, options),
+        };
         started.or_else(|error| {
             if was_read_only {
                 let mut back = GraphChange::new();
@@ -306,6 +307,62 @@ impl CommitStart {
             Err(error)
         })
     }
+
+    /// Takes the nodes above the base. A disk that is the top itself is taken by its mirror.
+    fn take_nodes(&self, links: &mut FrozenLinks) -> Result<()> {
+        let job = Parent::new("job", self.options.id.clone());
+        let mut going = &self.chain[..self.chain.len() - 1];
+        match &self.name {
+            Some(_) => {
+                let main = job.clone().with_role("main node");
+                links.attach(&self.device, main, Access::NEUTRAL)?;
+            }
+            None => going = &going[1..],
+        }
+        for node in going {
+            links.attach(node, job.clone().with_role("intermediate node"), PASSAGE)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many images there are above the base.
+fn depth_of_base(chain: &[Arc<Node>]) -> u32 {
+    let images = chain[..chain.len() - 1].iter();
+    u32::try_from(images.filter(|node| !is_filter(node)).count()).unwrap_or(0)
+}
+
+impl CommitPlan {
+    /// Starts the job, whose top is behind a disk.
+    fn start(self, name: BackingName, mut links: FrozenLinks, options: JobOptions) -> Result<()> {
+        let job = Parent::new("job", options.id.clone());
+        links.attach(&self.base, job, self.writer())?;
+        let work = Arc::new(CommitWork {
+            plan: self,
+            name,
+            links: Mutex::new(Some(links)),
+        });
+        let same: Arc<CommitWork> = Arc::clone(&work);
+        let started = job::start(options, &QContext::main(), work);
+        started.inspect_err(|_| drop(same.links().take()))
+    }
+
+    /// Nobody else writes to the base.
+    pub(super) fn writer(&self) -> Access {
+        let read = Permissions::CONSISTENT_READ;
+        let write = read.and(Permissions::WRITE);
+        Access {
+            needs: match self.has_to_grow() {
+                true => write.and(Permissions::RESIZE),
+                false => write,
+            },
+            shares: read.and(Permissions::WRITE_UNCHANGED),
+        }
+    }
+
+    fn has_to_grow(&self) -> bool {
+        self.base.length() < self.top.length()
+    }
 }
 
 /// Nobody may read an image whose base is being written, and nobody may write to it.
@@ -314,33 +371,18 @@ const PASSAGE: Access = Access {
     shares: Permissions::WRITE_UNCHANGED,
 };
 
-/// Nobody else writes to the base.
-fn writer(has_to_grow: bool) -> Access {
-    let read = Permissions::CONSISTENT_READ;
-    let write = read.and(Permissions::WRITE);
-    Access {
-        needs: match has_to_grow {
-            true => write.and(Permissions::RESIZE),
-            false => write,
-        },
-        shares: read.and(Permissions::WRITE_UNCHANGED),
-    }
-}
-
-/// Freezes the links from those above the top down to the base.
-fn take_chain(chain: &[Arc<Node>]) -> Result<FrozenLinks> {
+/// Freezes the links down to the base, with those to the top if that `is_behind` a disk.
+fn take_chain(chain: &[Arc<Node>], is_behind: bool) -> Result<FrozenLinks> {
     let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
     let mut links: Vec<_> = chain.windows(2).map(pair).collect();
-    let above = users(&chain[0]).into_iter();
-    links.extend(above.map(|(user, _)| (user, Arc::clone(&chain[0]))));
+    if is_behind {
+        let above = users(&chain[0]).into_iter();
+        links.extend(above.map(|(user, _)| (user, Arc::clone(&chain[0]))));
+    }
     FrozenLinks::freeze(&links, true)
 }
 
 impl CommitWork {
-    fn has_to_grow(&self) -> bool {
-        self.base.length() < self.top.length()
-    }
-
     /// The links are consistent after every single operation on them.
     fn links(&self) -> MutexGuard<'_, Option<FrozenLinks>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)

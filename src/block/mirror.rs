@@ -3,6 +3,7 @@
 //! * `state`: what is not copied yet, shared by the job and the requests to the source
 //! * `tap`: the look at these requests
 //! * `copier`: what copies
+//! * `commit`: a disk that is copied into its own base
 //!
 //! From its start on, all writes to the source are seen (the tap). In the copy mode `background` they are marked dirty, and the job copies
 //! what is dirty. In the mode `write-blocking` the job also writes them to the target before they are answered. When everything was
@@ -24,13 +25,16 @@ use crate::job::{JobStep, JobWork, RunningJob, WorkFuture};
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 
+mod commit;
 mod copier;
 mod options;
 mod state;
 mod tap;
 
+pub(super) use commit::start_active_commit;
 pub use options::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
 
+use commit::ActiveCommit;
 use copier::{Copier, CopyOptions};
 use state::MirrorState;
 use tap::MirrorTap;
@@ -45,6 +49,8 @@ enum MirrorSync {
     Full,
     /// What the node itself has, without its backing files.
     Top,
+    /// What so many images have, from the node itself down.
+    Above(u32),
     /// Nothing.
     None,
 }
@@ -67,6 +73,8 @@ struct MirrorWork {
     is_found: AtomicBool,
     /// The target takes the source's place.
     is_completed: AtomicBool,
+    /// The target is the source's own base.
+    commit: Option<ActiveCommit>,
 }
 
 impl JobWork for MirrorWork {
@@ -77,15 +85,8 @@ impl JobWork for MirrorWork {
     fn step(self: Arc<Self>, step: JobStep, job: Arc<RunningJob>) -> Option<WorkFuture> {
         match step {
             JobStep::Prepare => Some(Box::pin(async move { self.finish(&job).await })),
-            JobStep::Abort if self.is_tapped.load(Ordering::Relaxed) => {
-                Some(Box::pin(async move {
-                    let drained = drain(&[self.source.node()]).await;
-                    self.remove_tap();
-                    drop(drained);
-                    Ok(())
-                }))
-            }
-            JobStep::Abort | JobStep::Commit => None,
+            JobStep::Abort => Some(Box::pin(async move { self.give_up(&job).await })),
+            JobStep::Commit => None,
         }
     }
 
@@ -110,7 +111,8 @@ impl JobWork for MirrorWork {
     }
 
     fn is_actively_synced(&self) -> Option<bool> {
-        Some(self.state.is_actively_synced())
+        let is_mirror = self.commit.is_none();
+        is_mirror.then(|| self.state.is_actively_synced())
     }
 
     fn has_ready(&self) -> bool {
@@ -120,7 +122,9 @@ impl JobWork for MirrorWork {
 
 impl MirrorWork {
     async fn mirror(&self, job: &Arc<RunningJob>) -> Result<()> {
-        if self.source.node().length() != self.target.node().length() {
+        if let Some(commit) = &self.commit {
+            commit.grow(job).await?;
+        } else if self.source.node().length() != self.target.node().length() {
             let message = "Source and target image have different sizes";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
@@ -174,6 +178,7 @@ impl MirrorWork {
             let mut count = status.length.clamp(1, length - at);
             let is_wanted = match self.sync {
                 MirrorSync::Top => status.is_allocated(),
+                MirrorSync::Above(depth) => (1..=depth).contains(&status.depth),
                 _ if status.is_zero => match target.block_status(at, count).await {
                     Ok(there) => {
                         count = there.length.clamp(1, count);
@@ -199,6 +204,9 @@ impl MirrorWork {
         if self.is_completed.load(Ordering::Relaxed) {
             change.replace(&self.replaces, &target)?;
             change.release(&self.target);
+            if let Some(commit) = &self.commit {
+                commit.add_end(&mut change)?;
+            }
         }
         let mut nodes = change.nodes();
         nodes.extend([self.source.node(), target]);
@@ -240,10 +248,31 @@ impl MirrorWork {
         drained: DrainedNodes,
     ) -> Result<()> {
         if !self.is_completed.load(Ordering::Relaxed) {
-            return Ok(());
+            drop(drained);
+            return self.leave_chain(job).await;
         }
         let made = job.aio().run_in_pool(move || change.make(&drained));
-        made.await?
+        made.await??;
+        self.commit.iter().for_each(ActiveCommit::ended);
+        Ok(())
+    }
+
+    /// The job ends without a change of the source.
+    async fn give_up(&self, job: &RunningJob) -> Result<()> {
+        if self.is_tapped.load(Ordering::Relaxed) {
+            let drained = drain(&[self.source.node()]).await;
+            self.remove_tap();
+            drop(drained);
+        }
+        self.leave_chain(job).await
+    }
+
+    /// The base of a disk that was to be committed is as before.
+    async fn leave_chain(&self, job: &RunningJob) -> Result<()> {
+        match &self.commit {
+            Some(commit) => commit.give_up(self, job).await,
+            None => Ok(()),
+        }
     }
 
     /// The source is drained.

@@ -652,6 +652,60 @@ fn wrong_arguments_of_synchronous_snapshots_have_the_storage_daemons_texts() {
     }
 }
 
+impl Daemon {
+    /// Starts the job `j`, ends it with `command` when it is ready, and returns the events until it is concluded.
+    fn end_when_ready(&mut self, request: &str, command: &str) -> Vec<String> {
+        let mut heard: Vec<String> = Vec::new();
+        self.client.send(request.as_bytes());
+        while heard.last().is_none_or(|last| last != "concluded") {
+            let value = json::parse(&self.client.line()).unwrap();
+            assert_eq!(value.member("error"), None, "{request}");
+            let Some(event) = value.member("event").and_then(Value::as_str) else {
+                continue;
+            };
+            let status = value.member("data").unwrap().member("status");
+            let name = status.and_then(Value::as_str).unwrap_or(event);
+            heard.push(name.to_owned());
+            if name == "BLOCK_JOB_READY" {
+                self.client.send(command.as_bytes());
+            }
+        }
+        heard
+    }
+}
+
+/// The disk goes into its own base.
+#[test]
+fn a_commit_of_the_disk_is_told_as_by_the_storage_daemon() {
+    for (command, more) in [
+        (with("job-complete", r#""id":"j""#), ""),
+        (with("job-cancel", r#""id":"j""#), ""),
+        (
+            with("block-job-cancel", r#""device":"j""#),
+            r#","base-node":"o1""#,
+        ),
+        (
+            with("block-job-complete", r#""device":"j""#),
+            r#","base-node":"o1""#,
+        ),
+    ] {
+        let Some(mut both) = chain() else {
+            return;
+        };
+        for missing in [r#""device":"o3""#, r#""device":"o3","job-id":"1x""#] {
+            both.alike(&with("block-commit", missing));
+        }
+        let arguments = format!(r#""device":"o3","job-id":"j","auto-dismiss":false{more}"#);
+        let request = with("block-commit", &arguments);
+        let expected = both.theirs.end_when_ready(&request, &command);
+        assert_eq!(both.ours.end_when_ready(&request, &command), expected);
+        both.alike(&with("job-dismiss", r#""id":"j""#));
+        both.alike(&plain("query-jobs"));
+        // The chain is free again.
+        both.alike(&reopen("o3", "\"o2\"", false));
+    }
+}
+
 #[test]
 fn an_image_that_is_written_slowly_is_given_up_at_once() {
     let limited = [

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::CommitWork;
+use super::{CommitPlan, CommitWork};
 use crate::block::IoBuffer;
 use crate::block::backend::BlockBackend;
 use crate::block::chain::nodes_below;
@@ -24,7 +24,7 @@ const REPEATED_AFTER_NS: u64 = 100_000_000;
 struct Ends<'a> {
     top: BlockBackend,
     base: BlockBackend,
-    work: &'a CommitWork,
+    plan: &'a CommitPlan,
     job: &'a RunningJob,
     memory: Option<IoBuffer>,
 }
@@ -32,12 +32,13 @@ struct Ends<'a> {
 impl CommitWork {
     /// Copies what is above the base into it.
     pub(super) async fn copy(&self, job: &RunningJob) -> Result<()> {
-        self.grow(job).await?;
-        let (top, base) = (self.open(&self.top, job)?, self.open(&self.base, job)?);
+        self.plan.grow(job).await?;
+        let top = self.open(&self.plan.top, job)?;
+        let base = self.open(&self.plan.base, job)?;
         let ends = Ends {
             top: top.clone(),
             base: base.clone(),
-            work: self,
+            plan: &self.plan,
             job,
             memory: None,
         };
@@ -53,9 +54,11 @@ impl CommitWork {
         let opened = self.links().as_ref().and_then(open);
         opened.ok_or_else(|| Error::new(ErrorKind::Closed, "the chain is free again"))
     }
+}
 
+impl CommitPlan {
     /// Makes the base as long as the top, if it is shorter.
-    async fn grow(&self, job: &RunningJob) -> Result<()> {
+    pub(in crate::block) async fn grow(&self, job: &RunningJob) -> Result<()> {
         if !self.has_to_grow() {
             return Ok(());
         }
@@ -77,7 +80,7 @@ impl Ends<'_> {
     async fn copy_all(mut self) -> Result<()> {
         let length = self.top.node().length();
         self.job.add_total(length);
-        let mut policy = ErrorPolicy::new(self.work.on_error);
+        let mut policy = ErrorPolicy::new(self.plan.on_error);
         let mut offset = 0;
         while offset < length && !self.job.is_cancelled() {
             self.job.pause_point().await;
@@ -115,7 +118,7 @@ impl Ends<'_> {
         let writing = |error| (JobIo::Write, error);
         let left = length - offset;
         let status = self.top.block_status(offset, left).await.map_err(reading)?;
-        if !(1..=self.work.depth).contains(&status.depth) {
+        if !(1..=self.plan.depth).contains(&status.depth) {
             return Ok((status.length, false));
         }
         let count = status.length.min(COPIED_MAX);

@@ -70,9 +70,9 @@ impl ChainEnd {
 impl CommitWork {
     /// The images above have the base as their backing file from now on.
     pub(super) async fn finish(&self, job: &RunningJob) -> Result<()> {
-        let mut end = end_of_chain(&self.top, &self.base)?;
-        if self.was_read_only {
-            end.last.set_read_only(&self.base, true)?;
+        let mut end = end_of_chain(&self.plan.top, &self.plan.base)?;
+        if self.plan.was_read_only {
+            end.last.set_read_only(&self.plan.base, true)?;
         }
         let links = self.links().as_ref().map(FrozenLinks::number);
         links.into_iter().for_each(|links| end.last.thaw(links));
@@ -89,11 +89,11 @@ impl CommitWork {
         let Some(links) = self.take_links() else {
             return Ok(());
         };
-        if !self.was_read_only {
+        if !self.plan.was_read_only {
             return Ok(());
         }
         let mut change = GraphChange::new();
-        change.set_read_only(&self.base, true)?;
+        change.set_read_only(&self.plan.base, true)?;
         change.thaw(links.number());
         let drained = drain(&change.nodes()).await;
         let made = job.aio().run_in_pool(move || change.make(&drained));

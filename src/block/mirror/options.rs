@@ -20,10 +20,10 @@ use crate::schema::{EnumType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, QContext, Result};
 
 /// What each request copies at least, unless the user says otherwise.
-const GRANULARITY: i64 = 64 << 10;
+pub(super) const GRANULARITY: i64 = 64 << 10;
 
 /// The most bytes in flight, unless the user says otherwise.
-const MEMORY: i64 = 10 << 20;
+pub(super) const MEMORY: i64 = 10 << 20;
 
 const MIRROR_SYNC: EnumType = EnumType::new(
     "MirrorSyncMode",
@@ -163,11 +163,12 @@ pub(super) fn start(
         is_tapped: AtomicBool::new(false),
         is_found: AtomicBool::new(false),
         is_completed: AtomicBool::new(false),
+        commit: None,
     };
     job::start(options, &QContext::main(), Arc::new(work))
 }
 
-const SOURCE_ACCESS: Access = Access {
+pub(super) const SOURCE_ACCESS: Access = Access {
     needs: Permissions::CONSISTENT_READ,
     shares: Permissions::ALL.without(Permissions::RESIZE),
 };
