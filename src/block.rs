@@ -18,7 +18,7 @@
 //! * `range_lock`, `write_order`: which requests wait for which: writes where direct I/O is coarser than a sector, and discards
 //!   in images
 //! * `image`: an open file or block device, with its locks and what direct I/O on it demands
-//! * `own_mount`: files that this process serves itself
+//! * `found_file`: files that images name; `own_mount`: files that this process serves itself
 //! * `gate`, `budget`: how a channel's owner is called and a channel drained; what a batch may do at once
 //! * `drain`: the drain of whole nodes, under which the graph is changed
 //! * `change`: nodes are opened anew and edges moved, all or nothing
@@ -63,6 +63,7 @@ mod errand;
 mod error_policy;
 mod flush;
 mod format;
+mod found_file;
 mod gate;
 mod graph;
 mod image;

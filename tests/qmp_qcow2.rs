@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::directory::TestDir;
 use support::qemu_img::{missing, qemu_img};
 use support::server::Server;
@@ -121,4 +123,59 @@ fn images_name_files_in_allowed_folders_only() {
     assert_eq!(add("qcow2", "images/up.qcow2", backing), "{\"return\": {}}");
     drop(client);
     server.stop();
+}
+
+/// Somebody changes names in an allowed folder while images are opened: what was checked is what is opened.
+#[test]
+fn a_link_that_appears_in_an_allowed_folder_leads_nowhere() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let directory = TestDir::new();
+    for folder in ["images", "secret"] {
+        std::fs::create_dir(directory.file(folder)).unwrap();
+        std::fs::write(directory.file(folder).join("base.raw"), [1; 4096]).unwrap();
+    }
+    let (base, link) = ("images/base.raw", "images/link.raw");
+    symlink("../secret/base.raw", directory.file(link)).unwrap();
+    let create = ["create", "-u", "-f", "qcow2", "-b", "base.raw", "-F", "raw"];
+    let create = [create.as_slice(), &["disk.qcow2", "4096"]].concat();
+    qemu_img(&directory.file("images"), &create);
+    let server = Server::start(&directory, &["-image-folder", "images"]);
+    let mut client = server.client();
+    let add = r#"{"execute":"blockdev-add","arguments":{"driver":"qcow2","node-name":"n","read-only":true,"file":{"driver":"file","filename":"images/disk.qcow2"}}}"#;
+    let del = r#"{"execute":"blockdev-del","arguments":{"node-name":"n"}}"#;
+    let fds = format!("/proc/{}/fd", server.pid());
+    let opens_secret = || {
+        let links = std::fs::read_dir(&fds).unwrap();
+        let target =
+            |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+        links
+            .filter_map(target)
+            .any(|path| path.ends_with("secret/base.raw"))
+    };
+    let is_over = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (file, other) = (directory.file(base), directory.file(link));
+            while !is_over.load(Ordering::Relaxed) {
+                renameat_with(CWD, &file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let mut opened = [false; 2];
+        for _ in 0..1000 {
+            let is_opened = client.ask(add) == "{\"return\": {}}";
+            opened[usize::from(is_opened)] = true;
+            if is_opened && opens_secret() {
+                break;
+            }
+            if is_opened {
+                client.ask(del);
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        opened
+    });
+    assert!(!opens_secret());
+    assert_eq!(opened, [true, true], "refused at times, and not at others");
 }

@@ -13,8 +13,10 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
+use super::found_file::FoundFile;
 use super::own_mount;
 use super::request::SECTOR;
 use crate::{Error, ErrorKind, Result};
@@ -36,6 +38,8 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 #[allow(clippy::struct_excessive_bools)] // independent options of the command line
 pub(super) struct OpenImage {
     pub(super) path: String,
+    /// The file that was found at the path, if it was looked for.
+    pub(super) found: Option<Arc<FoundFile>>,
     pub(super) read_only: bool,
     /// Falls back to reading only if the file cannot be opened for writing.
     pub(super) auto_read_only: bool,
@@ -102,7 +106,7 @@ impl OpenImage {
     /// `Os` if it cannot be opened, `Busy` if another program uses it, `InvalidArgument` if it is neither a regular
     /// file nor a block device, or direct I/O is not possible on it.
     pub(super) fn open(&self, old: Option<&Image>) -> Result<Image> {
-        check_kind(&self.path)?;
+        check_kind(&self.path, &self.place())?;
         let (file, read_only) = self.open_file()?;
         let locks = self.locking.then_some(match (read_only, self.force_share) {
             (true, true) => Locks::Sharer,
@@ -139,6 +143,14 @@ impl OpenImage {
         Ok(image)
     }
 
+    /// The path to open.
+    fn place(&self) -> String {
+        match &self.found {
+            Some(found) => found.place(),
+            None => self.path.clone(),
+        }
+    }
+
     fn open_file(&self) -> Result<(File, bool)> {
         let mut flags = libc::O_CLOEXEC;
         if self.direct {
@@ -152,7 +164,7 @@ impl OpenImage {
                 .read(true)
                 .write(write)
                 .custom_flags(flags)
-                .open(&self.path)
+                .open(self.place())
         };
         let first = open(!self.read_only);
         let refused = first.as_ref().err().and_then(io::Error::raw_os_error);
@@ -185,7 +197,7 @@ impl OpenImage {
         let file = OpenOptions::new()
             .write(true)
             .custom_flags(flags)
-            .open(&self.path)?;
+            .open(self.place())?;
         let metadata = file.metadata()?;
         let identity = |of: &Metadata| (of.dev(), of.ino());
         match identity(&metadata) == identity(opened) {
@@ -304,7 +316,7 @@ pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
 /// The first bytes, for the recognition of formats; fewer if the image is shorter.
 pub(super) fn first_bytes(path: &str, len: usize) -> Result<Vec<u8>> {
     let failed = |error| Error::os(format!("Could not open '{path}'"), error);
-    check_kind(path)?;
+    check_kind(path, path)?;
     let mut start = Vec::new();
     let file = File::open(path).map_err(failed)?;
     file.take(len as u64)
@@ -319,12 +331,12 @@ impl AsFd for Image {
     }
 }
 
-/// Makes sure that `path` names an image before it is opened: opening a FIFO waits for its other end, and some devices do
+/// Makes sure that `place`, which is known as `path`, is an image before it is opened: opening a FIFO waits for its other end, and some devices do
 /// things when they are opened.
-fn check_kind(path: &str) -> Result<()> {
-    own_mount::refuse(path)?;
+fn check_kind(path: &str, place: &str) -> Result<()> {
+    own_mount::refuse(path, place)?;
     let failed = |error| Error::os(format!("Could not open '{path}'"), error);
-    let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+    let kind = std::fs::metadata(place).map_err(failed)?.file_type();
     if kind.is_file() || kind.is_block_device() {
         return Ok(());
     }

@@ -66,13 +66,13 @@ impl Drop for OwnMount {
     }
 }
 
-/// Refuses a file that this process serves. Any thread could wait for its own answer; and if the process is killed while one of
+/// Refuses the file at `place`, which is known as `path`, if this process serves it. Any thread could wait for its own answer; and if the process is killed while one of
 /// its threads, or a worker of the kernel, waits for an answer, the kernel never ends it.
 ///
 /// # Errors
 /// `WouldDeadlock` if it is such a file.
-pub(super) fn refuse(path: &str) -> Result<()> {
-    if !OwnMount::has(Path::new(path)) {
+pub(super) fn refuse(path: &str, place: &str) -> Result<()> {
+    if !OwnMount::has(Path::new(place)) {
         return Ok(());
     }
     let message = format!("Could not open '{path}': it is a FUSE export of this process");

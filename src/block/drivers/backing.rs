@@ -23,7 +23,7 @@ use crate::{Error, ErrorKind, Result};
 mod folders;
 
 pub use folders::allow_image_folder;
-use folders::real_path;
+use folders::{NamedFile, not_opened, real_path};
 
 /// The most images over each other that name each other.
 const DEPTH_MAX: usize = 200;
@@ -39,7 +39,7 @@ impl BackingChain {
     pub(super) fn new(file: &Arc<Node>) -> Result<BackingChain> {
         let id = file
             .filename()
-            .map(|path| id(Path::new(&path)))
+            .map(|path| id_of_path(Path::new(&path)))
             .transpose()?;
         Ok(BackingChain(id.into_iter().collect()))
     }
@@ -58,9 +58,9 @@ impl BackingChain {
             );
             return Err(unsupported(message));
         };
-        let path = resolve(name, file)?;
-        let chain = self.with(&path, name)?;
-        let below = open_path(&path, true, file)?;
+        let found = find(name, file)?;
+        let chain = self.with(&found, name)?;
+        let below = open_found(found, true, file)?;
         let image = Node::child(None, reader(), |node| match format {
             "raw" | "file" => raw::over(&below, node),
             "qcow2" => open_in_chain(&below, Qcow2Options::plain(), node, &chain),
@@ -80,8 +80,8 @@ impl BackingChain {
     }
 
     /// The chain with another file at its end.
-    fn with(&self, path: &Path, name: &str) -> Result<BackingChain> {
-        let id = id(path)?;
+    fn with(&self, found: &NamedFile, name: &str) -> Result<BackingChain> {
+        let id = id(&found.metadata()?);
         if self.0.contains(&id) {
             let message = format!("the backing file '{name}' is an image above it");
             return Err(invalid(message));
@@ -98,13 +98,14 @@ impl BackingChain {
 
 /// Opens a file that the image in `file` names as it is.
 pub(super) fn open_file(name: &str, file: &Arc<Node>, read_only: bool) -> Result<Arc<Node>> {
-    let path = resolve(name, file)?;
-    if Some(id(&path)?) == file.filename().map(|own| id(Path::new(&own))).transpose()? {
+    let found = find(name, file)?;
+    let own = file.filename().map(|own| id_of_path(Path::new(&own)));
+    if Some(id(&found.metadata()?)) == own.transpose()? {
         return Err(invalid(format!(
             "the data file '{name}' is the image itself"
         )));
     }
-    open_path(&path, read_only, file)
+    open_found(found, read_only, file)
 }
 
 /// Opens a part of the image in `file`, for reading: a file in the image's folder or below it.
@@ -123,16 +124,16 @@ pub(super) fn open_part(name: &str, file: &Arc<Node>) -> Result<Arc<Node>> {
     let folder =
         folder.ok_or_else(|| unsupported(format!("the image has no folder for '{name}'")))?;
     // A link may lead elsewhere.
-    let path = folders::check(real_path(&folder.join(name))?, name)?;
+    let path = real_path(&folder.join(name))?;
     match path.starts_with(real_path(folder)?) {
-        true => open_path(&path, true, file),
+        true => open_found(folders::find_real(path, name)?, true, file),
         false => Err(outside()),
     }
 }
 
-/// The path of a file that the image in `file` names, in an allowed folder.
-fn resolve(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
-    folders::check(named_path(name, file)?, name)
+/// Finds a file that the image in `file` names, in an allowed folder.
+fn find(name: &str, file: &Arc<Node>) -> Result<NamedFile> {
+    folders::find(named_path(name, file)?, name)
 }
 
 /// The path of a file that the image in `file` names: relative to the image.
@@ -160,12 +161,16 @@ fn named_path(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
 }
 
 /// Opens a file, past the page cache if the image in `image` is opened so.
-fn open_path(path: &Path, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node>> {
-    let text = path
-        .to_str()
-        .ok_or_else(|| invalid("a path that is no text"))?;
-    if !stat(path)?.is_file() {
+fn open_found(named: NamedFile, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node>> {
+    let text = named.path.to_str();
+    let text = text.ok_or_else(|| invalid("a path that is no text"))?;
+    if !named.metadata()?.is_file() {
         return Err(invalid(format!("'{text}' is not a regular file")));
+    }
+    if !Path::new("/proc/self/fd").exists() {
+        return Err(unsupported(format!(
+            "an image names '{text}', and such files are opened through /proc, which is not there"
+        )));
     }
     let common = CommonOptions {
         read_only: Some(read_only),
@@ -173,6 +178,7 @@ fn open_path(path: &Path, read_only: bool, image: &Arc<Node>) -> Result<Arc<Node
         ..CommonOptions::default()
     };
     let options = FileOptions::take(&mut Options::from_dict(vec![]), &common, text.into())?;
+    let options = options.for_found(named.found);
     let node = Node::child(None, common, |node| options.open(Driver::File, node))?;
     node.set_options(vec![
         ("driver".to_owned(), Driver::File.name().into()),
@@ -190,13 +196,13 @@ fn reader() -> CommonOptions {
     }
 }
 
-fn stat(path: &Path) -> Result<fs::Metadata> {
-    fs::metadata(path)
-        .map_err(|error| Error::os(format!("Could not open '{}'", path.display()), error))
+fn id_of_path(path: &Path) -> Result<FileId> {
+    let metadata = fs::metadata(path).map_err(|error| not_opened(path, error))?;
+    Ok(id(&metadata))
 }
 
-fn id(path: &Path) -> Result<FileId> {
-    stat(path).map(|metadata| (metadata.dev(), metadata.ino()))
+fn id(metadata: &fs::Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }
 
 fn invalid(message: impl Into<String>) -> Error {

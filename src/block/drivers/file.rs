@@ -8,6 +8,7 @@ use gsource::IoQueue;
 use super::DriverType;
 use crate::block::common::{CommonOptions, unsafe_cache};
 use crate::block::driver::{BlockDriver, Driver, NewNode};
+use crate::block::found_file::FoundFile;
 use crate::block::gate::Gate;
 use crate::block::image::{Image, OpenImage};
 use crate::block::image_info::{ImageInfo, ImageSpecific};
@@ -103,6 +104,7 @@ impl FileOptions {
         let locking = take_locking(keys)?;
         let image = OpenImage {
             path,
+            found: None,
             read_only: common.read_only.unwrap_or(false),
             auto_read_only: common.auto_read_only.unwrap_or(false),
             direct: common.direct.unwrap_or(false),
@@ -113,6 +115,12 @@ impl FileOptions {
         };
         let aio = take_aio(keys)?;
         Ok(FileOptions { image, aio })
+    }
+
+    /// Lets this file be opened, which is at the path.
+    pub(in crate::block) fn for_found(mut self, found: FoundFile) -> FileOptions {
+        self.image.found = Some(Arc::new(found));
+        self
     }
 
     /// Opens and locks the file, for the node.
