@@ -130,7 +130,7 @@ pub use graph::{EdgeInfo, NodeId, edges};
 pub use image_info::{ImageInfo, ImageSpecific, Qcow2Info, VmdkExtentInfo, VmdkInfo};
 pub use io_buffer::IoBuffer;
 #[doc(hidden)]
-pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
+pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, DRIVE_MIRROR_OPTIONS, drive_mirror, mirror};
 pub use node::Node;
 #[doc(hidden)] // for the options of devices
 pub use on_error::ON_ERROR;

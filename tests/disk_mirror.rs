@@ -587,3 +587,85 @@ fn a_target_that_is_gone_or_silent_does_not_keep_the_guest() {
         assert!(rig.source()[..HALF] == *rig.shadow.bytes(), "{setup:?}");
     }
 }
+
+#[test]
+fn a_target_is_made_or_opened_by_the_command() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    let mut rig = Rig::start(PLAIN);
+    let create = ["create", "-f", "raw", "there.raw", &SIZE.to_string()];
+    qemu_img(rig.directory.path(), &create);
+    rig.beside_guest(|listener| {
+        let made = r#""job-id":"m","device":"src","target":"new.qcow2","format":"qcow2","node-name":"new","sync":"full""#;
+        listener.done("drive-mirror", made);
+        listener.wait("BLOCK_JOB_READY");
+        listener.done("job-complete", r#""id":"m""#);
+        ends_well(listener);
+        let opened = r#""job-id":"m","device":"new","target":"there.raw","mode":"existing","sync":"full","copy-mode":"write-blocking""#;
+        listener.done("drive-mirror", opened);
+        listener.wait("BLOCK_JOB_READY");
+        listener.done("job-complete", r#""id":"m""#);
+        ends_well(listener);
+    });
+    // It was nobody's any more.
+    let nodes = rig
+        .listener
+        .ask("query-named-block-nodes", r#""flat":true"#);
+    assert!(
+        nodes.contains("there.raw") && !nodes.contains("new.qcow2"),
+        "{nodes}"
+    );
+    rig.stop();
+    check(rig.directory.path(), "new.qcow2", false);
+    let there = fs::read(rig.directory.file("there.raw")).unwrap();
+    assert!(there[..HALF] == *rig.shadow.bytes());
+}
+
+#[test]
+fn the_top_of_a_chain_is_mirrored_over_the_same_backing_file() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    for mode in ["background", "write-blocking"] {
+        let mut rig = Rig::start(PLAIN);
+        rig.server.stop();
+        let base = fs::read(rig.directory.file("src.raw")).unwrap();
+        let overlay = [
+            "create",
+            "-f",
+            "qcow2",
+            "-b",
+            "src.raw",
+            "-F",
+            "raw",
+            "over.qcow2",
+        ];
+        qemu_img(rig.directory.path(), &overlay);
+        let line = "-object qcontext,id=ctx,threaded=on \
+            -blockdev raw,node-name=base,read-only=on,file.driver=file,file.filename=src.raw \
+            -blockdev qcow2,node-name=over,file.driver=file,file.filename=over.qcow2,backing=base \
+            -device virtio-blk,id=disk,drive=over,num-queues=2,x-data-plane=on,context=ctx,vhost-user=d.sock";
+        rig.server = Server::start(&rig.directory, &words(line));
+        rig.listener = Listener::new(&rig.server);
+        rig.beside_guest(|_| {});
+        rig.beside_guest(|listener| {
+            let made = format!(
+                r#""job-id":"m","device":"over","target":"top.qcow2","sync":"top","copy-mode":"{mode}""#
+            );
+            listener.done("drive-mirror", &made);
+            listener.wait("BLOCK_JOB_READY");
+            listener.done("job-complete", r#""id":"m""#);
+            ends_well(listener);
+        });
+        rig.stop();
+        let info = qemu_img(rig.directory.path(), &["info", "top.qcow2"]);
+        assert!(info.contains("backing file: src.raw"), "{info}");
+        check(rig.directory.path(), "top.qcow2", false);
+        assert!(fs::read(rig.directory.file("src.raw")).unwrap() == base);
+        let top = content(rig.directory.path(), "top.qcow2");
+        assert!(top[..HALF] == *rig.shadow.bytes(), "{mode}");
+        let alone = ["map", "--output=json", "top.qcow2"];
+        assert!(qemu_img(rig.directory.path(), &alone).contains(r#""depth": 1"#));
+    }
+}

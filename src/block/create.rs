@@ -21,7 +21,7 @@ mod preallocation;
 mod qcow2;
 
 pub(super) use file::make_file;
-pub(super) use qcow2::write_overlay;
+pub(super) use qcow2::write_image;
 
 /// A driver that makes images.
 struct Creator {

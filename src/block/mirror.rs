@@ -4,6 +4,7 @@
 //! * `tap`: the look at these requests
 //! * `copier`: what copies
 //! * `commit`: a disk that is copied into its own base
+//! * `options`: the arguments; `drive`: `drive-mirror`, which makes the target
 //!
 //! From its start on, all writes to the source are seen (the tap). In the copy mode `background` they are marked dirty, and the job copies
 //! what is dirty. In the mode `write-blocking` the job also writes them to the target before they are answered. When everything was
@@ -27,11 +28,13 @@ use crate::{Error, ErrorKind, Result};
 
 mod commit;
 mod copier;
+mod drive;
 mod options;
 mod state;
 mod tap;
 
 pub(super) use commit::start_active_commit;
+pub use drive::{DRIVE_MIRROR_OPTIONS, drive_mirror};
 pub use options::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
 
 use commit::ActiveCommit;

@@ -17,7 +17,7 @@ use super::command::Commands;
 use super::reply::Reply;
 use crate::block::{
     self, BLOCK_STREAM_OPTIONS, BLOCKDEV_CREATE_OPTIONS, BLOCKDEV_MIRROR_OPTIONS, BLOCKDEV_OPTIONS,
-    Node,
+    DRIVE_MIRROR_OPTIONS, Node,
 };
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
@@ -38,6 +38,7 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_ADD, blockdev_add);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_MIRROR, blockdev_mirror);
+    commands.add_later(&DRIVE_MIRROR, drive_mirror);
     commands.add_later(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
@@ -83,6 +84,13 @@ static BLOCKDEV_MIRROR: CommandType = CommandType::new("blockdev-mirror", &BLOCK
 fn blockdev_mirror(arguments: Options) -> Result<Value> {
     block::mirror(arguments)?;
     Ok(Value::empty())
+}
+
+static DRIVE_MIRROR: CommandType = CommandType::new("drive-mirror", &DRIVE_MIRROR_OPTIONS);
+
+/// Makes and opens the target on a thread of its own.
+fn drive_mirror(arguments: Options, reply: Reply) {
+    reply.done_by_thread("drive-mirror", move || block::drive_mirror(arguments));
 }
 
 static BLOCKDEV_DEL: CommandType = CommandType::new(

@@ -603,6 +603,18 @@ fn wrong_arguments_of_mirrors_have_the_storage_daemons_texts() {
     ] {
         both.alike(&mirror(more));
     }
+    for more in [
+        r#""device":"nosuch","target":"new","sync":"full""#,
+        r#""job-id":"j","device":"below","target":"new","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"new","format":"nosuch","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"/nosuch/new","format":"raw","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"nosuch","format":"raw","sync":"full","mode":"existing""#,
+        r#""job-id":"j","device":"a","target":"new","format":"raw","sync":"full","replaces":"a""#,
+        r#""job-id":"j","device":"a","target":"new","format":"raw","sync":"full","node-name":"b""#,
+        r#""device":"a","target":"new","format":"raw","sync":"full""#,
+    ] {
+        both.alike(&with("drive-mirror", more));
+    }
 }
 
 #[test]

@@ -20,15 +20,15 @@ use crate::object::Options;
 use crate::schema::{EnumType, Member, ValueType};
 use crate::{Error, Result};
 
+mod at_once;
 mod header;
 mod layout;
-mod overlay;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::block) use at_once::write_image;
 use header::Qcow2Recipe;
 use layout::Qcow2Layout;
-pub(in crate::block) use overlay::write_overlay;
 
 const VERSION: EnumType = EnumType::new("BlockdevQcow2Version", &["v2", "v3"]);
 const COMPRESSION: EnumType = EnumType::new("Qcow2CompressionType", &["zlib", "zstd"]);

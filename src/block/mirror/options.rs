@@ -19,13 +19,13 @@ use crate::object::Options;
 use crate::schema::{EnumType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, QContext, Result};
 
-/// What each request copies at least, unless the user says otherwise.
+/// What each request copies at least, unless the target has clusters or the user says otherwise.
 pub(super) const GRANULARITY: i64 = 64 << 10;
 
 /// The most bytes in flight, unless the user says otherwise.
 pub(super) const MEMORY: i64 = 10 << 20;
 
-const MIRROR_SYNC: EnumType = EnumType::new(
+pub(super) const MIRROR_SYNC: EnumType = EnumType::new(
     "MirrorSyncMode",
     &["top", "full", "none", "incremental", "bitmap"],
 );
@@ -61,18 +61,21 @@ pub static BLOCKDEV_MIRROR_OPTIONS: ObjectType = ObjectType::new(
 /// option has a value that is not possible; the job's id is taken or not well-formed.
 pub fn mirror(mut arguments: Options) -> Result<()> {
     let source = Node::find(&arguments.need_str("device")?)?;
-    if source
-        .parents()
-        .iter()
-        .any(|parent| parent.node_id().is_some())
-    {
-        return Err(invalid("Need a root block node"));
-    }
+    check_source(&source)?;
     let target = Node::find(&arguments.need_str("target")?)?;
     let replaces = replaced(&mut arguments, &source)?;
     let filter = arguments.take_str("filter-node-name")?;
     filter.as_deref().map_or(Ok(()), check_unused_name)?;
     start(arguments, source, target, replaces)
+}
+
+/// Checks that no node uses the source.
+pub(super) fn check_source(source: &Node) -> Result<()> {
+    let parents = source.parents();
+    match parents.iter().any(|parent| parent.node_id().is_some()) {
+        true => Err(invalid("Need a root block node")),
+        false => Ok(()),
+    }
 }
 
 /// The node whose users get the target.
@@ -125,7 +128,7 @@ pub(super) fn start(
 ) -> Result<()> {
     check_unused(&source)?;
     check_unused(&target)?;
-    let granularity = granularity(&mut arguments)?;
+    let granularity = granularity(&mut arguments, &target)?;
     let memory = arguments.take_int("buf-size")?.unwrap_or(0);
     let memory = match u64::try_from(memory) {
         Ok(0) => MEMORY.cast_unsigned(),
@@ -178,9 +181,11 @@ const TARGET_ACCESS: Access = Access {
     shares: Permissions::WRITE_UNCHANGED,
 };
 
-fn granularity(arguments: &mut Options) -> Result<u64> {
+fn granularity(arguments: &mut Options, target: &Node) -> Result<u64> {
+    let cluster = target.cluster_size().and_then(|size| size.try_into().ok());
+    let usual = cluster.map_or(GRANULARITY, |size: i64| size.clamp(4096, 64 << 20));
     let given = arguments.take_int("granularity")?.unwrap_or(0);
-    let granularity = if given == 0 { GRANULARITY } else { given };
+    let granularity = if given == 0 { usual } else { given };
     if !(512..=64 << 20).contains(&granularity) {
         return Err(invalid(
             "Parameter 'granularity' expects a value in range [512B, 64MB]",

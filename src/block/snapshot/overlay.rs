@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::block::common::{CommonOptions, check_name, duplicate_node};
-use crate::block::create::{make_file, write_overlay};
+use crate::block::create::{make_file, write_image};
 use crate::block::driver::Driver;
 use crate::block::drivers;
 use crate::block::drivers::qcow2::BackingName;
@@ -118,7 +118,7 @@ impl OverlayRecipe {
             path: PathBuf::from(&self.file),
             is_kept: false,
         });
-        write_overlay(&file, disk.length(), &backing)?;
+        write_image(&file, disk.length(), Some(&backing))?;
         Ok(made)
     }
 

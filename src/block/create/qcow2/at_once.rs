@@ -1,4 +1,4 @@
-//! Makes an image over another one at once, without a job: the overlay of a snapshot.
+//! Makes an image at once, without a job: the overlay of a snapshot, the target of a mirror.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -16,12 +16,17 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// The name of the backing file is too long, or the disk too large; the host's.
-pub(in crate::block) fn write_overlay(file: &File, size: u64, backing: &BackingName) -> Result<()> {
-    let mut options = Options::from_dict(vec![
-        ("size".to_owned(), size.into()),
-        ("backing-file".to_owned(), backing.file.as_str().into()),
-        ("backing-fmt".to_owned(), backing.format.as_str().into()),
-    ]);
+pub(in crate::block) fn write_image(
+    file: &File,
+    size: u64,
+    backing: Option<&BackingName>,
+) -> Result<()> {
+    let mut options = vec![("size".to_owned(), size.into())];
+    if let Some(backing) = backing {
+        options.push(("backing-file".to_owned(), backing.file.as_str().into()));
+        options.push(("backing-fmt".to_owned(), backing.format.as_str().into()));
+    }
+    let mut options = Options::from_dict(options);
     let recipe = Qcow2Recipe::take(&mut options, None, Preallocation::Off)?;
     let layout = Qcow2Layout::new(&recipe, false)?;
     let written = write(file, &layout, &layout.header(&recipe));
