@@ -10,6 +10,9 @@
 
 use super::*;
 
+#[cfg(test)]
+mod tests;
+
 /// A number that no other job's links have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::block) struct FreezeNumber(u64);
