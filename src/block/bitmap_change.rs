@@ -160,6 +160,9 @@ fn carry_out(at: BitmapRef, action: BitmapAction) -> Result<Done> {
         return Ok(Done::Added(at, added));
     }
     let bitmap = at.find()?;
+    if !matches!(action, BitmapAction::Record(_)) {
+        check_writable(&at, &bitmap)?;
+    }
     match action {
         BitmapAction::Remove => {
             bitmap.begin_use()?;
@@ -186,13 +189,22 @@ fn carry_out(at: BitmapRef, action: BitmapAction) -> Result<Done> {
     }
 }
 
+/// A bitmap of an image that is only read is that of the image.
+fn check_writable(at: &BitmapRef, bitmap: &DirtyBitmap) -> Result<()> {
+    if !bitmap.is_persistent() || at.node.can_store_bitmaps() {
+        return Ok(());
+    }
+    let message = format!("Bitmap '{}' is readonly and cannot be modified", at.name);
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
 fn add(at: &BitmapRef, granularity: Option<u64>, is_persistent: bool) -> Result<Arc<DirtyBitmap>> {
     let (node, name) = (&at.node, &at.name);
     let invalid = |message| Err(Error::new(ErrorKind::InvalidArgument, message));
     if name.is_empty() {
         return invalid("Bitmap name cannot be empty".to_owned());
     }
-    if is_persistent {
+    if is_persistent && !node.can_store_bitmaps() {
         let node = node.name();
         let message = format!("Can't store persistent bitmaps to {node}: Operation not supported");
         return Err(Error::new(ErrorKind::Unsupported, message));
@@ -207,7 +219,10 @@ fn add(at: &BitmapRef, granularity: Option<u64>, is_persistent: bool) -> Result<
     let granularity = granularity.unwrap_or_else(|| default_granularity(node));
     node.add_bitmap(|length| {
         let bits = DirtyBits::new(length, granularity)?;
-        Ok(DirtyBitmap::new(Some(name.clone()), bits))
+        Ok(match is_persistent {
+            true => DirtyBitmap::persistent(name, bits),
+            false => DirtyBitmap::new(Some(name.clone()), bits),
+        })
     })
 }
 

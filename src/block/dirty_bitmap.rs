@@ -43,6 +43,10 @@ pub struct DirtyBitmap {
     name: Option<String>,
     bits: DirtyBits,
     is_recording: AtomicBool,
+    /// The image keeps it when it is closed.
+    is_persistent: bool,
+    /// The image was not closed after it had been written.
+    is_inconsistent: AtomicBool,
     state: Mutex<BitmapState>,
 }
 
@@ -60,8 +64,28 @@ impl DirtyBitmap {
             name,
             bits,
             is_recording: AtomicBool::new(true),
+            is_persistent: false,
+            is_inconsistent: AtomicBool::new(false),
             state: Mutex::default(),
         }
+    }
+
+    /// A bitmap that the image keeps.
+    pub(super) fn persistent(name: &str, bits: DirtyBits) -> DirtyBitmap {
+        DirtyBitmap {
+            is_persistent: true,
+            ..DirtyBitmap::new(Some(name.to_owned()), bits)
+        }
+    }
+
+    /// Whether the image keeps it.
+    pub fn is_persistent(&self) -> bool {
+        self.is_persistent
+    }
+
+    /// It lacks something.
+    pub(super) fn set_inconsistent(&self) {
+        self.is_inconsistent.store(true, Ordering::Relaxed);
     }
 
     /// Its name, unless it is a job's own.
@@ -92,7 +116,7 @@ impl DirtyBitmap {
 
     /// Whether it may lack something, so that it is of no use.
     pub fn is_inconsistent(&self) -> bool {
-        self.bits.has_lost()
+        self.is_inconsistent.load(Ordering::Relaxed) || self.bits.has_lost()
     }
 
     /// Whether something uses it.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::common::CommonOptions;
+use super::dirty_bitmap::DirtyBitmap;
 use super::gate::Gate;
 use super::graph::{Edge, NodeId, Parent};
 use super::image::Image;
@@ -145,6 +146,25 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
 
     /// The driver that was opened beside this one does not take its place.
     fn restored(&self) {}
+
+    /// The dirty bitmaps that the image has kept. They are the node's from now on.
+    fn take_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        Vec::new()
+    }
+
+    /// Whether the image can keep dirty bitmaps.
+    fn can_store_bitmaps(&self) -> bool {
+        false
+    }
+
+    /// The image is closed: makes it keep these bitmaps. Nothing else is done with the driver after that.
+    ///
+    /// # Errors
+    /// `Os` if they cannot be written.
+    fn store_bitmaps(&self, bitmaps: &[Arc<DirtyBitmap>]) -> Result<()> {
+        debug_assert!(bitmaps.is_empty(), "bitmaps of an image that keeps none");
+        Ok(())
+    }
 
     /// The open file, if the driver is of a file.
     fn image(&self) -> Option<&Arc<Image>> {

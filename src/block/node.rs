@@ -116,8 +116,17 @@ impl Node {
                 common: common.clone(),
             })),
         });
+        node.adopt_bitmaps();
         node.follow_children();
         Ok(node)
+    }
+
+    /// Takes the bitmaps that the image has kept.
+    fn adopt_bitmaps(&self) {
+        for bitmap in self.state().driver.take_bitmaps() {
+            bitmap.bits().resize(self.length());
+            self.bitmaps.add(&bitmap);
+        }
     }
 
     fn follow_children(self: &Arc<Node>) {
@@ -162,6 +171,11 @@ impl Node {
     pub fn find(name: &str) -> Result<Arc<Node>> {
         let message = || format!("Cannot find device='{name}' nor node-name='{name}'");
         names::find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
+    }
+
+    /// The program ends, and no node is used any more: images keep their dirty bitmaps.
+    pub fn store_all_bitmaps() {
+        names::list().iter().for_each(|node| node.store_bitmaps());
     }
 
     /// All nodes that can be found by name, in the order of their making.
@@ -450,6 +464,30 @@ impl Node {
         self.bitmaps.all()
     }
 
+    /// Its dirty bitmaps that the image keeps.
+    pub(super) fn persistent_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        let mut bitmaps = self.bitmaps.all();
+        bitmaps.retain(|bitmap| bitmap.is_persistent());
+        bitmaps
+    }
+
+    /// Whether its image can keep bitmaps.
+    pub(super) fn can_store_bitmaps(&self) -> bool {
+        self.state().driver.can_store_bitmaps()
+    }
+
+    /// The image is closed. What fails is warned about: its bitmaps are then in use when it is opened again.
+    fn store_bitmaps(&self) {
+        let state = self.state();
+        if let Err(error) = state.driver.store_bitmaps(&self.persistent_bitmaps()) {
+            let name = &self.name;
+            glib::g_warning!(
+                "qcontext",
+                "Lost persistent bitmaps of node '{name}': {error}"
+            );
+        }
+    }
+
     /// Its dirty bitmaps.
     pub(super) fn bitmaps(&self) -> &NodeBitmaps {
         &self.bitmaps
@@ -488,6 +526,7 @@ fn child_resized(node: &Weak<Node>) {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.store_bitmaps();
         names::forget(self.id.number());
     }
 }

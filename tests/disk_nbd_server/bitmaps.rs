@@ -71,9 +71,11 @@ impl Daemon {
         }
     }
 
-    /// Deletes an export, and waits until it has gone.
+    /// Deletes an export, whose last client may be going, and waits until it has gone.
     fn unexport(&mut self, id: &str) {
-        let request = format!(r#"{{"execute":"block-export-del","arguments":{{"id":"{id}"}}}}"#);
+        let request = format!(
+            r#"{{"execute":"block-export-del","arguments":{{"id":"{id}","mode":"hard"}}}}"#
+        );
         self.client.send(request.as_bytes());
         let mut lines = [self.client.line(), self.client.line()];
         lines.sort();

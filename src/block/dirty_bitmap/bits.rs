@@ -43,7 +43,7 @@ const SEGMENTS_MAX: usize = 24;
 pub struct DirtyBits {
     granularity: u64,
     length: AtomicU64,
-    segments: [OnceLock<Segment>; SEGMENTS_MAX],
+    segments: Box<[OnceLock<Segment>]>,
     /// How many bits are set. It may lag behind what is being set and cleared.
     count: AtomicI64,
     /// Something dirty is not in the bits, because there was no memory.
@@ -87,7 +87,7 @@ impl DirtyBits {
         let bits = DirtyBits {
             granularity,
             length: AtomicU64::new(length),
-            segments: [const { OnceLock::new() }; SEGMENTS_MAX],
+            segments: (0..SEGMENTS_MAX).map(|_| OnceLock::new()).collect(),
             count: AtomicI64::new(0),
             has_lost: AtomicBool::new(false),
             longest: Mutex::new(length),

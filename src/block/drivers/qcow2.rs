@@ -6,6 +6,7 @@
 //! * [`storage`]: a node below, for imago; [`scope`]: whose way to it is used
 //! * [`order`]: tables reach the storage in an order that survives a crash; [`places`]: where they are
 //! * [`mapping`]: what the tables say about a range; [`populate`]: copies from the backing file
+//! * [`bitmaps`]: dirty bitmaps that the image keeps
 //! * [`resize`]: the image becomes longer or shorter; [`rename`]: it gets another backing file
 //! * [`image`]: requests; [`layer`]: a queue's part; [`home`]: futures that stay on their thread
 //!
@@ -15,7 +16,8 @@
 //! the file; refcounts are written before references to clusters, so the file is a good image at any time.
 #![deny(unsafe_code)] // children that need it say why
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
@@ -24,6 +26,7 @@ use imago::{FormatAccess, StorageExt};
 use super::backing::{self, BackingChain};
 use super::{BLOCKDEV_REF, BLOCKDEV_REF_OR_NULL, DriverType, child};
 use crate::block::common::CommonOptions;
+use crate::block::dirty_bitmap::DirtyBitmap;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
 use crate::block::errand;
 use crate::block::gate::Gate;
@@ -37,6 +40,7 @@ use crate::object::{Options, Value};
 use crate::schema::{Member, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod bitmaps;
 mod header;
 mod home;
 mod image;
@@ -82,6 +86,11 @@ struct Qcow2Driver {
     read_only: bool,
     block_size: u64,
     info: ImageInfo,
+    can_store: bool,
+    /// There are bitmaps in the image.
+    has_bitmaps: bool,
+    /// Those that were read, until the node takes them.
+    loaded: Mutex<Vec<Arc<DirtyBitmap>>>,
 }
 
 /// Which backing file an image gets.
@@ -188,11 +197,15 @@ pub(super) fn open_in_chain(
     };
     let info = header.image_info(file);
     let children = attach(&nodes, node, read_only)?;
+    let bitmaps = load_bitmaps(&header, file, node).map_err(failed)?;
     let places = match read_only {
         true => TablePlaces::new(&header, &[], &[]),
         false => read_places(&header, file).map_err(failed)?,
     };
     let order = Arc::new(TableOrder::new(places));
+    if !read_only && node.old.is_none() {
+        bitmaps::load::mark_in_use(&header, file).map_err(failed)?;
+    }
     let access = open_image(&nodes, &order, read_only).map_err(failed)?;
     let block_size = file.block_size().max(SECTOR);
     let image = Qcow2Image::new(access, nodes, &order, (header.cluster_size(), read_only));
@@ -204,7 +217,22 @@ pub(super) fn open_in_chain(
         read_only,
         block_size,
         info,
+        can_store: header.can_have_bitmaps() && !read_only,
+        has_bitmaps: header.bitmaps().is_some(),
+        loaded: Mutex::new(bitmaps),
     }))
+}
+
+/// Reads the bitmaps of an image that is opened for the first time. One that is opened anew has them already.
+fn load_bitmaps(
+    header: &Qcow2Header,
+    file: &Arc<Node>,
+    node: &NewNode<'_>,
+) -> Result<Vec<Arc<DirtyBitmap>>> {
+    match node.old {
+        Some(_) => Ok(Vec::new()),
+        None => bitmaps::load::load(header, file),
+    }
 }
 
 /// Takes the nodes below. What an image does with them is its own matter: its parents' needs end here.
@@ -330,7 +358,11 @@ async fn open_access(
     let metadata = NodeStorage::new(&nodes.file, Role::File).with_order(order);
     let storage_of =
         |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
+    let keeps_bitmaps = !read_only && bitmaps::autoclear::is_set(&nodes.file).await?;
     let mut image = Qcow2::<NodeStorage>::open_image(metadata, !read_only).await?;
+    if keeps_bitmaps {
+        bitmaps::autoclear::set(&nodes.file).await?;
+    }
     image.set_data_file(storage_of(&nodes.data, Role::Data));
     let backing = match storage_of(&nodes.backing, Role::Backing) {
         Some(storage) => Some(FormatAccess::new(Raw::open_image(storage, false).await?)),
@@ -386,6 +418,24 @@ impl BlockDriver for Qcow2Driver {
 
     fn superseded(&self) {
         self.image.leave_alone();
+    }
+
+    fn take_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *loaded)
+    }
+
+    fn can_store_bitmaps(&self) -> bool {
+        self.can_store
+    }
+
+    fn store_bitmaps(&self, bitmaps: &[Arc<DirtyBitmap>]) -> Result<()> {
+        if !self.can_store || (bitmaps.is_empty() && !self.has_bitmaps) || self.image.is_broken() {
+            return Ok(());
+        }
+        self.write_back()?;
+        self.superseded();
+        bitmaps::store::store(&self.image.nodes().file, bitmaps)
     }
 
     fn children(&self) -> &[Edge] {

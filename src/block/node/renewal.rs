@@ -65,6 +65,7 @@ impl Node {
         let opened = drivers::open(&mut keys, &new).and_then(|driver| {
             keys.finish()?;
             driver.length()?;
+            self.check_bitmaps(&*before.driver, &*driver)?;
             Ok(driver)
         });
         let driver = opened.inspect_err(|_| before.driver.restored())?;
@@ -74,6 +75,19 @@ impl Node {
             before,
             options,
         })
+    }
+
+    /// An image's bitmaps are in use while it is written. That cannot change while it is open.
+    fn check_bitmaps(&self, before: &dyn BlockDriver, after: &dyn BlockDriver) -> Result<()> {
+        let stays = before.can_store_bitmaps() == after.can_store_bitmaps();
+        if stays || self.persistent_bitmaps().is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "node '{}' has persistent bitmaps: 'read-only' cannot change",
+            self.name
+        );
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
     fn install(self: &Arc<Node>, state: Arc<NodeState>) {

@@ -206,7 +206,7 @@ fn info(bitmap: &DirtyBitmap) -> Value {
         ("granularity".to_owned(), bitmap.bits().granularity().into()),
         ("recording".to_owned(), bitmap.is_recording().into()),
         ("busy".to_owned(), bitmap.is_busy().into()),
-        ("persistent".to_owned(), false.into()),
+        ("persistent".to_owned(), bitmap.is_persistent().into()),
     ];
     if let Some(name) = bitmap.name() {
         members.push(("name".to_owned(), name.into()));

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::bitmaps::{self, BitmapsExtension};
 use crate::block::image_info::{ImageInfo, ImageSpecific, NamedBacking, Qcow2Info};
 use crate::block::node::Node;
 use crate::{Error, ErrorKind, Result};
@@ -64,6 +65,7 @@ pub(super) struct Qcow2Header {
     pub(super) backing_format: Option<String>,
     /// The data file that the image names.
     pub(super) data_file: Option<String>,
+    bitmaps: Option<BitmapsExtension>,
 }
 
 impl Qcow2Header {
@@ -130,6 +132,10 @@ impl Qcow2Header {
                 0 => return Ok(()),
                 BACKING_FORMAT => self.backing_format = Some(text(value)?),
                 DATA_FILE_NAME => self.data_file = Some(text(value)?),
+                // If the bit is clear, somebody changed the image who knew nothing of bitmaps.
+                bitmaps::EXTENSION if self.autoclear & BITMAPS != 0 => {
+                    self.bitmaps = Some(BitmapsExtension::parse(value)?);
+                }
                 _ => {}
             }
             at += len.next_multiple_of(8);
@@ -149,6 +155,26 @@ impl Qcow2Header {
 
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// The length of the disk.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How wide a refcount is.
+    pub(super) fn refcount_bits(&self) -> u64 {
+        1 << self.refcount_order
+    }
+
+    /// Where the directory of the bitmaps is, if there are any.
+    pub(super) fn bitmaps(&self) -> Option<BitmapsExtension> {
+        self.bitmaps
+    }
+
+    /// Whether the image can have bitmaps.
+    pub(super) fn can_have_bitmaps(&self) -> bool {
+        self.version >= 3
     }
 
     /// Whether the guest's data is in a file of its own.
@@ -196,7 +222,7 @@ fn text(bytes: &[u8]) -> Result<String> {
         .ok_or_else(|| invalid("The image has a name that is no text"))
 }
 
-fn get_u32(bytes: &[u8], at: usize) -> Result<u32> {
+pub(super) fn get_u32(bytes: &[u8], at: usize) -> Result<u32> {
     if at.checked_add(4).is_none_or(|end| end > bytes.len()) {
         return Err(invalid("Header extension too large"));
     }
@@ -204,14 +230,14 @@ fn get_u32(bytes: &[u8], at: usize) -> Result<u32> {
 }
 
 /// The caller knows that there are so many bytes.
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut four = [0; 4];
     four.copy_from_slice(&bytes[at..at + 4]);
     u32::from_be_bytes(four)
 }
 
 /// The caller knows that there are so many bytes.
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) << 32 | u64::from(u32_at(bytes, at + 4))
 }
 

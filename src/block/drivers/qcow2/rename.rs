@@ -38,11 +38,12 @@ pub(in crate::block) fn rewrite_backing(
         return Ok(());
     };
     bytes.truncate((last + 1).next_multiple_of(512));
-    write(&file, bytes)
+    write(&file, 0, bytes)?;
+    sync(&file)
 }
 
-/// Writes to the beginning of a node.
-fn write(file: &Arc<Node>, bytes: Vec<u8>) -> Result<()> {
+/// Writes to a node.
+pub(super) fn write(file: &Arc<Node>, offset: u64, bytes: Vec<u8>) -> Result<()> {
     let nodes = ImageNodes {
         file: Arc::clone(file),
         data: None,
@@ -50,11 +51,23 @@ fn write(file: &Arc<Node>, bytes: Vec<u8>) -> Result<()> {
     };
     let storage = NodeStorage::new(file, Role::File);
     let written = errand::run(|new| {
-        let work = async move {
-            storage.write(&bytes[..], 0).await?;
-            storage.sync().await
-        };
+        let work = async move { storage.write(&bytes[..], offset).await };
         Scoped::new(nodes.open(new), work)
     })?;
-    written.map_err(|error| Error::os("Could not write the image header", error))
+    written.map_err(|error| Error::os("Could not write the image's metadata", error))
+}
+
+/// Makes what was written durable.
+pub(super) fn sync(file: &Arc<Node>) -> Result<()> {
+    let nodes = ImageNodes {
+        file: Arc::clone(file),
+        data: None,
+        backing: None,
+    };
+    let storage = NodeStorage::new(file, Role::File);
+    let synced = errand::run(|new| {
+        let work = async move { storage.sync().await };
+        Scoped::new(nodes.open(new), work)
+    })?;
+    synced.map_err(|error| Error::os("Could not flush the image's metadata", error))
 }

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use super::{
-    BITMAPS, COMPRESSION, CORRUPT, DATA_FILE, DIRTY, EXTENDED_L2, Qcow2Header, RAW_DATA, invalid,
-    u64_at, unsupported,
+    COMPRESSION, CORRUPT, DATA_FILE, DIRTY, EXTENDED_L2, Qcow2Header, RAW_DATA, invalid, u64_at,
+    unsupported,
 };
 use crate::Result;
 
@@ -76,11 +76,6 @@ impl Qcow2Header {
         if read_only {
             return Ok(());
         }
-        if self.autoclear & BITMAPS != 0 {
-            let message = "the image has persistent bitmaps, which a write would make wrong: open it with read-only=on, or \
-                           remove them with 'qemu-img bitmap --remove'";
-            return Err(unsupported(message));
-        }
         if self.autoclear & RAW_DATA != 0 {
             let message = "writing to an image with data_file_raw=on is not supported: open it with read-only=on";
             return Err(unsupported(message));
@@ -119,7 +114,14 @@ impl Qcow2Header {
         )
     }
 
-    fn check_range(&self, offset: u64, len: u64, file_len: u64, what: &str) -> Result<()> {
+    /// Checks that something lies within the file.
+    pub(in crate::block::drivers::qcow2) fn check_range(
+        &self,
+        offset: u64,
+        len: u64,
+        file_len: u64,
+        what: &str,
+    ) -> Result<()> {
         let unit = self.cluster_size();
         let end = offset.checked_add(len);
         let file_end = file_len.checked_next_multiple_of(unit);

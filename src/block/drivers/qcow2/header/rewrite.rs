@@ -1,7 +1,9 @@
 //! Another backing file in a header.
 #![forbid(unsafe_code)]
 
-use super::{BACKING_FORMAT, FIXED_LEN, NAME_MAX, get_u32, invalid, u32_at, u64_at};
+use super::{
+    BACKING_FORMAT, BITMAPS, FIXED_LEN, NAME_MAX, bitmaps, get_u32, invalid, u32_at, u64_at,
+};
 use crate::Result;
 
 /// A backing file, as an image names it.
@@ -26,7 +28,7 @@ pub(in crate::block::drivers::qcow2) fn with_backing(
         2 => 72,
         _ => u32_at(cluster, 100) as usize,
     };
-    let extensions = kept_extensions(cluster, header_len)?;
+    let extensions = kept_extensions(cluster, header_len, BACKING_FORMAT)?;
     let fixed = cluster.get(..header_len);
     let mut bytes = fixed.ok_or_else(|| invalid("Header too large"))?.to_vec();
     bytes.extend(extensions);
@@ -48,8 +50,44 @@ pub(in crate::block::drivers::qcow2) fn with_backing(
     Ok(bytes)
 }
 
-/// The extensions but for the format of the backing file, without their end.
-fn kept_extensions(cluster: &[u8], start: usize) -> Result<Vec<u8>> {
+/// Returns the first cluster with another place of the bitmaps, or with none. The rest stays.
+///
+/// # Errors
+/// The header cannot be understood, or has no room.
+pub(in crate::block::drivers::qcow2) fn with_bitmaps(
+    cluster: &[u8],
+    extension: Option<&[u8]>,
+) -> Result<Vec<u8>> {
+    let header_len = u32_at(cluster, 100) as usize;
+    let name_start = usize::try_from(u64_at(cluster, 8)).unwrap_or(0);
+    let name_end = name_start.checked_add(u32_at(cluster, 16) as usize);
+    let name = name_end.and_then(|end| cluster.get(name_start..end));
+    let name = name.filter(|_| name_start != 0).unwrap_or_default();
+    let fixed = cluster.get(..header_len);
+    let mut bytes = fixed.ok_or_else(|| invalid("Header too large"))?.to_vec();
+    bytes.extend(kept_extensions(cluster, header_len, bitmaps::EXTENSION)?);
+    if let Some(extension) = extension {
+        push_extension(&mut bytes, bitmaps::EXTENSION, extension);
+    }
+    // The end of the extensions.
+    bytes.extend([0; 8]);
+    if name_start != 0 {
+        let offset = bytes.len() as u64;
+        bytes[8..16].copy_from_slice(&offset.to_be_bytes());
+    }
+    bytes.extend(name);
+    if bytes.len() > cluster.len() {
+        return Err(invalid("The image header has no room for bitmaps"));
+    }
+    let autoclear = u64_at(cluster, 88) & !BITMAPS;
+    let has_bitmaps = if extension.is_some() { BITMAPS } else { 0 };
+    bytes[88..96].copy_from_slice(&(autoclear | has_bitmaps).to_be_bytes());
+    bytes.resize(cluster.len(), 0);
+    Ok(bytes)
+}
+
+/// The extensions but for those of the type `dropped`, without their end.
+fn kept_extensions(cluster: &[u8], start: usize, dropped: u32) -> Result<Vec<u8>> {
     let name = usize::try_from(u64_at(cluster, 8)).unwrap_or(0);
     // Old images have the name where extensions begin.
     let end = if name == 0 { cluster.len() } else { name };
@@ -63,7 +101,7 @@ fn kept_extensions(cluster: &[u8], start: usize) -> Result<Vec<u8>> {
         let value = value.ok_or_else(|| invalid("Header extension too large"))?;
         match kind {
             0 => break,
-            BACKING_FORMAT => {}
+            _ if kind == dropped => {}
             _ => push_extension(&mut kept, kind, value),
         }
         at += len.next_multiple_of(8);

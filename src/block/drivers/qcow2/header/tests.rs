@@ -131,7 +131,7 @@ fn features_are_named() {
         };
         assert_eq!(verdict(&fields, FILE_LEN, true), expected);
     }
-    for (autoclear, what) in [(BITMAPS, "persistent bitmaps"), (RAW_DATA, "data_file_raw")] {
+    for (autoclear, what) in [(BITMAPS, "good"), (RAW_DATA, "data_file_raw")] {
         let fields = Fields {
             autoclear,
             ..Fields::default()
