@@ -46,6 +46,7 @@
 #![deny(unsafe_code)] // children that need it say why
 
 mod backend;
+mod backing_name;
 mod bitmap_change;
 mod bounce;
 mod budget;
@@ -99,6 +100,8 @@ mod write_order;
 mod write_record;
 
 pub use backend::BlockBackend;
+#[doc(hidden)] // for the monitor
+pub use backing_name::BackingRename;
 #[doc(hidden)] // for the monitor
 pub use bitmap_change::{BitmapAction, BitmapChange, BitmapRef};
 pub use change::GraphChange;

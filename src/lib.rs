@@ -69,12 +69,14 @@ pub mod device;
 #[cfg(feature = "vhost-user")]
 #[doc(hidden)] // for qctx and the monitor
 pub mod export;
-#[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
+#[cfg(any(feature = "monitor", feature = "kvm"))]
+mod foreground;
 #[cfg(feature = "vhost-user")]
 mod inherited_socket;
 #[cfg(feature = "vhost-user")]
 #[doc(hidden)] // for qctx and the monitor
 pub mod job;
+#[doc(hidden)] // for the subcommands of qctx and for the fuzz tests
 pub mod json;
 #[cfg(feature = "kvm")]
 pub mod kvm;

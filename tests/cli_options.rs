@@ -123,6 +123,10 @@ fn second_object_of_an_id_is_refused_in_either_form() {
 #[test]
 fn mistakes_in_options_are_told() {
     refused(&["-bogus"], &format!("qctx: -bogus: invalid option\n{TRY}"));
+    for option in ["-T", "--trace"] {
+        let message = format!("qctx: {option}: is not supported: the program has no trace events");
+        refused(&[option, "enable=bdrv_*"], &message);
+    }
     refused(
         &["disk.raw"],
         &format!("qctx: disk.raw: unknown command\n{TRY}"),

@@ -84,6 +84,10 @@ pub(super) fn parse(arguments: &[String]) -> Result<Invocation, Failure> {
             }
             "object" | "drive" | "blockdev" | "device" | "nbd-server" | "export" | "qmp"
             | "chardev" | "monitor" | "pidfile" | "image-folder" => {}
+            "T" | "trace" => {
+                let message = "is not supported: the program has no trace events";
+                return Err(Failure::new(argument, message));
+            }
             name if machine.set(name) => continue,
             name if machine::is_option(name) => {}
             _ => return Err(Failure::new(argument, "invalid option").with_hint(help::HINT)),

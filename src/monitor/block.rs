@@ -5,6 +5,7 @@
 //! * `stats`: `query-blockstats`
 //! * `reopen`: `blockdev-reopen`
 //! * `commit`: `block-commit`
+//! * `backing_name`: `change-backing-file`
 //! * `snapshot`: `blockdev-snapshot`, `blockdev-snapshot-sync`; `transaction`: these and others at once
 //! * `bitmap`: `block-dirty-bitmap-*`
 //! * `threshold`: `block-set-write-threshold`
@@ -23,6 +24,7 @@ use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod backing_name;
 mod bitmap;
 mod commit;
 mod graph;
@@ -42,6 +44,10 @@ pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_DEL, blockdev_del);
     commands.add_later(&reopen::BLOCKDEV_REOPEN, reopen::reopen);
     commands.add_later(&BLOCK_RESIZE, resize);
+    commands.add_later(
+        &backing_name::CHANGE_BACKING_FILE,
+        backing_name::change_backing_file,
+    );
     commands.add(&BLOCK_STREAM, block_stream);
     commands.add_later(&commit::BLOCK_COMMIT, commit::commit);
     commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::command::Commands;
 use super::session::{self, QmpSession};
 use super::stream::Stream;
+use crate::Result;
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, NOTHING, ObjectType, ValueType};
 
@@ -115,8 +116,28 @@ static QUERY_CHARDEV: CommandType = CommandType::returning(
     ))),
 );
 
-/// Adds the command that lists them.
+static QUERY_CHARDEV_BACKENDS: CommandType = CommandType::returning(
+    "query-chardev-backends",
+    &NOTHING,
+    ValueType::Array(&ValueType::Object(&ObjectType::new(
+        "ChardevBackendInfo",
+        &[Member::new("name", ValueType::Str)],
+    ))),
+);
+
+/// The kinds of character devices, as `-chardev` names them.
+const BACKENDS: [&str; 2] = ["socket", "stdio"];
+
+fn backends(_: Options) -> Result<Value> {
+    let backends = BACKENDS.iter();
+    Ok(backends
+        .map(|name| Value::dict([("name", (*name).into())]))
+        .collect())
+}
+
+/// Adds the commands that list them.
 pub(super) fn add(commands: &mut Commands, chardevs: &Chardevs) {
+    commands.add(&QUERY_CHARDEV_BACKENDS, backends);
     let chardevs = Rc::clone(chardevs);
     commands.add(&QUERY_CHARDEV, move |_: Options| {
         Ok(chardevs.borrow().iter().map(describe).collect())

@@ -1,8 +1,6 @@
 //! Bytes that a client has sent, until they are requests.
 #![forbid(unsafe_code)]
 
-use gio::prelude::*;
-
 use super::stream::Stream;
 use crate::Result;
 use crate::json::{Framer, ValueLimits};
@@ -37,17 +35,15 @@ impl QmpInput {
             return true;
         }
         self.chunk.resize(READ_CHUNK, 0);
-        let outcome = stream
-            .input
-            .read_nonblocking(&mut self.chunk, None::<&gio::Cancellable>);
-        let count = *outcome.as_ref().unwrap_or(&0);
-        self.chunk.truncate(usize::try_from(count).unwrap_or(0));
+        let outcome = stream.read(&mut self.chunk);
+        self.chunk.truncate(*outcome.as_ref().unwrap_or(&0));
         match outcome {
             Ok(_) => {
                 self.ended = self.chunk.is_empty();
                 true
             }
-            Err(error) => error.matches(gio::IOErrorEnum::WouldBlock),
+            // The program may have gone to the background since it looked.
+            Err(error) => error.matches(gio::IOErrorEnum::WouldBlock) || stream.is_away(),
         }
     }
 

@@ -88,6 +88,8 @@ struct SessionState {
 struct SessionSources {
     /// QmpInput is readable.
     reading: Option<glib::Source>,
+    /// Looks whether the terminal is back.
+    returning: Option<glib::Source>,
     /// Output is writable.
     writing: Option<glib::Source>,
     /// Runs the next turn.
@@ -298,6 +300,9 @@ impl QmpSession {
     }
 
     fn readable(&self) {
+        if self.stream.is_away() {
+            return self.settle();
+        }
         let alive = self.state.borrow_mut().input.read(&self.stream);
         if alive {
             self.turn();
@@ -351,10 +356,11 @@ impl SessionState {
         self.outbox = Outbox::default();
         let SessionSources {
             reading,
+            returning,
             writing,
             again,
         } = std::mem::take(&mut self.sources);
-        for source in [reading, writing, again].into_iter().flatten() {
+        for source in [reading, returning, writing, again].into_iter().flatten() {
             source.destroy();
         }
     }
@@ -365,8 +371,10 @@ impl SessionState {
         let pending = self.input.has_bytes();
         let read = may_execute && !pending && !self.input.has_ended();
         let write = !self.outbox.is_empty();
+        let is_away = stream.is_away();
         let SessionSources {
             reading,
+            returning,
             writing,
             again,
         } = &mut self.sources;
@@ -376,7 +384,10 @@ impl SessionState {
         wait(writing, write, || {
             stream.writing_source(move || run(key, QmpSession::writable))
         });
-        wait(reading, read, || {
+        wait(returning, read && is_away, || {
+            Stream::returning_source(move || run(key, QmpSession::settle))
+        });
+        wait(reading, read && !is_away, || {
             stream.reading_source(move || run(key, QmpSession::readable))
         });
     }

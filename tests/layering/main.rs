@@ -23,6 +23,7 @@ const LAYERS: [&[&str]; 8] = [
     &[
         "",
         "context",
+        "foreground",
         "inherited_socket",
         "job",
         "json",

@@ -134,18 +134,84 @@ fn images_of_all_formats_are_shown_as_in_the_storage_daemon() {
     }
     for flat in ["", r#""flat":false"#, r#""flat":true"#] {
         let request = with("query-named-block-nodes", flat);
-        let theirs = nodes(both.theirs.ask(&request));
-        let ours = nodes(both.ours.ask(&request));
+        both.alike_images(&request);
+    }
+    both.alike(&plain("query-block"));
+}
+
+/// `change-backing-file` of an image in a chain.
+fn rename(device: &str, image: &str, file: &str) -> String {
+    let arguments =
+        format!(r#""device":"{device}","image-node-name":"{image}","backing-file":"{file}""#);
+    with("change-backing-file", &arguments)
+}
+
+#[test]
+fn backing_files_are_named_anew_as_by_the_storage_daemon() {
+    let Some(mut both) = Both::start(&[]) else {
+        return;
+    };
+    both.make_images();
+    for (name, backing) in [
+        ("base", ""),
+        ("mid", r#","backing":"base""#),
+        ("top", r#","backing":"mid""#),
+    ] {
+        both.alike(&with(
+            "blockdev-add",
+            &format!(r#""driver":"qcow2","node-name":"{name}","file":{{"driver":"file","filename":"{name}.qcow2"}}{backing}"#),
+        ));
+    }
+    both.alike(&with(
+        "blockdev-add",
+        r#""driver":"null-co","node-name":"other""#,
+    ));
+    for request in [
+        rename("nosuch", "mid", "x.qcow2"),
+        rename("top", "nosuch", "x.qcow2"),
+        rename("top", "base", "x.qcow2"),
+        rename("mid", "mid", "x.qcow2"),
+        rename("top", "mid", "x.qcow2"),
+        rename("top", "top", "folder/y.qcow2"),
+        with("query-named-block-nodes", r#""flat":true"#),
+        rename("top", "top", ""),
+        with("query-named-block-nodes", r#""flat":true"#),
+    ] {
+        both.alike_images(&request);
+    }
+    // QEMU says that the argument is invalid.
+    let refused = both.ours.ask(&rename("top", "top", &"x".repeat(1100)));
+    let error = refused
+        .member("error")
+        .and_then(|error| error.member("desc"));
+    let text = error.and_then(Value::as_str).unwrap();
+    assert!(text.ends_with("x': Backing file name too long"), "{text}");
+    for image in ["mid.qcow2", "top.qcow2"] {
+        let [theirs, ours] = [&both.theirs, &both.ours].map(|daemon| {
+            let info = ["info", "-U", "--output=json", image];
+            let text = qemu_img(daemon.directory.path(), &info);
+            qcontext::json::parse(&text).unwrap()
+        });
+        assert_eq!(difference(image, &theirs, &ours), None);
+    }
+}
+
+impl Both {
+    /// As [`Both::alike`], but for what may differ of images.
+    #[track_caller]
+    fn alike_images(&mut self, request: &str) {
+        if !request.contains("query-named-block-nodes") {
+            return self.alike(request);
+        }
+        let theirs = nodes(self.theirs.ask(request));
+        let ours = nodes(self.ours.ask(request));
         assert_eq!(theirs.len(), ours.len(), "{ours:?}");
         for (wanted, found) in theirs.iter().zip(&ours) {
             let difference = difference("", wanted, found);
             assert_eq!(difference, None, "{wanted:?}\n{found:?}");
         }
     }
-    both.alike(&plain("query-block"));
-}
 
-impl Both {
     /// The same images in both directories: some have a number that was drawn when they were made.
     fn make_images(&self) {
         let [from, to] = [&self.theirs, &self.ours].map(|daemon| daemon.directory.path());

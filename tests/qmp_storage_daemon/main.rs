@@ -501,3 +501,36 @@ fn jobs_that_do_not_exist_have_the_storage_daemons_texts() {
         both.alike(&request);
     }
 }
+
+/// Two parents of a node, which `blkdebug` lets need and refuse to share any permission.
+#[test]
+fn each_permission_is_refused_with_both_parents_as_in_the_storage_daemon() {
+    for permission in ["consistent-read", "write", "write-unchanged", "resize"] {
+        for (first, second) in [
+            ("unshare-child-perms", "take-child-perms"),
+            ("take-child-perms", "unshare-child-perms"),
+        ] {
+            let Some(mut both) = Both::start(&NODES) else {
+                return;
+            };
+            let parent = |name: &str, access: &str| {
+                let text = format!(
+                    r#""driver":"blkdebug","node-name":"{name}","image":"n0","{access}":["{permission}"]"#
+                );
+                add(&text)
+            };
+            both.alike(&parent("p0", first));
+            both.alike(&parent("p1", second));
+            let answer = both.ours.ask(&parent("p2", second));
+            let error = answer
+                .member("error")
+                .and_then(|error| error.member("desc"));
+            let text = error.and_then(qcontext::object::Value::as_str).unwrap();
+            let name = permission.replace('-', " ");
+            for part in [&format!("'{name}'"), "'p0'", "'p2'"] {
+                assert!(text.contains(part), "{text}");
+            }
+            both.alike(&plain("query-named-block-nodes"));
+        }
+    }
+}

@@ -38,12 +38,16 @@ struct CopyOnReadDriver {
     read_only: bool,
     /// Those being copied, and written.
     ranges: Arc<RangeLock>,
+    /// What is behind this image is not kept.
+    bottom: Option<Arc<Node>>,
 }
 
 /// One queue's part.
 #[derive(Debug)]
 struct CopyOnReadLayer {
     block_size: u64,
+    /// What comes from a deeper image is not kept.
+    depth_max: u32,
     ranges: Arc<RangeLock>,
     below: Arc<Below>,
 }
@@ -51,19 +55,68 @@ struct CopyOnReadLayer {
 /// The driver `copy-on-read`.
 pub(super) const COPY_ON_READ: DriverType = DriverType {
     name: "copy-on-read",
-    members: &[Member::new("file", ValueType::Alternate(&BLOCKDEV_REF))],
+    members: &[
+        Member::new("file", ValueType::Alternate(&BLOCKDEV_REF)),
+        Member::optional("bottom", ValueType::Str),
+    ],
     open,
 };
 
 /// Opens what `-blockdev driver=copy-on-read` describes.
 fn open(keys: &mut Options, node: &NewNode<'_>) -> Result<Box<dyn BlockDriver>> {
     let child = child::take(keys, "file", node)?;
-    over(&child, node)
+    let bottom = keys.take_str("bottom")?;
+    let bottom = bottom.map(|name| find_bottom(&name, &child)).transpose()?;
+    with_bottom(&child, bottom, node)
+}
+
+/// The image that `bottom` names, which is the child itself or behind it.
+fn find_bottom(name: &str, child: &Arc<Node>) -> Result<Arc<Node>> {
+    let missing = || invalid(format!("Bottom node '{name}' not found"));
+    let node = Node::find(name).map_err(|_| missing())?;
+    if node.filtered().is_some() {
+        return Err(invalid(format!("Bottom node '{name}' is a filter")));
+    }
+    match depth(child, &node) {
+        Some(_) => Ok(node),
+        None => Err(invalid(format!(
+            "Bottom node '{name}' is not in a chain starting from '{}'",
+            child.name()
+        ))),
+    }
+}
+
+/// How deep an image is in the chain that begins with `top`: 1 for the first one.
+fn depth(top: &Arc<Node>, image: &Arc<Node>) -> Option<u32> {
+    let (mut depth, mut next) = (1, Some(Arc::clone(top)));
+    while let Some(node) = next {
+        if node.id() == image.id() {
+            return Some(depth);
+        }
+        next = node.filtered();
+        if next.is_none() {
+            next = node.backing();
+            depth += 1;
+        }
+    }
+    None
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 /// Makes `node` keep what is read from `child`.
 pub(in crate::block) fn over(
     child: &Arc<Node>,
+    node: &NewNode<'_>,
+) -> Result<Box<dyn BlockDriver>> {
+    with_bottom(child, None, node)
+}
+
+fn with_bottom(
+    child: &Arc<Node>,
+    bottom: Option<Arc<Node>>,
     node: &NewNode<'_>,
 ) -> Result<Box<dyn BlockDriver>> {
     if child.is_read_only() {
@@ -78,7 +131,17 @@ pub(in crate::block) fn over(
         child: child.attach(node.as_parent("file"), access)?,
         read_only: node.common.read_only.unwrap_or(false),
         ranges: Arc::default(),
+        bottom,
     }))
+}
+
+impl CopyOnReadDriver {
+    /// The depth of the bottom as it is now. Queues ask again when the chain has changed.
+    fn depth_max(&self, child: &Arc<Node>) -> u32 {
+        let bottom = self.bottom.as_ref();
+        let found = bottom.and_then(|bottom| depth(child, bottom));
+        found.unwrap_or(u32::MAX)
+    }
 }
 
 impl BlockDriver for CopyOnReadDriver {
@@ -91,6 +154,7 @@ impl BlockDriver for CopyOnReadDriver {
         TaskWay::open(gate, |new| {
             Arc::new(CopyOnReadLayer {
                 block_size: child.block_size(),
+                depth_max: self.depth_max(&child),
                 ranges: Arc::clone(&self.ranges),
                 below: new.open(|same| child.open_way(same)),
             })
@@ -153,7 +217,7 @@ impl Layer for CopyOnReadLayer {
 impl CopyOnReadLayer {
     async fn read(&self, mut request: Box<Request>) -> Finished {
         match self.status(range(&request)).await {
-            Ok(status) if status.depth < 2 && status.length >= request.length => {
+            Ok(status) if !self.is_kept(status) && status.length >= request.length => {
                 return self.below.submit(request).await;
             }
             Ok(_) => {}
@@ -186,12 +250,17 @@ impl CopyOnReadLayer {
             };
             let skip = usize::try_from(at - whole.start).map_err(|_| -libc::EINVAL)?;
             request.scatter_from(skip, &data);
-            if status.depth >= 2 {
+            if self.is_kept(status) {
                 self.transfer(Op::Write, at, data).await;
             }
             at = end;
         }
         Ok(())
+    }
+
+    /// Whether what has this status is copied.
+    fn is_kept(&self, status: BlockStatus) -> bool {
+        (2..=self.depth_max).contains(&status.depth)
     }
 
     /// What is known about the beginning of a range, or a negative errno.

@@ -19,7 +19,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::terminal;
+use crate::foreground::read_unstopped;
 use crate::{Error, Result};
 
 /// What the console is connected to.
@@ -146,7 +146,7 @@ impl ConsoleFd {
     pub(super) fn read(&self, bytes: &mut [u8]) -> Option<usize> {
         let outcome = match self.mode {
             BlockingMode::Socket => receive(self.file.as_fd(), bytes),
-            _ if self.is_terminal => terminal::read_unstopped(|| (&*self.file).read(bytes)),
+            _ if self.is_terminal => read_unstopped(|| (&*self.file).read(bytes)),
             _ => (&*self.file).read(bytes),
         };
         match outcome {

@@ -9,15 +9,15 @@
 //!
 //! # Invariants
 //! 1. A `SavedMode` is never freed, because a signal handler may read it. A mode that comes back is not saved again.
-#![allow(unsafe_code)] // termios, signal masks, and a pointer for a signal handler
+#![allow(unsafe_code)] // termios, and a pointer for a signal handler
 
-use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::foreground::{is_foreground, with_blocked};
 use crate::{Error, Result};
 
 /// A terminal, whose mode we may have changed. Dropping it restores the earlier mode.
@@ -168,33 +168,4 @@ impl Mode {
             unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const self.0) }
         });
     }
-}
-
-fn is_foreground(fd: RawFd) -> bool {
-    // SAFETY: no pointers involved.
-    let foreground = unsafe { libc::tcgetpgrp(fd) };
-    // SAFETY: no preconditions.
-    foreground < 0 || foreground == unsafe { libc::getpgrp() }
-}
-
-/// Reads from a terminal. In the background that fails with EIO instead of stopping the process.
-pub(super) fn read_unstopped(read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
-    with_blocked(libc::SIGTTIN, read)
-}
-
-/// Runs `action` with a signal of job control blocked in this thread.
-fn with_blocked<T>(signal: i32, action: impl FnOnce() -> T) -> T {
-    // SAFETY: all zeroes is a valid place for a set, which is initialised next.
-    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-    let mut before = set;
-    // SAFETY: the set is ours.
-    unsafe { libc::sigemptyset(&raw mut set) };
-    // SAFETY: as above.
-    unsafe { libc::sigaddset(&raw mut set, signal) };
-    // SAFETY: both sets are ours, and the first one is initialised.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
-    let outcome = action();
-    // SAFETY: the set was filled by the call above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
-    outcome
 }

@@ -51,11 +51,20 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
 
 /// Makes a change when its nodes are quiet, on a thread of its own, which may wait for storage.
 fn run(change: GraphChange, reply: Reply) {
+    run_after(change, reply, || Ok(()));
+}
+
+/// The same after `first`, when the nodes are quiet already.
+pub(super) fn run_after(
+    change: GraphChange,
+    reply: Reply,
+    first: impl FnOnce() -> Result<()> + Send + 'static,
+) {
     let draining = drain(&change.nodes());
     glib::MainContext::default().spawn_local(async move {
         let drained = draining.await;
         reply.done_by_thread("graph-change", move || {
-            let outcome = change.make(&drained);
+            let outcome = first().and_then(|()| change.make(&drained));
             drop(drained);
             outcome
         });

@@ -8,7 +8,7 @@
 //! * images: [`qemu_img`]
 //! * disks and machines (feature `devices`): `mock_driver`, `driven_disk` and `disk_model` without a transport, `served_disk`,
 //!   `front_end`, `raw_front_end`, `workload`, `shadow`, `shared_sectors` and `writer` over vhost-user, `embedded_guest` and `real_mode` on KVM
-//! * a machine's console (feature `devices`): `terminal`
+//! * terminals (feature `devices`): `terminal`, `shell`
 //! * from the demo of `qctx`: `guest` and `in_process`
 #![deny(unsafe_code)] // each file that needs it says so
 #![allow(missing_docs, missing_debug_implementations)] // read by those who write tests
@@ -60,6 +60,8 @@ pub mod server;
 pub mod shadow;
 #[cfg(feature = "devices")]
 pub mod shared_sectors;
+#[cfg(feature = "devices")]
+pub mod shell;
 pub mod skip;
 #[cfg(feature = "devices")]
 pub mod terminal;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use support::skip::skip;
 
+use crate::block::common::duplicate_node;
 use crate::block::options::{blockdev, drive};
 use crate::block::test_rig::Rig;
 use crate::object::options::{parse, parse_dotted};
@@ -76,10 +77,11 @@ fn transfer(rig: &Rig, op: Op, offset: usize, byte: u8) -> Vec<u8> {
     memory
 }
 
-/// Which units the image itself has, by another reading of it without its backing file.
+/// Which units the image itself has, by another reading of it without its backing file. It needs no lock: a program that another test
+/// starts has the files of this one, and their locks, for a moment.
 fn copied(images: &Images) -> [u8; 4] {
     let text = format!(
-        "qcow2,node-name=alone,read-only=on,backing=,file.driver=file,file.filename={}",
+        "qcow2,node-name=alone,read-only=on,backing=,file.driver=file,file.locking=off,file.filename={}",
         images.top()
     );
     let rig = Rig::reading(&blockdev(parse_dotted("driver", &text).unwrap()).unwrap());
@@ -133,4 +135,47 @@ fn a_read_only_image_cannot_keep_anything() {
     let text = "copy-on-read,node-name=cor-ro,file.driver=null-co,file.read-only=on";
     let refused = blockdev(parse_dotted("driver", text).unwrap()).unwrap_err();
     assert_eq!(refused.to_string(), "Block node is read-only");
+}
+
+#[test]
+fn what_is_behind_the_bottom_is_not_kept() {
+    for (bottom, expected) in [("cor-top", [0; 4]), ("cor-base", [0, 2, 0, 0])] {
+        let Some(images) = Images::new(bottom) else {
+            return;
+        };
+        let text = format!(
+            "copy-on-read,node-name=cor-filter,bottom={bottom},file.driver=qcow2,file.node-name=cor-top,\
+             file.file.driver=file,file.file.filename={},\
+             file.backing.driver=raw,file.backing.node-name=cor-base,file.backing.file.driver=file,\
+             file.backing.file.filename={}",
+            images.top(),
+            images.0.join("base.raw").display()
+        );
+        let rig = Rig::over(&blockdev(parse_dotted("driver", &text).unwrap()).unwrap());
+        assert_eq!(transfer(&rig, Op::Read, UNIT, 0)[0], 2);
+        drop(rig);
+        assert_eq!(copied(&images), expected, "{bottom}");
+    }
+}
+
+#[test]
+fn a_bottom_is_an_image_of_the_chain() {
+    let options = "copy-on-read,node-name=cor-low,file.driver=null-co";
+    for (bottom, expected) in [
+        ("cor-nosuch", "Bottom node 'cor-nosuch' not found"),
+        ("cor-below", "Bottom node 'cor-below' is a filter"),
+        (
+            "cor-elsewhere",
+            "Bottom node 'cor-elsewhere' is not in a chain starting from '",
+        ),
+    ] {
+        let other = |text: &str| blockdev(parse_dotted("driver", text).unwrap()).unwrap();
+        let elsewhere = other("null-co,node-name=cor-elsewhere");
+        elsewhere.enter(duplicate_node).unwrap();
+        let filter = other("copy-on-read,node-name=cor-below,file.driver=null-co");
+        filter.enter(duplicate_node).unwrap();
+        let text = format!("{options},bottom={bottom}");
+        let refused = blockdev(parse_dotted("driver", &text).unwrap()).unwrap_err();
+        assert!(refused.to_string().starts_with(expected), "{refused}");
+    }
 }
