@@ -362,6 +362,15 @@ impl Node {
         state.driver.is_filter().then(|| child.node())
     }
 
+    /// The node below that has the data.
+    #[doc(hidden)] // for the monitor's queries
+    pub fn data_child(&self) -> Option<Arc<Node>> {
+        let state = self.state();
+        let children = state.driver.children();
+        let data = children.iter().find(|edge| edge.role() == "data-file");
+        data.or(children.first()).map(Edge::node)
+    }
+
     /// The image behind this one.
     #[doc(hidden)] // for the monitor's queries
     pub fn backing(&self) -> Option<Arc<Node>> {

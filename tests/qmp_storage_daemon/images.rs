@@ -137,6 +137,8 @@ fn images_of_all_formats_are_shown_as_in_the_storage_daemon() {
         both.alike_images(&request);
     }
     both.alike(&plain("query-block"));
+    both.alike_stats(&with("query-blockstats", r#""query-nodes":true"#));
+    both.alike(&plain("query-blockstats"));
 }
 
 /// `change-backing-file` of an image in a chain.
@@ -184,8 +186,11 @@ fn backing_files_are_named_anew_as_by_the_storage_daemon() {
     let error = refused
         .member("error")
         .and_then(|error| error.member("desc"));
-    let text = error.and_then(Value::as_str).unwrap();
-    assert!(text.ends_with("x': Backing file name too long"), "{text}");
+    let complaint = error.and_then(Value::as_str).unwrap();
+    assert!(
+        complaint.ends_with("x': Backing file name too long"),
+        "{complaint}"
+    );
     for image in ["mid.qcow2", "top.qcow2"] {
         let [theirs, ours] = [&both.theirs, &both.ours].map(|daemon| {
             let info = ["info", "-U", "--output=json", image];
@@ -197,6 +202,35 @@ fn backing_files_are_named_anew_as_by_the_storage_daemon() {
 }
 
 impl Both {
+    /// The statistics of all nodes with a name of their own. The data of a vmdk image in several files is in the first of these in QEMU, and in
+    /// the one with the descriptor here.
+    #[track_caller]
+    fn alike_stats(&mut self, request: &str) {
+        let of = |answer: Value| {
+            let Some(Value::List(nodes)) = answer.member("return") else {
+                panic!("{answer:?}");
+            };
+            let name_of = |node: &Value| {
+                let name = node.member("node-name").and_then(Value::as_str);
+                name.unwrap().to_owned()
+            };
+            let is_compared =
+                |name: &str| !name.starts_with('#') && !["flat", "split"].contains(&name);
+            let mut named: Vec<(String, Value)> = nodes
+                .iter()
+                .map(|node| (name_of(node), node.clone()))
+                .filter(|(name, _)| is_compared(name))
+                .collect();
+            named.sort_by_key(|(name, _)| name.clone());
+            named
+        };
+        let (theirs, ours) = (of(self.theirs.ask(request)), of(self.ours.ask(request)));
+        assert_eq!(theirs.len(), ours.len());
+        for ((name, wanted), (_, found)) in theirs.iter().zip(&ours) {
+            assert_eq!(difference(name, wanted, found), None);
+        }
+    }
+
     /// As [`Both::alike`], but for what may differ of images.
     #[track_caller]
     fn alike_images(&mut self, request: &str) {

@@ -8,6 +8,7 @@
 
 mod bitmaps;
 mod both;
+mod graph;
 mod images;
 mod jobs;
 mod schema;

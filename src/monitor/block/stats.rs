@@ -1,6 +1,7 @@
 //! What was done: `query-blockstats`.
 //!
-//! Requests and bytes of devices are counted, times are not. As in QEMU, a node by itself counts nothing; its numbers are 0.
+//! Requests and bytes of devices are counted, times are not. As in QEMU, a node by itself counts nothing; its numbers are 0. `driver-specific`
+//! is left out.
 #![forbid(unsafe_code)]
 
 use crate::Result;
@@ -25,6 +26,8 @@ static BLOCK_STATS: ObjectType = ObjectType::new(
         Member::optional("qdev", ValueType::Str),
         Member::optional("node-name", ValueType::Str),
         Member::new("stats", ValueType::Object(&BLOCK_DEVICE_STATS)),
+        Member::optional("parent", ValueType::Object(&BLOCK_STATS)),
+        Member::optional("backing", ValueType::Object(&BLOCK_STATS)),
     ],
 );
 
@@ -93,8 +96,29 @@ pub(super) fn blockstats(mut arguments: Options) -> Result<Value> {
     Ok(entries.collect())
 }
 
+/// With what QEMU calls the parent: the node below that has the data.
 fn of_node(node: &Node) -> Value {
-    Value::dict([("node-name", node.name().into()), ("stats", stats(|_| 0))])
+    let mut members: Dict = vec![
+        ("node-name".to_owned(), node.name().into()),
+        ("stats".to_owned(), stats(|_| 0)),
+    ];
+    members.extend(below(node));
+    Value::Dict(members)
+}
+
+fn below(node: &Node) -> Option<(String, Value)> {
+    let child = node.data_child()?;
+    Some(("parent".to_owned(), of_node(&child)))
+}
+
+/// The images behind a device's.
+fn behind(node: &Node) -> Option<(String, Value)> {
+    let next = node.filtered().or_else(|| node.backing())?;
+    let Value::Dict(mut members) = of_node(&next) else {
+        return None;
+    };
+    members.extend(behind(&next));
+    Some(("backing".to_owned(), Value::Dict(members)))
 }
 
 fn of_device(device: &Parent, node: &Node) -> Value {
@@ -104,12 +128,15 @@ fn of_device(device: &Parent, node: &Node) -> Value {
         // The device has just gone.
         _ => 0,
     };
-    Value::dict([
-        ("device", "".into()),
-        ("qdev", device.name().into()),
-        ("node-name", node.name().into()),
-        ("stats", stats(count)),
-    ])
+    let mut members: Dict = vec![
+        ("device".to_owned(), "".into()),
+        ("qdev".to_owned(), device.name().into()),
+        ("node-name".to_owned(), node.name().into()),
+        ("stats".to_owned(), stats(count)),
+    ];
+    members.extend(below(node));
+    members.extend(behind(node));
+    Value::Dict(members)
 }
 
 /// All counters, those that are counted from the properties that `count` reads.
