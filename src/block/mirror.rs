@@ -147,7 +147,9 @@ impl MirrorWork {
             self.state.start_handing();
         }
         let first = self.state.dirty.count();
-        let is_copied = |now: &Copier| now.copied() >= first && now.remaining() <= LITTLE;
+        // A guest that writes all the time never leaves less than this for long.
+        let much = self.copying.memory;
+        let is_copied = |now: &Copier| now.copied() >= first && now.remaining() <= much;
         let once = copier.copy_until(|now| now.is_clean() || is_copied(now));
         once.await?;
         let flushed = flush(&target, job).await;
