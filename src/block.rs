@@ -28,7 +28,7 @@
 //! * `dirty_bitmap`, `write_record`: what was written to a node since some moment; `bitmap_change`: users make, clear and merge
 //!   bitmaps
 //! * `throttle`: I/O limits and the groups that share them
-//! * `drivers`: `raw`, `copy-before-write`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `throttle`, and how one adds another
+//! * `drivers`: `raw`, `copy-before-write`, `copy-on-read`, `qcow2`, `vdi`, `vhdx`, `vmdk`, `file`, `null-co`, `blkdebug`, `snapshot-access`, `throttle`, and how one adds another
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `mirror`: the job whose copy follows what is written; `tap`: its look at that

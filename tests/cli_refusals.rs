@@ -309,7 +309,7 @@ fn images_that_cannot_be_served() {
     let format = "-drive if=none,id=d0,file=disk0.raw,format=qed";
     refused(
         &[format],
-        "Unknown driver 'qed': the drivers are blkdebug, copy-before-write, copy-on-read, file, host_device, nbd, null-co, qcow2, raw, throttle, vdi, vhdx, vmdk",
+        "Unknown driver 'qed': the drivers are blkdebug, copy-before-write, copy-on-read, file, host_device, nbd, null-co, qcow2, raw, snapshot-access, throttle, vdi, vhdx, vmdk",
     );
     let interface = "-drive if=virtio,id=d0,file=disk0.raw,format=raw";
     refused(

@@ -40,6 +40,8 @@ pub enum Driver {
     CopyBeforeWrite,
     /// `copy-on-read`: another node, which keeps what is read from its backing files.
     CopyOnRead,
+    /// `snapshot-access`: the data of a `copy-before-write` node as they were.
+    SnapshotAccess,
     /// `throttle`: another node, with requests that wait as a throttle group's limits say.
     Throttle,
     /// `vdi`: an image of VirtualBox.
@@ -63,6 +65,7 @@ impl Driver {
             Driver::Blkdebug => "blkdebug",
             Driver::CopyBeforeWrite => "copy-before-write",
             Driver::CopyOnRead => "copy-on-read",
+            Driver::SnapshotAccess => "snapshot-access",
             Driver::Throttle => "throttle",
             Driver::Vdi => "vdi",
             Driver::Vhdx => "vhdx",
@@ -78,6 +81,16 @@ pub(super) trait BlockDriver: fmt::Debug + Send + Sync {
 
     /// Opens the way of one queue to the data.
     fn open_way(&self, gate: &Arc<Gate>) -> Way;
+
+    /// Whether the data can be read as they were when the node was opened.
+    fn keeps_old_data(&self) -> bool {
+        false
+    }
+
+    /// Opens the way of one queue to the data as they were.
+    fn open_old_way(&self, _: &Arc<Gate>) -> Way {
+        Way::Absent
+    }
 
     /// The length in bytes as it is now, a multiple of the block size and of 512.
     ///

@@ -25,6 +25,7 @@ pub(super) mod nbd;
 pub(super) mod null;
 pub(super) mod qcow2;
 pub(super) mod raw;
+pub(super) mod snapshot_access;
 pub(super) mod throttle;
 pub(super) mod vdi;
 pub(super) mod vhdx;
@@ -40,7 +41,7 @@ pub(super) struct DriverType {
     pub(super) open: fn(&mut Options, &NewNode<'_>) -> Result<Box<dyn BlockDriver>>,
 }
 
-const DRIVERS: [&DriverType; 13] = [
+const DRIVERS: [&DriverType; 14] = [
     &blkdebug::BLKDEBUG,
     &copy_before_write::COPY_BEFORE_WRITE,
     &copy_on_read::COPY_ON_READ,
@@ -50,6 +51,7 @@ const DRIVERS: [&DriverType; 13] = [
     &null::NULL_CO,
     &qcow2::QCOW2,
     &raw::RAW,
+    &snapshot_access::SNAPSHOT_ACCESS,
     &throttle::THROTTLE,
     &vdi::VDI,
     &vhdx::VHDX,

@@ -441,6 +441,19 @@ impl Node {
         self.tap.set(tap);
     }
 
+    /// Whether the data can be read as they were when the node was opened.
+    pub(super) fn keeps_old_data(&self) -> bool {
+        self.state().driver.keeps_old_data()
+    }
+
+    /// Opens the way of a channel to the data as they were; none while the node is drained.
+    pub(super) fn open_old_way(&self, gate: &Arc<Gate>) -> Way {
+        match self.crossing.enter(gate) {
+            true => self.state().driver.open_old_way(gate),
+            false => Way::Absent,
+        }
+    }
+
     /// Calls `exceeded` when a write first goes beyond `offset`, with the number of bytes beyond and the offset. 0 stands for never. The
     /// node is drained, so that queues look at writes from now on.
     pub fn set_write_threshold(

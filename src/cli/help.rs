@@ -59,6 +59,7 @@ Options (one or two dashes, in any order; objects are created first, monitors la
         [,set-state.N...][,x-inject-delay.N.event=EVENT,x-inject-delay.N.ns=N...][,take-child-perms.N=PERMISSION]
   -blockdev driver=copy-before-write,node-name=NAME,file=NAME,target=NAME
         [,on-cbw-error=break-guest-write|break-snapshot][,cbw-timeout=SECONDS][,min-cluster-size=SIZE]
+  -blockdev driver=snapshot-access,node-name=NAME,file=NAME
   -blockdev driver=copy-on-read,node-name=NAME,file=NAME[,bottom=NAME]
   -blockdev driver=throttle,node-name=NAME,throttle-group=ID,file=NAME
   -blockdev driver=nbd,node-name=NAME,server.type=unix,server.path=PATH[,export=NAME]

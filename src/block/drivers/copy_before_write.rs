@@ -1,13 +1,13 @@
 //! `copy-before-write`: before the data of a node changes, the data as it was is copied to another node, the target.
 //!
 //! So what the node had when the filter was opened is not lost: it is on the target where it was copied, and in the node itself where
-//! not. A write, a discard or a write of zeroes waits until the clusters
+//! not. [`snapshot_access`](super::snapshot_access) reads it. A write, a discard or a write of zeroes waits until the clusters
 //! that it touches have been copied, each once. A flush makes durable what was written to the node, not the copies. [`Op::Populate`]
 //! copies a range that nobody is going to change, for jobs.
 //!
 //! * [`state`]: which clusters are still to be copied, which are on the target; [`cluster_set`]: sets of clusters
 //! * [`copier`]: copies of clusters
-//! * [`layer`]: the way of those who write
+//! * [`layer`]: the way of those who write; [`snapshot`]: that of those who read the data as they were
 //!
 //! [`Op::Populate`]: crate::block::Op
 #![forbid(unsafe_code)]
@@ -30,12 +30,14 @@ use crate::{Error, ErrorKind, Result};
 mod cluster_set;
 mod copier;
 mod layer;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use copier::Copier;
 use layer::CopyLayer;
+use snapshot::SnapshotLayer;
 pub(in crate::block) use state::CopyState;
 
 /// The smallest unit of copies. Targets with larger clusters get whole ones.
@@ -217,6 +219,16 @@ impl BlockDriver for CopyBeforeWriteDriver {
                 queue: Arc::clone(new.queue()),
                 copier: Arc::new(self.copier(new)),
             })
+        })
+    }
+
+    fn keeps_old_data(&self) -> bool {
+        true
+    }
+
+    fn open_old_way(&self, gate: &Arc<Gate>) -> Way {
+        TaskWay::open(gate, |new| {
+            Arc::new(SnapshotLayer(Arc::new(self.copier(new))))
         })
     }
 

@@ -73,7 +73,7 @@ fn drive_mistakes_have_clear_texts() {
         ),
         (
             "if=none,id=d0,file=x,format=qed".to_owned(),
-            "Unknown driver 'qed': the drivers are blkdebug, copy-before-write, copy-on-read, file, host_device, nbd, null-co, qcow2, raw, throttle, vdi, vhdx, vmdk",
+            "Unknown driver 'qed': the drivers are blkdebug, copy-before-write, copy-on-read, file, host_device, nbd, null-co, qcow2, raw, snapshot-access, throttle, vdi, vhdx, vmdk",
         ),
         (format!("{file},bogus=1"), "Invalid parameter 'bogus'"),
         (

@@ -62,7 +62,7 @@ impl Copier {
     async fn next_piece(&self, run: Range<u64>) -> Result<Range<u64>, CopyError> {
         let mut run = run;
         loop {
-            let status = self.status(&run).await.map_err(CopyError::of_file)?;
+            let status = status(&self.file, &run).await.map_err(CopyError::of_file)?;
             let len = status.length.min(run.end - run.start);
             let whole = match run.start + len == run.end {
                 true => len,
@@ -120,19 +120,6 @@ impl Copier {
             result => Err(result),
         }
     }
-
-    /// What is known about the beginning of a range.
-    async fn status(&self, range: &Range<u64>) -> Result<BlockStatus, i32> {
-        let mut request = self.file.request(Op::BlockStatus, range.start);
-        request.set_length(range.end - range.start);
-        let finished = self.file.submit(request).await;
-        let status = finished.request.status();
-        self.file.recycle(finished.request);
-        match finished.result {
-            0 => Ok(status),
-            result => Err(result),
-        }
-    }
 }
 
 impl CopyError {
@@ -152,7 +139,12 @@ impl CopyError {
 }
 
 /// Reads or writes memory that the request owns meanwhile.
-async fn transfer(below: &Below, op: Op, offset: u64, memory: IoBuffer) -> Result<IoBuffer, i32> {
+pub(super) async fn transfer(
+    below: &Below,
+    op: Op,
+    offset: u64,
+    memory: IoBuffer,
+) -> Result<IoBuffer, i32> {
     let mut request = below.request(op, offset);
     request.own(memory);
     let mut finished = below.submit(request).await;
@@ -161,5 +153,18 @@ async fn transfer(below: &Below, op: Op, offset: u64, memory: IoBuffer) -> Resul
     match returned {
         Some(buffer) if finished.result == 0 => Ok(buffer),
         _ => Err(finished.result.min(-1)),
+    }
+}
+
+/// What is known about the beginning of a range.
+pub(super) async fn status(below: &Below, range: &Range<u64>) -> Result<BlockStatus, i32> {
+    let mut request = below.request(Op::BlockStatus, range.start);
+    request.set_length(range.end - range.start);
+    let finished = below.submit(request).await;
+    let status = finished.request.status();
+    below.recycle(finished.request);
+    match finished.result {
+        0 => Ok(status),
+        result => Err(result),
     }
 }

@@ -27,11 +27,45 @@ struct Clusters {
     settled: ClusterSet,
     /// Those that were copied.
     copied: ClusterSet,
+    /// Those that nobody may read as they were.
+    hidden: ClusterSet,
     /// The negative errno of the copy that broke the old data.
     broken: Option<i32>,
 }
 
+/// Where the data of a cluster are as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Target,
+    /// In the node itself, unless its clusters are copied before the reader has them locked.
+    File,
+    /// Nobody may read them any more.
+    Nowhere,
+}
+
 impl Clusters {
+    /// Where the first one is, and up to where that holds.
+    fn place(&self, numbers: Range<u64>) -> (Place, u64) {
+        let hidden = self.hidden.find(numbers.clone(), true);
+        if self.broken.is_some() || hidden == Some(numbers.start) {
+            return (Place::Nowhere, numbers.end);
+        }
+        let visible = numbers.start..hidden.unwrap_or(numbers.end);
+        let is_copied = self.copied.find(visible.clone(), true) == Some(visible.start);
+        let end = self.copied.find(visible.clone(), !is_copied);
+        let place = if is_copied {
+            Place::Target
+        } else {
+            Place::File
+        };
+        (place, end.unwrap_or(visible.end))
+    }
+
+    fn hide(&mut self, numbers: Range<u64>) {
+        self.settled.insert(numbers.clone());
+        self.hidden.insert(numbers);
+    }
+
     fn next_needed(&self, numbers: Range<u64>) -> Option<Range<u64>> {
         if self.broken.is_some() {
             return None;
@@ -58,6 +92,7 @@ impl CopyState {
             clusters: Mutex::new(Clusters {
                 settled: ClusterSet::below(count),
                 copied: ClusterSet::below(count),
+                hidden: ClusterSet::below(count),
                 broken: None,
             }),
         }
@@ -90,6 +125,33 @@ impl CopyState {
     pub(super) fn set_copied(&self, range: &Range<u64>) {
         let numbers = self.numbers(range);
         self.clusters().set_copied(numbers);
+    }
+
+    /// Where the beginning of a range is as it was, and up to where that holds. The range is not empty.
+    pub(super) fn place(&self, range: &Range<u64>) -> (Place, u64) {
+        let (place, end) = self.clusters().place(self.numbers(range));
+        (place, end.saturating_mul(self.cluster_size).min(range.end))
+    }
+
+    /// Nobody reads these clusters as they were any more, so they need not be copied.
+    pub(super) fn hide(&self, range: &Range<u64>) {
+        let numbers = self.numbers(range);
+        self.clusters().hide(numbers);
+    }
+
+    /// Whether the old data is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.clusters().broken.is_some()
+    }
+
+    /// The whole clusters of `range`, as bytes.
+    pub(super) fn inside(&self, range: &Range<u64>) -> Range<u64> {
+        let start = range.start.next_multiple_of(self.cluster_size);
+        let end = match range.end >= self.length {
+            true => self.length,
+            false => range.end / self.cluster_size * self.cluster_size,
+        };
+        start..end.max(start)
     }
 
     /// A copy has failed, and the old data is lost.

@@ -19,6 +19,8 @@ use crate::object::options::parse_dotted;
 
 use super::*;
 
+mod snapshot;
+
 const CLUSTER: usize = 65536;
 const LENGTH: usize = 4 * CLUSTER + 4096;
 
@@ -95,9 +97,10 @@ fn run(rig: &Rig, op: Op, offset: usize, len: usize) -> i32 {
     rig.finished()[before].1
 }
 
-/// A target whose writes wait as long as a ticket is held.
+/// A node whose requests of one kind wait as long as a ticket is held.
 #[derive(Debug)]
 struct Holding {
+    op: Op,
     below: Arc<Below>,
     lock: Arc<RangeLock>,
 }
@@ -105,7 +108,7 @@ struct Holding {
 impl Layer for Holding {
     fn run(self: Arc<Self>, request: Box<Request>) -> Task {
         Box::pin(async move {
-            if request.op == Op::Write {
+            if request.op == self.op {
                 let mut ticket = self.lock.shared_ticket(0..u64::MAX);
                 (&mut ticket).await;
             }
@@ -118,6 +121,7 @@ fn holding(target: &Arc<Node>, lock: &Arc<RangeLock>) -> Arc<Node> {
     let lock = Arc::clone(lock);
     filter(target, move |below| {
         Arc::new(Holding {
+            op: Op::Write,
             below,
             lock: Arc::clone(&lock),
         })
