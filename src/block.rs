@@ -32,6 +32,7 @@
 //! * `options`, `common`, `format`: `-drive` and `-blockdev`
 //! * `create`: the job that makes images
 //! * `mirror`: the job whose copy follows what is written; `tap`: its look at that
+//! * `backup`: the job that copies a node as it is at one moment
 //! * `stream`: the job that frees an image from its backing files; `commit`: the job that moves its data into one of them; `chain`: images
 //!   over each other
 //! * `on_error`, `error_policy`: what guests and jobs do about errors
@@ -47,6 +48,7 @@
 
 mod backend;
 mod backing_name;
+mod backup;
 mod bitmap_change;
 mod bounce;
 mod budget;
@@ -104,6 +106,9 @@ pub use backend::BlockBackend;
 pub use backing_name::BackingRename;
 #[doc(hidden)] // for the monitor
 pub use bitmap_change::{BitmapAction, BitmapChange, BitmapRef};
+// For the monitor.
+#[doc(hidden)]
+pub use backup::{BLOCKDEV_BACKUP_OPTIONS, NewBackup};
 pub use change::GraphChange;
 pub use channel::Channel;
 // For the monitor.

@@ -117,7 +117,7 @@ impl GraphChange {
         Ok(())
     }
 
-    /// All who use `node`, except jobs and `by` itself, use the node `by` instead.
+    /// All who use `node`, except jobs, `by` itself and the nodes below that, use the node `by` instead.
     ///
     /// # Errors
     /// As for [`GraphChange::set_child`], for the nodes above.
@@ -127,7 +127,7 @@ impl GraphChange {
                 continue;
             };
             let parent = Node::list().into_iter().find(|one| one.id() == parent);
-            if let Some(parent) = parent.filter(|parent| parent.id() != by.id()) {
+            if let Some(parent) = parent.filter(|parent| !has_below(by, parent)) {
                 self.set_child(&parent, edge.parent.role(), Some(by))?;
             }
         }

@@ -212,6 +212,11 @@ impl Node {
             .ok_or_else(unknown)
     }
 
+    /// Gives up the name of a node that is not kept. Queues may know the node for a moment longer.
+    pub(super) fn withdraw(&self) {
+        names::forget(self.id.number());
+    }
+
     /// Makes `parent` a user of this node, until the edge is dropped.
     ///
     /// # Errors

@@ -141,7 +141,8 @@ impl RunningJob {
         (done, self.total.load(Ordering::Relaxed))
     }
 
-    pub(super) fn speed(&self) -> u64 {
+    /// The most bytes per second; 0 for no limit.
+    pub fn speed(&self) -> u64 {
         self.speed.load(Ordering::Relaxed)
     }
 

@@ -1,5 +1,6 @@
 //! The commands of the block layer: nodes come, go and change their length; queries about nodes.
 //!
+//! * `backup`: `blockdev-backup`
 //! * `info`: what `query-block` and `query-named-block-nodes` say about a node
 //! * `image_info`: what both say about its image
 //! * `stats`: `query-blockstats`
@@ -25,6 +26,7 @@ use crate::schema::{CommandType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, Result};
 
 mod backing_name;
+mod backup;
 mod bitmap;
 mod commit;
 mod graph;
@@ -38,6 +40,7 @@ mod transaction;
 
 pub(super) fn add(commands: &mut Commands) {
     commands.add_later(&BLOCKDEV_ADD, blockdev_add);
+    commands.add_later(&backup::BLOCKDEV_BACKUP, backup::backup);
     commands.add(&BLOCKDEV_CREATE, blockdev_create);
     commands.add(&BLOCKDEV_MIRROR, blockdev_mirror);
     commands.add_later(&DRIVE_MIRROR, drive_mirror);

@@ -719,6 +719,41 @@ fn a_commit_of_the_disk_is_told_as_by_the_storage_daemon() {
 }
 
 #[test]
+fn wrong_arguments_of_backups_have_the_storage_daemons_texts() {
+    let nodes = [
+        "--blockdev",
+        "null-co,node-name=a,size=1048576",
+        "--blockdev",
+        "null-co,node-name=b,size=1048576",
+        "--blockdev",
+        "null-co,node-name=small,size=524288",
+        "--blockdev",
+        "null-co,node-name=fixed,size=1048576,read-only=on",
+    ];
+    let Some(mut both) = Both::start(&nodes) else {
+        return;
+    };
+    for more in [
+        r#""device":"nosuch","target":"b","sync":"full""#,
+        r#""device":"a","target":"nosuch","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"b""#,
+        r#""job-id":"j","device":"a","target":"a","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"small","sync":"full""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"incremental""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"bitmap""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","bitmap":"none""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","bitmap-mode":"never""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","filter-node-name":"b""#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","x-perf":{"max-workers":0}"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","x-perf":{"max-chunk":-1}"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","x-perf":{"max-chunk":1000}"#,
+        r#""job-id":"j","device":"a","target":"b","sync":"full","x-perf":{"min-cluster-size":1000}"#,
+    ] {
+        both.alike(&with("blockdev-backup", more));
+    }
+}
+
+#[test]
 fn an_image_that_is_written_slowly_is_given_up_at_once() {
     let limited = [
         "--object",

@@ -190,6 +190,14 @@ impl CopySettings {
             min_cluster_size: keys.take_size("min-cluster-size")?.unwrap_or(0),
         })
     }
+
+    /// With clusters of that size at least.
+    pub(in crate::block) fn with_clusters_of(min_cluster_size: u64) -> CopySettings {
+        CopySettings {
+            min_cluster_size,
+            ..CopySettings::default()
+        }
+    }
 }
 
 impl CopyBeforeWriteDriver {

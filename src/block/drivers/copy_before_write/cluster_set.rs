@@ -16,11 +16,14 @@ impl ClusterSet {
         ClusterSet(vec![0; words])
     }
 
-    /// Puts all of `range` into it.
-    pub(super) fn insert(&mut self, range: Range<u64>) {
+    /// Puts all of `range` into it. Returns how many were not in it.
+    pub(super) fn insert(&mut self, range: Range<u64>) -> u64 {
+        let mut count = 0;
         for (index, mask) in parts(range) {
+            count += u64::from((mask & !self.0[index]).count_ones());
             self.0[index] |= mask;
         }
+        count
     }
 
     /// The first one of `range` that is in it, if `is_member`, or else is not.
@@ -52,8 +55,8 @@ mod tests {
     #[test]
     fn ranges_across_words_are_found() {
         let mut set = ClusterSet::below(200);
-        set.insert(60..130);
-        set.insert(64..70);
+        assert_eq!(set.insert(64..70), 6);
+        assert_eq!(set.insert(60..130), 64);
         assert_eq!(set.find(0..200, true), Some(60));
         assert_eq!(set.find(60..200, false), Some(130));
         assert_eq!(set.find(0..60, true), None);

@@ -48,8 +48,8 @@ impl Copier {
         let mut at = range.start;
         while let Some(run) = self.state.next_needed(&(at..range.end)) {
             let piece = match look {
-                Look::AtData => run,
-                Look::AtStatus => self.next_piece(run).await?,
+                Look::AtData if !self.state.skips_unallocated() => run,
+                _ => self.next_piece(run).await?,
             };
             self.copy_data(&piece).await?;
             self.state.set_copied(&piece);
@@ -58,7 +58,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Copies the next clusters of `run` if they are zeroes.
+    /// Copies the next clusters of `run` as long as they are zeroes, and leaves out what need not be copied. Returns what follows.
     async fn next_piece(&self, run: Range<u64>) -> Result<Range<u64>, CopyError> {
         let mut run = run;
         loop {
@@ -73,10 +73,13 @@ impl Copier {
                 return Ok(run.start..one.min(run.end));
             }
             let piece = run.start..run.start + whole;
-            if !status.is_zero || !self.zero(&piece).await.map_err(CopyError::of_target)? {
+            if status.depth != 1 && self.state.skips_unallocated() {
+                self.state.hide(&piece);
+            } else if status.is_zero && self.zero(&piece).await.map_err(CopyError::of_target)? {
+                self.state.set_copied(&piece);
+            } else {
                 return Ok(piece);
             }
-            self.state.set_copied(&piece);
             if piece.end == run.end {
                 return Ok(run.end..run.end);
             }

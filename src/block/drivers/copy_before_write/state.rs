@@ -31,6 +31,11 @@ struct Clusters {
     hidden: ClusterSet,
     /// The negative errno of the copy that broke the old data.
     broken: Option<i32>,
+    /// How many bytes are not settled, and how many were copied.
+    remaining: u64,
+    done: u64,
+    /// Only what the node itself has is copied, and not what is in its backing files.
+    skips_unallocated: bool,
 }
 
 /// Where the data of a cluster are as they were.
@@ -61,11 +66,6 @@ impl Clusters {
         (place, end.unwrap_or(visible.end))
     }
 
-    fn hide(&mut self, numbers: Range<u64>) {
-        self.settled.insert(numbers.clone());
-        self.hidden.insert(numbers);
-    }
-
     fn next_needed(&self, numbers: Range<u64>) -> Option<Range<u64>> {
         if self.broken.is_some() {
             return None;
@@ -75,9 +75,18 @@ impl Clusters {
         Some(first..end.unwrap_or(numbers.end))
     }
 
-    fn set_copied(&mut self, numbers: Range<u64>) {
-        self.settled.insert(numbers.clone());
-        self.copied.insert(numbers);
+    /// Returns how many bytes were not settled before, of a disk of `length` bytes.
+    fn settle(&mut self, numbers: Range<u64>, length: u64, cluster_size: u64) -> u64 {
+        let last = length.div_ceil(cluster_size).saturating_sub(1);
+        let has_last = numbers.contains(&last) && self.settled.find(last..last + 1, true).is_none();
+        let missing = if has_last {
+            (last + 1) * cluster_size - length
+        } else {
+            0
+        };
+        let bytes = self.settled.insert(numbers) * cluster_size - missing;
+        self.remaining -= bytes;
+        bytes
     }
 }
 
@@ -94,6 +103,9 @@ impl CopyState {
                 copied: ClusterSet::below(count),
                 hidden: ClusterSet::below(count),
                 broken: None,
+                remaining: length,
+                done: 0,
+                skips_unallocated: false,
             }),
         }
     }
@@ -124,7 +136,10 @@ impl CopyState {
     /// Clusters were copied.
     pub(super) fn set_copied(&self, range: &Range<u64>) {
         let numbers = self.numbers(range);
-        self.clusters().set_copied(numbers);
+        let mut clusters = self.clusters();
+        let bytes = clusters.settle(numbers.clone(), self.length, self.cluster_size);
+        clusters.done += bytes;
+        clusters.copied.insert(numbers);
     }
 
     /// Where the beginning of a range is as it was, and up to where that holds. The range is not empty.
@@ -136,7 +151,28 @@ impl CopyState {
     /// Nobody reads these clusters as they were any more, so they need not be copied.
     pub(super) fn hide(&self, range: &Range<u64>) {
         let numbers = self.numbers(range);
-        self.clusters().hide(numbers);
+        let mut clusters = self.clusters();
+        clusters.settle(numbers.clone(), self.length, self.cluster_size);
+        clusters.hidden.insert(numbers);
+    }
+
+    /// How many bytes are still to be copied.
+    pub(in crate::block) fn remaining(&self) -> u64 {
+        self.clusters().remaining
+    }
+
+    /// How many bytes were copied.
+    pub(in crate::block) fn copied(&self) -> u64 {
+        self.clusters().done
+    }
+
+    /// From now on only what the node itself has is copied. Nothing was copied yet.
+    pub(in crate::block) fn copy_what_is_allocated(&self) {
+        self.clusters().skips_unallocated = true;
+    }
+
+    pub(super) fn skips_unallocated(&self) -> bool {
+        self.clusters().skips_unallocated
     }
 
     /// Whether the old data is lost.
@@ -161,7 +197,10 @@ impl CopyState {
 
     fn numbers(&self, range: &Range<u64>) -> Range<u64> {
         let end = range.end.min(self.length).div_ceil(self.cluster_size);
-        range.start / self.cluster_size..end
+        match range.start < range.end.min(self.length) {
+            true => range.start / self.cluster_size..end,
+            false => end..end,
+        }
     }
 
     fn bytes(&self, numbers: Range<u64>) -> Range<u64> {
