@@ -34,6 +34,8 @@ pub fn flush(node: &Arc<Node>, aio: &AioContext, done: impl FnOnce(Result<()>) +
     let owner: Arc<dyn ChannelOwner> = Arc::<Flush>::clone(&flush);
     let owner = Arc::downgrade(&owner);
     let mut channel = Channel::to_target(&EdgeTarget::new(node), Permissions::NONE, aio, owner);
+    // The device goes: it does not wait for a server that may come back.
+    channel.set_hurried(true);
     let request = channel.request(Op::Flush, 0, 0);
     if let Submission::Done(finished) = channel.submit(request) {
         return done(outcome(finished.result));

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod bitmaps;
+mod durability;
 mod hostile;
 mod limits;
 mod peer;

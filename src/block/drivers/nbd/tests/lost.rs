@@ -168,3 +168,18 @@ fn a_drain_does_not_wait_for_a_server_that_is_silent() {
     assert_eq!(rig.finished().len(), 3);
     assert!(rig.finished().iter().all(|&(_, result)| result == EIO));
 }
+
+#[test]
+fn the_last_flush_of_a_device_does_not_wait_for_a_server_that_is_lost() {
+    let (server, _disk) = forgetful(&[0], transmission_flag::SEND_FLUSH);
+    let rig = rig(&server, ",reconnect-delay=4000");
+    std::fs::remove_file(&server.path).unwrap();
+    let result = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&result);
+    crate::block::flush(&rig.edge.node(), &rig.aio, move |outcome| {
+        *place.lock().unwrap() = Some(outcome);
+    });
+    rig.wait(|| result.lock().unwrap().is_some());
+    let outcome = result.lock().unwrap().take().unwrap();
+    assert!(outcome.is_err(), "{outcome:?}");
+}
