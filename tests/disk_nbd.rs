@@ -139,6 +139,41 @@ fn data_survives_four_queues_of_a_context_that_waits_in_the_ring() {
     verify(Poller::IoUring, 4);
 }
 
+#[test]
+fn a_qcow2_image_on_a_server_is_a_disk() {
+    let no_tool = missing("qemu-nbd").or_else(support::qemu_img::missing);
+    if let Some(reason) = no_tool {
+        return skip(reason);
+    }
+    let context = QContext::builder(&unique("ctx")).threaded(true);
+    let context = context.build().unwrap();
+    let dir = TestDir::new();
+    let image = dir.file("disk.qcow2");
+    let create = ["create", "-q", "-f", "qcow2", "disk.qcow2", "4M"];
+    support::qemu_img::qemu_img(dir.path(), &create);
+    // The export does not grow.
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    file.set_len(8 << 20).unwrap();
+    let server = start(&PEERS[1], &dir, &image);
+    let name = unique("node");
+    let socket = server.socket.display();
+    let text = format!(
+        "driver=qcow2,node-name={name},file.driver=nbd,file.server.type=unix,file.server.path={socket}"
+    );
+    let node = Node::open_blockdev(options::parse_dotted("driver", &text).unwrap()).unwrap();
+    let disk = Disk::serve(dir, image, node, 2, &context);
+    let mut shadow = Shadow::new(vec![0; SIZE / 2], 8);
+    let mut guest = Guest::connect(&disk.socket, 2, 256, true, Shadow::MEMORY).unwrap();
+    shadow.run(&mut guest, 40);
+    drop(guest);
+    assert_eq!(disk.stats().errors, 0);
+    let closed = disk.close();
+    drop(server);
+    support::qemu_img::check(closed.path(), "disk.qcow2", true);
+    let content = support::qemu_img::content(closed.path(), "disk.qcow2");
+    assert!(content[..SIZE / 2] == *shadow.bytes());
+}
+
 /// Kills the server and starts it again, until the guest has done its work.
 #[test]
 fn nothing_is_lost_when_the_server_is_killed_and_comes_back() {

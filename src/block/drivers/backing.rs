@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::FileOptions;
+use super::nbd::parse_file_name;
 use super::qcow2::{Qcow2Options, open_in_chain};
 use super::{raw, vdi, vhdx, vmdk};
 use crate::block::common::{CommonOptions, duplicate_node};
@@ -37,10 +38,7 @@ type FileId = (u64, u64);
 impl BackingChain {
     /// The chain that begins with `file`.
     pub(super) fn new(file: &Arc<Node>) -> Result<BackingChain> {
-        let id = file
-            .filename()
-            .map(|path| id_of_path(Path::new(&path)))
-            .transpose()?;
+        let id = own_path(file).map(|path| id_of_path(&path)).transpose()?;
         Ok(BackingChain(id.into_iter().collect()))
     }
 
@@ -99,7 +97,7 @@ impl BackingChain {
 /// Opens a file that the image in `file` names as it is.
 pub(super) fn open_file(name: &str, file: &Arc<Node>, read_only: bool) -> Result<Arc<Node>> {
     let found = find(name, file)?;
-    let own = file.filename().map(|own| id_of_path(Path::new(&own)));
+    let own = own_path(file).map(|own| id_of_path(&own));
     if Some(id(&found.metadata()?)) == own.transpose()? {
         return Err(invalid(format!(
             "the data file '{name}' is the image itself"
@@ -152,8 +150,7 @@ fn named_path(name: &str, file: &Arc<Node>) -> Result<PathBuf> {
         }
         _ => name,
     };
-    let image = file.filename();
-    match image.as_deref().map(Path::new).and_then(Path::parent) {
+    match own_path(file).as_deref().and_then(Path::parent) {
         Some(folder) => Ok(folder.join(path)),
         None if Path::new(path).is_absolute() => Ok(path.into()),
         None => Err(unsupported(format!("the image has no folder for '{name}'"))),
@@ -194,6 +191,13 @@ fn reader() -> CommonOptions {
         read_only: Some(true),
         ..CommonOptions::default()
     }
+}
+
+/// Where the image is, if it is a file of this host, and not the export of an NBD server.
+fn own_path(file: &Node) -> Option<PathBuf> {
+    let name = file.filename()?;
+    let is_path = matches!(parse_file_name(&name), Ok(None));
+    is_path.then(|| name.into())
 }
 
 fn id_of_path(path: &Path) -> Result<FileId> {
