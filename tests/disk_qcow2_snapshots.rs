@@ -11,6 +11,7 @@ use std::fs;
 use support::directory::TestDir;
 use support::front_end::{Guest, Io};
 use support::qemu_img::{check, content, missing, qemu_img, wait_unlocked};
+use support::qmp::{generic, returns};
 use support::random::Random;
 use support::server::Server;
 use support::skip::skip;
@@ -82,6 +83,33 @@ fn a_snapshot_keeps_its_data_when_the_disk_is_written() {
         assert!(content(directory.path(), "disk.qcow2") == before);
         qemu_img(directory.path(), &["snapshot", "-d", "s", "disk.qcow2"]);
         check(directory.path(), "disk.qcow2", false);
+    }
+}
+
+/// The snapshots of an old image do not know how long they were.
+#[test]
+fn a_disk_with_snapshots_gets_another_length_if_they_know_theirs() {
+    if let Some(reason) = missing() {
+        return skip(reason);
+    }
+    for (options, is_resized) in [("compat=1.1", true), ("compat=0.10", false)] {
+        let directory = TestDir::new();
+        let before = image_with_snapshot(&directory, options);
+        for length in [8 << 20, 2 << 20] {
+            let mut server = Server::start_line(&directory, DISK);
+            let resize = format!(
+                r#"{{"execute":"block_resize","arguments":{{"device":"d","size":{length}}}}}"#
+            );
+            let expected = match is_resized {
+                true => returns("{}"),
+                false => generic("Can't resize a v2 image which has snapshots"),
+            };
+            assert_eq!(server.client().ask(resize), expected);
+            server.stop();
+            check(directory.path(), "disk.qcow2", false);
+        }
+        qemu_img(directory.path(), &["snapshot", "-a", "s", "disk.qcow2"]);
+        assert!(content(directory.path(), "disk.qcow2") == before);
     }
 }
 

@@ -85,6 +85,8 @@ struct Qcow2Driver {
     children: Vec<Edge>,
     read_only: bool,
     block_size: u64,
+    /// As it was when the image was opened.
+    header: Qcow2Header,
     info: ImageInfo,
     can_store: bool,
     /// There are bitmaps in the image.
@@ -216,6 +218,7 @@ pub(super) fn open_in_chain(
         children,
         read_only,
         block_size,
+        header,
         info,
         can_store: header.can_have_bitmaps() && !read_only,
         has_bitmaps: header.bitmaps().is_some(),
@@ -386,6 +389,7 @@ impl BlockDriver for Qcow2Driver {
     }
 
     fn set_length(&self, length: u64) -> Result<()> {
+        self.header.check_resizable()?;
         self.image.set_length(length)
     }
 

@@ -54,6 +54,7 @@ pub(super) struct Qcow2Header {
     l1_offset: u64,
     refcount_offset: u64,
     refcount_clusters: u32,
+    snapshots: u32,
     incompatible: u64,
     compatible: u64,
     autoclear: u64,
@@ -89,6 +90,7 @@ impl Qcow2Header {
             l1_offset: u64_at(start, 40),
             refcount_offset: u64_at(start, 48),
             refcount_clusters: u32_at(start, 56),
+            snapshots: u32_at(start, 60),
             refcount_order: 4,
             header_len: 72,
             ..Qcow2Header::default()
@@ -175,6 +177,17 @@ impl Qcow2Header {
     /// Whether the image can have bitmaps.
     pub(super) fn can_have_bitmaps(&self) -> bool {
         self.version >= 3
+    }
+
+    /// Checks that the disk may become longer or shorter: each snapshot must know how long it was.
+    ///
+    /// # Errors
+    /// `Unsupported` for an old image with snapshots.
+    pub(super) fn check_resizable(&self) -> Result<()> {
+        match self.version < 3 && self.snapshots > 0 {
+            true => Err(unsupported("Can't resize a v2 image which has snapshots")),
+            false => Ok(()),
+        }
     }
 
     /// Whether the guest's data is in a file of its own.
