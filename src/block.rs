@@ -34,7 +34,7 @@
 //! * `mirror`: the job whose copy follows what is written; `tap`: its look at that
 //! * `backup`: the job that copies a node as it is at one moment
 //! * `stream`: the job that frees an image from its backing files; `commit`: the job that moves its data into one of them; `chain`: images
-//!   over each other
+//!   over each other; `job_use`: nodes that a job uses
 //! * `on_error`, `error_policy`: what guests and jobs do about errors
 //! * `errand`: work that is no request
 //! * `channel`, `flush`: what devices use
@@ -72,6 +72,7 @@ mod graph;
 mod image;
 mod image_info;
 mod io_buffer;
+mod job_use;
 mod mirror;
 mod node;
 mod on_error;
@@ -138,6 +139,8 @@ pub use graph::{EdgeInfo, NodeId, edges};
 pub use image_info::{ImageInfo, ImageSpecific, Qcow2Info, VmdkExtentInfo, VmdkInfo};
 pub use io_buffer::IoBuffer;
 #[doc(hidden)]
+pub use job_use::check_unused;
+#[doc(hidden)]
 pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, DRIVE_MIRROR_OPTIONS, drive_mirror, mirror};
 pub use node::Node;
 #[doc(hidden)] // for the options of devices
@@ -150,7 +153,7 @@ pub use request::{Finished, Op, Request, Submission};
 pub use snapshot::{NewOverlay, snapshot, snapshot_sync};
 pub use status::BlockStatus;
 #[doc(hidden)]
-pub use stream::{BLOCK_STREAM_OPTIONS, check_unused, stream};
+pub use stream::{BLOCK_STREAM_OPTIONS, stream};
 pub use write_record::WriteRecord;
 
 /// Makes the types of objects known that belong to the block layer: `throttle-group`, `tls-creds-x509`.

@@ -19,11 +19,11 @@ use super::driver::Driver;
 use super::drivers::qcow2::BackingName;
 use super::graph::frozen::FrozenLinks;
 use super::graph::{Parent, edges};
+use super::job_use::check_unused;
 use super::mirror::start_active_commit;
 use super::node::Node;
 use super::on_error::{ON_ERROR, OnError};
 use super::permission::{Access, Permissions};
-use super::stream::check_unused;
 use crate::job::{self, JobOptions, JobStep, JobType, JobWork, RunningJob, WorkFuture};
 use crate::object::Options;
 use crate::schema::{Member, ObjectType, ValueType};
@@ -31,6 +31,9 @@ use crate::{Error, ErrorKind, QContext, Result};
 
 mod copy;
 mod finish;
+pub(super) mod plan;
+
+use plan::CommitPlan;
 
 /// What `block-commit` takes.
 pub static BLOCK_COMMIT_OPTIONS: ObjectType = ObjectType::new(
@@ -64,18 +67,6 @@ pub struct CommitStart {
     options: JobOptions,
     /// Makes the base writable.
     change: Option<GraphChange>,
-}
-
-/// What is committed.
-#[derive(Debug)]
-pub(super) struct CommitPlan {
-    pub(super) top: Arc<Node>,
-    pub(super) base: Arc<Node>,
-    /// How many images go: those above the base.
-    pub(super) depth: u32,
-    pub(super) on_error: OnError,
-    /// The base is only read otherwise.
-    pub(super) was_read_only: bool,
 }
 
 /// The job's work.
@@ -295,7 +286,7 @@ impl CommitStart {
             was_read_only,
         };
         let started = match name {
-            Some(name) => plan.start(name, links, options),
+            Some(name) => start_commit(plan, name, links, options),
             None => start_active_commit(plan, links, options),
         };
         started.or_else(|error| {
@@ -332,37 +323,23 @@ fn depth_of_base(chain: &[Arc<Node>]) -> u32 {
     u32::try_from(images.filter(|node| !is_filter(node)).count()).unwrap_or(0)
 }
 
-impl CommitPlan {
-    /// Starts the job, whose top is behind a disk.
-    fn start(self, name: BackingName, mut links: FrozenLinks, options: JobOptions) -> Result<()> {
-        let job = Parent::new("job", options.id.clone());
-        links.attach(&self.base, job, self.writer())?;
-        let work = Arc::new(CommitWork {
-            plan: self,
-            name,
-            links: Mutex::new(Some(links)),
-        });
-        let same: Arc<CommitWork> = Arc::clone(&work);
-        let started = job::start(options, &QContext::main(), work);
-        started.inspect_err(|_| drop(same.links().take()))
-    }
-
-    /// Nobody else writes to the base.
-    pub(super) fn writer(&self) -> Access {
-        let read = Permissions::CONSISTENT_READ;
-        let write = read.and(Permissions::WRITE);
-        Access {
-            needs: match self.has_to_grow() {
-                true => write.and(Permissions::RESIZE),
-                false => write,
-            },
-            shares: read.and(Permissions::WRITE_UNCHANGED),
-        }
-    }
-
-    fn has_to_grow(&self) -> bool {
-        self.base.length() < self.top.length()
-    }
+/// Starts the job, whose top is behind a disk.
+fn start_commit(
+    plan: CommitPlan,
+    name: BackingName,
+    mut links: FrozenLinks,
+    options: JobOptions,
+) -> Result<()> {
+    let job = Parent::new("job", options.id.clone());
+    links.attach(&plan.base, job, plan.writer())?;
+    let work = Arc::new(CommitWork {
+        plan,
+        name,
+        links: Mutex::new(Some(links)),
+    });
+    let same: Arc<CommitWork> = Arc::clone(&work);
+    let started = job::start(options, &QContext::main(), work);
+    started.inspect_err(|_| drop(same.links().take()))
 }
 
 /// Nobody may read an image whose base is being written, and nobody may write to it.

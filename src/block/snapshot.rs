@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::change::GraphChange;
 use super::driver::Driver;
 use super::graph::edges;
+use super::job_use::check_unused;
 use super::node::Node;
-use super::stream::check_unused;
 use crate::object::Options;
 use crate::{Error, ErrorKind, Result};
 

@@ -17,6 +17,7 @@ use super::drivers::qcow2::{BackingName, rewrite_backing};
 use super::error_policy::{ErrorPolicy, OnError};
 use super::graph::frozen::FrozenLinks;
 use super::graph::{Edge, Parent};
+use super::job_use::check_unused;
 use super::node::Node;
 use super::permission::{Access, Permissions};
 use super::request::Op;
@@ -190,25 +191,6 @@ fn find_node(name: &str) -> Result<Arc<Node>> {
 fn backing_chain(top: &Arc<Node>) -> Vec<Arc<Node>> {
     let next = |node: &Arc<Node>| node.child_of("backing");
     std::iter::successors(next(top), next).collect()
-}
-
-/// Checks that no job uses the node.
-///
-/// # Errors
-/// `Busy` if one does.
-pub fn check_unused(node: &Node) -> Result<()> {
-    let parents = node.parents();
-    let Some(user) = parents.iter().find(|parent| parent.kind() == "job") else {
-        return Ok(());
-    };
-    let jobs = job::list();
-    let known = jobs.iter().find(|known| known.id == user.name());
-    let kind = known.map_or("job", |known| known.kind.name());
-    let message = format!(
-        "Node '{}' is busy: block device is in use by block job: {kind}",
-        node.name()
-    );
-    Err(Error::new(ErrorKind::Busy, message))
 }
 
 /// What is to be done; nothing if no file goes.

@@ -53,8 +53,11 @@ pub(super) fn add(commands: &mut Commands) {
     );
     commands.add(&BLOCK_STREAM, block_stream);
     commands.add_later(&commit::BLOCK_COMMIT, commit::commit);
-    commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, snapshot::snapshot);
-    commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT_SYNC, snapshot::snapshot_sync);
+    commands.add_later(&snapshot::BLOCKDEV_SNAPSHOT, transaction::snapshot);
+    commands.add_later(
+        &snapshot::BLOCKDEV_SNAPSHOT_SYNC,
+        transaction::snapshot_sync,
+    );
     commands.add_later(&transaction::TRANSACTION, transaction::transaction);
     bitmap::add(commands);
     commands.add_later(&threshold::SET_WRITE_THRESHOLD, threshold::set);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{BackupSettings, BackupSync};
 use crate::block::error_policy::{ON_ERROR, OnError};
+use crate::block::job_use::check_unused;
 use crate::block::node::Node;
-use crate::block::stream::check_unused;
 use crate::job::{JobOptions, JobType};
 use crate::object::Options;
 use crate::schema::{EnumType, Member, ObjectType, ValueType};

@@ -2,13 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::Arc;
 
-use super::{CommitPlan, CommitWork};
+use super::CommitWork;
+use super::plan::CommitPlan;
 use crate::block::IoBuffer;
 use crate::block::backend::BlockBackend;
-use crate::block::chain::nodes_below;
-use crate::block::drain::drain;
 use crate::block::error_policy::ErrorPolicy;
 use crate::block::graph::frozen::FrozenLinks;
 use crate::block::node::Node;
@@ -53,26 +51,6 @@ impl CommitWork {
         };
         let opened = self.links().as_ref().and_then(open);
         opened.ok_or_else(|| Error::new(ErrorKind::Closed, "the chain is free again"))
-    }
-}
-
-impl CommitPlan {
-    /// Makes the base as long as the top, if it is shorter.
-    pub(in crate::block) async fn grow(&self, job: &RunningJob) -> Result<()> {
-        if !self.has_to_grow() {
-            return Ok(());
-        }
-        let base = Arc::clone(&self.base);
-        let length = self.top.length().next_multiple_of(base.block_size());
-        let mut nodes = nodes_below(&base);
-        nodes.push(Arc::clone(&base));
-        let drained = drain(&nodes).await;
-        let grown = job.aio().run_in_pool(move || {
-            let grown = base.set_length_for_parent(length);
-            drop(drained);
-            grown
-        });
-        grown.await?
     }
 }
 

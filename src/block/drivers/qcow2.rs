@@ -218,11 +218,11 @@ pub(super) fn open_in_chain(
         children,
         read_only,
         block_size,
-        header,
         info,
         can_store: header.can_have_bitmaps() && !read_only,
         has_bitmaps: header.bitmaps().is_some(),
         loaded: Mutex::new(bitmaps),
+        header,
     }))
 }
 

@@ -11,7 +11,7 @@ use super::options::{GRANULARITY, MEMORY, SOURCE_ACCESS};
 use super::state::MirrorState;
 use super::{MirrorSync, MirrorWork};
 use crate::block::change::GraphChange;
-use crate::block::commit::CommitPlan;
+use crate::block::commit::plan::CommitPlan;
 use crate::block::drain::drain;
 use crate::block::graph::Parent;
 use crate::block::graph::frozen::FrozenLinks;

@@ -1,9 +1,6 @@
 //! External snapshots: `blockdev-snapshot`, `blockdev-snapshot-sync`.
 #![forbid(unsafe_code)]
 
-use super::transaction::run;
-use crate::monitor::reply::Reply;
-use crate::object::Options;
 use crate::schema::{Case, CommandType, EnumType, Member, ObjectType, ValueType};
 
 static SNAPSHOT: ObjectType = ObjectType::new(
@@ -36,14 +33,6 @@ static SNAPSHOT_SYNC: ObjectType = ObjectType::new(
 
 pub(super) static BLOCKDEV_SNAPSHOT_SYNC: CommandType =
     CommandType::new("blockdev-snapshot-sync", &SNAPSHOT_SYNC);
-
-pub(super) fn snapshot(arguments: Options, reply: Reply) {
-    run(reply, |plan| plan.add("blockdev-snapshot", arguments));
-}
-
-pub(super) fn snapshot_sync(arguments: Options, reply: Reply) {
-    run(reply, |plan| plan.add("blockdev-snapshot-sync", arguments));
-}
 
 /// The same as actions of a transaction.
 pub(super) fn cases() -> Vec<Case> {

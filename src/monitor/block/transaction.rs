@@ -54,10 +54,20 @@ pub(super) fn transaction(arguments: Options, reply: Reply) {
     run(reply, |plan| plan.add_all(arguments));
 }
 
+/// `blockdev-snapshot`
+pub(super) fn snapshot(arguments: Options, reply: Reply) {
+    run(reply, |plan| plan.add("blockdev-snapshot", arguments));
+}
+
+/// `blockdev-snapshot-sync`
+pub(super) fn snapshot_sync(arguments: Options, reply: Reply) {
+    run(reply, |plan| plan.add("blockdev-snapshot-sync", arguments));
+}
+
 /// Plans and makes a change on a thread of its own, which may wait for storage. Requests to the nodes wait until it is over.
-pub(super) fn run(reply: Reply, add: impl FnOnce(&mut Plan) -> Result<()> + Send + 'static) {
+fn run(reply: Reply, add: impl FnOnce(&mut TransactionPlan) -> Result<()> + Send + 'static) {
     reply.done_by_thread("transaction", move || {
-        let mut plan = Plan::default();
+        let mut plan = TransactionPlan::default();
         add(&mut plan)?;
         plan.make()
     });
@@ -65,13 +75,13 @@ pub(super) fn run(reply: Reply, add: impl FnOnce(&mut Plan) -> Result<()> + Send
 
 /// What is to happen at once.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+struct TransactionPlan {
     graph: GraphChange,
     bitmaps: BitmapChange,
     overlays: Vec<NewOverlay>,
 }
 
-impl Plan {
+impl TransactionPlan {
     fn add_all(&mut self, mut arguments: Options) -> Result<()> {
         let mut properties = arguments.take_group("properties")?;
         let is_grouped = properties.take_str("completion-mode")?.as_deref() == Some("grouped");
@@ -96,7 +106,7 @@ impl Plan {
     }
 
     /// Adds an action.
-    pub(super) fn add(&mut self, kind: &str, mut data: Options) -> Result<()> {
+    fn add(&mut self, kind: &str, mut data: Options) -> Result<()> {
         match kind {
             "blockdev-snapshot" => {
                 let node = data.need_str("node")?;
