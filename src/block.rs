@@ -143,9 +143,9 @@ pub use job_use::check_unused;
 #[doc(hidden)]
 pub use mirror::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, DRIVE_MIRROR_OPTIONS, drive_mirror, mirror};
 pub use node::Node;
-#[doc(hidden)] // for the options of devices
-pub use on_error::ON_ERROR;
 pub use on_error::{ErrorAction, ErrorRules, OnError};
+#[doc(hidden)] // for the options of devices
+pub use on_error::{IO_STATUS, ON_ERROR};
 pub use own_mount::OwnMount;
 pub use permission::{Access, Permissions};
 pub use request::{Finished, Op, Request, Submission};

@@ -66,7 +66,7 @@ fn requests_answer_with_the_right_status() {
         bytes.extend(flags.to_le_bytes());
         bytes
     };
-    let cases: [(u32, u64, Vec<u8>, usize, u8); 19] = [
+    let cases: [(u32, u64, Vec<u8>, usize, u8); 20] = [
         (IN, 0, vec![], 512, 0),
         (IN, 127, vec![], 512, 0),
         (IN, 128, vec![], 512, 1),
@@ -83,6 +83,7 @@ fn requests_answer_with_the_right_status() {
         (DISCARD, 0, range(8, 8, 1), 0, 2),
         (DISCARD, 0, range(127, 8, 0), 0, 1),
         (DISCARD, 0, vec![0; 15], 0, 1),
+        (DISCARD, 0, [range(8, 8, 0), range(16, 8, 0)].concat(), 0, 2),
         (WRITE_ZEROES, 0, range(16, 8, 1), 0, 0),
         (WRITE_ZEROES, 0, range(24, 1, 0), 0, 0),
         (99, 0, vec![], 0, 2),

@@ -38,7 +38,7 @@ pub use drive::{DRIVE_MIRROR_OPTIONS, drive_mirror};
 pub use options::{BLOCKDEV_MIRROR_OPTIONS, COPY_MODE, mirror};
 
 use commit::ActiveCommit;
-use copier::{Copier, CopyOptions};
+use copier::{CopyOptions, MirrorCopier};
 use state::MirrorState;
 use tap::MirrorTap;
 
@@ -140,7 +140,7 @@ impl MirrorWork {
         let source = BlockBackend::open(&self.source, job.aio());
         let target = BlockBackend::open(&self.target, job.aio());
         let backends = (source.clone(), target.clone());
-        let mut copier = Copier::new(job, &self.state, backends, self.copying);
+        let mut copier = MirrorCopier::new(job, &self.state, backends, self.copying);
         self.find_dirty(&source, &target, job).await;
         self.is_found.store(true, Ordering::SeqCst);
         if self.is_blocking.load(Ordering::SeqCst) {
@@ -149,7 +149,7 @@ impl MirrorWork {
         let first = self.state.dirty.count();
         // A guest that writes all the time never leaves less than this for long.
         let much = self.copying.memory;
-        let is_copied = |now: &Copier| now.copied() >= first && now.remaining() <= much;
+        let is_copied = |now: &MirrorCopier| now.copied() >= first && now.remaining() <= much;
         let once = copier.copy_until(|now| now.is_clean() || is_copied(now));
         once.await?;
         let flushed = flush(&target, job).await;
@@ -230,7 +230,7 @@ impl MirrorWork {
     async fn copy_most(&self, job: &Arc<RunningJob>) -> Result<()> {
         let source = BlockBackend::open(&self.source, job.aio());
         let target = BlockBackend::open(&self.target, job.aio());
-        let mut copier = Copier::last(job, &self.state, (source, target), self.copying);
+        let mut copier = MirrorCopier::last(job, &self.state, (source, target), self.copying);
         let mut passes = Passes::default();
         copier.copy_until(|now| passes.are_over(now)).await?;
         copier.settle().await
@@ -241,8 +241,8 @@ impl MirrorWork {
         let source = BlockBackend::for_errand(&self.source, job.aio());
         let target = BlockBackend::for_errand(&self.target, job.aio());
         let backends = (source, target.clone());
-        let mut copier = Copier::last(job, &self.state, backends, self.copying);
-        copier.copy_until(Copier::is_clean).await?;
+        let mut copier = MirrorCopier::last(job, &self.state, backends, self.copying);
+        copier.copy_until(MirrorCopier::is_clean).await?;
         flush(&target, job).await
     }
 
@@ -309,7 +309,7 @@ struct Passes {
 
 impl Passes {
     /// Whether little is left, or a pass has not made it less.
-    fn are_over(&mut self, copier: &Copier) -> bool {
+    fn are_over(&mut self, copier: &MirrorCopier) -> bool {
         let remaining = copier.remaining();
         if remaining <= LITTLE {
             return true;

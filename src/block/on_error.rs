@@ -15,6 +15,10 @@ pub const ON_ERROR: EnumType = EnumType::new(
     &["report", "ignore", "enospc", "stop", "auto"],
 );
 
+/// What queries say about a disk's or a job's last failed request.
+#[doc(hidden)] // for the schema
+pub const IO_STATUS: EnumType = EnumType::new("BlockDeviceIoStatus", &["ok", "failed", "nospace"]);
+
 /// What an option of this kind says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {

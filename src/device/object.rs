@@ -24,7 +24,7 @@ const PROPERTIES: [Named; 13] = [
     ("irqfd", "bool"),
     ("connected", "bool"),
     ("fault", "string"),
-    ("io-status", "BlockDeviceIoStatus"),
+    ("io-status", "string"),
 ];
 
 /// All properties of a device of that model.

@@ -6,12 +6,10 @@
 use super::command::Commands;
 use super::event::emit;
 use crate::Result;
-use crate::block::COPY_MODE;
+use crate::block::{COPY_MODE, IO_STATUS};
 use crate::job::{self, JOB_EVENTS, JOB_STATUS, JOB_TYPE, JOB_TYPES, JobInfo, JobName, JobVerb};
 use crate::object::{Options, Value};
-use crate::schema::{
-    Case, CommandType, EnumType, Member, NOTHING, ObjectType, ValueType, Variants,
-};
+use crate::schema::{Case, CommandType, Member, NOTHING, ObjectType, ValueType, Variants};
 
 pub(super) fn add(commands: &mut Commands) {
     for (command, verb) in &VERBS {
@@ -185,13 +183,7 @@ static QUERY_BLOCK_JOBS: CommandType = CommandType::returning(
             Member::new("busy", ValueType::Bool),
             Member::new("paused", ValueType::Bool),
             Member::new("speed", ValueType::Int),
-            Member::new(
-                "io-status",
-                ValueType::Enum(EnumType::new(
-                    "BlockDeviceIoStatus",
-                    &["ok", "failed", "nospace"],
-                )),
-            ),
+            Member::new("io-status", ValueType::Enum(IO_STATUS)),
             Member::new("ready", ValueType::Bool),
             Member::new("status", ValueType::Enum(JOB_STATUS)),
             Member::new("auto-finalize", ValueType::Bool),

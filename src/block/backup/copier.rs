@@ -27,18 +27,18 @@ const RETRY_NS: i64 = 100_000_000;
 
 /// What has become of a chunk.
 #[derive(Debug)]
-struct Landed {
+struct CopiedChunk {
     /// The errno, and whether the target has failed.
     error: Option<(i32, bool)>,
 }
 
 /// Chunks under way.
 #[derive(Default)]
-struct Flights(Vec<Pin<Box<dyn Future<Output = Landed> + Send>>>);
+struct Flights(Vec<Pin<Box<dyn Future<Output = CopiedChunk> + Send>>>);
 
 impl Flights {
     /// Waits for one; none if there is none.
-    async fn next(&mut self) -> Option<Landed> {
+    async fn next(&mut self) -> Option<CopiedChunk> {
         if self.0.is_empty() {
             return None;
         }
@@ -135,7 +135,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn take(&mut self, landed: Landed) -> Result<()> {
+    fn take(&mut self, landed: CopiedChunk) -> Result<()> {
         self.tell();
         let Some((errno, is_of_target)) = landed.error else {
             return Ok(());
@@ -176,12 +176,12 @@ impl Pass<'_> {
 }
 
 /// Lets the filter copy a chunk.
-async fn fly(backend: BlockBackend, chunk: Range<u64>) -> Landed {
+async fn fly(backend: BlockBackend, chunk: Range<u64>) -> CopiedChunk {
     let mut request = backend.request(Op::Populate, chunk.start);
     request.set_length(chunk.end - chunk.start);
     let finished = backend.submit(request).await;
     let is_of_target = finished.request.failed_at_target;
     backend.recycle(finished.request);
     let error = (finished.result < 0).then(|| (finished.result.saturating_neg(), is_of_target));
-    Landed { error }
+    CopiedChunk { error }
 }

@@ -19,16 +19,11 @@
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use imago::qcow2::Qcow2;
-use imago::raw::Raw;
-use imago::{FormatAccess, StorageExt};
-
 use super::backing::{self, BackingChain};
 use super::{BLOCKDEV_REF, BLOCKDEV_REF_OR_NULL, DriverType, child};
 use crate::block::common::CommonOptions;
 use crate::block::dirty_bitmap::DirtyBitmap;
 use crate::block::driver::{BlockDriver, Driver, NewNode};
-use crate::block::errand;
 use crate::block::gate::Gate;
 use crate::block::graph::Edge;
 use crate::block::image_info::ImageInfo;
@@ -40,12 +35,15 @@ use crate::object::{Options, Value};
 use crate::schema::{Member, ValueType};
 use crate::{Error, ErrorKind, Result};
 
+mod access;
+mod autoclear;
 mod bitmaps;
 mod header;
 mod home;
 mod image;
 mod layer;
 mod mapping;
+mod metadata;
 mod order;
 mod places;
 mod populate;
@@ -56,15 +54,16 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+use access::open_image;
 pub(in crate::block) use header::rewrite::BackingName;
-use header::{FIXED_LEN, Qcow2Header, unsupported};
+use header::{Qcow2Header, unsupported};
 use image::Qcow2Image;
 use layer::Qcow2Layer;
+use metadata::{read_header, read_places};
 use order::TableOrder;
 use places::TablePlaces;
 pub(in crate::block) use rename::rewrite_backing;
-use scope::{ImageNodes, Role, Scoped};
-use storage::NodeStorage;
+use scope::ImageNodes;
 
 /// The driver `qcow2`.
 pub(super) const QCOW2: DriverType = DriverType {
@@ -262,47 +261,6 @@ fn attach(nodes: &ImageNodes, node: &NewNode<'_>, read_only: bool) -> Result<Vec
     Ok(edges)
 }
 
-/// Reads and checks the header of the image in `file`.
-fn read_header(file: &Arc<Node>, read_only: bool) -> Result<Qcow2Header> {
-    file.refresh_length()?;
-    let length = file.length();
-    let mut header = Qcow2Header::parse(&read(file, 0, FIXED_LEN)?)?;
-    header.check_features(read_only)?;
-    header.check_tables(length)?;
-    let cluster_len = usize::try_from(header.cluster_size()).unwrap_or(0);
-    header.parse_names(&read(file, 0, cluster_len)?)?;
-    Ok(header)
-}
-
-/// Reads and checks where the tables of an image are that is written.
-fn read_places(header: &Qcow2Header, file: &Arc<Node>) -> Result<TablePlaces> {
-    let (offset, len) = header.refcount_table();
-    let refcount_table = read(file, offset, len)?;
-    header.check_refcount_blocks(&refcount_table, file.length())?;
-    let l1 = header.l1_table();
-    let l1_len = usize::try_from(l1.end - l1.start).unwrap_or(0);
-    let l1 = read(file, l1.start, l1_len)?;
-    Ok(TablePlaces::new(header, &l1, &refcount_table))
-}
-
-/// Reads bytes of a node. What is behind its end is zero.
-fn read(file: &Arc<Node>, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let nodes = ImageNodes {
-        file: Arc::clone(file),
-        data: None,
-        backing: None,
-    };
-    let storage = NodeStorage::new(file, Role::File);
-    let bytes = errand::run(|new| {
-        let work = async move {
-            let mut bytes = vec![0; len];
-            storage.read(&mut bytes, offset).await.map(|()| bytes)
-        };
-        Scoped::new(nodes.open(new), work)
-    })?;
-    bytes.map_err(|error| Error::os("Could not read the image header", error))
-}
-
 /// Opens the backing file that the image names, if it names one.
 fn own_backing(
     header: &Qcow2Header,
@@ -335,44 +293,6 @@ fn data_node(
             backing::open_file(name, file, read_only).map(Some)
         }
     }
-}
-
-/// Lets imago open the image, whose header has been checked.
-fn open_image(
-    nodes: &ImageNodes,
-    order: &Arc<TableOrder>,
-    read_only: bool,
-) -> Result<FormatAccess<NodeStorage>> {
-    let opened = errand::run(|new| {
-        let (own, order) = (nodes.clone(), Arc::clone(order));
-        let work = async move { open_access(&own, &order, read_only).await };
-        Scoped::new(nodes.open(new), work)
-    })?;
-    opened
-        .map_err(|error: std::io::Error| Error::new(ErrorKind::InvalidArgument, error.to_string()))
-}
-
-/// The same as a future, in the scope of the nodes.
-async fn open_access(
-    nodes: &ImageNodes,
-    order: &Arc<TableOrder>,
-    read_only: bool,
-) -> std::io::Result<FormatAccess<NodeStorage>> {
-    let metadata = NodeStorage::new(&nodes.file, Role::File).with_order(order);
-    let storage_of =
-        |node: &Option<Arc<Node>>, role| node.as_ref().map(|node| NodeStorage::new(node, role));
-    let keeps_bitmaps = !read_only && bitmaps::autoclear::is_set(&nodes.file).await?;
-    let mut image = Qcow2::<NodeStorage>::open_image(metadata, !read_only).await?;
-    if keeps_bitmaps {
-        bitmaps::autoclear::set(&nodes.file).await?;
-    }
-    image.set_data_file(storage_of(&nodes.data, Role::Data));
-    let backing = match storage_of(&nodes.backing, Role::Backing) {
-        Some(storage) => Some(FormatAccess::new(Raw::open_image(storage, false).await?)),
-        None => None,
-    };
-    image.set_backing(backing);
-    Ok(FormatAccess::new(image))
 }
 
 impl BlockDriver for Qcow2Driver {

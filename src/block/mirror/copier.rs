@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use gsource::Clock;
 
-use super::state::{Answer, Content, HandedWrite, MirrorState};
+use super::state::{HandedWrite, MirrorContent, MirrorState, WriteAnswer};
 use crate::Result;
 use crate::block::backend::BlockBackend;
 use crate::block::error_policy::{ErrorPolicy, OnError};
@@ -44,7 +44,7 @@ pub(super) struct CopyOptions {
 }
 
 /// See the head of this file.
-pub(super) struct Copier {
+pub(super) struct MirrorCopier {
     job: Arc<RunningJob>,
     state: Arc<MirrorState>,
     source: BlockBackend,
@@ -52,7 +52,7 @@ pub(super) struct Copier {
     options: CopyOptions,
     /// How many bytes were copied so far.
     copied: u64,
-    flights: Vec<Flight>,
+    flights: Vec<MirrorFlight>,
     /// Handed over, and waiting for flights at the same place.
     waiting: Vec<HandedWrite>,
     /// Where the last copy ended.
@@ -66,28 +66,28 @@ pub(super) struct Copier {
 }
 
 type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Copying = Pin<Box<dyn Future<Output = std::result::Result<(), CopyError>> + Send>>;
-type CopyError = (JobIo, io::Error);
+type GranuleCopy = Pin<Box<dyn Future<Output = std::result::Result<(), MirrorError>> + Send>>;
+type MirrorError = (JobIo, io::Error);
 
 /// A range on its way.
-struct Flight {
+struct MirrorFlight {
     /// Whole granules.
     range: Range<u64>,
-    copying: Copying,
+    copying: GranuleCopy,
     /// It makes a dirty range clean. Otherwise it is a write that was handed over.
     is_copy: bool,
     /// For a write that was handed over; dropped when the target has it.
-    answer: Option<Answer>,
+    answer: Option<WriteAnswer>,
 }
 
-impl Copier {
+impl MirrorCopier {
     pub(super) fn new(
         job: &Arc<RunningJob>,
         state: &Arc<MirrorState>,
         (source, target): (BlockBackend, BlockBackend),
         options: CopyOptions,
-    ) -> Copier {
-        Copier {
+    ) -> MirrorCopier {
+        MirrorCopier {
             job: Arc::clone(job),
             state: Arc::clone(state),
             source,
@@ -110,15 +110,15 @@ impl Copier {
         state: &Arc<MirrorState>,
         backends: (BlockBackend, BlockBackend),
         options: CopyOptions,
-    ) -> Copier {
+    ) -> MirrorCopier {
         let options = CopyOptions {
             on_source_error: OnError::Report,
             on_target_error: OnError::Report,
             ..options
         };
-        Copier {
+        MirrorCopier {
             is_last: true,
-            ..Copier::new(job, state, backends, options)
+            ..MirrorCopier::new(job, state, backends, options)
         }
     }
 
@@ -150,7 +150,7 @@ impl Copier {
     /// That of a request, if the job is to fail. Then nothing is in flight.
     pub(super) async fn copy_until(
         &mut self,
-        mut is_over: impl FnMut(&Copier) -> bool,
+        mut is_over: impl FnMut(&MirrorCopier) -> bool,
     ) -> Result<()> {
         let copied = poll_fn(|context| {
             self.job.watch(context);
@@ -185,7 +185,7 @@ impl Copier {
     /// Lets guests go on, for good, and waits until nothing is in flight. No copy begins.
     ///
     /// # Errors
-    /// As for [`Copier::copy_until`].
+    /// As for [`MirrorCopier::copy_until`].
     pub(super) async fn settle(&mut self) -> Result<()> {
         self.state.end_handing();
         let settled = poll_fn(|context| {
@@ -275,7 +275,7 @@ impl Copier {
         has_moved
     }
 
-    fn end_flight(&mut self, flight: Flight, outcome: std::result::Result<(), CopyError>) {
+    fn end_flight(&mut self, flight: MirrorFlight, outcome: std::result::Result<(), MirrorError>) {
         match outcome {
             Ok(()) if !flight.is_copy => {}
             Ok(()) => {
@@ -337,7 +337,7 @@ impl Copier {
             answer,
         } = write;
         self.job.set_idle(false);
-        self.flights.push(Flight {
+        self.flights.push(MirrorFlight {
             range,
             copying: Box::pin(write_content(self.target.clone(), exact, content)),
             is_copy: false,
@@ -377,7 +377,7 @@ impl Copier {
             self.rest = Some(Box::pin(async move { job.keep_speed(count).await }));
         }
         let backends = (self.source.clone(), self.target.clone());
-        self.flights.push(Flight {
+        self.flights.push(MirrorFlight {
             range: self.state.granules(&range),
             copying: Box::pin(copy(backends, range, self.options.unmap)),
             is_copy: true,
@@ -434,7 +434,7 @@ async fn copy(
     (source, target): (BlockBackend, BlockBackend),
     range: Range<u64>,
     unmap: bool,
-) -> std::result::Result<(), CopyError> {
+) -> std::result::Result<(), MirrorError> {
     let read = |error| (JobIo::Read, error);
     let write = |error| (JobIo::Write, error);
     let mut at = range.start;
@@ -461,11 +461,11 @@ async fn copy(
 async fn write_content(
     target: BlockBackend,
     range: Range<u64>,
-    content: Content,
-) -> std::result::Result<(), CopyError> {
+    content: MirrorContent,
+) -> std::result::Result<(), MirrorError> {
     let outcome = match content {
-        Content::Data(data) => target.write(range.start, data, false).await.0,
-        Content::Zeroes { unmap } => {
+        MirrorContent::Data(data) => target.write(range.start, data, false).await.0,
+        MirrorContent::Zeroes { unmap } => {
             let zeroed = target.write_zeroes(range.start, len(&range), unmap, false);
             zeroed.await
         }
@@ -473,9 +473,9 @@ async fn write_content(
     outcome.map_err(|error| (JobIo::Write, error))
 }
 
-impl fmt::Debug for Copier {
+impl fmt::Debug for MirrorCopier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Copier")
+        f.debug_struct("MirrorCopier")
             .field("flights", &self.flights.len())
             .field("waiting", &self.waiting.len())
             .finish_non_exhaustive()

@@ -43,7 +43,7 @@ struct Handing {
 
 /// What is to be in the target.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum MirrorContent {
     Data(IoBuffer),
     Zeroes { unmap: bool },
 }
@@ -52,17 +52,17 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct HandedWrite {
     pub(super) range: Range<u64>,
-    pub(super) content: Content,
-    pub(super) answer: Answer,
+    pub(super) content: MirrorContent,
+    pub(super) answer: WriteAnswer,
 }
 
 /// Lets the maker of a write go on when it is dropped.
 #[derive(Debug)]
-pub(super) struct Answer(Arc<Handover>);
+pub(super) struct WriteAnswer(Arc<WriteHandover>);
 
 /// A write's maker waits here.
 #[derive(Debug, Default)]
-pub(super) struct Handover(Mutex<HandoverState>);
+pub(super) struct WriteHandover(Mutex<HandoverState>);
 
 #[derive(Debug, Default)]
 struct HandoverState {
@@ -124,17 +124,21 @@ impl MirrorState {
     }
 
     /// Hands a write to the job. `None` if it was marked instead.
-    pub(super) fn hand(&self, range: Range<u64>, content: Content) -> Option<Arc<Handover>> {
+    pub(super) fn hand(
+        &self,
+        range: Range<u64>,
+        content: MirrorContent,
+    ) -> Option<Arc<WriteHandover>> {
         let mut handing = self.lock();
         if !handing.is_on {
             self.dirty.set(range);
             return None;
         }
-        let handover: Arc<Handover> = Arc::default();
+        let handover: Arc<WriteHandover> = Arc::default();
         handing.queue.push(HandedWrite {
             range,
             content,
-            answer: Answer(Arc::clone(&handover)),
+            answer: WriteAnswer(Arc::clone(&handover)),
         });
         let waker = handing.waker.take();
         drop(handing);
@@ -169,7 +173,7 @@ impl MirrorState {
     }
 }
 
-impl Handover {
+impl WriteHandover {
     /// Waits until the job has done with the write, or until this is released.
     pub(super) async fn ended(&self) -> HandoverEnd {
         poll_fn(|context| {
@@ -204,7 +208,7 @@ impl Handover {
     }
 }
 
-impl Drop for Answer {
+impl Drop for WriteAnswer {
     fn drop(&mut self) {
         self.0.end(HandoverEnd::Answered);
     }

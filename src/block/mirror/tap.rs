@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::state::{Content, Handover, HandoverEnd, MirrorState};
+use super::state::{HandoverEnd, MirrorContent, MirrorState, WriteHandover};
 use crate::block::gate::Gate;
 use crate::block::io_buffer::IoBuffer;
 use crate::block::request::{Finished, Op, Request};
@@ -30,7 +30,7 @@ struct TapLayer {
     queue: Arc<TaskQueue>,
     below: Arc<Below>,
     /// What its requests wait for.
-    waits: Mutex<Vec<Weak<Handover>>>,
+    waits: Mutex<Vec<Weak<WriteHandover>>>,
 }
 
 impl WriteTap for MirrorTap {
@@ -94,10 +94,10 @@ impl TapLayer {
     }
 
     /// Writes to the source. Returns what is there then.
-    async fn write(&self, mut request: Box<Request>) -> (Finished, Content) {
+    async fn write(&self, mut request: Box<Request>) -> (Finished, MirrorContent) {
         if let Op::WriteZeroes { unmap } = request.op {
             let finished = self.below.submit(request).await;
-            return (finished, Content::Zeroes { unmap });
+            return (finished, MirrorContent::Zeroes { unmap });
         }
         let len = usize::try_from(request.length).unwrap_or(usize::MAX);
         let mut buffer = IoBuffer::zeroed(len);
@@ -115,10 +115,10 @@ impl TapLayer {
             result: written.result,
         };
         let copy = copy.unwrap_or_else(|| unreachable!("a request keeps its buffer"));
-        (finished, Content::Data(copy))
+        (finished, MirrorContent::Data(copy))
     }
 
-    fn remember(&self, handover: &Arc<Handover>) {
+    fn remember(&self, handover: &Arc<WriteHandover>) {
         let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         waits.retain(|known| known.strong_count() > 0);
         waits.push(Arc::downgrade(handover));

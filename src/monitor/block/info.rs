@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bitmap::{self, BITMAP_INFO};
 use super::image_info::{IMAGE_INFO, file_name, image};
-use crate::block::{Node, edges};
+use crate::block::{IO_STATUS, Node, edges};
 use crate::monitor::reply::Reply;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::object::{Dict, Options, Value};
@@ -151,7 +151,6 @@ static BLOCK_INFO: ObjectType = ObjectType::new(
         Member::optional("io-status", ValueType::Enum(IO_STATUS)),
     ],
 );
-const IO_STATUS: EnumType = EnumType::new("BlockDeviceIoStatus", &["ok", "failed", "nospace"]);
 
 /// One entry for each device that uses a node. On a thread as well.
 pub(super) fn devices(_: Options, reply: Reply) {

@@ -59,7 +59,7 @@ impl FailureCounts {
 
 /// A request that failed.
 #[derive(Debug)]
-pub(super) struct Failure<'a> {
+pub(super) struct FailedRequest<'a> {
     /// The id of the `-drive`, or empty.
     pub(super) drive: &'a str,
     pub(super) node: &'a Arc<Node>,
@@ -73,8 +73,8 @@ pub(super) struct Failure<'a> {
 }
 
 /// Describes a request that failed. If the guest asked for what the disk does not have, there is no event.
-pub(super) fn describe(failure: &Failure<'_>) -> FailureReport {
-    let Failure { node, request, .. } = failure;
+pub(super) fn describe(failure: &FailedRequest<'_>) -> FailureReport {
+    let FailedRequest { node, request, .. } = failure;
     let reason = error_text(failure.errno);
     let (name, length, offset) = (node.name(), request.length(), request.offset());
     let what = match request.op() {
@@ -103,7 +103,7 @@ pub(super) fn describe(failure: &Failure<'_>) -> FailureReport {
 }
 
 /// The data of QEMU's event, without the path of the device.
-fn event(failure: &Failure<'_>, reason: &str) -> Dict {
+fn event(failure: &FailedRequest<'_>, reason: &str) -> Dict {
     let operation = match failure.request.op() {
         Op::Read => "read",
         _ => "write",

@@ -14,7 +14,7 @@ use gsource::AioContext;
 
 use super::BlkModel;
 use super::config::SECTOR;
-use super::failures::{self, Failure, FailureCounts};
+use super::failures::{self, FailedRequest, FailureCounts};
 use super::request::{
     Frame, ID_LEN, RequestKind, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, distribute,
 };
@@ -153,7 +153,7 @@ impl BlkQueue {
             action => action,
         };
         handle.request_failed(|| {
-            failures::describe(&Failure {
+            failures::describe(&FailedRequest {
                 drive: &self.drive,
                 node: self.channel.node(),
                 request,

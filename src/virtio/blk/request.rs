@@ -4,6 +4,8 @@
 //! with the data in any way. Lengths and ranges are judged by the block layer and by [`Range`].
 #![forbid(unsafe_code)]
 
+use std::cmp::Ordering;
+
 use super::config::{RANGE_MAX, SECTOR};
 use crate::block::Op;
 use crate::virtio::memory::GuestSlice;
@@ -80,8 +82,11 @@ impl<'a, 'm> Frame<'a, 'm> {
     /// The range of a discard or write-zeroes request, or the status that refuses it.
     pub(super) fn range(&self, kind: RequestKind) -> Result<Range, u8> {
         let length: u64 = self.data_out().map(|slice| slice.len() as u64).sum();
-        if length != RANGE_LEN as u64 {
-            return Err(STATUS_IOERR);
+        match length.cmp(&(RANGE_LEN as u64)) {
+            Ordering::Less => return Err(STATUS_IOERR),
+            // More ranges than the one that the configuration announces.
+            Ordering::Greater => return Err(STATUS_UNSUPP),
+            Ordering::Equal => {}
         }
         let mut bytes = [0; RANGE_LEN];
         collect(self.data_out(), &mut bytes);

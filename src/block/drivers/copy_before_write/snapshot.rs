@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::copier::{Copier, status, transfer};
-use super::state::Place;
+use super::state::DataPlace;
 use crate::block::io_buffer::IoBuffer;
 use crate::block::range_lock::RangeTicket;
 use crate::block::request::{Finished, Op, Request};
@@ -24,7 +24,7 @@ const READ_MAX: u64 = 1 << 20;
 pub(super) struct SnapshotLayer(pub(super) Arc<Copier>);
 
 /// Where the beginning of a range is read.
-struct Found<'a> {
+struct SnapshotSource<'a> {
     below: &'a Below,
     end: u64,
     is_copied: bool,
@@ -135,11 +135,11 @@ impl SnapshotLayer {
     }
 
     /// Finds the beginning of a range.
-    async fn find(&self, range: &Range<u64>) -> Result<Found<'_>, i32> {
+    async fn find(&self, range: &Range<u64>) -> Result<SnapshotSource<'_>, i32> {
         let state = &self.0.state;
         let (mut place, mut end) = state.place(range);
         let mut held = None;
-        if place == Place::File {
+        if place == DataPlace::File {
             let mut ticket = state
                 .ranges()
                 .shared_ticket(state.around(&(range.start..end)));
@@ -148,10 +148,10 @@ impl SnapshotLayer {
             (place, end) = state.place(&(range.start..end));
             held = Some(ticket);
         }
-        let is_copied = place == Place::Target;
+        let is_copied = place == DataPlace::Target;
         match place {
-            Place::Nowhere => Err(-libc::EACCES),
-            Place::Target | Place::File => Ok(Found {
+            DataPlace::Nowhere => Err(-libc::EACCES),
+            DataPlace::Target | DataPlace::File => Ok(SnapshotSource {
                 below: if is_copied {
                     &self.0.target
                 } else {
@@ -165,7 +165,7 @@ impl SnapshotLayer {
     }
 
     /// Whether the node may have been written while it was read: after a copy that has failed, writes do not wait any more.
-    fn is_lost_at(&self, found: &Found<'_>) -> bool {
+    fn is_lost_at(&self, found: &SnapshotSource<'_>) -> bool {
         found.ticket.is_some() && self.0.state.is_lost()
     }
 }

@@ -40,7 +40,7 @@ struct Clusters {
 
 /// Where the data of a cluster are as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum DataPlace {
     Target,
     /// In the node itself, unless its clusters are copied before the reader has them locked.
     File,
@@ -50,18 +50,18 @@ pub(super) enum Place {
 
 impl Clusters {
     /// Where the first one is, and up to where that holds.
-    fn place(&self, numbers: Range<u64>) -> (Place, u64) {
+    fn place(&self, numbers: Range<u64>) -> (DataPlace, u64) {
         let hidden = self.hidden.find(numbers.clone(), true);
         if self.broken.is_some() || hidden == Some(numbers.start) {
-            return (Place::Nowhere, numbers.end);
+            return (DataPlace::Nowhere, numbers.end);
         }
         let visible = numbers.start..hidden.unwrap_or(numbers.end);
         let is_copied = self.copied.find(visible.clone(), true) == Some(visible.start);
         let end = self.copied.find(visible.clone(), !is_copied);
         let place = if is_copied {
-            Place::Target
+            DataPlace::Target
         } else {
-            Place::File
+            DataPlace::File
         };
         (place, end.unwrap_or(visible.end))
     }
@@ -143,7 +143,7 @@ impl CopyState {
     }
 
     /// Where the beginning of a range is as it was, and up to where that holds. The range is not empty.
-    pub(super) fn place(&self, range: &Range<u64>) -> (Place, u64) {
+    pub(super) fn place(&self, range: &Range<u64>) -> (DataPlace, u64) {
         let (place, end) = self.clusters().place(self.numbers(range));
         (place, end.saturating_mul(self.cluster_size).min(range.end))
     }

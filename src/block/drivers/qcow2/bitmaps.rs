@@ -12,7 +12,6 @@
 use super::header::{get_u32, invalid, u32_at, u64_at};
 use crate::Result;
 
-pub(super) mod autoclear;
 pub(super) mod load;
 pub(super) mod refcounts;
 pub(super) mod store;

@@ -16,8 +16,8 @@ use std::task::Poll;
 use imago::FormatAccess;
 use imago::io_buffers::{IoVector, IoVectorMut};
 
+use super::access::open_access;
 use super::mapping;
-use super::open_access;
 use super::order::TableOrder;
 use super::populate;
 use super::scope::{ImageNodes, Scoped};

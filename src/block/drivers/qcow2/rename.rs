@@ -5,16 +5,11 @@
 
 use std::sync::Arc;
 
-use imago::{Storage, StorageExt};
-
 use super::header::rewrite::{BackingName, with_backing};
 use super::header::{FIXED_LEN, Qcow2Header, invalid};
-use super::read;
-use super::scope::{ImageNodes, Role, Scoped};
-use super::storage::NodeStorage;
-use crate::block::errand;
+use super::metadata::{read, sync, write};
+use crate::Result;
 use crate::block::node::Node;
-use crate::{Error, Result};
 
 /// Writes the name of another backing file, or none, into the header of the image `node`, durably. It blocks the thread.
 ///
@@ -40,34 +35,4 @@ pub(in crate::block) fn rewrite_backing(
     bytes.truncate((last + 1).next_multiple_of(512));
     write(&file, 0, bytes)?;
     sync(&file)
-}
-
-/// Writes to a node.
-pub(super) fn write(file: &Arc<Node>, offset: u64, bytes: Vec<u8>) -> Result<()> {
-    let nodes = ImageNodes {
-        file: Arc::clone(file),
-        data: None,
-        backing: None,
-    };
-    let storage = NodeStorage::new(file, Role::File);
-    let written = errand::run(|new| {
-        let work = async move { storage.write(&bytes[..], offset).await };
-        Scoped::new(nodes.open(new), work)
-    })?;
-    written.map_err(|error| Error::os("Could not write the image's metadata", error))
-}
-
-/// Makes what was written durable.
-pub(super) fn sync(file: &Arc<Node>) -> Result<()> {
-    let nodes = ImageNodes {
-        file: Arc::clone(file),
-        data: None,
-        backing: None,
-    };
-    let storage = NodeStorage::new(file, Role::File);
-    let synced = errand::run(|new| {
-        let work = async move { storage.sync().await };
-        Scoped::new(nodes.open(new), work)
-    })?;
-    synced.map_err(|error| Error::os("Could not flush the image's metadata", error))
 }

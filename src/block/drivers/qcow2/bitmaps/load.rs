@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::header::{Qcow2Header, invalid, u64_at};
-use super::super::read;
-use super::super::rename::{sync, write};
+use super::super::metadata::{read, sync, write};
 use super::{AUTO, BitmapsExtension, DirectoryEntry, IN_USE, encode_directory, parse_directory};
 use crate::Result;
 use crate::block::dirty_bitmap::DirtyBitmap;

@@ -9,8 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::header::{Qcow2Header, invalid, u64_at};
-use super::super::read;
-use super::super::rename::{sync, write};
+use super::super::metadata::{read, sync, write};
 use crate::Result;
 use crate::block::node::Node;
 

@@ -10,8 +10,7 @@
 use std::sync::Arc;
 
 use super::super::header::{Qcow2Header, rewrite::with_bitmaps};
-use super::super::rename::{sync, write};
-use super::super::{read, read_header};
+use super::super::metadata::{read, read_header, sync, write};
 use super::load::{ALL_SET, covered, read_directory, read_table};
 use super::refcounts::Refcounts;
 use super::{AUTO, BitmapsExtension, DirectoryEntry, encode_directory};

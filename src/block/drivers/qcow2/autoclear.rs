@@ -9,22 +9,22 @@ use std::sync::Arc;
 
 use imago::{Storage, StorageExt};
 
-use super::super::header::{BITMAPS, u32_at, u64_at};
-use super::super::scope::Role;
-use super::super::storage::NodeStorage;
+use super::header::{BITMAPS, u32_at, u64_at};
+use super::scope::Role;
+use super::storage::NodeStorage;
 use crate::block::node::Node;
 
 /// Where it is in the header.
 const OFFSET: usize = 88;
 
 /// Whether the image in `file` has the bit. In the scope of its nodes.
-pub(in super::super) async fn is_set(file: &Arc<Node>) -> io::Result<bool> {
+pub(super) async fn is_set(file: &Arc<Node>) -> io::Result<bool> {
     let start = read(file).await?;
     Ok(u32_at(&start, 4) >= 3 && u64_at(&start, OFFSET) & BITMAPS != 0)
 }
 
 /// Sets the bit, durably.
-pub(in super::super) async fn set(file: &Arc<Node>) -> io::Result<()> {
+pub(super) async fn set(file: &Arc<Node>) -> io::Result<()> {
     let bits = u64_at(&read(file).await?, OFFSET) | BITMAPS;
     let storage = NodeStorage::new(file, Role::File);
     storage
