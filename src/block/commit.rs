@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chain::{chain_of, is_filter, position, users};
+use super::chain::{chain_of, is_filter, overlays, position, users};
 use super::change::GraphChange;
 use super::common::duplicate_node;
 use super::drain::DrainedNodes;
@@ -277,6 +277,12 @@ impl CommitStart {
         let [top, .., base] = &chain[..] else {
             return Err(invalid("cannot commit an image into itself"));
         };
+        if name.is_some() {
+            // Their headers are written at the end. What is in the way of that should not be found out then.
+            let overlays = overlays(top).into_iter();
+            let mut only_read = overlays.filter(|overlay| overlay.is_read_only());
+            only_read.try_for_each(|overlay| overlay.check_access_can_change())?;
+        }
         change.map_or(Ok(()), |change| change.make(drained))?;
         let plan = CommitPlan {
             top: Arc::clone(top),

@@ -266,15 +266,24 @@ impl Node {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         graph::check_shared(self, Permissions::RESIZE, None)?;
-        let resized = self.state().driver.set_length(length);
+        let resized = self.resize_image(length);
         drop(pass);
         self.follow_resize(resized)
     }
 
     /// The same for a parent with the permission to resize it, which no parent may do at the same time.
     pub(super) fn set_length_for_parent(&self, length: u64) -> Result<()> {
-        let resized = self.state().driver.set_length(length);
+        let resized = self.resize_image(length);
         self.follow_resize(resized)
+    }
+
+    /// Bitmaps that the image keeps become longer or shorter with it. One that is busy, or lacks something, stays as it is.
+    fn resize_image(&self, length: u64) -> Result<()> {
+        let bitmaps = self.persistent_bitmaps();
+        bitmaps
+            .iter()
+            .try_for_each(|bitmap| bitmap.check_usable())?;
+        self.state().driver.set_length(length)
     }
 
     /// A driver that fails may have another length all the same.

@@ -77,15 +77,24 @@ impl Node {
         })
     }
 
-    /// An image's bitmaps are in use while it is written. That cannot change while it is open.
     fn check_bitmaps(&self, before: &dyn BlockDriver, after: &dyn BlockDriver) -> Result<()> {
-        let stays = before.can_store_bitmaps() == after.can_store_bitmaps();
-        if stays || self.persistent_bitmaps().is_empty() {
-            return Ok(());
+        match before.can_store_bitmaps() == after.can_store_bitmaps() {
+            true => Ok(()),
+            false => self.check_access_can_change(),
         }
+    }
+
+    /// Checks that an image that is only read can be written from now on, or the other way round. Its bitmaps are in use while it is
+    /// written, and that cannot change while it is open.
+    pub(in crate::block) fn check_access_can_change(&self) -> Result<()> {
+        let bitmaps = self.persistent_bitmaps();
+        let Some(bitmap) = bitmaps.first() else {
+            return Ok(());
+        };
         let message = format!(
-            "node '{}' has persistent bitmaps: 'read-only' cannot change",
-            self.name
+            "node '{}' has the persistent bitmap '{}': 'read-only' cannot change",
+            self.name,
+            bitmap.name().unwrap_or_default()
         );
         Err(Error::new(ErrorKind::Unsupported, message))
     }

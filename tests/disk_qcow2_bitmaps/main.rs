@@ -1,23 +1,26 @@
 //! Dirty bitmaps that qcow2 images keep: from one program to the next, with QEMU's storage daemon and `qemu-img` between, and after a kill.
 //!
+//! * `changes`: what else changes an image or its place in a chain
+//! * `daemon`: `qctx` or QEMU's daemon with an image
+//!
 //! Needs QEMU's programs; the tests say SKIP where one is not installed.
 #![forbid(unsafe_code)]
 #![cfg(all(feature = "monitor", feature = "kvm"))] // what qctx needs
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::ffi::OsStr;
-use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use qcontext::json;
+use daemon::Daemon;
 use qcontext::object::Value;
-use support::deadline::wait_for;
 use support::directory::TestDir;
-use support::process::{Process, qctx};
-use support::qemu_img::{check, qemu_img, wait_unlocked};
-use support::qmp::Client;
+use support::process::qctx;
+use support::qemu_img::{check, qemu_img};
 use support::random::Random;
 use support::skip::skip;
+
+mod changes;
+mod daemon;
 
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
 const LENGTH: u64 = 16 << 20;
@@ -33,134 +36,6 @@ fn is_missing() -> bool {
         skip(format!("{program} is not installed"));
     }
     first.is_some()
-}
-
-/// A daemon with the image `disk.qcow2`.
-struct Daemon<'a> {
-    directory: &'a TestDir,
-    client: Client,
-    process: Process,
-}
-
-impl Daemon<'_> {
-    fn start<'a>(program: &OsStr, directory: &'a TestDir, more: &str) -> Daemon<'a> {
-        let image = format!("qcow2,node-name=disk,file.driver=file,file.filename=disk.qcow2{more}");
-        let mut command = Command::new(program);
-        command.args(["--blockdev", &image, "--chardev"]);
-        command.arg("socket,id=m,path=qmp.sock,server=on,wait=off");
-        command.args(["--monitor", "m"]);
-        command.args(["--nbd-server", "addr.type=unix,addr.path=nbd.sock"]);
-        command.current_dir(directory.path()).stdin(Stdio::null());
-        let process = Process::start(&mut command);
-        let socket = directory.socket("qmp.sock");
-        wait_for("the monitor", || UnixStream::connect(&socket).ok());
-        let mut client = Client::connect(&socket);
-        client.ask(r#"{"execute":"qmp_capabilities"}"#);
-        Daemon {
-            directory,
-            client,
-            process,
-        }
-    }
-
-    fn ask(&mut self, command: &str, arguments: &str) -> Value {
-        let request = format!(r#"{{"execute":"{command}","arguments":{{{arguments}}}}}"#);
-        self.client.send(request.as_bytes());
-        loop {
-            let value = json::parse(&self.client.line()).unwrap();
-            if value.member("event").is_none() {
-                return value;
-            }
-        }
-    }
-
-    #[track_caller]
-    fn run(&mut self, command: &str, arguments: &str) -> Value {
-        let answer = self.ask(command, arguments);
-        let returned = answer.member("return").cloned();
-        returned.unwrap_or_else(|| panic!("{command}: {answer:?}"))
-    }
-
-    fn error(&mut self, command: &str, arguments: &str) -> String {
-        let answer = self.ask(command, arguments);
-        let error = answer
-            .member("error")
-            .and_then(|error| error.member("desc"));
-        error.and_then(Value::as_str).unwrap_or("none").to_owned()
-    }
-
-    fn add(&mut self, name: &str, more: &str) {
-        let arguments = format!(r#""node":"disk","name":"{name}","persistent":true{more}"#);
-        self.run("block-dirty-bitmap-add", &arguments);
-    }
-
-    /// Each bitmap with what the query says and what its bits are, by name.
-    fn bitmaps(&mut self) -> Vec<(String, Value, String)> {
-        let nodes = self.run("query-named-block-nodes", r#""flat":true"#);
-        let Value::List(nodes) = nodes else {
-            panic!("{nodes:?}")
-        };
-        let is_disk =
-            |node: &&Value| node.member("node-name").and_then(Value::as_str) == Some("disk");
-        let node = nodes.iter().find(is_disk).unwrap();
-        let Some(Value::List(bitmaps)) = node.member("dirty-bitmaps").cloned() else {
-            return Vec::new();
-        };
-        let mut all: Vec<_> = bitmaps
-            .into_iter()
-            .map(|bitmap| {
-                let name = bitmap
-                    .member("name")
-                    .and_then(Value::as_str)
-                    .unwrap()
-                    .to_owned();
-                let arguments = format!(r#""node":"disk","name":"{name}""#);
-                let bits = self.ask("x-debug-block-dirty-bitmap-sha256", &arguments);
-                let Value::Dict(mut members) = bitmap else {
-                    panic!("{bitmap:?}")
-                };
-                members.sort_by(|(one, _), (other, _)| one.cmp(other));
-                (name, Value::Dict(members), format!("{bits:?}"))
-            })
-            .collect();
-        all.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-        all
-    }
-
-    /// Lets a client of an export write.
-    fn write(&mut self, commands: &[String]) {
-        self.run(
-            "block-export-add",
-            r#""type":"nbd","id":"e","node-name":"disk","name":"disk","writable":true"#,
-        );
-        let mut io = Command::new("qemu-io");
-        io.args(["-f", "raw"]);
-        io.args(commands.iter().flat_map(|one| ["-c", one]));
-        io.arg("nbd+unix:///disk?socket=nbd.sock")
-            .current_dir(self.directory.path());
-        let output = io.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        self.client
-            .send(br#"{"execute":"block-export-del","arguments":{"id":"e","mode":"hard"}}"#);
-        let lines = [self.client.line(), self.client.line()];
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.contains("BLOCK_EXPORT_DELETED")),
-            "{lines:?}"
-        );
-    }
-
-    fn quit(mut self) {
-        self.client.send(br#"{"execute":"quit"}"#);
-        self.process.ends_well();
-    }
-
-    fn kill(mut self) {
-        self.process.signal("KILL");
-        self.process.wait();
-        wait_unlocked(self.directory.path(), "disk.qcow2");
-    }
 }
 
 fn image(options: &str) -> TestDir {
