@@ -97,8 +97,8 @@ Options (one or two dashes, in any order; objects are created first, monitors la
   -nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,addr.to=PORT][,addr.ipv4=on|off][,addr.ipv6=on|off][,...]
   -nbd-server addr.type=fd,addr.str=FD[,...]
                  an NBD server at a Unix socket, a TCP port, the first free one up to 'to', or a listening socket that
-                 the program inherits. By default it serves 100 connections, and a negotiation may take 10 seconds; 0 stands for no limit. With
-                 'tls-creds' it talks under TLS only
+                 the program inherits. By default it serves 100 connections, and a negotiation may take 10 seconds; 0
+                 stands for no limit. With 'tls-creds' it talks under TLS only
   -export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,description=TEXT][,writable=on|off][,allocation-depth=on|off]
         [,iothread=ID]
                  a node for the clients of the NBD server, under the name of the node or another one
