@@ -213,6 +213,19 @@ fn kick_and_call_of_a_running_queue_are_replaced() {
     );
 }
 
+/// As QEMU's own back ends do; its test of vhost-user-blk waits for that.
+#[test]
+fn a_call_fd_is_signalled_when_it_is_set_before_the_queue_runs() {
+    let mut bench = Bench::negotiated(1);
+    let call = eventfd();
+    rustix::io::ioctl_fionbio(&call, true).unwrap();
+    let seen = call.try_clone().unwrap();
+    bench.ok_fd(RequestCode::SetVringCall, &words(&[0]), call);
+    let mut count = [0; 8];
+    assert_eq!(rustix::io::read(&seen, &mut count), Ok(8));
+    assert_eq!(u64::from_le_bytes(count), 1);
+}
+
 #[test]
 fn reset_owner_stops_everything() {
     let mut bench = Bench::running(2);

@@ -7,7 +7,7 @@ use super::super::description::{self, VringDescription};
 use super::super::protocol::{Message, VringState};
 use super::{MessageAnswer, Session, Then};
 use crate::Result;
-use crate::virtio::notify::{CallFd, KickFd};
+use crate::virtio::notify::{CallFd, KickFd, Signal};
 
 impl Session {
     pub(super) fn set_vring_num(&mut self, message: &Message) -> Result<MessageAnswer> {
@@ -66,6 +66,9 @@ impl Session {
         let call = vring.fd.map(CallFd::new).transpose()?.map(Arc::new);
         if self.device.is_started(index) {
             self.device.set_call(index, description::signal(&call))?;
+        } else if let Some(call) = &call {
+            // As of a running queue: a call to the old one may have been lost.
+            call.signal();
         }
         self.vrings[usize::from(index)].call = call;
         Ok(MessageAnswer::Done)
