@@ -7,6 +7,7 @@
 //! Any thread but the home of a queue whose requests the work waits for.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
@@ -16,6 +17,18 @@ use gsource::{AioContext, Wait};
 use super::gate::{ChannelOwner, Gate};
 use super::way::task::NewLayer;
 use crate::Result;
+
+thread_local! {
+    static IS_HURRIED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, whose errands on this thread have no waits that are not for the data, such as those for a lost server.
+pub(super) fn hurried<T>(work: impl FnOnce() -> T) -> T {
+    let before = IS_HURRIED.replace(true);
+    let done = work();
+    IS_HURRIED.set(before);
+    done
+}
 
 /// No channel: the errand reaps by itself.
 struct NoChannel;
@@ -41,6 +54,8 @@ pub(super) fn run<F: Future>(work: impl FnOnce(&mut NewLayer) -> F) -> Result<F:
     let aio = AioContext::new()?;
     let owner: Weak<NoChannel> = Weak::new();
     let gate = Gate::for_errand(&aio, owner);
+    let is_hurried = IS_HURRIED.get();
+    gate.set_hurried(is_hurried);
     let mut layer = NewLayer::new(&gate);
     let mut work = pin!(work(&mut layer));
     let waker = Waker::from(Arc::new(ErrandWake(Arc::clone(&gate))));
@@ -49,6 +64,10 @@ pub(super) fn run<F: Future>(work: impl FnOnce(&mut NewLayer) -> F) -> Result<F:
             return Ok(output);
         }
         layer.flush_submissions();
+        if is_hurried {
+            // A way looks at that when it is reaped, and nothing else may wake it.
+            layer.reap();
+        }
         aio.poll(Wait::Block)?;
         layer.reap();
     }

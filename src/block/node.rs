@@ -31,6 +31,7 @@ use super::way::Way;
 use crate::object::Dict;
 use crate::{Error, ErrorKind, Result};
 
+mod closing;
 mod names;
 pub(super) mod renewal;
 mod resizing;
@@ -171,11 +172,6 @@ impl Node {
     pub fn find(name: &str) -> Result<Arc<Node>> {
         let message = || format!("Cannot find device='{name}' nor node-name='{name}'");
         names::find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
-    }
-
-    /// The program ends, and no node is used any more: images keep their dirty bitmaps.
-    pub fn store_all_bitmaps() {
-        names::list().iter().for_each(|node| node.store_bitmaps());
     }
 
     /// All nodes that can be found by name, in the order of their making.

@@ -58,7 +58,7 @@ pub(super) fn run(mut plan: Plan) -> Result<(), Failure> {
     // After a failure too: the sockets of the exports and devices that exist must be removed.
     remove_exports()?;
     remove_devices()?;
-    Node::store_all_bitmaps();
+    Node::close_all();
     let result = outcome.and_then(Service::flush);
     drop(signals);
     result
