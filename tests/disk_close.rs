@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -180,7 +181,7 @@ fn relay(listener: UnixListener, server: &Path) -> JoinHandle<Vec<u8>> {
             sent.extend_from_slice(&part[..len]);
             let _ = far.write_all(&part[..len]);
         }
-        drop(far);
+        let _ = far.shutdown(Shutdown::Both);
         let _ = back.join();
         sent
     })
