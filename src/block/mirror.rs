@@ -219,7 +219,7 @@ impl MirrorWork {
             return Ok(());
         };
         self.copy_rest(job).await?;
-        if job.is_cancelled() {
+        if !job.begin_final() {
             return Ok(());
         }
         self.remove_tap();

@@ -244,6 +244,10 @@ impl JobUsers for Users {
         change(|jobs| jobs.table.become_ready(key));
     }
 
+    fn begin_final(&self, key: JobKey) -> bool {
+        change(|jobs| jobs.table.begin_final(key))
+    }
+
     fn request_failed(&self, key: JobKey, io: JobIo, action: JobErrorAction) {
         change(|jobs| jobs.table.request_failed(key, io, action));
     }

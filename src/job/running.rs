@@ -72,6 +72,8 @@ pub(super) trait JobUsers: Send + Sync {
     /// The work goes on.
     fn leave_pause(&self, key: JobKey);
     fn become_ready(&self, key: JobKey);
+    /// See [`RunningJob::begin_final`].
+    fn begin_final(&self, key: JobKey) -> bool;
     fn request_failed(&self, key: JobKey, io: JobIo, action: JobErrorAction);
 }
 
@@ -159,6 +161,12 @@ impl RunningJob {
     /// Whether the work is to end, and its changes are undone.
     pub fn is_cancelled(&self) -> bool {
         self.users.wishes(self.key).is_cancelled
+    }
+
+    /// To be called before what cannot be undone. False if the job is cancelled. If not, a cancellation comes too late from now on: it
+    /// does nothing.
+    pub fn begin_final(&self) -> bool {
+        self.users.begin_final(self.key)
     }
 
     /// Whether the work is to rest at its next pause point.

@@ -130,6 +130,8 @@ struct JobRecord {
     was_started: bool,
     error: Option<String>,
     is_prepared: bool,
+    /// It makes what cannot be undone; a cancellation comes too late.
+    is_final: bool,
     /// Its last step has begun.
     is_settling: bool,
 }
@@ -239,6 +241,7 @@ impl JobTable {
             was_started: false,
             error: None,
             is_prepared: false,
+            is_final: false,
             is_settling: false,
         });
         self.become_status(key, JobStatus::Created);

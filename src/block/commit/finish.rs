@@ -78,6 +78,9 @@ impl CommitWork {
         links.into_iter().for_each(|links| end.last.thaw(links));
         let name = self.name.clone();
         let drained = drain(&end.last.nodes()).await;
+        if !job.begin_final() {
+            return Ok(());
+        }
         let made = job.aio().run_in_pool(move || end.make(&name, &drained));
         made.await??;
         drop(self.take_links());

@@ -117,8 +117,10 @@ impl DirtyBits {
         let before = self.length();
         if length > before {
             let reserved = self.reserve_locked(length.div_ceil(self.granularity));
-            let again = length.min(*longest).div_ceil(self.granularity);
-            self.set_bits(before / self.granularity..again);
+            if *longest > before {
+                let again = length.min(*longest).div_ceil(self.granularity);
+                self.set_bits(before / self.granularity..again);
+            }
             self.has_lost.fetch_or(!reserved, Ordering::Relaxed);
         }
         self.length.store(length, Ordering::Release);

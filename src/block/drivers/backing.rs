@@ -69,12 +69,7 @@ impl BackingChain {
                 "the format '{other}' of the backing file '{name}' is not supported"
             ))),
         })?;
-        let inner = below.options().into_iter();
-        let mut options = vec![("driver".to_owned(), image.driver().name().into())];
-        options.extend(inner.map(|(key, value)| (format!("file.{key}"), value)));
-        image.set_options(options);
-        image.enter(duplicate_node)?;
-        Ok(image)
+        enter(image, &below)
     }
 
     /// The chain with another file at its end.
@@ -92,6 +87,16 @@ impl BackingChain {
         longer.0.push(id);
         Ok(longer)
     }
+}
+
+/// Gives the node of an image over `below` its options and its name.
+fn enter(image: Arc<Node>, below: &Node) -> Result<Arc<Node>> {
+    let inner = below.options().into_iter();
+    let mut options = vec![("driver".to_owned(), image.driver().name().into())];
+    options.extend(inner.map(|(key, value)| (format!("file.{key}"), value)));
+    image.set_options(options);
+    image.enter(duplicate_node)?;
+    Ok(image)
 }
 
 /// Opens a file that the image in `file` names as it is.

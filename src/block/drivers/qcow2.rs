@@ -184,7 +184,7 @@ pub(super) fn open_in_chain(
         Error::new(error.kind(), message)
     };
     let read_only = node.is_read_only_over(file);
-    let header = read_header(file, read_only).map_err(failed)?;
+    let header = Box::new(read_header(file, read_only).map_err(failed)?);
     let data = data_node(&header, options.data, file, read_only).map_err(failed)?;
     let backing = match options.backing {
         Backing::Own => own_backing(&header, file, chain).map_err(failed)?,
@@ -196,16 +196,28 @@ pub(super) fn open_in_chain(
         data,
         backing,
     };
-    let info = header.image_info(file);
+    open_over(nodes, header, node, &failed)
+}
+
+/// The rest, when the nodes below are open. A function of its own, so that a long chain needs little stack.
+fn open_over(
+    nodes: ImageNodes,
+    header: Box<Qcow2Header>,
+    node: &NewNode<'_>,
+    failed: &dyn Fn(Error) -> Error,
+) -> Result<Box<dyn BlockDriver>> {
+    let file = Arc::clone(&nodes.file);
+    let read_only = node.is_read_only_over(&file);
+    let info = header.image_info(&file);
     let children = attach(&nodes, node, read_only)?;
-    let bitmaps = load_bitmaps(&header, file, node).map_err(failed)?;
+    let bitmaps = load_bitmaps(&header, &file, node).map_err(failed)?;
     let places = match read_only {
         true => TablePlaces::new(&header, &[], &[]),
-        false => read_places(&header, file).map_err(failed)?,
+        false => read_places(&header, &file).map_err(failed)?,
     };
     let order = Arc::new(TableOrder::new(places));
     if !read_only && node.old.is_none() {
-        bitmaps::load::mark_in_use(&header, file).map_err(failed)?;
+        bitmaps::load::mark_in_use(&header, &file).map_err(failed)?;
     }
     let access = open_image(&nodes, &order, read_only).map_err(failed)?;
     let block_size = file.block_size().max(SECTOR);
@@ -221,7 +233,7 @@ pub(super) fn open_in_chain(
         can_store: header.can_have_bitmaps() && !read_only,
         has_bitmaps: header.bitmaps().is_some(),
         loaded: Mutex::new(bitmaps),
-        header,
+        header: *header,
     }))
 }
 

@@ -229,11 +229,12 @@ impl NbdConnection {
 }
 
 impl Incoming {
-    /// How many bytes of memory its payload or its reply takes.
+    /// How many bytes of memory its payload or its reply takes. A read that is too long is refused, and takes none.
     fn weight(&self) -> usize {
+        let length = usize::try_from(self.header.length).unwrap_or(usize::MAX);
         match (self.header.command, &self.payload) {
             (_, Some(payload)) => payload.len(),
-            (command::READ, None) => usize::try_from(self.header.length).unwrap_or(usize::MAX),
+            (command::READ, None) if length <= WEIGHT_MAX => length,
             _ => 0,
         }
     }
@@ -327,4 +328,24 @@ fn check_payload(header: &RequestHeader, style: ReplyStyle) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_of_requests_cannot_overflow() {
+        for (length, weight) in [(0, 0), (WEIGHT_MAX as u64, WEIGHT_MAX), (u64::MAX - 5, 0)] {
+            let mut header = [0; RequestHeader::EXTENDED_LEN];
+            header[..4].copy_from_slice(&0x21e4_1c71_u32.to_be_bytes());
+            header[24..].copy_from_slice(&length.to_be_bytes());
+            let incoming = Incoming {
+                header: RequestHeader::decode_extended(&header).unwrap(),
+                payload: None,
+                filled: 0,
+            };
+            assert_eq!(incoming.weight(), weight, "{length}");
+        }
+    }
 }

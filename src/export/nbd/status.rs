@@ -51,7 +51,8 @@ impl StatusContexts {
         self.allocation |= offered.allocation && fits(BASE_ALLOCATION, "base:");
         self.depth |= offered.depth && fits(ALLOCATION_DEPTH, "qemu:");
         for (id, bitmap) in &offered.bitmaps {
-            let is_named = fits(&context_name(bitmap), "qemu:") || fits("", DIRTY_BITMAP);
+            let is_all = is_list && query == DIRTY_BITMAP;
+            let is_named = is_all || fits(&context_name(bitmap), "qemu:");
             if is_named && self.bitmaps.iter().all(|(known, _)| known != id) {
                 self.bitmaps.push((*id, Arc::clone(bitmap)));
             }

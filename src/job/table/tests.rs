@@ -415,3 +415,23 @@ fn random_sequences_of_transactions_end_each_job_once() {
         check_end(bench);
     }
 }
+
+#[test]
+fn a_cancellation_after_the_point_of_no_return_changes_nothing() {
+    for is_late in [true, false] {
+        let mut bench = Bench::start(1, true, false);
+        let key = bench.key();
+        bench.table.run_over(key, Ok(()));
+        bench.hear();
+        assert_eq!(bench.steps, [(key, JobStep::Prepare)]);
+        if !is_late {
+            bench.table.cancel(key, true).unwrap();
+        }
+        assert_eq!(bench.table.begin_final(key), is_late);
+        bench.table.cancel(key, true).unwrap();
+        bench.settle();
+        let heard = bench.since();
+        let ends = ["COMPLETED", "CANCELLED"].map(|word| heard.contains(word));
+        assert_eq!(ends, [is_late, !is_late], "{heard}");
+    }
+}

@@ -85,10 +85,10 @@ impl JobTable {
             return Ok(());
         };
         let is_soft = !force && job.new.has_ready && job.status.is_ready();
-        let number = job.group;
+        let (number, is_final) = (job.group, job.is_final);
         match job.run {
             // Its changes are being made final.
-            RunStage::Over if self.stage(number) == Some(GroupStage::Committing) => {}
+            RunStage::Over if is_final || self.stage(number) == Some(GroupStage::Committing) => {}
             RunStage::Over => {
                 self.cancel_one(key, CancelRequest::Force);
                 self.abort_group(number, Some(key));
@@ -103,9 +103,15 @@ impl JobTable {
         Ok(())
     }
 
+    /// The job is going to do what cannot be undone. False if it is cancelled; from now on it cannot be.
+    pub(in crate::job) fn begin_final(&mut self, key: JobKey) -> bool {
+        let job = self.job_mut(key).filter(|job| !job.is_cancelled());
+        job.map(|job| job.is_final = true).is_some()
+    }
+
     /// Cancels a job and no other one of its group.
     pub(super) fn cancel_one(&mut self, key: JobKey, request: CancelRequest) {
-        let Some(job) = self.job_mut(key) else {
+        let Some(job) = self.job_mut(key).filter(|job| !job.is_final) else {
             return;
         };
         if job.cancel != CancelRequest::Force {

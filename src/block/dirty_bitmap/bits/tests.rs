@@ -83,6 +83,13 @@ fn a_part_of_a_run_is_found() {
 }
 
 #[test]
+fn a_disk_that_ends_within_a_granule_stays_clean_when_it_grows() {
+    let bits = bits(100 * KIB, 64 * KIB);
+    bits.resize(MIB);
+    assert_eq!(bits.count(), 0);
+}
+
+#[test]
 fn a_disk_that_grows_is_clean_there_unless_it_was_longer_before() {
     let bits = bits(MIB, 64 * KIB);
     bits.set(900 * KIB..MIB);
