@@ -72,6 +72,7 @@ mod graph;
 mod image;
 mod image_info;
 mod io_buffer;
+mod job_options;
 mod job_use;
 mod mirror;
 mod node;
@@ -117,6 +118,8 @@ pub use channel::Channel;
 pub use commit::{BLOCK_COMMIT_OPTIONS, CommitStart, commit};
 pub use common::DetectZeroes;
 // For the monitor.
+#[doc(hidden)]
+pub use chain::{chain_of, next_in_chain};
 #[doc(hidden)]
 pub use create::{BLOCKDEV_CREATE_OPTIONS, create};
 pub use dirty_bitmap::DirtyBitmap;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use super::chain::{chain_of, check_root, position};
 use super::change::GraphChange;
 use super::driver::Driver;
 use super::drivers::qcow2::{BackingName, rewrite_backing};
-use super::graph::edges;
 use super::node::Node;
 use crate::{Error, ErrorKind, Result};
 
@@ -30,20 +30,12 @@ impl BackingRename {
         file: String,
     ) -> Result<BackingRename> {
         let top = Node::find(device)?;
-        let mut parents = edges().into_iter().filter(|edge| edge.child == top.id());
-        if parents.any(|edge| edge.parent.node_id().is_some()) {
-            return Err(invalid("Need a root block node"));
-        }
-        let image = Node::find(image).map_err(|_| {
-            let message = format!("Cannot find device='' nor node-name='{image}'");
-            Error::new(ErrorKind::NotFound, message)
-        })?;
+        check_root(&top)?;
+        let image = Node::find_by_node_name(image)?;
         let backing = image.backing().ok_or_else(|| {
             invalid("not allowing backing file change on an image without a backing file")
         })?;
-        let next = |node: &Arc<Node>| node.filtered().or_else(|| node.backing());
-        let mut chain = std::iter::successors(Some(Arc::clone(&top)), next);
-        if !chain.any(|node| node.id() == image.id()) {
+        if position(&chain_of(&top), &image).is_none() {
             let message = format!("'{}' and image file are not in the same chain", top.name());
             return Err(invalid(message));
         }

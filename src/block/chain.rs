@@ -1,34 +1,50 @@
 //! Chains of images: an image, the one behind it, and so on, with the filters between them.
 //!
-//! Used by jobs that copy within a chain.
+//! Used by jobs that copy within a chain, and by queries.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
-use super::driver::Driver;
 use super::graph::edges;
 use super::node::Node;
+use crate::{Error, ErrorKind, Result};
 
 /// The node and all that it takes data from, down to the last one.
-pub(super) fn chain_of(node: &Arc<Node>) -> Vec<Arc<Node>> {
-    std::iter::successors(Some(Arc::clone(node)), below).collect()
+#[doc(hidden)] // for the monitor's queries and for exports
+pub fn chain_of(node: &Arc<Node>) -> Vec<Arc<Node>> {
+    std::iter::successors(Some(Arc::clone(node)), |last| next_in_chain(last)).collect()
 }
 
 /// What a filter is over, or the image behind an image.
-fn below(node: &Arc<Node>) -> Option<Arc<Node>> {
-    node.child_of(match node.driver() {
-        Driver::Blkdebug => "image",
-        Driver::CopyBeforeWrite | Driver::CopyOnRead | Driver::Throttle => "file",
-        _ => "backing",
-    })
+#[doc(hidden)] // for the monitor's queries
+pub fn next_in_chain(node: &Node) -> Option<Arc<Node>> {
+    node.filtered().or_else(|| node.backing())
 }
 
 /// Whether the node is no image of its own.
 pub(super) fn is_filter(node: &Node) -> bool {
-    matches!(
-        node.driver(),
-        Driver::Blkdebug | Driver::CopyBeforeWrite | Driver::CopyOnRead | Driver::Throttle
-    )
+    node.filtered().is_some()
+}
+
+/// The links of a chain: each node with the next one.
+pub(super) fn links(chain: &[Arc<Node>]) -> Vec<(Arc<Node>, Arc<Node>)> {
+    let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
+    chain.windows(2).map(pair).collect()
+}
+
+/// Checks that the node is not below another one.
+///
+/// # Errors
+/// It is.
+pub(super) fn check_root(node: &Node) -> Result<()> {
+    let parents = node.parents();
+    match parents.iter().any(|parent| parent.node_id().is_some()) {
+        true => {
+            let message = "Need a root block node";
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        false => Ok(()),
+    }
 }
 
 /// The place of a node in a chain.

@@ -335,7 +335,7 @@ impl GraphChange {
         };
         let mut kept = None;
         if let Value::Str(name) = &value {
-            let child = find_child(name)?;
+            let child = Node::find_by_node_name(name)?;
             check_cycle(node, role, &child)?;
             kept = own.filter(|own| own.id() == child.id());
             if let Some(same) = &kept {
@@ -354,13 +354,6 @@ enum Children {
     Given,
     /// The same as before.
     Kept,
-}
-
-fn find_child(name: &str) -> Result<Arc<Node>> {
-    Node::find(name).map_err(|_| {
-        let message = format!("Cannot find device='' nor node-name='{name}'");
-        Error::new(ErrorKind::NotFound, message)
-    })
 }
 
 /// A node that has a backing file, or has been told to have none, must be told again.

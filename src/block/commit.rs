@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chain::{chain_of, is_filter, overlays, position, users};
+use super::chain::{chain_of, is_filter, links, overlays, position, users};
 use super::change::GraphChange;
 use super::common::duplicate_node;
 use super::drain::DrainedNodes;
@@ -19,6 +19,7 @@ use super::driver::Driver;
 use super::drivers::qcow2::BackingName;
 use super::graph::frozen::FrozenLinks;
 use super::graph::{Parent, edges};
+use super::job_options::take_job_options;
 use super::job_use::check_unused;
 use super::mirror::start_active_commit;
 use super::node::Node;
@@ -104,12 +105,7 @@ pub fn commit(mut arguments: Options) -> Result<CommitStart> {
         false => Some(backing_name(base, file, hides.unwrap_or(false))?),
     };
     let on_error = OnError::take(&mut arguments, "on-error")?;
-    let id = arguments.take_str("job-id")?;
-    let id = id.unwrap_or_else(|| match device.is_drive() {
-        true => device.name().to_owned(),
-        false => String::new(),
-    });
-    let options = JobOptions::take(&mut arguments, id, JobType::Commit)?;
+    let options = take_job_options(&mut arguments, &device, JobType::Commit)?;
     if !is_active {
         // Refused now rather than at the end.
         finish::end_of_chain(top, base)?;
@@ -191,10 +187,7 @@ impl Wanted {
 }
 
 fn find_in(chain: &[Arc<Node>], name: &str) -> Result<usize> {
-    let node = Node::find(name).map_err(|_| {
-        let message = format!("Cannot find device='' nor node-name='{name}'");
-        Error::new(ErrorKind::NotFound, message)
-    })?;
+    let node = Node::find_by_node_name(name)?;
     let missing = || invalid(format!("'{name}' is not in this backing file chain"));
     position(chain, &node).ok_or_else(missing)
 }
@@ -356,8 +349,7 @@ const PASSAGE: Access = Access {
 
 /// Freezes the links down to the base, with those to the top if that `is_behind` a disk.
 fn take_chain(chain: &[Arc<Node>], is_behind: bool) -> Result<FrozenLinks> {
-    let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
-    let mut links: Vec<_> = chain.windows(2).map(pair).collect();
+    let mut links = links(chain);
     if is_behind {
         let above = users(&chain[0]).into_iter();
         links.extend(above.map(|(user, _)| (user, Arc::clone(&chain[0]))));

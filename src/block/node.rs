@@ -174,6 +174,15 @@ impl Node {
         names::find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
     }
 
+    /// The same for an argument that names nodes and no drives, with QEMU's text for that.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn find_by_node_name(name: &str) -> Result<Arc<Node>> {
+        let message = || format!("Cannot find device='' nor node-name='{name}'");
+        names::find(name).ok_or_else(|| Error::new(ErrorKind::NotFound, message()))
+    }
+
     /// All nodes that can be found by name, in the order of their making.
     pub fn list() -> Vec<Arc<Node>> {
         names::list()

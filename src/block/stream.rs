@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::backend::BlockBackend;
-use super::chain::chain_of;
+use super::chain::{chain_of, links};
 use super::change::GraphChange;
 use super::drain::drain;
 use super::driver::Driver;
@@ -17,11 +17,12 @@ use super::drivers::qcow2::{BackingName, rewrite_backing};
 use super::error_policy::{ErrorPolicy, OnError};
 use super::graph::frozen::FrozenLinks;
 use super::graph::{Edge, Parent};
+use super::job_options::take_job_options;
 use super::job_use::check_unused;
 use super::node::Node;
 use super::permission::{Access, Permissions};
 use super::request::Op;
-use crate::job::{self, JobIo, JobOptions, JobStep, JobType, JobWork, RunningJob, WorkFuture};
+use crate::job::{self, JobIo, JobStep, JobType, JobWork, RunningJob, WorkFuture};
 use crate::object::Options;
 use crate::schema::{Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, QContext, Result};
@@ -88,13 +89,8 @@ pub fn stream(mut arguments: Options) -> Result<()> {
             "backing file specified, but streaming the entire chain",
         ));
     }
-    let id = arguments.take_str("job-id")?;
-    let id = id.unwrap_or_else(|| match top.is_drive() {
-        true => top.name().to_owned(),
-        false => String::new(),
-    });
     let on_error = OnError::take(&mut arguments, "on-error")?;
-    let options = JobOptions::take(&mut arguments, id, JobType::Stream)?;
+    let options = take_job_options(&mut arguments, &top, JobType::Stream)?;
     let plan = plan(&top, base, name)?;
     let access = Access {
         needs: Permissions::CONSISTENT_READ.and(Permissions::WRITE_UNCHANGED),
@@ -156,7 +152,7 @@ impl WantedBase {
             return found.ok_or_else(missing).map(Some);
         }
         if let Some(name) = &self.node {
-            let node = find_node(name)?;
+            let node = Node::find_by_node_name(name)?;
             return match chain.iter().any(|known| known.id() == node.id()) {
                 true => Ok(Some(node)),
                 false => Err(invalid(format!(
@@ -168,7 +164,7 @@ impl WantedBase {
         let Some(name) = &self.bottom else {
             return Ok(None);
         };
-        let node = find_node(name)?;
+        let node = Node::find_by_node_name(name)?;
         let mut whole = [top].into_iter().chain(&chain);
         match whole.any(|known| known.id() == node.id()) {
             true => Ok(node.child_of("backing")),
@@ -178,13 +174,6 @@ impl WantedBase {
             ))),
         }
     }
-}
-
-fn find_node(name: &str) -> Result<Arc<Node>> {
-    Node::find(name).map_err(|_| {
-        let message = format!("Cannot find device='' nor node-name='{name}'");
-        Error::new(ErrorKind::NotFound, message)
-    })
 }
 
 /// The images behind an image, the next one first.
@@ -244,10 +233,8 @@ fn freeze(top: &Arc<Node>, plan: &StreamPlan, parent: &Parent) -> Result<FrozenL
         None => false,
     };
     let base = chain.iter().position(is_base).unwrap_or(chain.len());
-    let pair = |pair: &[Arc<Node>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
     let whole = &chain[..chain.len().min(base + 1)];
-    let links: Vec<_> = whole.windows(2).map(pair).collect();
-    let mut links = FrozenLinks::freeze(&links, false)?;
+    let mut links = FrozenLinks::freeze(&links(whole), false)?;
     for node in &chain[1..base] {
         links.attach(node, parent.clone().with_role("intermediate node"), access)?;
     }

@@ -1,8 +1,6 @@
 //! What `--export` and `block-export-add` take. Names, order and error texts are QEMU's.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use super::fuse::FUSE;
 use super::kind::{ExportType, NewExport};
 use super::nbd::NBD;
@@ -67,7 +65,7 @@ impl WantedExport {
     /// Finds what the options name. What is left are the options of the type.
     pub(super) fn resolve(self) -> Result<(&'static ExportType, NewExport, Options)> {
         let mut rest = self.rest;
-        let node = find_node(&rest.need_str("node-name")?)?;
+        let node = Node::find_by_node_name(&rest.need_str("node-name")?)?;
         let context = match rest.take_str("iothread")? {
             Some(name) => Some(find_context(&name)?),
             None => None,
@@ -88,13 +86,6 @@ impl WantedExport {
         };
         Ok((self.kind, new, rest))
     }
-}
-
-fn find_node(name: &str) -> Result<Arc<Node>> {
-    Node::find(name).map_err(|_| {
-        let message = format!("Cannot find device='' nor node-name='{name}'");
-        Error::new(ErrorKind::NotFound, message)
-    })
 }
 
 fn find_context(name: &str) -> Result<QContext> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{BackupSettings, BackupSync};
 use crate::block::error_policy::{ON_ERROR, OnError};
+use crate::block::job_options::take_job_options;
 use crate::block::job_use::check_unused;
 use crate::block::node::Node;
 use crate::job::{JobOptions, JobType};
@@ -74,15 +75,6 @@ impl BackupOptions {
     pub(super) fn take(mut arguments: Options) -> Result<BackupOptions> {
         let source = Node::find(&arguments.need_str("device")?)?;
         let target = Node::find(&arguments.need_str("target")?)?;
-        BackupOptions::of_nodes(arguments, source, target)
-    }
-
-    /// Takes the rest of the arguments.
-    pub(super) fn of_nodes(
-        mut arguments: Options,
-        source: Arc<Node>,
-        target: Arc<Node>,
-    ) -> Result<BackupOptions> {
         let mut perf = arguments.take_group("x-perf")?;
         let workers = perf.take_int("max-workers")?;
         let max_chunk = perf.take_int("max-chunk")?;
@@ -115,11 +107,6 @@ impl BackupOptions {
         } else {
             max_chunk.min(CHUNK)
         };
-        let id = arguments.take_str("job-id")?;
-        let id = id.unwrap_or_else(|| match source.is_drive() {
-            true => source.name().to_owned(),
-            false => String::new(),
-        });
         let settings = BackupSettings {
             sync,
             on_source_error: OnError::take(&mut arguments, "on-source-error")?,
@@ -127,13 +114,14 @@ impl BackupOptions {
             workers: usize::try_from(workers.min(MEMORY / CHUNK)).unwrap_or(1),
             chunk,
         };
+        let job = take_job_options(&mut arguments, &source, JobType::Backup)?;
         Ok(BackupOptions {
             source,
             target,
             filter_name: arguments.take_str("filter-node-name")?,
             min_cluster_size,
             settings,
-            job: JobOptions::take(&mut arguments, id, JobType::Backup)?,
+            job,
             max_chunk,
         })
     }

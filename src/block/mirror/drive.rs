@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::options::{COPY_MODE, MIRROR_SYNC, check_source, replaced, start};
+use super::options::{COPY_MODE, MIRROR_SYNC, replaced, start};
+use crate::block::chain::check_root;
 use crate::block::common::{CommonOptions, check_name, duplicate_node};
 use crate::block::create::{make_file, write_image};
 use crate::block::drivers::qcow2::BackingName;
@@ -51,7 +52,7 @@ pub static DRIVE_MIRROR_OPTIONS: ObjectType = ObjectType::new(
 /// As for [`mirror`](super::mirror); the target cannot be made or opened.
 pub fn drive_mirror(mut arguments: Options) -> Result<()> {
     let source = Node::find(&arguments.need_str("device")?)?;
-    check_source(&source)?;
+    check_root(&source)?;
     let name = arguments.take_str("node-name")?;
     if name.is_none() && arguments.peek("replaces").is_some() {
         let message = "a node-name must be provided when replacing a named node of the graph";

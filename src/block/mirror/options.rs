@@ -7,14 +7,16 @@ use std::sync::atomic::AtomicBool;
 use super::copier::CopyOptions;
 use super::state::MirrorState;
 use super::{MirrorSync, MirrorWork};
+use crate::block::chain::check_root;
 use crate::block::common::{check_name, duplicate_node};
 use crate::block::driver::Driver;
 use crate::block::error_policy::{ON_ERROR, OnError};
 use crate::block::graph::Parent;
+use crate::block::job_options::take_job_options;
 use crate::block::job_use::check_unused;
 use crate::block::node::Node;
 use crate::block::permission::{Access, Permissions};
-use crate::job::{self, JobOptions, JobType};
+use crate::job::{self, JobType};
 use crate::object::Options;
 use crate::schema::{EnumType, Member, ObjectType, ValueType};
 use crate::{Error, ErrorKind, QContext, Result};
@@ -61,21 +63,12 @@ pub static BLOCKDEV_MIRROR_OPTIONS: ObjectType = ObjectType::new(
 /// option has a value that is not possible; the job's id is taken or not well-formed.
 pub fn mirror(mut arguments: Options) -> Result<()> {
     let source = Node::find(&arguments.need_str("device")?)?;
-    check_source(&source)?;
+    check_root(&source)?;
     let target = Node::find(&arguments.need_str("target")?)?;
     let replaces = replaced(&mut arguments, &source)?;
     let filter = arguments.take_str("filter-node-name")?;
     filter.as_deref().map_or(Ok(()), check_unused_name)?;
     start(arguments, source, target, replaces)
-}
-
-/// Checks that no node uses the source.
-pub(super) fn check_source(source: &Node) -> Result<()> {
-    let parents = source.parents();
-    match parents.iter().any(|parent| parent.node_id().is_some()) {
-        true => Err(invalid("Need a root block node")),
-        false => Ok(()),
-    }
 }
 
 /// The node whose users get the target.
@@ -113,10 +106,7 @@ fn shows_data_of(above: &Arc<Node>, node: &Arc<Node>) -> bool {
 /// There is no node for the job's look at the source. Its name is checked all the same.
 fn check_unused_name(name: &str) -> Result<()> {
     check_name(name)?;
-    match Node::find(name) {
-        Ok(_) => Err(duplicate_node(name)),
-        Err(_) => Ok(()),
-    }
+    Node::check_unused(name, duplicate_node)
 }
 
 /// Starts the job with the rest of the arguments.
@@ -146,12 +136,7 @@ pub(super) fn start(
         return Err(invalid("Can't mirror node into itself"));
     }
     let is_blocking = arguments.take_str("copy-mode")?.as_deref() == Some("write-blocking");
-    let id = arguments.take_str("job-id")?;
-    let id = id.unwrap_or_else(|| match source.is_drive() {
-        true => source.name().to_owned(),
-        false => String::new(),
-    });
-    let options = JobOptions::take(&mut arguments, id, JobType::Mirror)?;
+    let options = take_job_options(&mut arguments, &source, JobType::Mirror)?;
     job::check_new_id(&options.id)?;
     let parent = || Parent::new("job", options.id.clone());
     let state = MirrorState::new(source.length(), granularity)?;

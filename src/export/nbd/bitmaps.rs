@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::block::{BitmapRef, DirtyBitmap, HeldBitmap, Node};
+use crate::block::{BitmapRef, DirtyBitmap, HeldBitmap, Node, chain_of};
 use crate::object::{Options, Value};
 use crate::{Error, ErrorKind, Result};
 
@@ -52,9 +52,7 @@ fn find(name: Value, node: &Arc<Node>) -> Result<Arc<DirtyBitmap>> {
         }
         name => name.as_str().unwrap_or_default().to_owned(),
     };
-    let behind = |one: &Arc<Node>| one.filtered().or_else(|| one.backing());
-    let mut chain = std::iter::successors(Some(Arc::clone(node)), behind);
-    let found = chain.find_map(|one| {
+    let found = chain_of(node).into_iter().find_map(|one| {
         let mut bitmaps = one.dirty_bitmaps().into_iter();
         bitmaps.find(|bitmap| bitmap.name() == Some(&name))
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bitmap::{self, BITMAP_INFO};
 use super::image_info::{IMAGE_INFO, file_name, image};
-use crate::block::{IO_STATUS, Node, edges};
+use crate::block::{IO_STATUS, Node, chain_of, edges};
 use crate::monitor::reply::Reply;
 use crate::object::tree::{self, PERIPHERAL};
 use crate::object::{Dict, Options, Value};
@@ -68,12 +68,11 @@ pub(super) fn named_nodes(mut arguments: Options, reply: Reply) {
     };
     reply.by_thread("query-named-block-nodes", move || {
         let nodes = Node::list();
-        let chain_of = |node| match flat {
-            true => Vec::new(),
-            false => images_behind(node),
-        };
-        let infos = nodes.iter().rev();
-        Ok(infos.map(|node| info(node, &chain_of(node))).collect())
+        let infos = nodes.iter().rev().map(|node| match flat {
+            true => info(node, &[]),
+            false => info(node, &chain_of(node)[1..]),
+        });
+        Ok(infos.collect())
     });
 }
 
@@ -108,12 +107,6 @@ fn info(node: &Node, chain: &[Arc<Node>]) -> Value {
     }
     members.extend(unlimited.map(|name| (name.to_owned(), Value::Int(0))));
     Value::Dict(members)
-}
-
-/// The images behind a node, the next one first: what a filter filters, and what an image is over.
-fn images_behind(node: &Node) -> Vec<Arc<Node>> {
-    let next = |one: &Node| one.filtered().or_else(|| one.backing());
-    std::iter::successors(next(node), |last| next(last)).collect()
 }
 
 fn image_with(node: &Node, chain: &[Arc<Node>]) -> Value {
@@ -166,14 +159,14 @@ pub(super) fn devices(_: Options, reply: Reply) {
     });
 }
 
-fn device(id: &str, node: &Node) -> Value {
+fn device(id: &str, node: &Arc<Node>) -> Value {
     let mut members: Dict = vec![
         ("device".to_owned(), "".into()),
         ("qdev".to_owned(), id.into()),
         ("type".to_owned(), "unknown".into()),
         ("removable".to_owned(), false.into()),
         ("locked".to_owned(), false.into()),
-        ("inserted".to_owned(), info(node, &images_behind(node))),
+        ("inserted".to_owned(), info(node, &chain_of(node)[1..])),
     ];
     members.extend(io_status(id).map(|status| ("io-status".to_owned(), status)));
     Value::Dict(members)

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::block::{Node, Parent, edges};
+use crate::block::{Node, Parent, edges, next_in_chain};
 use crate::object::tree::{self, PERIPHERAL};
 use crate::object::{Dict, Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
@@ -113,7 +113,7 @@ fn below(node: &Node) -> Option<(String, Value)> {
 
 /// The images behind a device's.
 fn behind(node: &Node) -> Option<(String, Value)> {
-    let next = node.filtered().or_else(|| node.backing())?;
+    let next = next_in_chain(node)?;
     let Value::Dict(mut members) = of_node(&next) else {
         return None;
     };
