@@ -9,6 +9,7 @@
 //! * `backing_name`: `change-backing-file`
 //! * `snapshot`: `blockdev-snapshot`, `blockdev-snapshot-sync`; `transaction`: these and others at once
 //! * `bitmap`: `block-dirty-bitmap-*`
+//! * `drained`: commands that drain nodes
 //! * `threshold`: `block-set-write-threshold`
 //! * `graph`: `x-debug-query-block-graph`
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ mod backing_name;
 mod backup;
 mod bitmap;
 mod commit;
+mod drained;
 mod graph;
 mod image_info;
 mod info;

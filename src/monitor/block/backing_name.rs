@@ -1,7 +1,7 @@
 //! The name of a backing file in an image: `change-backing-file`.
 #![forbid(unsafe_code)]
 
-use super::reopen::run_after;
+use super::drained::run_drained;
 use crate::Result;
 use crate::block::{BackingRename, GraphChange};
 use crate::monitor::reply::Reply;
@@ -20,10 +20,17 @@ pub(super) static CHANGE_BACKING_FILE: CommandType = CommandType::new(
     ),
 );
 
-/// Requests to the image wait until it is over. The image is not read from the file with the new name: that is for whoever opens it next.
+/// Requests to the image wait until it is over. The image goes on with the file that it has; the new name counts when it is
+/// opened the next time.
 pub(super) fn change_backing_file(arguments: Options, reply: Reply) {
     match plan(arguments) {
-        Ok((change, rename)) => run_after(change, reply, move || rename.write()),
+        Ok((change, rename)) => {
+            let nodes = change.nodes();
+            run_drained("change-backing-file", &nodes, reply, move |drained| {
+                rename.write()?;
+                change.make(drained)
+            });
+        }
         Err(error) => reply.done(Err(error)),
     }
 }

@@ -1,8 +1,9 @@
 //! `blockdev-backup`.
 #![forbid(unsafe_code)]
 
+use super::drained::run_drained;
 use crate::Result;
-use crate::block::{BLOCKDEV_BACKUP_OPTIONS, GraphChange, NewBackup, drain};
+use crate::block::{BLOCKDEV_BACKUP_OPTIONS, GraphChange, NewBackup};
 use crate::monitor::reply::Reply;
 use crate::object::Options;
 use crate::schema::CommandType;
@@ -16,13 +17,10 @@ pub(super) fn backup(arguments: Options, reply: Reply) {
         Ok(planned) => planned,
         Err(error) => return reply.done(Err(error)),
     };
-    let draining = drain(&change.nodes());
-    glib::MainContext::default().spawn_local(async move {
-        let drained = draining.await;
-        reply.done_by_thread("blockdev-backup", move || {
-            change.make(&drained)?;
-            new.start(&drained)
-        });
+    let nodes = change.nodes();
+    run_drained("blockdev-backup", &nodes, reply, move |drained| {
+        change.make(drained)?;
+        new.start(drained)
     });
 }
 

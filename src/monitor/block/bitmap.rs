@@ -3,7 +3,8 @@
 
 use glib::{Checksum, ChecksumType};
 
-use crate::block::{BitmapAction, BitmapChange, BitmapRef, DirtyBitmap, DirtyBits, Node, drain};
+use super::drained::run_drained;
+use crate::block::{BitmapAction, BitmapChange, BitmapRef, DirtyBitmap, DirtyBits, Node};
 use crate::monitor::command::Commands;
 use crate::monitor::reply::Reply;
 use crate::object::{Dict, Options, Value};
@@ -123,19 +124,14 @@ fn sources(node: &str, data: &mut Options) -> Result<Vec<BitmapRef>> {
 }
 
 /// Writes to the nodes wait meanwhile, so each of them is before the change or after it.
-fn change(command: &str, arguments: Options, reply: Reply) {
+fn change(command: &'static str, arguments: Options, reply: Reply) {
     let mut change = BitmapChange::new();
     if let Err(error) = plan(&mut change, command, arguments) {
         return reply.done(Err(error));
     }
-    let draining = drain(&change.nodes());
-    glib::MainContext::default().spawn_local(async move {
-        let drained = draining.await;
-        let made = change.make(&drained);
-        reply.done(made.map(|made| {
-            made.keep();
-            drop(drained);
-        }));
+    let nodes = change.nodes();
+    run_drained(command, &nodes, reply, move |drained| {
+        change.make(drained).map(|made| made.keep())
     });
 }
 

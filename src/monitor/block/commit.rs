@@ -1,7 +1,8 @@
 //! Data of images goes into their backing files: `block-commit`.
 #![forbid(unsafe_code)]
 
-use crate::block::{self, BLOCK_COMMIT_OPTIONS, drain};
+use super::drained::run_drained;
+use crate::block::{self, BLOCK_COMMIT_OPTIONS};
 use crate::monitor::reply::Reply;
 use crate::object::Options;
 use crate::schema::CommandType;
@@ -15,13 +16,8 @@ pub(super) fn commit(arguments: Options, reply: Reply) {
         Ok(start) => start,
         Err(error) => return reply.done(Err(error)),
     };
-    let draining = drain(&start.nodes());
-    glib::MainContext::default().spawn_local(async move {
-        let drained = draining.await;
-        reply.done_by_thread("block-commit", move || {
-            let outcome = start.start(&drained);
-            drop(drained);
-            outcome
-        });
+    let nodes = start.nodes();
+    run_drained("block-commit", &nodes, reply, move |drained| {
+        start.start(drained)
     });
 }

@@ -1,7 +1,8 @@
 //! Nodes get other options and children: `blockdev-reopen`.
 #![forbid(unsafe_code)]
 
-use crate::block::{BLOCKDEV_OPTIONS, GraphChange, Node, drain};
+use super::drained::run_drained;
+use crate::block::{BLOCKDEV_OPTIONS, GraphChange, Node};
 use crate::monitor::reply::Reply;
 use crate::object::{Options, Value};
 use crate::schema::{CommandType, Member, ObjectType, ValueType};
@@ -21,7 +22,12 @@ pub(super) static BLOCKDEV_REOPEN: CommandType = CommandType::new(
 /// Requests to the nodes wait until it is over. It concerns all nodes of the list, or none.
 pub(super) fn reopen(arguments: Options, reply: Reply) {
     match plan(arguments) {
-        Ok(change) => run(change, reply),
+        Ok(change) => {
+            let nodes = change.nodes();
+            run_drained("blockdev-reopen", &nodes, reply, move |drained| {
+                change.make(drained)
+            });
+        }
         Err(error) => reply.done(Err(error)),
     }
 }
@@ -47,26 +53,4 @@ fn plan(mut arguments: Options) -> Result<GraphChange> {
         change.reopen(&node, options)?;
     }
     Ok(change)
-}
-
-/// Makes a change when its nodes are quiet, on a thread of its own, which may wait for storage.
-fn run(change: GraphChange, reply: Reply) {
-    run_after(change, reply, || Ok(()));
-}
-
-/// The same after `first`, when the nodes are quiet already.
-pub(super) fn run_after(
-    change: GraphChange,
-    reply: Reply,
-    first: impl FnOnce() -> Result<()> + Send + 'static,
-) {
-    let draining = drain(&change.nodes());
-    glib::MainContext::default().spawn_local(async move {
-        let drained = draining.await;
-        reply.done_by_thread("graph-change", move || {
-            let outcome = first().and_then(|()| change.make(&drained));
-            drop(drained);
-            outcome
-        });
-    });
 }
