@@ -8,6 +8,9 @@ pub(super) use super::on_error::{ON_ERROR, OnError};
 use crate::job::{JobErrorAction, JobIo, RunningJob};
 use crate::{Error, ErrorKind, Result};
 
+/// A request that fails and is to be repeated waits so long.
+pub(super) const REPEATED_AFTER_NS: u64 = 100_000_000;
+
 /// The errors of one job.
 #[derive(Debug)]
 pub(super) struct ErrorPolicy {

@@ -6,7 +6,8 @@
 //! do not name it, its name is generated and begins with `#block`.
 //!
 //! # Threads
-//! Everything may be called from any thread. Of an open node only the length changes.
+//! Everything may be called from any thread. Of an open node the length changes (`length`), and all of its state when it is opened anew
+//! (`renewal`).
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,9 @@ use super::way::Way;
 use crate::object::Dict;
 use crate::{Error, ErrorKind, Result};
 
+mod bitmaps;
 mod closing;
+mod length;
 mod names;
 pub(super) mod renewal;
 mod resizing;
@@ -252,80 +255,6 @@ impl Node {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Makes the node longer, with zeroes, or shorter, and calls all parents that want to know; see [`Edge::on_resize`]. It waits
-    /// for the end of drains of the node and those below, and for a qcow2 image's requests, so the thread may not be the home of a
-    /// queue, and not one that has drained the node.
-    ///
-    /// # Errors
-    /// `Busy` if a parent does not let others resize the node, `InvalidArgument` if it is read-only or `length` is not
-    /// a multiple of the block size; `Os` or `Unsupported` if the host cannot do it.
-    pub fn set_length(&self, length: u64) -> Result<()> {
-        let pass = ResizePass::wait(self);
-        let (name, unit) = (&self.name, self.block_size());
-        if self.is_read_only() {
-            let message = "Image is read-only";
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        if !length.is_multiple_of(unit) {
-            let message = format!("Node '{name}': length {length} is not a multiple of {unit}");
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        graph::check_shared(self, Permissions::RESIZE, None)?;
-        let resized = self.resize_image(length);
-        drop(pass);
-        self.follow_resize(resized)
-    }
-
-    /// The same for a parent with the permission to resize it, which no parent may do at the same time.
-    pub(super) fn set_length_for_parent(&self, length: u64) -> Result<()> {
-        let resized = self.resize_image(length);
-        self.follow_resize(resized)
-    }
-
-    /// Bitmaps that the image keeps become longer or shorter with it. One that is busy, or lacks something, stays as it is.
-    fn resize_image(&self, length: u64) -> Result<()> {
-        let bitmaps = self.persistent_bitmaps();
-        bitmaps
-            .iter()
-            .try_for_each(|bitmap| bitmap.check_usable())?;
-        self.state().driver.set_length(length)
-    }
-
-    /// A driver that fails may have another length all the same.
-    fn follow_resize(&self, resized: Result<()>) -> Result<()> {
-        let updated = self.update_length();
-        resized.and(updated)
-    }
-
-    /// Looks whether the file below has another length, and calls the parents as above if it has.
-    ///
-    /// # Errors
-    /// `Os` if the host does not say how long it is.
-    pub fn refresh_length(&self) -> Result<()> {
-        for child in self.state().driver.children() {
-            child.node().refresh_length()?;
-        }
-        self.update_length()
-    }
-
-    pub(super) fn update_length(&self) -> Result<()> {
-        let updating = lock(&self.length_update);
-        let length = self.state().driver.length()?;
-        let before = self.length();
-        if length > before {
-            self.bitmaps.resize(length);
-        }
-        self.length.store(length, Ordering::Relaxed);
-        if length < before {
-            self.bitmaps.resize(length);
-        }
-        drop(updating);
-        if before != length {
-            graph::tell_resized(self.id);
-        }
-        Ok(())
-    }
-
     /// The unit of requests: 1 for files in the page cache, otherwise 512, unless the driver demands more.
     #[inline]
     pub fn block_size(&self) -> u64 {
@@ -497,54 +426,6 @@ impl Node {
     /// What it does with writes that are all zeroes.
     pub fn detect_zeroes(&self) -> DetectZeroes {
         self.state().common.detect_zeroes
-    }
-
-    /// Its dirty bitmaps, in the order of their making.
-    #[doc(hidden)] // for the monitor
-    pub fn dirty_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
-        self.bitmaps.all()
-    }
-
-    /// Its dirty bitmaps that the image keeps.
-    pub(super) fn persistent_bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
-        let mut bitmaps = self.bitmaps.all();
-        bitmaps.retain(|bitmap| bitmap.is_persistent());
-        bitmaps
-    }
-
-    /// Whether its image can keep bitmaps.
-    pub(super) fn can_store_bitmaps(&self) -> bool {
-        self.state().driver.can_store_bitmaps()
-    }
-
-    /// The image is closed. What fails is warned about: its bitmaps are then in use when it is opened again.
-    fn store_bitmaps(&self) {
-        let state = self.state();
-        if let Err(error) = state.driver.store_bitmaps(&self.persistent_bitmaps()) {
-            let name = &self.name;
-            glib::g_warning!(
-                "qcontext",
-                "Lost persistent bitmaps of node '{name}': {error}"
-            );
-        }
-    }
-
-    /// Its dirty bitmaps.
-    pub(super) fn bitmaps(&self) -> &NodeBitmaps {
-        &self.bitmaps
-    }
-
-    /// Gives the node the bitmap that `make` makes for its length. The node is drained.
-    pub(super) fn add_bitmap(
-        &self,
-        make: impl FnOnce(u64) -> Result<DirtyBitmap>,
-    ) -> Result<Arc<DirtyBitmap>> {
-        // Its length is that of the node until it is in the list.
-        let updating = lock(&self.length_update);
-        let bitmap = Arc::new(make(self.length())?);
-        self.bitmaps.add(&bitmap);
-        drop(updating);
-        Ok(bitmap)
     }
 
     /// The channels that pass through the node.

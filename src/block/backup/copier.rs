@@ -18,12 +18,9 @@ use super::{BackupSettings, BackupWork};
 use crate::Result;
 use crate::block::backend::BlockBackend;
 use crate::block::drivers::copy_before_write::CopyState;
-use crate::block::error_policy::ErrorPolicy;
+use crate::block::error_policy::{ErrorPolicy, REPEATED_AFTER_NS};
 use crate::block::request::Op;
 use crate::job::{JobIo, RunningJob};
-
-/// How long the job rests before it asks for the same chunks once more, which have failed.
-const RETRY_NS: i64 = 100_000_000;
 
 /// What has become of a chunk.
 #[derive(Debug)]
@@ -120,7 +117,8 @@ impl Pass<'_> {
                 }
                 None => {
                     if std::mem::take(&mut self.has_failed) {
-                        self.job.aio().sleep_ns(Clock::Realtime, RETRY_NS).await;
+                        let rest = REPEATED_AFTER_NS.cast_signed();
+                        self.job.aio().sleep_ns(Clock::Realtime, rest).await;
                     }
                     at = 0;
                 }

@@ -7,7 +7,7 @@ use super::CommitWork;
 use super::plan::CommitPlan;
 use crate::block::IoBuffer;
 use crate::block::backend::BlockBackend;
-use crate::block::error_policy::ErrorPolicy;
+use crate::block::error_policy::{ErrorPolicy, REPEATED_AFTER_NS};
 use crate::block::graph::frozen::FrozenLinks;
 use crate::block::node::Node;
 use crate::job::{JobIo, RunningJob};
@@ -15,8 +15,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// How much one request copies. A cancellation waits no longer.
 const COPIED_MAX: u64 = 512 << 10;
-/// A request that fails and is to be repeated waits so long.
-const REPEATED_AFTER_NS: u64 = 100_000_000;
 
 /// Both ends of the copy.
 struct Ends<'a> {

@@ -19,7 +19,7 @@ use gsource::Clock;
 use super::state::{HandedWrite, MirrorContent, MirrorState, WriteAnswer};
 use crate::Result;
 use crate::block::backend::BlockBackend;
-use crate::block::error_policy::{ErrorPolicy, OnError};
+use crate::block::error_policy::{ErrorPolicy, OnError, REPEATED_AFTER_NS};
 use crate::block::io_buffer::IoBuffer;
 use crate::job::{JobIo, RunningJob};
 
@@ -28,9 +28,6 @@ const FLIGHTS_MAX: usize = 16;
 
 /// The most bytes copied by one request, if a granule is not larger.
 const COPY_MAX: u64 = 1 << 20;
-
-/// The rest after an error that is ignored.
-const RETRY_NS: i64 = 100_000_000;
 
 /// What a copier works with.
 #[derive(Clone, Copy, Debug)]
@@ -301,7 +298,8 @@ impl MirrorCopier {
             Ok(_) if self.job.is_pausing() => {}
             // It goes on, but not at once.
             Ok(_) => {
-                let sleep = self.job.aio().sleep_ns(Clock::Realtime, RETRY_NS);
+                let rest = REPEATED_AFTER_NS.cast_signed();
+                let sleep = self.job.aio().sleep_ns(Clock::Realtime, rest);
                 self.rest = Some(Box::pin(sleep));
             }
             Err(error) => self.failure = Some(error),
