@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::{Guest, Io};
 use support::listener::Listener;
+use support::over::Over;
 use support::qemu_img::{check, content, missing, qemu_img, wait_unlocked};
 use support::random::Random;
 use support::server::Server;
@@ -48,8 +48,8 @@ impl Stamps {
             .collect()
     }
 
-    /// Writes blocks until `is_over`. Returns how many writes have failed.
-    fn write(&self, directory: &TestDir, queues: usize, is_over: &AtomicBool) -> usize {
+    /// Writes blocks until it is over. Returns how many writes have failed.
+    fn write(&self, directory: &TestDir, queues: usize, over: &Over) -> usize {
         let socket = directory.socket("d.sock");
         let memory = queues * DEPTH * BLOCK;
         let mut guest = Guest::connect(&socket, queues, 128, true, memory).unwrap();
@@ -68,7 +68,7 @@ impl Stamps {
                     0 => self.answered[block].store(number, Ordering::SeqCst),
                     _ => failed += 1,
                 }
-                if is_over.load(Ordering::Relaxed) {
+                if over.is_set() {
                     left -= 1;
                     continue;
                 }
@@ -220,25 +220,22 @@ impl Rig {
         stamps: &Stamps,
         act: impl FnOnce(&mut Listener),
     ) -> (Vec<u64>, Vec<u64>) {
-        let is_over = AtomicBool::new(false);
+        let over = Over::default();
         let (directory, queues) = (&self.directory, self.setup.queues);
         thread::scope(|scope| {
-            let guest = scope.spawn(|| stamps.write(directory, queues, &is_over));
+            let end = over.when_dropped();
+            let guest = scope.spawn(|| stamps.write(directory, queues, &over));
             while Stamps::read(&stamps.answered).iter().sum::<u64>() < 1000 {
                 thread::yield_now();
             }
             let before = Stamps::read(&stamps.answered);
-            let acted = catch_unwind(AssertUnwindSafe(|| act(&mut self.listener)));
-            if let Err(panic) = acted {
-                is_over.store(true, Ordering::Relaxed);
-                resume_unwind(panic);
-            }
+            act(&mut self.listener);
             let after = Stamps::read(&stamps.made);
             let more = Stamps::read(&stamps.answered).iter().sum::<u64>() + 1000;
             while Stamps::read(&stamps.answered).iter().sum::<u64>() < more {
                 thread::yield_now();
             }
-            is_over.store(true, Ordering::Relaxed);
+            drop(end);
             assert_eq!(guest.join().unwrap(), 0, "writes failed");
             (before, after)
         })

@@ -7,12 +7,12 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::Guest;
 use support::listener::Listener;
+use support::over::Over;
 use support::qemu_img::{check, content, missing, overlay, qemu_img, wait_unlocked};
 use support::random::Random;
 use support::server::Server;
@@ -84,12 +84,7 @@ fn work(directory: &TestDir, is_over: impl Fn() -> bool) {
     let socket = directory.socket("d.sock");
     let mut guest = Guest::connect(&socket, 2, 128, true, LOAD.memory(2)).unwrap();
     let mut random = Random(11);
-    loop {
-        LOAD.run(&mut guest, &mut random);
-        if is_over() {
-            return;
-        }
-    }
+    LOAD.run_until(&mut guest, &mut random, is_over);
 }
 
 /// The images below the disk are opened as the headers say.
@@ -122,9 +117,10 @@ fn images_go_into_their_base_while_a_guest_works() {
     let before = content(directory.path(), "top.qcow2");
     let mut server = Server::start_line(&directory, DISK);
     let mut listener = Listener::new(&server);
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
-        let guest = scope.spawn(|| work(&directory, || is_over.load(Ordering::Relaxed)));
+        let end = over.when_dropped();
+        let guest = scope.spawn(|| work(&directory, || over.is_set()));
         // It is slow until it has another limit, so it can be paused and cancelled.
         let slow =
             r#""device":"top","job-id":"c","top":"high.qcow2","base":"base.raw","speed":65536"#;
@@ -152,7 +148,7 @@ fn images_go_into_their_base_while_a_guest_works() {
         assert!(!completed.contains("error"), "{completed}");
         listener.status("concluded");
         listener.done("job-dismiss", r#""id":"c""#);
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guest.join().unwrap();
     });
     assert_eq!(server.number("/machine/peripheral/disk.errors"), 0);
@@ -184,14 +180,15 @@ fn an_image_that_is_only_read_gets_another_backing_file() {
     let before = content(directory.path(), "top.qcow2");
     let mut server = Server::start_line(&directory, DISK);
     let mut listener = Listener::new(&server);
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
-        let guest = scope.spawn(|| work(&directory, || is_over.load(Ordering::Relaxed)));
+        let end = over.when_dropped();
+        let guest = scope.spawn(|| work(&directory, || over.is_set()));
         let low = r#""device":"top","job-id":"c","top":"low.qcow2","backing-file":"./base.raw""#;
         listener.done("block-commit", low);
         listener.wait("BLOCK_JOB_COMPLETED");
         listener.status("null");
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guest.join().unwrap();
     });
     assert!(node_of(&mut listener, "high.qcow2").contains(r#""ro": true"#));
@@ -378,9 +375,10 @@ fn a_disk_goes_into_its_own_base_which_takes_its_place() {
     let before = content(directory.path(), "top.qcow2");
     let mut server = Server::start_line(&directory, DISK);
     let mut listener = Listener::new(&server);
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
-        let guest = scope.spawn(|| work(&directory, || is_over.load(Ordering::Relaxed)));
+        let end = over.when_dropped();
+        let guest = scope.spawn(|| work(&directory, || over.is_set()));
         let slow = r#""device":"top","job-id":"c","speed":65536"#;
         listener.done("block-commit", slow);
         assert_writable(&mut listener, 4);
@@ -402,7 +400,7 @@ fn a_disk_goes_into_its_own_base_which_takes_its_place() {
         let completed = listener.wait("BLOCK_JOB_COMPLETED");
         assert!(!completed.contains("error"), "{completed}");
         listener.status("null");
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guest.join().unwrap();
     });
     assert_eq!(server.number("/machine/peripheral/disk.errors"), 0);

@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::Guest;
 use support::listener::Listener;
 use support::nbd_server::{self, NbdServer};
+use support::over::Over;
 use support::qemu_img::{check, content, missing, qemu_img, wait_unlocked};
 use support::random::Random;
 use support::server::Server;
@@ -162,21 +162,22 @@ impl Rig {
 
     /// Lets a guest work and flush in the end, and does `act` meanwhile.
     fn beside_guest(&mut self, act: impl FnOnce(&mut Listener)) {
-        let is_over = AtomicBool::new(false);
+        let over = Over::default();
         let socket = self.directory.socket("d.sock");
         let mut guest =
             Guest::connect(&socket, self.setup.queues, 128, true, Shadow::MEMORY).unwrap();
         let shadow = &mut self.shadow;
         thread::scope(|scope| {
+            let end = over.when_dropped();
             let guest = scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
+                while !over.is_set() {
                     shadow.run(&mut guest, 4);
                 }
                 shadow.run(&mut guest, 4);
                 assert_eq!(guest.flush(0), 0);
             });
             act(&mut self.listener);
-            is_over.store(true, Ordering::Relaxed);
+            drop(end);
             guest.join().unwrap();
         });
         assert_eq!(self.server.number("/machine/peripheral/disk.errors"), 0);

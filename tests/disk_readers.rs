@@ -8,11 +8,12 @@
 
 use std::fs;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::{Guest, Io};
+use support::over::Over;
 use support::qemu_img::{check, missing, qemu_img};
 use support::qmp::{Client, generic, returns};
 use support::random::Random;
@@ -176,11 +177,12 @@ fn image_is_read_only_and_writable_again_while_a_guest_reads() {
     let mut server = image(&directory, &content);
     let mut client = server.client();
     let done = returns("{}");
-    let (is_over, rounds_read) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, rounds_read) = (Over::default(), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let end = over.when_dropped();
         let guest = scope.spawn(|| {
             let mut reader = Reader::new(&directory, "d.sock", &content, 3);
-            while !is_over.load(Ordering::Relaxed) {
+            while !over.is_set() {
                 reader.read();
                 rounds_read.fetch_add(1, Ordering::Relaxed);
             }
@@ -202,7 +204,7 @@ fn image_is_read_only_and_writable_again_while_a_guest_reads() {
             assert!(shown >= 2, "cache.direct of {shown} nodes");
             assert_eq!(resize(&mut client, length), done);
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guest.join().unwrap();
     });
     assert!(rounds_read.load(Ordering::Relaxed) > 0);

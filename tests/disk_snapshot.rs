@@ -7,11 +7,11 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::Guest;
+use support::over::Over;
 use support::qemu_img::{check, missing, qemu_img};
 use support::qmp::{Client, generic, returns};
 use support::random::Random;
@@ -32,12 +32,12 @@ fn ask(client: &mut Client, command: &str, arguments: &str) -> String {
     ))
 }
 
-/// Reads and writes, and checks what was read, until `is_over`.
-fn work(directory: &TestDir, disk: usize, is_over: &AtomicBool) {
+/// Reads and writes, and checks what was read, until it is over.
+fn work(directory: &TestDir, disk: usize, over: &Over) {
     let socket = directory.socket(&format!("d{disk}.sock"));
     let mut guest = Guest::connect(&socket, 2, 128, true, LOAD.memory(2)).unwrap();
     let mut random = Random(7 + disk as u64);
-    while !is_over.load(Ordering::Relaxed) {
+    while !over.is_set() {
         LOAD.run(&mut guest, &mut random);
     }
 }
@@ -83,12 +83,13 @@ fn two_disks_are_snapshotted_at_once_while_guests_work() {
     let mut server = Server::start(&directory, &line.split_whitespace().collect::<Vec<_>>());
     let mut client = server.client();
     let done = returns("{}");
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     let mut kept = Vec::new();
     thread::scope(|scope| {
+        let end = over.when_dropped();
         let guests = [0, 1].map(|disk| {
-            let (directory, is_over) = (&directory, &is_over);
-            scope.spawn(move || work(directory, disk, is_over))
+            let (directory, over) = (&directory, &over);
+            scope.spawn(move || work(directory, disk, over))
         });
         for round in 1..=ROUNDS {
             let actions = [0, 1].map(|disk| {
@@ -116,7 +117,7 @@ fn two_disks_are_snapshotted_at_once_while_guests_work() {
                 kept.extend([0, 1].map(|disk| fs::read(directory.file(&image(disk, 0))).unwrap()));
             }
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guests.into_iter().for_each(|guest| guest.join().unwrap());
     });
     for (disk, before) in kept.iter().enumerate() {
@@ -163,11 +164,12 @@ fn images_are_made_for_snapshots_of_several_disks_or_for_none() {
     }
     let mut server = Server::start_line(&directory, &line);
     let mut client = server.client();
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
+        let end = over.when_dropped();
         let guests = [0, 1].map(|disk| {
-            let (directory, is_over) = (&directory, &is_over);
-            scope.spawn(move || work(directory, disk, is_over))
+            let (directory, over) = (&directory, &over);
+            scope.spawn(move || work(directory, disk, over))
         });
         for round in 1..=2 {
             let mut actions: Vec<_> = (0..DISKS).map(|disk| sync_action(disk, round)).collect();
@@ -187,7 +189,7 @@ fn images_are_made_for_snapshots_of_several_disks_or_for_none() {
             }
             assert_eq!(ask(&mut client, "transaction", &good), returns("{}"));
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guests.into_iter().for_each(|guest| guest.join().unwrap());
     });
     for disk in 0..DISKS {

@@ -7,12 +7,12 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::directory::TestDir;
 use support::front_end::Guest;
 use support::listener::Listener;
+use support::over::Over;
 use support::qemu_img::{check, content, missing, overlay, qemu_img, wait_unlocked};
 use support::random::Random;
 use support::server::Server;
@@ -49,12 +49,7 @@ fn work(directory: &TestDir, is_over: impl Fn() -> bool) {
     let socket = directory.socket("d.sock");
     let mut guest = Guest::connect(&socket, 2, 128, true, LOAD.memory(2)).unwrap();
     let mut random = Random(11);
-    loop {
-        LOAD.run(&mut guest, &mut random);
-        if is_over() {
-            return;
-        }
-    }
+    LOAD.run_until(&mut guest, &mut random, is_over);
 }
 
 const NODES: &str = "-object qcontext,id=ctx,threaded=on \
@@ -71,9 +66,10 @@ fn an_image_gets_the_data_of_its_backing_files_while_a_guest_works() {
     let before = content(directory.path(), "top.qcow2");
     let mut server = Server::start_line(&directory, NODES);
     let mut listener = Listener::new(&server);
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
-        let guest = scope.spawn(|| work(&directory, || is_over.load(Ordering::Relaxed)));
+        let end = over.when_dropped();
+        let guest = scope.spawn(|| work(&directory, || over.is_set()));
         // It is slow until it has another limit, so it can be paused and cancelled.
         let slow = r#""device":"top","job-id":"s","base-node":"base","speed":65536"#;
         listener.done("block-stream", slow);
@@ -101,7 +97,7 @@ fn an_image_gets_the_data_of_its_backing_files_while_a_guest_works() {
         assert!(!completed.contains("error"), "{completed}");
         listener.status("concluded");
         listener.done("job-dismiss", r#""id":"s""#);
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         guest.join().unwrap();
     });
     assert_eq!(server.number("/machine/peripheral/disk.errors"), 0);

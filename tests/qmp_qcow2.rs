@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used)] // also in what tests call
 
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::directory::TestDir;
+use support::over::Over;
 use support::qemu_img::{missing, qemu_img};
 use support::server::Server;
 use support::skip::skip;
@@ -154,11 +154,12 @@ fn a_link_that_appears_in_an_allowed_folder_leads_nowhere() {
             .filter_map(target)
             .any(|path| path.ends_with("secret/base.raw"))
     };
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     let opened = std::thread::scope(|scope| {
+        let end = over.when_dropped();
         scope.spawn(|| {
             let (file, other) = (directory.file(base), directory.file(link));
-            while !is_over.load(Ordering::Relaxed) {
+            while !over.is_set() {
                 renameat_with(CWD, &file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
             }
         });
@@ -173,7 +174,7 @@ fn a_link_that_appears_in_an_allowed_folder_leads_nowhere() {
                 client.ask(del);
             }
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         opened
     });
     assert!(!opens_secret());

@@ -1,6 +1,6 @@
 //! What the tests share. Each file is named for what it gives:
 //!
-//! * everywhere: [`capability`], [`deadline`], [`directory`], [`skip`], [`random`], [`seccomp`], [`thread`]
+//! * everywhere: [`capability`], [`deadline`], [`directory`], [`over`], [`skip`], [`random`], [`seccomp`], [`thread`]
 //! * the loop: [`loops`], [`fd_source`], [`aio_load`]
 //! * the host: [`host_storage`]
 //! * the program `qctx`: [`process`], [`server`], [`qmp`], [`listener`], and [`tiny_kernel`], [`scripted_guest`],
@@ -42,6 +42,7 @@ pub mod listener;
 pub mod loops;
 pub mod mock_driver;
 pub mod nbd_server;
+pub mod over;
 pub mod pki;
 pub mod process;
 pub mod qemu_img;

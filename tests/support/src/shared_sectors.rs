@@ -7,10 +7,10 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::front_end::{Guest, Io};
+use crate::over::Over;
 
 const SECTOR: usize = 512;
 const BLOCK: usize = 8 * SECTOR;
@@ -45,17 +45,17 @@ const CLIENT_FIRST: u8 = 101;
 
 /// Both write at the same time, and before each write look whether their last one is still there. The disk begins with zeroes.
 pub fn exercise(guest: &mut Guest, client: &mut impl ByteClient) {
-    let is_over = AtomicBool::new(false);
+    let over = Over::default();
     let (guests, clients) = thread::scope(|scope| {
         let client = &mut *client;
         let byte_writer = scope.spawn(|| {
             let mut last = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            while !over.is_set() {
                 last = client_round(client, last);
             }
             last
         });
-        let over = EndsClient(&is_over);
+        let end = over.when_dropped();
         let mut last = 0;
         for _ in 0..ROUNDS {
             // It ends early if it has failed.
@@ -64,20 +64,11 @@ pub fn exercise(guest: &mut Guest, client: &mut impl ByteClient) {
             }
             last = guest_round(guest, last);
         }
-        drop(over);
+        drop(end);
         (last, byte_writer.join().unwrap())
     });
     guest_round(guest, guests);
     client_round(client, clients);
-}
-
-/// Ends the client's rounds, also when the guest fails.
-struct EndsClient<'a>(&'a AtomicBool);
-
-impl Drop for EndsClient<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn next(byte: u8, first: u8) -> u8 {

@@ -39,6 +39,16 @@ impl Workload {
         queues * self.depth * PART
     }
 
+    /// Runs again and again until `is_over`, once at least.
+    pub fn run_until(&self, guest: &mut Guest, random: &mut Random, is_over: impl Fn() -> bool) {
+        loop {
+            self.run(guest, random);
+            if is_over() {
+                return;
+            }
+        }
+    }
+
     pub fn run(&self, guest: &mut Guest, random: &mut Random) {
         let queues = guest.queue_count();
         let count = queues * self.depth;
